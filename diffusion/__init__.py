@@ -1,0 +1,5 @@
+"""Diffusion Classifier: a diffusion model's prediction errors, read as a classifier."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot work; the message is one line that says what was found and what was wanted."""

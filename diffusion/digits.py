@@ -1,0 +1,85 @@
+"""The embedded data: real handwriting (scikit-learn's `load_digits`) painted in colour on 32x32 canvases.
+
+The last 497 of the 1797 digits are the test split; no model here has seen them. `UNSEEN` holds the (colour, digit)
+pairs that no training canvas shows, alone or beside another digit: captions of them test composition, not memory.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIZE = 32  # pixels of a canvas
+SPLITS = {"train": slice(0, 1300), "test": slice(1300, None)}
+WORDS = "zero one two three four five six seven eight nine".split()
+COLOURS = {
+    "red": (230, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (60, 90, 250),
+    "yellow": (240, 220, 50),
+    "purple": (190, 60, 220),
+    "white": (235, 235, 235),
+}
+NAMES = list(COLOURS)
+PALETTE = torch.tensor(list(COLOURS.values())) / 255  # [6, 3]
+UNSEEN = [(0, 2), (1, 7), (2, 4), (3, 9), (4, 5), (5, 3), (0, 8), (2, 1)]  # (colour, digit)
+SEEN = [(c, d) for d in range(10) for c in range(len(COLOURS)) if (c, d) not in UNSEEN]
+
+
+@cache
+def handwriting(split: str) -> tuple[Tensor, np.ndarray]:
+    """Ink [n, 8, 8] in 0..1 and labels [n] of one split."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images.reshape(-1, 8, 8) / 16, dtype=torch.float32)
+    return images[SPLITS[split]], labels[SPLITS[split]]
+
+
+def paint(ink: Tensor, colour: Tensor, centre: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Each digit alone on a black canvas: a little rotated, scaled, sheared and moved, drawn from `rng`.
+
+    ink [n, 8, 8], colour [n] (rows of `PALETTE`), centre [n, 2] (x, y) and size [n] in pixels -> [n, 3, 32, 32] in 0..1.
+    """
+    n = len(ink)
+    angle, shear = rng.uniform(-0.15, 0.15, n), rng.uniform(-0.15, 0.15, n)
+    size = size * rng.uniform(0.9, 1.05, (2, n))  # x, y
+    centre = (centre + rng.uniform(-1, 1, (n, 2))) / (SIZE / 2) - 1
+    turn = np.stack([np.cos(angle), np.sin(angle) + shear, -np.sin(angle), np.cos(angle)], -1).reshape(n, 2, 2)
+    inverse = turn * (SIZE / size).T[:, :, None]  # affine_grid maps the canvas back to the ink
+    theta = np.concatenate([inverse, -inverse @ centre[:, :, None]], -1)
+    grid = F.affine_grid(torch.tensor(theta, dtype=torch.float32), [n, 1, SIZE, SIZE], align_corners=False)
+    drawn = F.grid_sample(ink[:, None], grid, mode="bicubic", align_corners=False).clamp(0, 1)
+    return drawn * PALETTE[colour][:, :, None, None]
+
+
+def one(ink: Tensor, colour: Tensor, rng: np.random.Generator) -> Tensor:
+    """Canvases [n, 3, 32, 32] with one large digit in the middle; ink [n, 8, 8], colour [n]."""
+    n = len(ink)
+    return paint(ink, colour, np.full((n, 2), 16.0), np.full(n, 28.0), rng)
+
+
+def two(ink: Tensor, colour: Tensor, vertical: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Canvases [n, 3, 32, 32] with two small digits, the first on the left or, where `vertical` [n], on top.
+
+    ink [n, 2, 8, 8], colour [n, 2].
+    """
+    n = len(ink)
+    first = np.where(vertical[:, None], [[16.0, 8.0]], [[8.0, 16.0]])
+    centre = np.stack([first, 32 - first], 1).reshape(2 * n, 2)
+    drawn = paint(ink.flatten(0, 1), colour.flatten(), centre, np.full(2 * n, 16.0), rng)
+    return drawn.view(n, 2, 3, SIZE, SIZE).amax(1)
+
+
+def caption_one(digit: int, colour: int | None = None) -> str:
+    if colour is None:
+        return f"a photo of the number {WORDS[digit]}."
+    return f"a photo of a {NAMES[colour]} {WORDS[digit]}."
+
+
+def caption_two(first: tuple[int, int], second: tuple[int, int], relation: str = "to the left of") -> str:
+    """`first` and `second` are (colour, digit); `relation` is how the first stands to the second."""
+    (c1, d1), (c2, d2) = first, second
+    return f"a photo of a {NAMES[c1]} {WORDS[d1]} {relation} a {NAMES[c2]} {WORDS[d2]}."
