@@ -120,7 +120,7 @@ def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> N
 def train_sd(steps: int, folder: Path) -> None:
     rng = np.random.default_rng(0)
     tok = tokenizer()
-    vae = train_vae(2000, rng)
+    vae = train_vae(800, rng)
     scheduler = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1)
     text_encoder = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tok), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
@@ -129,19 +129,20 @@ def train_sd(steps: int, folder: Path) -> None:
     ))  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=[32, 64, 96], layers_per_block=1,
-        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
         cross_attention_dim=128, attention_head_dim=4,
     )  # fmt: skip
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     vae16 = copy.deepcopy(vae).half()
+    middle = torch.distributions.Beta(1.5, 1.5)  # the middle levels are where the words matter
 
     def loss_of_step():
         x, captions = captioned_canvases(64, rng)
         with torch.no_grad():
             x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
-        eps, t = torch.randn_like(x), torch.randint(1000, [len(x)])
+        eps, t = torch.randn_like(x), (1000 * middle.sample([len(x)])).long()
         return F.mse_loss(unet(scheduler.add_noise(x, eps, t), t, text_encoder(ids)[0]).sample, eps)
 
     def save(average):
@@ -157,7 +158,7 @@ def train_sd(steps: int, folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["sd"])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)

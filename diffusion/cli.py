@@ -1,0 +1,181 @@
+"""What the command lines share: bad input as one line and exit code 2, the device, the shards, the table."""
+
+import argparse
+import os
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffusion import InputError, metrics, records
+
+LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
+DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def run(main) -> None:
+    """Run a script's `main(argv) -> exit code`; InputError becomes one line and exit code 2, a bug keeps its traceback."""
+    program = Path(sys.argv[0]).name
+    warnings.showwarning = lambda message, *_: print(f"{program}: warning: {message}", file=sys.stderr)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=DTYPES, help="of the network; default float16 on CUDA, else float32")
+    parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
+    parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations that go through the network at once")
+
+
+def add_shard_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--n_workers", type=int, default=1, help="split the images over this many workers")
+    parser.add_argument("--worker_idx", type=int, default=0, help="which of them this is: it takes images[w::n]")
+    parser.add_argument("--subset_path", type=Path, help="npy file of the dataset indices to evaluate")
+
+
+def pick_device(args) -> tuple[torch.device, str]:
+    """The device and the dtype's name, from --device and --dtype or what the machine has."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(args.device or best)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
+    dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError("--dtype float16: CPUs compute it hundreds of times slower; use bfloat16 or float32")
+    return device, dtype
+
+
+def at_least_one(args, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+
+
+def my_images(args, total: int) -> tuple[list[int], list[int]]:
+    """The dataset indices of the run, ascending, and those of this worker. Raises InputError for what cannot be."""
+    at_least_one(args, "n_workers")
+    if not 0 <= args.worker_idx < args.n_workers:
+        raise InputError(f"--worker_idx {args.worker_idx}: must be in 0..{args.n_workers - 1}, for {args.n_workers} workers")
+    chosen = np.arange(total)
+    if args.subset_path:
+        try:
+            chosen = np.load(args.subset_path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"--subset_path {args.subset_path}: cannot be read as npy ({error})") from None
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
+            raise InputError(
+                f"--subset_path {args.subset_path}: holds {chosen.dtype} {list(chosen.shape)}, wanted a list of indices"
+            )
+        chosen = np.unique(chosen)
+        if chosen[0] < 0 or chosen[-1] >= total:
+            raise InputError(
+                f"--subset_path {args.subset_path}: index {chosen[0] if chosen[0] < 0 else chosen[-1]} is outside the"
+                f" data set's 0..{total - 1}"
+            )
+    chosen = chosen.tolist()
+    return chosen, chosen[args.worker_idx :: args.n_workers]
+
+
+def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
+    """The first `points` rows [points, c, h, w] of a noise bank. Raises InputError when it does not fit."""
+    try:
+        bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:
+        raise InputError(f"--noise_path {path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
+    if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
+        found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
+        raise InputError(f"--noise_path {path}: holds {found}, the model's latents need [n, {', '.join(map(str, latent))}]")
+    if len(bank) < points:
+        raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
+    return bank[:points].float()
+
+
+def noise_of_image(seed: int, index: int, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
+    """[points, c, h, w] standard normal draws that depend on (seed, dataset index) alone; more points extend fewer.
+
+    numpy's generator: torch's on the CPU uses only 32 bits of a seed, and its first 16 numbers depend on how many follow.
+    """
+    draws = np.random.default_rng([seed, index]).standard_normal((points, *latent), dtype=np.float32)
+    return torch.from_numpy(draws)
+
+
+def tag(name: str) -> str:
+    """A path, hub id or data set's name as one part of a folder name."""
+    return re.sub(r"[^\w.+-]+", "_", name.removeprefix("hf:").strip("/").removesuffix(".csv").split("/")[-1]).strip("_.") or "x"
+
+
+def extra(text: str | None) -> str:
+    """The suffix that --extra gives to the folder of a data set."""
+    if text is None:
+        return ""
+    if not re.fullmatch(r"[\w.+-]{1,100}", text):
+        raise InputError(f"--extra {text!r}: becomes part of a folder's name: letters, digits and . _ + - only")
+    return "_" + text
+
+
+def percent(p: float, interval: tuple[float, float]) -> str:
+    return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+
+
+def accuracy_table(rows: list[dict], total: int) -> str:
+    """The table at the end of a run and of print_acc.py, from records (published ones do not count NFE)."""
+    pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
+    nfe = [row["nfe"] for row in rows if "nfe" in row]
+    lines = [
+        ("images", f"{len(rows)} of {total}"),
+        ("top-1 accuracy", percent(*metrics.accuracy(pred, label))),
+        ("mean per class", percent(*metrics.mean_per_class(pred, label))),
+    ]
+    if nfe:
+        lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
+    return "\n".join(f"{name:<16}{value}" for name, value in lines)
+
+
+def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> dict[int, str]:
+    """Measure and save one image after the other, under a bar of accuracy, NFE per image and NFE/s.
+
+    `one_image(index)` -> record; `path_of(index)` -> where it goes; `earlier` records count in the bar's accuracy. An
+    image that cannot be read or whose errors are not finite is left out; returns index -> reason for those.
+    """
+    rows, failed, spent = list(earlier), {}, 0
+    started = time.monotonic()
+    for index in (bar := tqdm(todo, dynamic_ncols=True, unit="image")):
+        try:
+            record = one_image(index)
+        except OSError as error:
+            failed[index] = f"cannot be read: {error}"
+            continue
+        if not record["errors"].isfinite().all():
+            failed[index] = "the network's answers are not all finite; try --dtype float32"
+            continue
+        records.save_record(path_of(index), record)
+        rows.append(record)
+        spent += record["nfe"]
+        bar.set_postfix_str(
+            f"accuracy {np.mean([row['pred'] == row['label'] for row in rows]):.1%},"
+            f" {np.mean([row['nfe'] for row in rows]):,.0f} NFE/image, {spent / (time.monotonic() - started):,.0f} NFE/s"
+        )
+    return failed
+
+
+def report_failed(failed: dict[int, str]) -> int:
+    """Name the images that were skipped; the exit code."""
+    for index, reason in failed.items():
+        print(f"image {index} was skipped: {reason}", file=sys.stderr)
+    return 1 if failed else 0

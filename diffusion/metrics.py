@@ -1,0 +1,74 @@
+"""Pure functions of arrays: how often the answers were right, and how sure one can be of that."""
+
+import numpy as np
+
+from diffusion.errors import LOSSES
+
+Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
+
+
+def wilson(p: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson score interval of a proportion p seen in n trials (n need not be whole); (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def accuracy(pred: np.ndarray, label: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Top-1 accuracy of pred [n], label [n] and its 95% interval; nan for n = 0."""
+    if len(label) == 0:
+        return float("nan"), (0.0, 1.0)
+    p = float(np.mean(pred == label))
+    return p, wilson(p, len(label))
+
+
+def per_class(pred: np.ndarray, label: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Class id -> (right, images), for the classes that occur as labels."""
+    return {int(c): (int(np.sum(pred[label == c] == c)), int(np.sum(label == c))) for c in np.unique(label)}
+
+
+def mean_per_class(pred: np.ndarray, label: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The mean over classes of their accuracies, and its 95% interval; nan for no images.
+
+    Wilson's with the effective number of images K^2 / sum_k 1/n_k, which is n when the K classes are balanced.
+    """
+    counts = np.array(list(per_class(pred, label).values()), dtype=float).reshape(-1, 2)
+    if len(counts) == 0:
+        return float("nan"), (0.0, 1.0)
+    right, images = counts.T
+    p = float(np.mean(right / images))
+    return p, wilson(p, len(counts) ** 2 / float(np.sum(1 / images)))
+
+
+def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.ndarray:
+    """[true, predicted] counts over the given class ids."""
+    row = {c: k for k, c in enumerate(classes)}
+    table = np.zeros((len(classes), len(classes)), dtype=int)
+    for p, t in zip(pred.tolist(), label.tolist(), strict=True):
+        table[row[t], row[p]] += 1
+    return table
+
+
+def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean error of each class over the points it was measured on, from a record, and how many points those are.
+
+    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, points [K]
+    """
+    counts = record["counts"].numpy()
+    errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    sums = np.add.reduceat(np.append(errors, 0.0), starts)  # per arm; an arm always has a first point
+    K = int(arm_class.max()) + 1
+    arms = np.bincount(arm_class, minlength=K)
+    points = np.zeros(K, dtype=int)
+    points[arm_class] = counts  # every arm of a class goes equally far
+    return np.bincount(arm_class, weights=sums, minlength=K) / (points * arms), points
+
+
+def rescore(record: dict, arm_class: np.ndarray, loss: str) -> int:
+    """The class row that another loss prefers, among the classes that were measured to the end."""
+    assert loss in LOSSES, f"loss {loss!r}, wanted one of {LOSSES}"
+    errors, points = class_errors(record, arm_class, loss)
+    return int(np.argmin(np.where(points == points.max(), errors, np.inf)))

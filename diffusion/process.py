@@ -1,0 +1,44 @@
+"""The affine Gaussian path z_i = alpha_i x + sigma_i eps, and what a network says about it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Process:
+    """A noise schedule of T levels, i = 0 almost clean, and the *target*: what the network was trained to predict."""
+
+    alpha: Tensor  # [T] float64
+    sigma: Tensor  # [T] float64
+    time: Tensor  # [T] what the network is told at level i
+    predicts: str  # "epsilon" | "v_prediction" | "sample"
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def noised(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
+        """x [c, h, w], eps [p, c, h, w], i [p] -> z [p, c, h, w] = alpha_i x + sigma_i eps."""
+        return _at(self.alpha, i, eps) * x + _at(self.sigma, i, eps) * eps
+
+    def target(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
+        """The network's right answer at z: eps, v = alpha eps - sigma x (arXiv 2202.00512), or x; shapes as `noised`."""
+        if self.predicts == "epsilon":
+            return eps
+        if self.predicts == "v_prediction":
+            return _at(self.alpha, i, eps) * eps - _at(self.sigma, i, eps) * x
+        if self.predicts == "sample":
+            return x.expand_as(eps)
+        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction and sample")
+
+    @classmethod
+    def from_scheduler(cls, scheduler) -> "Process":
+        """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits."""
+        abar = (1 - scheduler.betas.double()).cumprod(0)
+        return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), scheduler.config.prediction_type)
+
+
+def _at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:
+    """Entries i [p] of a table, as [p, 1, 1, 1] in the dtype and on the device of `like`."""
+    return table[i].to(like.dtype).to(like.device)[:, None, None, None]  # cast first: MPS has no float64

@@ -1,0 +1,150 @@
+"""Zero-shot classification with a text-to-image diffusion model: the prompt that predicts the noise best wins.
+
+    python eval_prob_adaptive.py --dataset cifar10 --split test --n_trials 1 --to_keep 5 1 --n_samples 50 500 \\
+        --loss l1 --prompt_path prompts/cifar10_prompts.csv
+
+Results go to $LOG_DIR (default data), one file per image; data is read from $DATASET_ROOT (default /datasets).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion import InputError, cli, records
+from diffusion.classify import classify
+from diffusion.datasets import DATASETS, Dataset, Prompts, centre_crop, duplicates, load_dataset, read_prompts
+from diffusion.errors import LOSSES
+from diffusion.models import ALIASES, Card, load_model, read_card
+from diffusion.search import check_schedule, halving, level_sequence
+
+PROMPTS = Path(__file__).parent / "prompts"
+SHARED_PROMPTS = {"digits-unseen": "digits-colour", "imagenetv2": "imagenet"}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--dataset", default="pets", metavar="NAME",
+                   help=f"{', '.join(DATASETS)}; or a folder of class folders, a csv of path,label, or hf:NAME")  # fmt: skip
+    p.add_argument("--split", choices=["train", "val", "trainval", "test"], default="test")
+    p.add_argument("--version", default="2-0", help=f"{', '.join(ALIASES)}; or a hub id or a folder in diffusers layout")
+    p.add_argument("--img_size", type=int, help="pixels; default the model's own")
+    p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
+    p.add_argument("--prompt_path", type=Path, help="csv of prompt,classname,classidx; default prompts/DATASET_prompts.csv")
+    p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w]: point k of every image uses row k")
+    p.add_argument("--interpolation", choices=["bilinear", "bicubic", "lanczos"], default="bicubic")
+    p.add_argument("--extra", help="a suffix for the data set's folder")
+    p.add_argument("--load_stats", action="store_true", help="count the images that are already done in the bar")
+    p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
+    p.add_argument("--to_keep", type=int, nargs="+", required=True, help="classes kept after each stage; the last is 1")
+    p.add_argument("--n_samples", type=int, nargs="+", required=True, help="noise levels measured by the end of each stage")
+    p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
+    cli.add_model_options(p)
+    cli.add_shard_options(p)
+    return p
+
+
+def prompts_of(args, dataset: Dataset) -> Prompts:
+    """The prompts of --prompt_path, of the data set's own csv, or "a photo of a CLASS." for data without one."""
+    if args.prompt_path:
+        return read_prompts(args.prompt_path)
+    if args.dataset in DATASETS:
+        name = SHARED_PROMPTS.get(args.dataset, args.dataset).replace("-", "_")
+        return read_prompts(PROMPTS / f"{name}_prompts.csv")
+    texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
+    return Prompts(texts, dataset.classes, list(range(len(texts))))
+
+
+def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
+    """Raises InputError for whatever cannot work, warns of what looks wrong; no weight is loaded yet."""
+    cli.at_least_one(args, "n_trials", "batch_size")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: must be at least 0")
+    missing = sorted(set(dataset.labels) - set(prompts.classes))
+    if missing:
+        raise InputError(f"the prompts have no class {missing[:10]}, which images of {args.dataset} are labelled with")
+    unused = sorted(c for c in set(prompts.classes) if c >= len(dataset.classes) > 0)
+    if unused:
+        raise InputError(
+            f"the prompts have class ids {unused[:10]}, but {args.dataset} has the classes 0..{len(dataset.classes) - 1}"
+        )
+    for prompt, names in duplicates(prompts):
+        print(f"warning: {prompt!r} stands for {' and '.join(names)}: they cannot be told apart", file=sys.stderr)
+    check_schedule(len(set(prompts.classes)), args.n_samples, args.to_keep, card.levels)
+
+
+def run_folder(args) -> Path:
+    """The published name: suffixes appear only for what is not bicubic, l2, 512."""
+    name = f"v{cli.tag(args.version)}_{args.n_trials}trials_{'_'.join(map(str, args.to_keep))}keep"
+    name += f"_{'_'.join(map(str, args.n_samples))}samples"
+    name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
+    name += f"_{args.loss}" if args.loss != "l2" else ""
+    name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
+    return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    device, dtype = cli.pick_device(args)
+    dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
+    images, mine = cli.my_images(args, len(dataset))
+    prompts = prompts_of(args, dataset)
+    card = read_card(args.version, args.img_size)
+    check(args, dataset, prompts, card)
+    class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
+    levels, ends = level_sequence(args.n_samples, card.levels)
+    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
+    bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
+
+    folder = run_folder(args)
+    options = {key: getattr(args, key) for key in (
+        "dataset", "split", "version", "n_trials", "interpolation", "loss", "to_keep", "n_samples", "seed",
+    )}  # fmt: skip
+    table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
+    options |= {
+        "img_size": card.image_size,
+        "dtype": dtype,
+        "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
+        "prompts": records.sha256(repr(table)),
+    }
+    records.open_run(folder, options, {"images": len(images), "prompts": table})
+    done = records.finished(folder)
+    todo = [k for k in mine if k not in done]
+    records.clean(folder, todo)
+    print(f"{args.dataset}: {len(mine)} images of the {args.split} split, {len(mine) - len(todo)} done before -> {folder}")
+
+    def one_image(index: int) -> dict:
+        image = centre_crop(dataset.open(index), card.image_size, args.interpolation)
+        x = model.encode(image[None])[0]  # [c, h, w]
+        noise = bank if bank is not None else cli.noise_of_image(args.seed, index, len(levels), card.latent)
+        search = halving(len(class_ids), ends, args.to_keep)
+        measured = classify(
+            model, x, conditions, arm_class, search, levels, noise, loss=args.loss, batch_size=args.batch_size
+        )
+        return {
+            "index": index,
+            "label": dataset.labels[index],
+            "pred": int(class_ids[measured.winner]),
+            "nfe": measured.nfe,
+            "losses": list(LOSSES),
+            "levels": measured.levels,
+            "noise": torch.arange(len(measured.levels)),
+            "counts": measured.counts,
+            "errors": measured.errors,
+        }
+
+    if todo:
+        model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
+        conditions = model.conditions(prompts.texts)
+    earlier = [records.load_record(done[k]) for k in mine if k in done] if args.load_stats else []
+    failed = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
+
+    chosen = set(images)
+    print(cli.accuracy_table([records.load_record(path) for k, path in records.finished(folder).items() if k in chosen], len(images)))
+    return cli.report_failed(failed)
+
+
+if __name__ == "__main__":
+    cli.run(main)

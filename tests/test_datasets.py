@@ -1,0 +1,643 @@
+"""Each adapter on a miniature of its data set's real layout; image modes; crops; prompts."""
+
+import io
+import json
+import pickle
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets as tv
+from PIL import Image
+
+from diffusion import InputError, digits
+from diffusion.datasets import (
+    TABLE,
+    Prompts,
+    adm_crop,
+    centre_crop,
+    duplicates,
+    load_dataset,
+    objectnet_imagenet_ids,
+    open_rgb,
+    read_prompts,
+    to_rgb,
+)
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+# ---- the real layouts, small: each writes its files and says what is to be read back ----
+
+
+def picture(path, colour=RED, size=(24, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def unsigned(patch, cls, *lists):
+    """Miniatures cannot have the md5 of the real files, so torchvision is told not to ask for one."""
+    for name in lists:
+        patch.setattr(cls, name, [[file, None] for file, _ in getattr(cls, name)])
+
+
+def pets(at, patch):
+    at /= "oxford-iiit-pet"
+    write(at / "annotations/trainval.txt", "Abyssinian_1 1 1 1\namerican_bulldog_2 2 2 1\n")
+    write(at / "annotations/test.txt", "american_bulldog_3 2 2 1\nAbyssinian_4 1 1 1\n")
+    for name, colour in (("american_bulldog_3", RED), ("Abyssinian_4", BLUE)):
+        picture(at / f"images/{name}.jpg", colour)
+    return [1, 0], ["Abyssinian", "American Bulldog"], [RED, BLUE]
+
+
+def flowers(at, patch):
+    from scipy.io import savemat
+
+    at /= "flowers-102"
+    for k, colour in enumerate((RED, GREEN, BLUE), 1):
+        picture(at / f"jpg/image_{k:05d}.jpg", colour)
+    savemat(at / "imagelabels.mat", {"labels": np.array([[77, 1, 102]])})
+    savemat(at / "setid.mat", {"trnid": np.array([[1, 2]]), "valid": np.array([[2, 1]]), "tstid": np.array([[3, 1]])})
+    patch.setattr(tv.Flowers102, "_file_dict", {k: (f, None) for k, (f, _) in tv.Flowers102._file_dict.items()})
+    return [101, 76], (102, 76, "passion flower"), [BLUE, RED]
+
+
+def stl10(at, patch):
+    at /= "stl10_binary"
+    unsigned(patch, tv.STL10, "train_list", "test_list")
+    image = np.zeros((2, 3, 96, 96), np.uint8)  # stored as channel, column, row
+    image[0, 0], image[1, 2] = 255, 255
+    image[0, :, :10, 50:] = 128  # ten columns on the left, from row 50 down
+    for name in ("train_X", "test_X", "unlabeled_X"):
+        write(at / f"{name}.bin", image.tobytes())
+    for name in ("train_y", "test_y"):
+        write(at / f"{name}.bin", bytes([10, 3]))  # 1-based
+    names = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+    write(at / "class_names.txt", "\n".join(names) + "\n")
+    return [9, 2], names, [RED, BLUE]
+
+
+def idx(at, patch):
+    for part in ("train", "t10k"):
+        images = np.full((3, 28, 28), 200, np.uint8)
+        write(at / f"raw/{part}-images-idx3-ubyte", struct.pack(">4I", 0x803, 3, 28, 28) + images.tobytes())
+        write(at / f"raw/{part}-labels-idx1-ubyte", struct.pack(">2I", 0x801, 3) + bytes([7, 0, 9]))
+    return [7, 0, 9]
+
+
+def mnist(at, patch):
+    return idx(at / "MNIST", patch), (10, 7, "7 - seven"), [(200, 200, 200)] * 3
+
+
+def fashion_mnist(at, patch):
+    return idx(at / "FashionMNIST", patch), (10, 9, "Ankle boot"), [(200, 200, 200)] * 3
+
+
+def cifar(at, patch, cls, key, meta):
+    at /= cls.base_folder
+    unsigned(patch, cls, "train_list", "test_list")
+    patch.setattr(cls, "meta", cls.meta | {"md5": None})
+    data = np.zeros((2, 3, 1024), np.uint8)
+    data[0, 0], data[1, 2] = 255, 255
+    for file, _ in cls.train_list + cls.test_list:
+        write(at / file, pickle.dumps({"data": data.reshape(2, -1), key: [1, 0]}))
+    write(at / cls.meta["filename"], pickle.dumps({meta: ["apple", "fish"]}))
+    return [1, 0], ["apple", "fish"], [RED, BLUE]
+
+
+def cifar10(at, patch):
+    return cifar(at, patch, tv.CIFAR10, "labels", "label_names")
+
+
+def cifar100(at, patch):
+    return cifar(at, patch, tv.CIFAR100, "fine_labels", "fine_label_names")
+
+
+def food(at, patch):
+    at /= "food-101"
+    for part in ("train", "test"):
+        write(at / f"meta/{part}.json", {"sushi": ["sushi/12"], "apple_pie": ["apple_pie/3"]})
+    picture(at / "images/sushi/12.jpg", RED)
+    picture(at / "images/apple_pie/3.jpg", BLUE)
+    return [1, 0], ["apple_pie", "sushi"], [RED, BLUE]
+
+
+def aircraft(at, patch):
+    at /= "fgvc-aircraft-2013b/data"
+    write(at / "variants.txt", "707-320\nA340-600\nF/A-18\n")
+    for part in ("trainval", "test"):
+        write(at / f"images_variant_{part}.txt", "0034309 F/A-18\n0034958 707-320\n")
+    picture(at / "images/0034309.jpg", RED)
+    picture(at / "images/0034958.jpg", BLUE)
+    return [2, 0], ["707-320", "A340-600", "F/A-18"], [RED, BLUE]
+
+
+def caltech101(at, patch):
+    at /= "caltech101/101_ObjectCategories"
+    picture(at / "BACKGROUND_Google/image_0001.jpg", GREEN)
+    picture(at / "Faces/image_0001.jpg", RED)
+    picture(at / "accordion/image_0001.jpg", BLUE)
+    write(at / "accordion/.DS_Store", b"")
+    return [0, 1], ["Faces", "accordion"], [RED, BLUE]
+
+
+def eurosat(at, patch):
+    picture(at / "eurosat/2750/SeaLake/SeaLake_1.jpg", BLUE)
+    picture(at / "eurosat/2750/Forest/Forest_1.jpg", GREEN)
+    return [0, 1], ["Forest", "SeaLake"], [GREEN, BLUE]
+
+
+def imagenet(at, patch):
+    for part in ("train", "val"):
+        picture(at / part / "n15075141/ILSVRC2012_val_00000006.JPEG", RED)
+        picture(at / part / "n01443537/ILSVRC2012_val_00000236.JPEG", BLUE)
+    return [1, 999], (1000, 1, "goldfish"), [BLUE, RED]
+
+
+def imagenetv2(at, patch):
+    at /= "imagenetv2-matched-frequency-format-val"
+    picture(at / "10/0.jpeg", RED)
+    picture(at / "2/1.jpeg", BLUE)
+    return [2, 10], (1000, 2, "great white shark"), [BLUE, RED]
+
+
+def imagenet_a(at, patch):
+    write(at / "imagenet-a/README.txt", "")
+    picture(at / "imagenet-a/n01498041/0.000_x.jpg", RED)
+    return [6], (1000, 6, "stingray"), [RED]
+
+
+def objectnet(at, patch):
+    at /= "objectnet-1.0"
+    folders = {"air_freshener": "Air freshener", "alarm_clock": "Alarm clock", "t_shirt": "T-shirt", "ruler": "Ruler"}
+    write(at / "mappings/folder_to_objectnet_label.json", folders)
+    shared = {"T-shirt": "jersey, T-shirt", "Alarm clock": "analog clock; digital clock", "Ruler": "rule, ruler"}
+    write(at / "mappings/objectnet_to_imagenet_1k.json", shared)
+    write(
+        at / "mappings/imagenet_to_label_2012_v2", "rule, ruler\ndigital clock\njersey, T-shirt\nkite\nanalog clock\n"
+    )
+    write(at / "mappings/pytorch_to_imagenet_2012_id.json", {"21": 3, "409": 4, "530": 1, "610": 2, "769": 0})
+    for folder, colour in (("air_freshener", GREEN), ("t_shirt", BLUE), ("alarm_clock", (9, 9, 9))):
+        image = Image.new("RGB", (14, 12), RED)
+        image.paste(colour, (2, 2, 12, 10))
+        path = at / f"images/{folder}/ab12.png"
+        path.parent.mkdir(parents=True)
+        image.save(path)
+    return [0, 2], ["Alarm clock", "Ruler", "T-shirt"], [(9, 9, 9), BLUE]
+
+
+LAYOUTS = {
+    "pets": pets,
+    "flowers": flowers,
+    "stl10": stl10,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "food": food,
+    "aircraft": aircraft,
+    "caltech101": caltech101,
+    "eurosat": eurosat,
+    "imagenet": imagenet,
+    "imagenetv2": imagenetv2,
+    "imagenetA": imagenet_a,
+    "objectnet": objectnet,
+}
+
+
+def check(data, labels, classes, colours):
+    assert len(data) == len(labels)
+    assert data.labels == labels and all(type(label) is int for label in data.labels)
+    if isinstance(classes, tuple):  # how many, and one of them
+        count, k, name = classes
+        assert len(data.classes) == count and data.classes[k] == name
+    else:
+        assert data.classes == classes
+    for k, colour in enumerate(colours):
+        image = data.open(k)
+        assert image.mode == "RGB"
+        assert np.abs(np.array(image)[0, -1] - np.array(colour, float)).max() <= 3, f"image {k}"  # JPEG's tolerance
+
+
+def refusal(call, *args):
+    """The message of the InputError that the call must end in: always one line."""
+    with pytest.raises(InputError) as caught:
+        call(*args)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_every_name_has_a_miniature():
+    assert {name for name in TABLE if not name.startswith("digits")} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(name, tmp_path, monkeypatch):
+    expected = LAYOUTS[name](tmp_path / name, monkeypatch)
+    check(load_dataset(name, "test", tmp_path), *expected)
+    check(load_dataset(name, "test", tmp_path / name), *expected)  # the root may be the data set's own folder
+    for split in TABLE[name].splits:
+        assert load_dataset(name, split, tmp_path).split == split
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_missing(name, tmp_path):
+    message = refusal(load_dataset, name, "test", tmp_path)
+    assert name in message and str(tmp_path / name) in message
+    assert not any(tmp_path.iterdir())  # looking makes no folders
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_damaged(name, tmp_path):
+    """The folder is there with nothing in it."""
+    source = TABLE[name]
+    folder = tmp_path / name / source.folder.format(source.splits["test"])
+    folder.mkdir(parents=True)
+    assert str(folder) in refusal(load_dataset, name, "test", tmp_path)
+
+
+@pytest.mark.parametrize("name, split", [("pets", "val"), ("caltech101", "train"), ("eurosat", "train"), ("food", "")])
+def test_no_such_split(name, split, tmp_path):
+    message = refusal(load_dataset, name, split, tmp_path)
+    assert repr(split) in message and "test" in message
+
+
+def test_unknown_name():
+    message = refusal(load_dataset, "imagnet")
+    assert "'imagnet'" in message and all(known in message for known in TABLE)
+
+
+def test_stl10_is_not_transposed(tmp_path, monkeypatch):
+    stl10(tmp_path, monkeypatch)
+    image = np.array(load_dataset("stl10", root=tmp_path).open(0))
+    assert (image[50:, :10] == 128).all() and (image[:50] == RED).all() and (image[:, 10:] == RED).all()
+
+
+def test_one_bad_image_costs_one_image(tmp_path):
+    imagenet(tmp_path, None)
+    bad = tmp_path / "val/n01443537/ILSVRC2012_val_00000236.JPEG"
+    bad.write_bytes(bad.read_bytes()[:200])
+    data = load_dataset("imagenet", root=tmp_path)
+    with pytest.raises(OSError, match=r"00000236\.JPEG"):
+        data.open(0)
+    assert data.open(1).size == (24, 16)
+
+
+def test_objectnet_has_no_border(tmp_path):
+    objectnet(tmp_path, None)
+    image = load_dataset("objectnet", root=tmp_path).open(1)
+    assert image.size == (10, 8) and image.getcolors() == [(80, BLUE)]
+
+
+def test_objectnet_imagenet_ids(tmp_path):
+    objectnet(tmp_path, None)
+    assert objectnet_imagenet_ids(tmp_path) == [[409, 530], [769], [610]]
+    (tmp_path / "objectnet-1.0/mappings/imagenet_to_label_2012_v2").unlink()
+    assert "imagenet_to_label_2012_v2" in refusal(objectnet_imagenet_ids, tmp_path)
+
+
+def test_missing_package(tmp_path, monkeypatch):
+    imagenet(tmp_path, monkeypatch)
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    assert "timm" in refusal(load_dataset, "imagenet", "test", tmp_path)
+
+
+# ---- own data ----
+
+
+def test_own_folder(tmp_path):
+    for name in ("dog/b.png", "dog/.hidden.png", "cat/a.PNG", ".cache/x.png"):
+        picture(tmp_path / name, BLUE if "dog" in name else RED)
+    write(tmp_path / "cat/notes.txt", "")
+    check(load_dataset(str(tmp_path)), [0, 1], ["cat", "dog"], [RED, BLUE])
+    assert "'train'" in refusal(load_dataset, str(tmp_path), "train")
+
+
+def test_own_folder_of_splits(tmp_path):
+    picture(tmp_path / "train/cat/a.png")
+    picture(tmp_path / "val/10/b.png")
+    picture(tmp_path / "val/9/b.png", BLUE)
+    check(load_dataset(str(tmp_path), "train"), [0], ["cat"], [RED])
+    check(load_dataset(str(tmp_path), "val"), [9, 10], [], [BLUE, RED])  # numbers are class ids already
+    assert "train, val" in refusal(load_dataset, str(tmp_path), "test")
+
+
+def test_own_folder_without_images(tmp_path):
+    assert str(tmp_path) in refusal(load_dataset, str(tmp_path))
+
+
+def test_own_csv(tmp_path):
+    picture(tmp_path / "images/a, 1.png")
+    picture(tmp_path / "b.png", BLUE)
+    table = tmp_path / "own.csv"
+    table.write_text(f'label,note,path\nnan,,"images/a, 1.png"\n\nNone,,{tmp_path / "b.png"}\n')
+    check(load_dataset(str(table)), [1, 0], ["None", "nan"], [RED, BLUE])
+    table.write_text("path,label\nb.png,10\nb.png,2\n")
+    check(load_dataset(str(table)), [10, 2], [], [BLUE, BLUE])
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("path,class\na,b\n", "no column label"),
+        ("path,label\n", "no row"),
+        ("path,label\na.png,\n", "line 2"),
+        ("path,label\n\n,cat\n", "line 3"),
+    ],
+)
+def test_own_csv_refused(text, says, tmp_path):
+    write(tmp_path / "own.csv", text)
+    message = refusal(load_dataset, str(tmp_path / "own.csv"))
+    assert says in message and "own.csv" in message
+
+
+def test_own_csv_missing(tmp_path):
+    assert "gone.csv" in refusal(load_dataset, str(tmp_path / "gone.csv"))
+
+
+# ---- the hub's library, offline ----
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return datasets
+
+
+def encoded(colour):
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4), colour).save(file, "png")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def parquet(hub, folder, label, values, feature, other=None):
+    images = [encoded(RED), {"bytes": b"not an image", "path": None}, encoded(BLUE)]
+    columns = {"img": images, label: values, "thumbnail": images}
+    features = hub.Features({"img": hub.Image(), label: feature, "thumbnail": hub.Image()})
+    folder.mkdir()
+    hub.Dataset.from_dict(columns, features=features).to_parquet(folder / "test-00000-of-00001.parquet")
+    return f"hf:{folder}"
+
+
+def test_hub_parquet(hub, tmp_path):
+    name = parquet(hub, tmp_path / "data", "kind", [1, 0, 1], hub.ClassLabel(names=["cat", "dog"]))
+    data = load_dataset(name)
+    check(data, [1, 0, 1], ["cat", "dog"], [RED])
+    check(data, [1, 0, 1], ["cat", "dog"], [])
+    with pytest.raises(OSError, match="1 of hf:"):
+        data.open(1)
+    assert data.open(2).getpixel((0, 0)) == BLUE
+    assert "train" in refusal(load_dataset, name, "train")
+
+
+def test_hub_labels(hub, tmp_path):
+    text = parquet(hub, tmp_path / "text", "labels", ["b", "a", "b"], hub.Value("string"))
+    check(load_dataset(text), [1, 0, 1], ["a", "b"], [RED])
+    number = parquet(hub, tmp_path / "number", "fine_label", [5, 0, 5], hub.Value("int64"))
+    check(load_dataset(number), [5, 0, 5], [], [RED])
+    hidden = parquet(hub, tmp_path / "hidden", "label", [-1, -1, -1], hub.Value("int64"))
+    assert "-1" in refusal(load_dataset, hidden)
+    assert "label column" in refusal(
+        load_dataset, parquet(hub, tmp_path / "none", "size", [1, 2, 3], hub.Value("int64"))
+    )
+    assert "gone" in refusal(load_dataset, f"hf:{tmp_path / 'gone'}")
+
+
+def test_hub_image_folder(hub, tmp_path):
+    picture(tmp_path / "data/test/cat/a.png", RED)
+    picture(tmp_path / "data/test/dog/b.png", BLUE)
+    check(load_dataset(f"hf:{tmp_path / 'data'}"), [0, 1], ["cat", "dog"], [RED, BLUE])
+
+
+# ---- the embedded digits ----
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-colour", "digits-unseen"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits(name, split):
+    data = load_dataset(name, split, "/nowhere")
+    assert len(data.classes) == (10 if name == "digits" else 60)
+    alone = load_dataset(name, split).open(7)  # without the six before it
+    assert [data.open(k).size for k in range(8)] == [(32, 32)] * 8
+    assert np.array_equal(data.open(7), alone) and np.array(alone).max() > 150
+
+
+def test_digits_pairs():
+    plain, coloured, unseen = (load_dataset(name) for name in ("digits", "digits-colour", "digits-unseen"))
+    handwritten = digits.handwriting("test")[1].tolist()
+    pairs = [divmod(label, 10) for label in coloured.labels]
+    assert plain.labels == [digit for _, digit in pairs] == handwritten
+    assert set(pairs) == set(digits.SEEN)  # all of the seen, none of the unseen
+    assert {divmod(label, 10) for label in unseen.labels} == set(digits.UNSEEN)
+    assert [label % 10 for label in unseen.labels] == [d for d in handwritten if d not in (0, 6)]
+    assert coloured.classes == unseen.classes and coloured.classes[3] == "red three"
+    for k in range(20):
+        assert np.array_equal(plain.open(k), coloured.open(k))
+        for data in (coloured, unseen):  # the brightest pixel has the colour that the label says
+            image = np.array(data.open(k), float).reshape(-1, 3)
+            colour = np.array(list(digits.COLOURS.values())[data.labels[k] // 10], float)
+            brightest = image[image.sum(1).argmax()]
+            assert np.abs(brightest / brightest.max() - colour / colour.max()).max() < 0.02
+
+
+# ---- image modes ----
+
+
+def paletted(alpha=None):
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, *BLUE])
+    if alpha is not None:
+        image.info["transparency"] = bytes([255, alpha])
+    return image
+
+
+@pytest.mark.parametrize(
+    "image, colour",
+    [
+        (Image.new("RGB", (2, 2), BLUE), BLUE),
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.new("L", (2, 2), 77), (77, 77, 77)),
+        (Image.new("LA", (2, 2), (77, 255)), (77, 77, 77)),
+        (Image.new("LA", (2, 2), (0, 102)), (153, 153, 153)),
+        (Image.new("RGBA", (2, 2), (*RED, 255)), RED),
+        (Image.new("RGBA", (2, 2), (*RED, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (*RED, 51)), (255, 204, 204)),
+        (paletted(), BLUE),
+        (paletted(alpha=0), (255, 255, 255)),
+        (paletted(alpha=51), (204, 204, 255)),
+        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), RED),
+        (Image.new("YCbCr", (2, 2), (76, 85, 255)), (254, 0, 0)),
+        (Image.new("HSV", (2, 2), (85, 255, 255)), (0, 255, 0)),
+        (Image.new("I;16", (2, 2), 128 * 257), (128, 128, 128)),
+        (Image.new("I", (2, 2), 128 * 257), (128, 128, 128)),
+        (Image.new("F", (2, 2), 0.2), (51, 51, 51)),
+        (Image.new("F", (2, 2), 51.0), (51, 51, 51)),
+        (Image.new("F", (2, 2), 51 * 257.0), (51, 51, 51)),
+        (Image.new("F", (2, 2), -1.0), (0, 0, 0)),
+        (Image.new("F", (2, 2), 1e6), (255, 255, 255)),
+        (Image.new("F", (2, 2), float("nan")), (0, 0, 0)),
+    ],
+    ids=lambda value: getattr(value, "mode", str(value)),
+)
+def test_modes(image, colour):
+    rgb = to_rgb(image)
+    assert rgb.mode == "RGB" and rgb.getcolors() == [(4, colour)]
+
+
+@pytest.mark.parametrize("extension", ["png", "tiff", "pgm"])
+def test_16_bits_keep_their_tones(extension, tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (4, 1))).save(tmp_path / f"ramp.{extension}")
+    image = np.array(open_rgb(tmp_path / f"ramp.{extension}"))
+    assert np.array_equal(image, np.tile(np.arange(256)[None, :, None], (4, 1, 3)))
+
+
+def test_jpegs(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    assert np.abs(np.array(open_rgb(tmp_path / "cmyk.jpg"), float) - RED).max() <= 3
+    image = Image.new("RGB", (32, 16), RED)
+    image.paste(BLUE, (16, 0, 32, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    upright = open_rgb(tmp_path / "turned.jpg")
+    assert upright.size == (16, 32)
+    assert upright.getpixel((8, 4))[0] > 240 and upright.getpixel((8, 28))[2] > 240
+
+
+def test_palette_is_expanded_before_it_is_resized():
+    """Resizing indices would give colour 1 between 0 and 2; resizing colours gives a mix of 0 and 2."""
+    image = Image.new("P", (64, 64), 0)
+    image.putpalette([*RED, *GREEN, *BLUE])
+    image.paste(2, (32, 0, 64, 64))
+    green = centre_crop(to_rgb(image), 16, "bilinear")[1]
+    assert green.max() == -1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"text"])
+def test_unreadable(content, tmp_path):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(OSError, match=r"bad\.png"):
+        open_rgb(tmp_path / "bad.png")
+
+
+def test_truncated_and_oversized(tmp_path, monkeypatch):
+    path = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"noise\.png.*DecompressionBomb"):
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        open_rgb(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(OSError, match=r"noise\.png"):
+        open_rgb(path)
+    with pytest.raises(OSError, match="row 3"):
+        open_rgb(io.BytesIO(b"bad"), "row 3")
+
+
+# ---- crops ----
+
+SHAPES = [(32, 32), (33, 47), (64, 64), (200, 131), (129, 500), (20, 31)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "adm"])
+def test_crop_of_flat_image_is_flat(shape, interpolation):
+    image = Image.new("RGB", shape, (0, 51, 255))
+    x = adm_crop(image, 32) if interpolation == "adm" else centre_crop(image, 32, interpolation)
+    assert x.shape == (3, 32, 32) and x.dtype == torch.float32
+    assert torch.allclose(x, torch.tensor([-1, -0.6, 1])[:, None, None].expand_as(x))
+
+
+@pytest.mark.parametrize("size", [(60, 30), (30, 60)])
+def test_centre_crop_takes_the_middle(size):
+    """Three bands with the middle one a square: it alone is left, at its own size or enlarged."""
+    image = Image.new("RGB", size, RED)
+    image.paste(BLUE, tuple((n - 30) // 2 for n in size) + tuple((n + 30) // 2 for n in size))
+    assert torch.equal(centre_crop(image, 30), torch.tensor([-1.0, -1, 1])[:, None, None].expand(3, 30, 30))
+    assert torch.equal(adm_crop(image, 30), centre_crop(image, 30))
+
+
+def halved(x, axis):
+    """The mean of each pair along `axis`, rounded to a whole number, halves up."""
+    even, odd = (np.take(x, range(start, x.shape[axis], 2), axis).astype(int) for start in (0, 1))
+    return ((even + odd + 1) // 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("width, height, halvings", [(20, 31, 0), (33, 47, 0), (63, 90, 0), (64, 64, 1), (200, 132, 2)])
+def test_adm_crop_against_arrays(width, height, halvings):
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    x = adm_crop(Image.fromarray(pixels), 32)
+    for _ in range(halvings):
+        pixels = halved(halved(pixels, 1), 0)
+    short = min(pixels.shape[:2])
+    size = round(pixels.shape[1] * 32 / short), round(pixels.shape[0] * 32 / short)
+    pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.BICUBIC), np.float64)
+    top, left = (pixels.shape[0] - 32) // 2, (pixels.shape[1] - 32) // 2
+    reference = pixels[top : top + 32, left : left + 32].transpose(2, 0, 1) / 127.5 - 1
+    assert x.shape == (3, 32, 32) and x.min() >= -1 and x.max() <= 1
+    assert np.abs(x.numpy() - reference).max() < 1e-6
+
+
+# ---- prompts ----
+
+
+def test_prompts(tmp_path):
+    path = tmp_path / "p.csv"
+    rows = ['0,"a cat, a pet.",cat,0', "1,a nan.,nan,2", "", "2,a None.,None,1", "3,a puss.,cat,0"]
+    path.write_text("\n".join(["\ufeff,prompt,classname,classidx", *rows]))  # as spreadsheets write it
+    expected = Prompts(["a cat, a pet.", "a nan.", "a None.", "a puss."], ["cat", "nan", "None", "cat"], [0, 2, 1, 0])
+    assert read_prompts(path) == expected and duplicates(expected) == []
+
+
+def test_duplicates():
+    texts = ["a missile.", "a cat.", "a missile.", "a cat.", "a crane.", "a crane."]
+    prompts = Prompts(texts, ["missile", "cat", "projectile", "cat", "crane", "crane"], [744, 1, 657, 1, 134, 517])
+    assert duplicates(prompts) == [("a missile.", ["missile", "projectile"]), ("a crane.", ["crane", "crane"])]
+
+
+HEAD = "prompt,classname,classidx\n"
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (None, "FileNotFoundError"),
+        (b"", "an empty file"),
+        (b"\xff\xfe\x00bad", "UnicodeDecodeError"),
+        (
+            "prompt;classname;classidx\na;b;0\n",
+            "no column prompt, classname, classidx; found prompt;classname;classidx",
+        ),
+        ("prompt,class\na,b\n", "no column classname, classidx; found prompt, class"),
+        (HEAD, "no row"),
+        (HEAD + "a,a,0\n ,b,1\n", "line 3: the prompt is empty"),
+        (HEAD + 'a,a,0\n"two\nlines",b,1\n,c,2\n', "line 5: the prompt is empty"),
+        (HEAD + "a,a,0\nb,b,one\n", "line 3: classidx is 'one'"),
+        (HEAD + "a,a,-1\nb,b,1\n", "line 2: classidx is '-1'"),
+        (HEAD + "a,a,1.0\nb,b,1\n", "line 2: classidx is '1.0'"),
+        (HEAD + "a,a,\nb,b,1\n", "line 2: classidx is ''"),
+        (HEAD + "a cat, a pet,cat,0\n", "line 2: 4 fields, wanted 3"),
+        (HEAD + "a,0\n", "line 2: 2 fields, wanted 3"),
+        (HEAD + '"a,0\n', "cannot be read"),
+        (HEAD + "a,a,7\nb,b,7\n", "classidx 7, wanted at least two classes"),
+    ],
+)
+def test_prompts_refused(content, says, tmp_path):
+    path = tmp_path / "prompts.csv"
+    if content is not None:
+        write(path, content)
+    message = refusal(read_prompts, path)
+    assert str(path) in message and says in message
