@@ -15,7 +15,7 @@ import torch
 
 from diffusion import InputError, cli, records
 from diffusion.classify import classify
-from diffusion.datasets import DATASETS, Dataset, Prompts, centre_crop, duplicates, load_dataset, read_prompts
+from diffusion.datasets import TABLE, Dataset, Prompts, centre_crop, duplicates, load_dataset, read_prompts
 from diffusion.errors import LOSSES
 from diffusion.models import ALIASES, Card, load_model, read_card
 from diffusion.search import check_schedule, halving, level_sequence
@@ -26,20 +26,20 @@ SHARED_PROMPTS = {"digits-unseen": "digits-colour", "imagenetv2": "imagenet"}
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--dataset", default="pets", metavar="NAME",
-                   help=f"{', '.join(DATASETS)}; or a folder of class folders, a csv of path,label, or hf:NAME")  # fmt: skip
+    own = "a folder of class folders, a csv of path,label, or hf:NAME"
+    p.add_argument("--dataset", default="pets", help=f"{', '.join(TABLE)}; or {own}")
     p.add_argument("--split", choices=["train", "val", "trainval", "test"], default="test")
-    p.add_argument("--version", default="2-0", help=f"{', '.join(ALIASES)}; or a hub id or a folder in diffusers layout")
+    p.add_argument("--version", default="2-0", help=f"{', '.join(ALIASES)}; or a hub id or a diffusers folder")
     p.add_argument("--img_size", type=int, help="pixels; default the model's own")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
-    p.add_argument("--prompt_path", type=Path, help="csv of prompt,classname,classidx; default prompts/DATASET_prompts.csv")
+    p.add_argument("--prompt_path", type=Path, help="csv of prompt,classname,classidx; default prompts/DATASET...")
     p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w]: point k of every image uses row k")
     p.add_argument("--interpolation", choices=["bilinear", "bicubic", "lanczos"], default="bicubic")
     p.add_argument("--extra", help="a suffix for the data set's folder")
     p.add_argument("--load_stats", action="store_true", help="count the images that are already done in the bar")
     p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
-    p.add_argument("--to_keep", type=int, nargs="+", required=True, help="classes kept after each stage; the last is 1")
-    p.add_argument("--n_samples", type=int, nargs="+", required=True, help="noise levels measured by the end of each stage")
+    p.add_argument("--to_keep", type=int, nargs="+", required=True, help="classes kept by each stage; the last is 1")
+    p.add_argument("--n_samples", type=int, nargs="+", required=True, help="noise levels measured by each stage")
     p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
     cli.add_model_options(p)
     cli.add_shard_options(p)
@@ -50,7 +50,7 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
     """The prompts of --prompt_path, of the data set's own csv, or "a photo of a CLASS." for data without one."""
     if args.prompt_path:
         return read_prompts(args.prompt_path)
-    if args.dataset in DATASETS:
+    if args.dataset in TABLE:
         name = SHARED_PROMPTS.get(args.dataset, args.dataset).replace("-", "_")
         return read_prompts(PROMPTS / f"{name}_prompts.csv")
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
@@ -67,9 +67,7 @@ def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
         raise InputError(f"the prompts have no class {missing[:10]}, which images of {args.dataset} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(dataset.classes) > 0)
     if unused:
-        raise InputError(
-            f"the prompts have class ids {unused[:10]}, but {args.dataset} has the classes 0..{len(dataset.classes) - 1}"
-        )
+        raise InputError(f"the prompts have class ids {unused[:10]}, {args.dataset} only 0..{len(dataset.classes) - 1}")
     for prompt, names in duplicates(prompts):
         print(f"warning: {prompt!r} stands for {' and '.join(names)}: they cannot be told apart", file=sys.stderr)
     check_schedule(len(set(prompts.classes)), args.n_samples, args.to_keep, card.levels)
@@ -113,7 +111,7 @@ def main(argv: list[str]) -> int:
     done = records.finished(folder)
     todo = [k for k in mine if k not in done]
     records.clean(folder, todo)
-    print(f"{args.dataset}: {len(mine)} images of the {args.split} split, {len(mine) - len(todo)} done before -> {folder}")
+    print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
     def one_image(index: int) -> dict:
         image = centre_crop(dataset.open(index), card.image_size, args.interpolation)
@@ -141,8 +139,8 @@ def main(argv: list[str]) -> int:
     earlier = [records.load_record(done[k]) for k in mine if k in done] if args.load_stats else []
     failed = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
 
-    chosen = set(images)
-    print(cli.accuracy_table([records.load_record(path) for k, path in records.finished(folder).items() if k in chosen], len(images)))
+    done = records.finished(folder)
+    print(cli.accuracy_table([records.load_record(done[k]) for k in images if k in done], len(images)))
     return cli.report_failed(failed)
 
 

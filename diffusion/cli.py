@@ -20,7 +20,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 
 def run(main) -> None:
-    """Run a script's `main(argv) -> exit code`; InputError becomes one line and exit code 2, a bug keeps its traceback."""
+    """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {message}", file=sys.stderr)
     try:
@@ -38,7 +38,7 @@ def run(main) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="of the network; default float16 on CUDA, else float32")
     parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
-    parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations that go through the network at once")
+    parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations in one network call")
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def my_images(args, total: int) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending, and those of this worker. Raises InputError for what cannot be."""
     at_least_one(args, "n_workers")
     if not 0 <= args.worker_idx < args.n_workers:
-        raise InputError(f"--worker_idx {args.worker_idx}: must be in 0..{args.n_workers - 1}, for {args.n_workers} workers")
+        raise InputError(f"--worker_idx {args.worker_idx}: must be in 0..{args.n_workers - 1}")
     chosen = np.arange(total)
     if args.subset_path:
         try:
@@ -100,7 +100,9 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
         raise InputError(f"--noise_path {path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
     if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
         found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
-        raise InputError(f"--noise_path {path}: holds {found}, the model's latents need [n, {', '.join(map(str, latent))}]")
+        raise InputError(
+            f"--noise_path {path}: holds {found}, the model's latents need [n, c, h, w] = {['n', *latent]}"
+        )
     if len(bank) < points:
         raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
     return bank[:points].float()
@@ -109,7 +111,7 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
 def noise_of_image(seed: int, index: int, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
     """[points, c, h, w] standard normal draws that depend on (seed, dataset index) alone; more points extend fewer.
 
-    numpy's generator: torch's on the CPU uses only 32 bits of a seed, and its first 16 numbers depend on how many follow.
+    numpy's generator: torch's on the CPU uses 32 bits of a seed, and its first 16 numbers depend on how many follow.
     """
     draws = np.random.default_rng([seed, index]).standard_normal((points, *latent), dtype=np.float32)
     return torch.from_numpy(draws)
@@ -117,7 +119,8 @@ def noise_of_image(seed: int, index: int, points: int, latent: tuple[int, int, i
 
 def tag(name: str) -> str:
     """A path, hub id or data set's name as one part of a folder name."""
-    return re.sub(r"[^\w.+-]+", "_", name.removeprefix("hf:").strip("/").removesuffix(".csv").split("/")[-1]).strip("_.") or "x"
+    last = name.removeprefix("hf:").strip("/").removesuffix(".csv").split("/")[-1]
+    return re.sub(r"[^\w.+-]+", "_", last).strip("_.") or "data"
 
 
 def extra(text: str | None) -> str:
@@ -167,10 +170,9 @@ def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> dict[i
         records.save_record(path_of(index), record)
         rows.append(record)
         spent += record["nfe"]
-        bar.set_postfix_str(
-            f"accuracy {np.mean([row['pred'] == row['label'] for row in rows]):.1%},"
-            f" {np.mean([row['nfe'] for row in rows]):,.0f} NFE/image, {spent / (time.monotonic() - started):,.0f} NFE/s"
-        )
+        accuracy = np.mean([row["pred"] == row["label"] for row in rows])
+        nfe, speed = np.mean([row["nfe"] for row in rows]), spent / (time.monotonic() - started)
+        bar.set_postfix_str(f"accuracy {accuracy:.1%}, {nfe:,.0f} NFE/image, {speed:,.0f} NFE/s")
     return failed
 
 

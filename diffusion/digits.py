@@ -13,7 +13,7 @@ from torch import Tensor
 
 SIZE = 32  # pixels of a canvas
 SPLITS = {"train": slice(0, 1300), "test": slice(1300, None)}
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 COLOURS = {
     "red": (230, 40, 40),
     "green": (40, 190, 60),
@@ -41,7 +41,7 @@ def handwriting(split: str) -> tuple[Tensor, np.ndarray]:
 def paint(ink: Tensor, colour: Tensor, centre: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Each digit alone on a black canvas: a little rotated, scaled, sheared and moved, drawn from `rng`.
 
-    ink [n, 8, 8], colour [n] (rows of `PALETTE`), centre [n, 2] (x, y) and size [n] in pixels -> [n, 3, 32, 32] in 0..1.
+    ink [n, 8, 8], colour [n] (rows of `PALETTE`), centre [n, 2] (x, y) and size [n] in pixels -> [n, 3, 32, 32], 0..1.
     """
     n = len(ink)
     angle, shear = rng.uniform(-0.15, 0.15, n), rng.uniform(-0.15, 0.15, n)

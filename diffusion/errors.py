@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
+CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
 
 
 def losses(prediction: Tensor, target: Tensor) -> Tensor:
@@ -27,18 +28,23 @@ def measure(model, x: Tensor, conditions, levels: Tensor, noise: Tensor, *, batc
     """Errors of every arm at every point, ||target - network(z_i, i, c)|| under each loss.
 
     x [c, h, w] clean latent; conditions of a arms; levels [p] and noise [p, c, h, w], one row a point, shared by all
-    arms -> [a, p, 3] float32 on the CPU. At most `batch_size` evaluations go through the network at once; a block
-    holds whole points while that fits. Costs a * p NFE exactly.
+    arms -> [a, p, 3] float32 on the CPU. About `batch_size` evaluations go through the network at once, whole points
+    while that fits; on a CPU the answer is the same bits for any batch size. Costs a * p NFE.
     """
     arms, points = len(conditions), len(levels)
     assert noise.shape == (points, *x.shape), f"noise {tuple(noise.shape)} for {points} points of {tuple(x.shape)}"
     x, noise = x.float(), noise.to(x.device, torch.float32)  # levels stay on the host, where the tables are
     errors = torch.empty(arms, points, len(LOSSES), device=x.device)
-    p_step, a_step = max(1, batch_size // arms), min(arms, batch_size)
+    rows = CPU_ROWS if x.device.type == "cpu" else 1
+    a_step = min(arms, max(batch_size, rows))
+    p_step = max(batch_size, rows) // arms or 1
     for p in range(0, points, p_step):
         i, eps = levels[p : p + p_step], noise[p : p + p_step]
         z, target = model.process.noised(x, eps, i), model.process.target(x, eps, i)
         for a in range(0, arms, a_step):
-            prediction = model.denoise(z, i, conditions[a : a + a_step])  # [p, a, c, h, w]
+            block = conditions[a : a + a_step]
+            pad = max(0, -(-rows // len(block)) - len(i))  # points too few: the last one again, and its answers dropped
+            again = torch.arange(len(i) + pad).clamp(max=len(i) - 1)
+            prediction = model.denoise(z[again], i[again], block)[: len(i)]  # [p, a, c, h, w]
             errors[a : a + a_step, p : p + p_step] = losses(prediction, target).transpose(0, 1)
     return errors.cpu()  # the one copy, and the one wait, of the whole block

@@ -93,7 +93,7 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
             card.source, torch_dtype=dtype, use_safetensors=True, **{k: v for k, v in unused.items() if k in declared}
         )
     except OSError as error:
-        raise InputError(f"{card.source}: its weights could not be read: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{card.source}: cannot read its weights: {' '.join(str(error).split())[:300]}") from error
     pipeline.vae.float()  # one call per image, thousands of the network: exactness costs nothing here
     pipeline.to(device)
     return adapter(pipeline, dtype, torch.device(device))
@@ -120,7 +120,9 @@ def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Mod
         limit = tokenizer.model_max_length
         for prompt, ids in zip(prompts, tokenizer(prompts).input_ids, strict=True):
             if len(ids) > limit:
-                warnings.warn(f"{prompt!r} has {len(ids)} tokens, the text encoder takes {limit}: it is cut", stacklevel=2)
+                warnings.warn(
+                    f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut", stacklevel=2
+                )
         chunks = [prompts[k : k + 64] for k in range(0, len(prompts), 64)]
         return torch.cat([pipeline.encode_prompt(chunk, device, 1, False)[0] for chunk in chunks])
 

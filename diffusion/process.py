@@ -23,7 +23,7 @@ class Process:
         return _at(self.alpha, i, eps) * x + _at(self.sigma, i, eps) * eps
 
     def target(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
-        """The network's right answer at z: eps, v = alpha eps - sigma x (arXiv 2202.00512), or x; shapes as `noised`."""
+        """The network's right answer at z: eps, v = alpha eps - sigma x (arXiv 2202.00512) or x; shapes as `noised`."""
         if self.predicts == "epsilon":
             return eps
         if self.predicts == "v_prediction":

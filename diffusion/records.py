@@ -12,7 +12,7 @@ import torch
 
 from diffusion import InputError
 
-# What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is unpickled.
+# What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
 _SCALARS = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("int64", "int32", "float32", "float64")),

@@ -4,6 +4,7 @@ A search is a generator: it yields `(classes, points)`, "measure these classes u
 the classes' errors at the new points, and returns the classes that are left, best first.
 """
 
+import itertools
 from collections.abc import Generator
 
 import numpy as np
@@ -45,9 +46,9 @@ def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: 
         problem = "the two need one number per stage each, so equally many"
     elif min(to_keep + n_samples) < 1:
         problem = "every number must be at least 1"
-    elif any(a >= b for a, b in zip(n_samples, n_samples[1:], strict=False)):
+    elif any(a >= b for a, b in itertools.pairwise(n_samples)):
         problem = "--n_samples must grow from stage to stage"
-    elif any(a <= b for a, b in zip(to_keep, to_keep[1:], strict=False)):
+    elif any(a <= b for a, b in itertools.pairwise(to_keep)):
         problem = "--to_keep must shrink from stage to stage"
     elif to_keep[-1] != 1:
         problem = f"--to_keep must end in 1, the answer, not in {to_keep[-1]}"

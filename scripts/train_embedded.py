@@ -1,6 +1,6 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
-    python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder and U-Net in Stable Diffusion's layout
+python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
 """
 
 import argparse
@@ -27,7 +27,7 @@ RELATIONS = [  # vertical, how the first digit (left or top) stands to the secon
 
 
 def captioned_canvases(n: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-    """n training canvases [n, 3, 32, 32] in -1..1 and their captions: half one digit, half two, a tenth without words."""
+    """n training canvases [n, 3, 32, 32] in -1..1 with captions: half one digit, half two, a tenth without words."""
     ink, labels = digits.handwriting("train")
     seen = np.array([[(c, d) in SEEN for c in range(len(digits.COLOURS))] for d in range(10)])
     drawn = rng.integers(len(ink), size=(n, 2))
