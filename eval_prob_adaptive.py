@@ -15,13 +15,21 @@ import torch
 
 from diffusion import InputError, cli, records
 from diffusion.classify import classify
-from diffusion.datasets import TABLE, Dataset, Prompts, centre_crop, duplicates, load_dataset, read_prompts
+from diffusion.datasets import (
+    TABLE,
+    Dataset,
+    Prompts,
+    centre_crop,
+    duplicates,
+    load_dataset,
+    prompts_file,
+    read_prompts,
+)
 from diffusion.errors import LOSSES
 from diffusion.models import ALIASES, Card, load_model, read_card
 from diffusion.search import check_schedule, halving, level_sequence
 
 PROMPTS = Path(__file__).parent / "prompts"
-SHARED_PROMPTS = {"digits-unseen": "digits-colour", "imagenetv2": "imagenet"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,8 +59,7 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
     if args.prompt_path:
         return read_prompts(args.prompt_path)
     if args.dataset in TABLE:
-        name = SHARED_PROMPTS.get(args.dataset, args.dataset).replace("-", "_")
-        return read_prompts(PROMPTS / f"{name}_prompts.csv")
+        return read_prompts(PROMPTS / prompts_file(args.dataset))
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
     return Prompts(texts, dataset.classes, list(range(len(texts))))
 

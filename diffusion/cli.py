@@ -22,6 +22,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 def run(main) -> None:
     """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
+    warnings.simplefilter("ignore", FutureWarning)  # what the libraries say to their programmers
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {message}", file=sys.stderr)
     try:
         sys.exit(main(sys.argv[1:]))

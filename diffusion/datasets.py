@@ -52,6 +52,7 @@ INTERPOLATION = {
     "bicubic": TF.InterpolationMode.BICUBIC,
     "lanczos": TF.InterpolationMode.LANCZOS,
 }
+SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
 DIGITS_SEED = 2303  # with an image's index, the seed of its canvas: changing it changes the embedded data sets
 
 
@@ -162,6 +163,11 @@ def read_prompts(path: str | Path) -> Prompts:
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
     return Prompts(texts, names, [int(i) for i in ids])
+
+
+def prompts_file(dataset: str) -> str:
+    """The name of the csv in prompts/ that a known data set is scored with."""
+    return f"{SAME_PROMPTS.get(dataset, dataset).replace('-', '_')}_prompts.csv"
 
 
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:

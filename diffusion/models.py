@@ -51,46 +51,56 @@ def read_card(name: str, image_size: int | None = None) -> Card:
 
     Raises InputError when it cannot be reached, is no pipeline that we know, or does not take that image size.
     """
-    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-
     reasons = []
     for source in ALIASES.get(name, [name]):
         try:
-            pipeline = DiffusionPipeline.load_config(source)["_class_name"]
-            if pipeline not in ADAPTERS:
-                raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
-            network_part, _ = ADAPTERS[pipeline]
-            network = ModelMixin.load_config(source, subfolder=network_part)
-            vae = ModelMixin.load_config(source, subfolder="vae")
-            scheduler = SchedulerMixin.load_config(source, subfolder="scheduler")
-        except InputError:
-            raise
-        except Exception as error:  # the hub and its cache fail in a dozen ways, each with a type of its own
-            reasons.append(f"{source} ({type(error).__name__}: {' '.join(str(error).split())[:160]})")
-            continue
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        size = image_size or network["sample_size"] * factor
-        if size < factor or size % factor:
-            raise InputError(f"--img_size {size}: the VAE of {source} needs a multiple of {factor}")
-        latent = (network["in_channels"], size // factor, size // factor)
-        return Card(source, pipeline, scheduler["num_train_timesteps"], latent, size)
-    raise InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES)}, a hub id,"
-        " or a local folder in diffusers layout (one that holds model_index.json), as in --version /models/my-sd"
-    )
+            config = _read_configs(source)
+            break
+        except (OSError, ValueError) as error:  # not there, not reachable, no such id
+            reasons.append(f"{source} ({' '.join(str(error).split())[:160]})")
+    else:
+        raise InputError(
+            f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES)}, a hub"
+            " id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-sd"
+        )
+    if config["pipeline"] not in ADAPTERS:
+        raise InputError(f"--version {name}: {source} is a {config['pipeline']}; known are {', '.join(ADAPTERS)}")
+    network, vae = config[ADAPTERS[config["pipeline"]][0]], config["vae"]
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    size = image_size or network["sample_size"] * factor
+    if size < factor or size % factor:
+        raise InputError(f"--img_size {size}: the VAE of {source} needs a multiple of {factor}")
+    latent = (network["in_channels"], size // factor, size // factor)
+    return Card(source, config["pipeline"], config["scheduler"]["num_train_timesteps"], latent, size)
+
+
+def _read_configs(source: str) -> dict:
+    """The class name of a pipeline and the configurations of its numeric parts."""
+    from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+
+    declared = DiffusionPipeline.load_config(source)
+    config = {"pipeline": declared["_class_name"]}
+    for part in {"unet", "transformer", "vae", "scheduler"} & declared.keys():
+        reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
+        config[part] = reader.load_config(source, subfolder=part)
+    return config
 
 
 def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device) -> Model:
     """Load the pipeline that a card (or a name that `read_card` takes) describes. Only safetensors are read."""
     from diffusers import DiffusionPipeline
+    from diffusers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar as disable_transformers_bar
 
+    disable_progress_bar()
+    disable_transformers_bar()
     card = read_card(card) if isinstance(card, str) else card
     _, adapter = ADAPTERS[card.pipeline]
     unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     declared = DiffusionPipeline.load_config(card.source)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            card.source, torch_dtype=dtype, use_safetensors=True, **{k: v for k, v in unused.items() if k in declared}
+            card.source, dtype=dtype, use_safetensors=True, **{k: v for k, v in unused.items() if k in declared}
         )
     except OSError as error:
         raise InputError(f"{card.source}: cannot read its weights: {' '.join(str(error).split())[:300]}") from error

@@ -4,7 +4,7 @@
     python scripts/write_prompts.py pets --template "a painting of a {}." --out paintings.csv
 
 The names come from the libraries that ship them, in the order of the labels that torchvision's data sets give.
-ObjectNet and STL10 name their classes only in their own files, which are read from $DATASET_ROOT.
+ObjectNet names its classes only in its own files, which are read from $DATASET_ROOT.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diffusion import InputError, digits
+from diffusion.datasets import SAME_PROMPTS, prompts_file
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
-SAME = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # data sets scored with the prompts of another
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
     "pets": "a photo of a {}, a type of pet.",
     "flowers": "a photo of a {}, a type of flower.",
@@ -96,8 +96,8 @@ def names(dataset: str) -> dict[int, str]:
             return {i: imagenet[i] for i in map(int, path.read_text().split())}
         case "objectnet":
             found = objectnet()
-        case "stl10":
-            found = root_file("stl10", "stl10_binary/class_names.txt").read_text().split()
+        case "stl10":  # in no library; the order of its class_names.txt
+            found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "fashion-mnist":
             from torchvision.datasets import FashionMNIST
 
@@ -122,17 +122,13 @@ def with_species(breeds: dict[int, str]) -> dict[int, str]:
 
 def prompts(dataset: str, template: str | None = None) -> list[tuple[str, str, int]]:
     """Rows of the csv: prompt, classname, classidx."""
-    dataset = SAME.get(dataset, dataset)
+    dataset = SAME_PROMPTS.get(dataset, dataset)
     template = TEMPLATES[dataset] if template is None else template
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the class name")
     classes = names(dataset)
     phrases = with_species(classes) if dataset == "pets" else classes
     return [(template.replace("{}", phrases[i]), name, i) for i, name in classes.items()]
-
-
-def default_path(dataset: str) -> Path:
-    return PROMPTS / f"{SAME.get(dataset, dataset).replace('-', '_')}_prompts.csv"
 
 
 def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
@@ -145,11 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("dataset", choices=[*TEMPLATES, *SAME], metavar="DATASET", help=", ".join([*TEMPLATES, *SAME]))
+    parser.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
     parser.add_argument("--out", type=Path, help="default: prompts/DATASET_prompts.csv")
     parser.add_argument("--template", help='the prompt with {} for the class name, as "a photo of a {}."')
     args = parser.parse_args()
-    path = args.out or default_path(args.dataset)
+    path = args.out or PROMPTS / prompts_file(args.dataset)
     try:
         rows = prompts(args.dataset, args.template)
         write(path, rows)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_prompts.py"))
 COUNTS = {
     "pets": 37,
+    "stl10": 10,
     "flowers": 102,
     "mnist": 10,
     "cifar10": 10,
@@ -57,7 +58,7 @@ def run(*argv, script="write_prompts.py", **env) -> subprocess.CompletedProcess:
 
 
 def test_every_csv_is_known():
-    assert {p.name for p in (ROOT / "prompts").glob("*.csv")} == {SCRIPT["default_path"](d).name for d in COUNTS}
+    assert {p.name for p in (ROOT / "prompts").glob("*.csv")} == {prompts_file(d) for d in COUNTS}
 
 
 @pytest.mark.parametrize("dataset", COUNTS)
@@ -179,14 +180,11 @@ def test_names_read_from_the_data_set(tmp_path, monkeypatch):
     (mappings / "folder_to_objectnet_label.json").write_text(json.dumps(label))
     (mappings / "objectnet_to_imagenet_1k.json").write_text(json.dumps({"Mug": "coffee mug", "Chair": "folding chair"}))
     assert SCRIPT["prompts"]("objectnet") == [("a photo of a chair.", "chair", 0), ("a photo of a mug.", "mug", 1)]
-    (tmp_path / "stl10" / "stl10_binary").mkdir(parents=True)
-    (tmp_path / "stl10" / "stl10_binary" / "class_names.txt").write_text("airplane\nbird\n")
-    assert SCRIPT["prompts"]("stl10")[1] == ("a photo of a bird.", "bird", 1)
 
 
 def test_errors_are_one_line_and_exit_2(tmp_path):
-    done = run("stl10", "--out", tmp_path / "s.csv", DATASET_ROOT=str(tmp_path / "none"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "stl10_binary/class_names.txt" in done.stderr
+    done = run("objectnet", "--out", tmp_path / "s.csv", DATASET_ROOT=str(tmp_path / "none"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "folder_to_objectnet_label.json" in done.stderr
     assert not (tmp_path / "s.csv").exists()
     assert run("nope").returncode == 2
 
