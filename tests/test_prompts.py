@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from diffusion import InputError, digits
+from diffusion.datasets import prompts_file
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_prompts.py"))
+PROMPTS = ROOT / "prompts"
 COUNTS = {
     "pets": 37,
     "stl10": 10,
@@ -44,7 +46,7 @@ def need(package: str) -> None:
 
 
 def committed(dataset: str) -> list[dict[str, str]]:
-    with SCRIPT["default_path"](dataset).open(newline="", encoding="utf-8") as file:
+    with (PROMPTS / prompts_file(dataset)).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -67,7 +69,7 @@ def test_committed_csv_is_what_the_script_writes(dataset, tmp_path):
         if dataset in datasets:
             need(package)
     SCRIPT["write"](tmp_path / "new.csv", SCRIPT["prompts"](dataset))
-    assert (tmp_path / "new.csv").read_bytes() == SCRIPT["default_path"](dataset).read_bytes()
+    assert (tmp_path / "new.csv").read_bytes() == (PROMPTS / prompts_file(dataset)).read_bytes()
 
 
 @pytest.mark.parametrize("dataset", COUNTS)
@@ -108,7 +110,7 @@ def test_counts_ids_and_distinct_prompts(dataset):
     ],
 )
 def test_golden_lines(dataset, line):
-    assert line in SCRIPT["default_path"](dataset).read_text().split("\n")
+    assert line in (PROMPTS / prompts_file(dataset)).read_text().split("\n")
 
 
 def test_digits_are_prompted_as_they_were_trained():
@@ -161,8 +163,8 @@ def test_caltech101_follows_its_sorted_folders():
 
 
 def test_data_sets_that_share_prompts_share_a_file():
-    assert SCRIPT["default_path"]("imagenetv2") == SCRIPT["default_path"]("imagenet")
-    assert SCRIPT["default_path"]("digits-unseen").name == "digits_colour_prompts.csv"
+    assert prompts_file("imagenetv2") == "imagenet_prompts.csv"
+    assert prompts_file("digits-unseen") == "digits_colour_prompts.csv"
 
 
 def test_template_is_filled_or_refused():
@@ -198,4 +200,4 @@ def test_the_published_cifar10_script(tmp_path):
     need("mmpretrain")
     done = run("--out", tmp_path / "c.csv", script="write_cifar10_prompts.py")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'c.csv'}: 10 prompts\n")
-    assert (tmp_path / "c.csv").read_bytes() == SCRIPT["default_path"]("cifar10").read_bytes()
+    assert (tmp_path / "c.csv").read_bytes() == (PROMPTS / prompts_file("cifar10")).read_bytes()
