@@ -43,8 +43,8 @@ def measure(model, x: Tensor, conditions, levels: Tensor, noise: Tensor, *, batc
         z, target = model.process.noised(x, eps, i), model.process.target(x, eps, i)
         for a in range(0, arms, a_step):
             block = conditions[a : a + a_step]
-            pad = max(0, -(-rows // len(block)) - len(i))  # points too few: the last one again, and its answers dropped
-            again = torch.arange(len(i) + pad).clamp(max=len(i) - 1)
-            prediction = model.denoise(z[again], i[again], block)[: len(i)]  # [p, a, c, h, w]
+            pad = max(0, -(-rows // len(block)) - len(i))  # rows too few: the last point again, its answers dropped
+            shown = torch.arange(len(i) + pad).clamp(max=len(i) - 1) if pad else slice(None)
+            prediction = model.denoise(z[shown], i[shown], block)[: len(i)]  # [p, a, c, h, w]
             errors[a : a + a_step, p : p + p_step] = losses(prediction, target).transpose(0, 1)
     return errors.cpu()  # the one copy, and the one wait, of the whole block
