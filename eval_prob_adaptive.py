@@ -60,6 +60,8 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
         return read_prompts(args.prompt_path)
     if args.dataset in TABLE:
         return read_prompts(PROMPTS / prompts_file(args.dataset))
+    if len(dataset.classes) < 2:
+        raise InputError(f"--dataset {args.dataset}: its classes have no names, so the prompts must come by --prompt_path")
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
     return Prompts(texts, dataset.classes, list(range(len(texts))))
 

@@ -1,0 +1,87 @@
+"""Scripts run as from the shell, offline: in this process where that is enough, or in one of their own."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import namedtuple
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
+
+import pytest
+import torch
+
+from diffusion import cli
+
+ROOT = Path(__file__).parent.parent
+Result = namedtuple("Result", "code out err")
+
+
+def import_script(name: str):
+    """A script as a module: "eval_prob_adaptive.py", "scripts/print_acc.py"."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """`run_script(name, *args, env=None) -> Result`: the real script in its own process; results in tmp_path/data."""
+
+    def run(name, *args, env=None):
+        env = os.environ | {"LOG_DIR": str(tmp_path / "data")} | (env or {})
+        done = subprocess.run([sys.executable, ROOT / name, *map(str, args)], capture_output=True, text=True, env=env)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def run_main(tmp_path, monkeypatch):
+    """`run_main(name or module, *args, log="data") -> Result`: its main, in this process; results in tmp_path/log."""
+
+    def run(script, *args, log="data"):
+        module = import_script(script) if isinstance(script, str) else script
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(cli, "LOG_DIR", tmp_path / log)
+            patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+                cli.run(module.main)
+        return Result(stop.value.code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A copy of the embedded model, so that the tests of one session all see the same weights."""
+    folder = tmp_path_factory.mktemp("models") / "sd"
+    shutil.copytree(ROOT / "models" / "digits-sd", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def v_model_folder(model_folder) -> Path:
+    """The same weights, declared to predict v: poor predictions, but the whole path of a v-prediction model."""
+    folder = model_folder.with_name("sd-v")
+    shutil.copytree(model_folder, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    return folder
+
+
+@pytest.fixture
+def two_threads():
+    """torch works with two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

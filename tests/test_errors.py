@@ -1,0 +1,137 @@
+"""The losses by hand, and the kernel over a network whose error is known in closed form."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from diffusion.errors import LOSSES, losses, measure
+from diffusion.process import Process
+
+SHAPE = (2, 3, 4)  # c, h, w
+PROCESS = Process.from_scheduler(DDPMScheduler(beta_schedule="scaled_linear", prediction_type="epsilon"))
+
+
+def by_hand(d: float) -> list[float]:
+    """l2, l1 and Huber of one difference."""
+    return [d * d, abs(d), d * d / 2 if abs(d) <= 1 else abs(d) - 0.5]
+
+
+@pytest.mark.parametrize("d", [0.0, 0.25, -0.5, 1.0, -1.0, 1.5, -3.0])
+def test_losses_of_one_difference(d):
+    assert LOSSES == ("l2", "l1", "huber")
+    out = losses(torch.full((1, 1, *SHAPE), 2 + d), torch.full((1, *SHAPE), 2.0))
+    assert out.shape == (1, 1, 3) and out.flatten().tolist() == by_hand(d)
+
+
+def test_losses_are_means_over_the_latent():
+    """Half the entries are off by 0.5 and half by -3; points and arms do not mix."""
+    prediction = torch.zeros(2, 3, *SHAPE)  # 2 points, 3 arms
+    prediction[1, 2, 0], prediction[1, 2, 1] = 0.5, -3
+    wanted = torch.zeros(2, 3, 3)
+    wanted[1, 2] = torch.tensor([(0.25 + 9) / 2, (0.5 + 3) / 2, (0.125 + 2.5) / 2])
+    assert torch.equal(losses(prediction, torch.zeros(2, *SHAPE)), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_answers_are_reduced_in_float32(dtype):
+    """300^2 overflows float16, and 2 + 1/4096 is not in either: the target keeps its own precision."""
+    prediction, target = torch.full((1, 1, *SHAPE), 300.0, dtype=dtype), torch.zeros(1, *SHAPE)
+    out = losses(prediction, target)
+    assert out.dtype == torch.float32 and out.flatten().tolist() == by_hand(float(prediction.flatten()[0]))
+    out = losses(torch.full((1, 1, *SHAPE), 2, dtype=dtype), torch.full((1, *SHAPE), 2 + 1 / 4096))
+    assert out.flatten().tolist() == by_hand(1 / 4096)
+
+
+# ---- the kernel ----
+
+
+def fake(process=PROCESS):
+    """A network that says g z + c + i / 1000 for condition c (g = 1/4), and the rows (z, i, c) that it was asked."""
+    asked = []
+
+    def denoise(z, i, c):
+        assert z.shape[1:] == SHAPE and len(z) == len(i)
+        asked.append([(z[p], int(i[p]), float(c[a])) for p in range(len(z)) for a in range(len(c))])
+        return 0.25 * z[:, None] + c[None, :, None, None, None] + i[:, None, None, None, None] / 1000
+
+    return SimpleNamespace(process=process, denoise=denoise), asked
+
+
+def problem(arms, points):
+    draw = torch.Generator().manual_seed(arms * 1000 + points)
+    x, noise = torch.randn(SHAPE, generator=draw), torch.randn(points, *SHAPE, generator=draw)
+    return x, torch.linspace(-2, 2, arms), torch.randint(1000, (points,), generator=draw), noise
+
+
+def expected(x, c, levels, noise, process=PROCESS):
+    """[arms, points, losses] float64, one entry at a time."""
+    out = torch.empty(len(c), len(levels), 3, dtype=torch.float64)
+    for p, i in enumerate(levels.tolist()):
+        z = process.alpha[i] * x.double() + process.sigma[i] * noise[p].double()
+        wanted = noise[p].double()
+        if process.predicts == "v_prediction":
+            wanted = process.alpha[i] * noise[p].double() - process.sigma[i] * x.double()
+        for a in range(len(c)):
+            d = 0.25 * z + c[a].double() + i / 1000 - wanted
+            out[a, p] = torch.tensor([by_hand(v) for v in d.flatten().tolist()], dtype=torch.float64).mean(0)
+    return out
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_errors_of_a_known_network(predicts):
+    process = Process(PROCESS.alpha, PROCESS.sigma, PROCESS.time, predicts)
+    args = problem(3, 4)
+    out = measure(fake(process)[0], *args, batch_size=32)
+    assert out.shape == (3, 4, 3) and out.dtype == torch.float32 and out.device.type == "cpu"
+    torch.testing.assert_close(out.double(), expected(*args, process), rtol=1e-5, atol=1e-6)
+
+
+def test_a_perfect_network_has_no_error():
+    """x = 0: the network that divides z by sigma_i sees the noise itself."""
+    model = SimpleNamespace(
+        process=PROCESS,
+        denoise=lambda z, i, c: (z / PROCESS.sigma[i].float()[:, None, None, None])[:, None] + c.view(1, -1, 1, 1, 1),
+    )
+    _, _, levels, noise = problem(2, 6)
+    out = measure(model, torch.zeros(SHAPE), torch.tensor([0.0, 2.0]), levels, noise, batch_size=4)
+    torch.testing.assert_close(out[0], torch.zeros(6, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(out[1], torch.tensor(by_hand(2.0)).expand(6, 3), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 32, 1000])
+@pytest.mark.parametrize("arms, points", [(1, 1), (1, 40), (3, 5), (10, 7), (17, 3), (33, 2), (100, 1)])
+def test_any_batch_size_gives_the_same_rectangle(arms, points, batch_size):
+    """Padding never leaks, arms beyond the batch are not lost, each (arm, point) is asked and no other."""
+    x, c, levels, noise = problem(arms, points)
+    model, asked = fake()
+    out = measure(model, x, c, levels, noise, batch_size=batch_size)
+    torch.testing.assert_close(out.double(), expected(x, c, levels, noise), rtol=1e-5, atol=1e-6)
+    assert torch.equal(out, measure(fake()[0], x, c, levels, noise, batch_size=32))
+    distinct = {(tuple(z.flatten().tolist()), i, v) for call in asked for z, i, v in call}
+    assert len(distinct) == arms * points
+    z = PROCESS.noised(x, noise, levels)
+    assert distinct == {(tuple(z[p].flatten().tolist()), int(levels[p]), float(v)) for p in range(points) for v in c}
+    assert all(16 <= len(call) < max(batch_size, 16) + 16 for call in asked)
+
+
+def test_no_padding_where_the_batch_is_full():
+    model, asked = fake()
+    measure(model, *problem(10, 32), batch_size=40)
+    assert [len(call) for call in asked] == [40] * 8
+
+
+def test_noise_of_the_wrong_shape_is_refused():
+    x, c, levels, noise = problem(2, 3)
+    with pytest.raises(AssertionError, match="noise"):
+        measure(fake()[0], x, c, levels, noise[:2], batch_size=4)
+
+
+def test_half_precision_noise_is_taken_in_float32():
+    x, c, levels, noise = problem(2, 3)
+    noise = noise.half()
+    assert torch.equal(
+        measure(fake()[0], x.double(), c, levels, noise, batch_size=4),
+        measure(fake()[0], x, c, levels, noise.float(), batch_size=4),
+    )
