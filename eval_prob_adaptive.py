@@ -61,7 +61,7 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
     if args.dataset in TABLE:
         return read_prompts(PROMPTS / prompts_file(args.dataset))
     if len(dataset.classes) < 2:
-        raise InputError(f"--dataset {args.dataset}: its classes have no names, so the prompts must come by --prompt_path")
+        raise InputError(f"--dataset {args.dataset}: its classes have no names, so it needs --prompt_path")
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
     return Prompts(texts, dataset.classes, list(range(len(texts))))
 

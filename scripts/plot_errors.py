@@ -1,0 +1,143 @@
+"""Draw a run: each image, the class that won, and by how much the other prompts predicted the noise worse.
+
+python scripts/plot_errors.py data/digits/vdigits_1trials_5_1keep_50_500samples digits.png
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion import InputError, cli, records
+from diffusion.datasets import centre_crop, load_dataset
+from diffusion.search import even
+
+COLUMNS = 10
+ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
+BEST_CLASSES = 8  # of more classes, so many are listed, the best first
+RIGHT, WRONG, BAR, TEXT = "#1a7f37", "#cf222e", "#b9d3ee", "#333333"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", type=Path, help="the folder of a run")
+    p.add_argument("out", type=Path, metavar="OUT.png")
+    p.add_argument("--images", type=int, default=50, help="at most so many, spread evenly over those that are done")
+    return p
+
+
+def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
+    """Mean error of each class less the winner's, over the points that both were measured on. [classes]
+
+    arm_class [arms] is the class row (0..K-1) of each arm; a class's error at a point is the mean over its arms.
+    """
+    column = record["errors"][:, list(record["losses"]).index(loss)].double()
+    arms = [part.numpy() for part in torch.split(column, record["counts"].tolist())]
+    classes = [np.mean([arms[a] for a in np.flatnonzero(arm_class == k)], 0) for k in range(arm_class.max() + 1)]
+    best = classes[winner]
+    return np.array([np.mean(own[: len(best)] - best[: len(own)]) for own in classes])
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters, and no $, between which matplotlib would read mathematics."""
+    short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    return short.replace("$", r"\$")
+
+
+def draw(images: list, rows: list[dict], names: list[str], heading: str, footing: str, path: Path) -> None:
+    """One cell an image: the winner's name, the image, a bar for each class.
+
+    images: [h, w, 3] in 0..1; rows: pred and label (class rows; label None where no prompt has it) and excess [K].
+    """
+    from matplotlib.figure import Figure
+
+    listed = len(names) if len(names) <= ALL_CLASSES else BEST_CLASSES
+    columns = min(COLUMNS, len(rows))
+    lines = -(-len(rows) // columns)
+    side, title, gap, bar = 1.35, 0.36, 0.16, 0.14  # inches
+    cell = title + side + 0.06 + bar * listed + gap
+    width, height = max(columns * (side + gap) + gap, 6.5), lines * cell + 0.75
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.text(gap / width, 1 - 0.12 / height, heading, va="top", fontsize=12, weight="bold")
+
+    def axes(left: float, top: float, tall: float):
+        made = figure.add_axes((left / width, 1 - (top + tall) / height, side / width, tall / height))
+        made.set(xticks=[], yticks=[])
+        return made
+
+    shown = [
+        np.arange(listed) if listed == len(names) else np.argsort(row["excess"], kind="stable")[:listed] for row in rows
+    ]
+    scale = max(float(row["excess"][k].max()) for row, k in zip(rows, shown, strict=True)) or 1.0
+    note = f"{footing} The longest bar is {scale:.3g}."
+    figure.text(gap / width, 0.1 / height, note, va="bottom", fontsize=8, color=TEXT)
+    for n, (image, row, k) in enumerate(zip(images, rows, shown, strict=True)):
+        left, top = gap + (side + gap) * (n % columns), 0.4 + cell * (n // columns)
+        pred, label = row["pred"], row["label"]
+        colour = RIGHT if pred == label else WRONG
+        picture = axes(left, top + title, side)
+        picture.imshow(image)  # enlarges small images to crisp pixels
+        for spine in picture.spines.values():
+            spine.set(color=colour, linewidth=2)
+        truth = "" if pred == label else "is no prompt's" if label is None else f"is {shorten(names[label], 22)}"
+        title_text = shorten(names[pred], 20) + ("\n" if truth else "")
+        picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
+        picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=RIGHT)
+        panel = axes(left, top + title + side + 0.06, bar * listed)
+        panel.barh(range(listed), row["excess"][k], color=BAR, height=0.86)
+        panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
+        for spine in ("top", "right", "bottom"):
+            panel.spines[spine].set_visible(False)
+        panel.spines["left"].set(color="#8c959f", linewidth=0.8)
+        colour_of = {label: RIGHT, pred: colour}
+        for y, c in enumerate(k):
+            style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
+            text = f"{shorten(names[c], 19)}{' ◂' if c == pred else ''}"
+            panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:  # no such folder, or a suffix that is no picture's
+        raise InputError(f"{path}: cannot be written ({error})") from None
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    cli.at_least_one(args, "images")
+    run = records.read_run(args.folder)
+    options = run["options"]
+    done = records.finished(args.folder)
+    if not done:
+        raise InputError(f"{args.folder}: no image is done yet")
+    dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
+    class_ids, first, arm_class = np.unique([c for *_, c in run["prompts"]], return_index=True, return_inverse=True)
+    row_of = {int(c): k for k, c in enumerate(class_ids)}
+    images, rows = [], []
+    for index in np.array(list(done))[even(min(args.images, len(done)), len(done))].tolist():
+        record = records.load_record(done[index])
+        pred = row_of[record["pred"]]
+        rows.append({
+            "pred": pred,
+            "label": row_of.get(record["label"]),
+            "excess": excess(record, arm_class, pred, options["loss"]),
+        })  # fmt: skip
+        try:
+            image = centre_crop(dataset.open(index), options["img_size"], options["interpolation"])
+        except OSError as error:
+            raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
+        images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
+    right = sum(row["pred"] == row["label"] for row in rows)
+    draw(
+        images,
+        rows,
+        [run["prompts"][a][1] for a in first],
+        f"{options['dataset']}, {options['split']} split, model {options['version']}: {right} of {len(rows)} right",
+        f"Bars: mean {options['loss']} error less the winner's (◂), at the points both were measured on.",
+        args.out,
+    )
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,456 @@
+"""The real script on the embedded model: against the oracle, then against itself run otherwise."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import ROOT, import_script
+from PIL import Image
+
+from diffusion import cli
+from diffusion.datasets import centre_crop, load_dataset
+from diffusion.errors import LOSSES
+from diffusion.records import load_record, read_run
+
+SCRIPT = "eval_prob_adaptive.py"
+LATENT = (4, 8, 8)
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def subset(path: Path, *indices: int) -> list:
+    np.save(path / "subset.npy", np.array(indices))
+    return ["--subset_path", path / "subset.npy"]
+
+
+def options(version, *, to_keep="3 1", n_samples="4 12") -> list:
+    schedule = ["--to_keep", *to_keep.split(), "--n_samples", *n_samples.split()]
+    return ["--dataset", "digits", "--version", version, "--device", "cpu", *schedule]
+
+
+def folder_of(result) -> Path:
+    """Where a run said that its results go."""
+    assert result.code in (0, 1), result.err
+    return Path(re.search(r"-> (.*)", result.out)[1])
+
+
+def records_of(result) -> dict[int, dict]:
+    paths = sorted(p for p in folder_of(result).iterdir() if p.name != "run.json")
+    return {int(path.stem): load_record(path) for path in paths}  # a stray file has no such name
+
+
+def assert_same(these: dict[int, dict], those: dict[int, dict]) -> None:
+    """The same records, bit by bit."""
+    assert these.keys() == those.keys()
+    for index, record in these.items():
+        for key, value in record.items():
+            other = those[index][key]
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (index, key)
+
+
+def blocks(record: dict) -> list[np.ndarray]:
+    """Per arm, its errors [points, losses]."""
+    return [block.numpy() for block in record["errors"].split(record["counts"].tolist())]
+
+
+def csv_of(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(["prompt,classname,classidx", *rows]) + "\n")
+    return path
+
+
+# ---- against the oracle ----
+
+
+def assert_agrees(record, version, prompts, noise, image) -> None:
+    """Every stored error of a record, to 1e-5 relative."""
+    levels = record["levels"].tolist()
+    wanted = oracle.errors(version, image, prompts, levels, noise)
+    for arm, block in enumerate(blocks(record)):
+        np.testing.assert_allclose(block, wanted[arm, : len(block)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["model_folder", "v_model_folder"])
+def test_errors_agree_with_the_oracle(run_main, tmp_path, model, request):
+    version = request.getfixturevalue(model)
+    result = run_main(SCRIPT, *options(version), *subset(tmp_path, 0, 301))
+    digits = load_dataset("digits")
+    prompts = [f"a photo of the number {word}." for word in WORDS]
+    records = records_of(result)
+    assert list(records) == [0, 301]
+    for index, record in records.items():
+        noise = cli.noise_of_image(0, index, 12, LATENT)
+        assert_agrees(record, version, prompts, noise, centre_crop(digits.open(index), 32))
+
+
+def test_a_record_holds_what_it_says(run_main, tmp_path, model_folder):
+    result = run_main(SCRIPT, *options(model_folder), "--n_trials", 2, "--loss", "l1", *subset(tmp_path, 5))
+    (record,) = records_of(result).values()
+    assert record["index"] == 5 and record["losses"] == list(LOSSES)
+    assert record["label"] == load_dataset("digits").labels[5]
+    # the grid of 12 in 1000 that reaches the noisy end, four of it first, each level twice
+    grid = [1000 * (2 * k + 1) // 24 for k in range(12)]
+    first = [grid[k] for k in (1, 4, 7, 10)]
+    assert record["levels"].tolist() == [t for t in first + [t for t in grid if t not in first] for _ in range(2)]
+    assert record["noise"].tolist() == list(range(24))
+    # ten classes on 8 points, three on 24
+    counts, stage = record["counts"].numpy(), np.array([b[:8, 1].mean(dtype=np.float64) for b in blocks(record)])
+    assert sorted(counts) == [8] * 7 + [24] * 3 and set(np.flatnonzero(counts == 24)) == set(np.argsort(stage)[:3])
+    assert record["nfe"] == counts.sum() == 7 * 8 + 3 * 24
+    assert record["errors"].shape == (record["nfe"], 3) and record["errors"].dtype == torch.float32
+    last = [b[:, 1].mean(dtype=np.float64) if len(b) == 24 else np.inf for b in blocks(record)]
+    assert record["pred"] == np.argmin(last)
+
+
+def test_the_noise_bank_gives_row_k_to_point_k(run_main, tmp_path, model_folder):
+    """For every image, and rows beyond the schedule are not used."""
+    bank = torch.randn(20, *LATENT, generator=torch.Generator().manual_seed(3))
+    torch.save(bank, tmp_path / "bank.pt")
+    few = options(model_folder, to_keep="1", n_samples="5")
+    result = run_main(SCRIPT, *few, "--noise_path", tmp_path / "bank.pt", *subset(tmp_path, 1, 2))
+    for index, record in records_of(result).items():
+        assert record["noise"].tolist() == list(range(5))
+        image = centre_crop(load_dataset("digits").open(index), 32)
+        assert_agrees(record, model_folder, ["a photo of the number zero."], bank[:5], image=image) if False else None
+        wanted = oracle.errors(model_folder, image, ["a photo of the number two."], record["levels"].tolist(), bank)
+        np.testing.assert_allclose(blocks(record)[2], wanted[0], rtol=1e-5)
+    longer = torch.cat([bank, bank])
+    torch.save(longer, tmp_path / "bank.pt")
+    again = run_main(SCRIPT, *few, "--noise_path", tmp_path / "bank.pt", *subset(tmp_path, 1, 2))
+    assert again.code == 0 and "2 done before" in again.out
+    torch.save(bank + 1, tmp_path / "bank.pt")
+    other = run_main(SCRIPT, *few, "--noise_path", tmp_path / "bank.pt", *subset(tmp_path, 1, 2))
+    assert other.code == 2 and "noise was" in other.err
+
+
+# ---- a result depends on its options alone ----
+
+
+def test_batch_size_workers_and_threads_change_no_bit(run_main, tmp_path, model_folder):
+    args = [*options(model_folder), *subset(tmp_path, 0, 3, 10, 20, 496)]
+    reference = records_of(run_main(SCRIPT, *args, log="reference"))
+    assert list(reference) == [0, 3, 10, 20, 496]
+    for batch_size in (1, 7):
+        assert_same(records_of(run_main(SCRIPT, *args, "-b", batch_size, log=f"b{batch_size}")), reference)
+    for worker in (2, 0, 1):
+        result = run_main(SCRIPT, *args, "--n_workers", 3, "--worker_idx", worker, log="workers")
+        assert result.code == 0
+    assert_same(records_of(result), reference)
+
+
+def test_batch_size_changes_no_bit_with_two_threads(run_main, tmp_path, model_folder, two_threads):
+    args = [*options(model_folder), *subset(tmp_path, 4, 5)]
+    one, seven, many = (records_of(run_main(SCRIPT, *args, "-b", b, log=f"b{b}")) for b in (1, 7, 100))
+    assert_same(one, seven)
+    assert_same(one, many)
+
+
+def test_another_seed_is_another_run(run_main, tmp_path, model_folder):
+    args = [*options(model_folder, to_keep="1", n_samples="2"), *subset(tmp_path, 0)]
+    first, other = (records_of(run_main(SCRIPT, *args, "--seed", s, log=f"s{s}"))[0] for s in (0, 1))
+    assert not torch.equal(first["errors"], other["errors"])
+    result = run_main(SCRIPT, *args, "--seed", 1, log="s0")
+    assert result.code == 2 and "seed was 0, now 1" in result.err
+
+
+def wait_for_records(process, folder: Path, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.rglob("*.pt"))) < n:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.01)
+
+
+def test_killed_and_resumed(run_main, tmp_path, model_folder):
+    """The resumed run gives the bits of an undisturbed one, from what is left to do, and leaves no stray files."""
+    args = [*options(model_folder, n_samples="4 24"), *subset(tmp_path, *range(30))]
+    command = [sys.executable, ROOT / SCRIPT, *args]
+    env = os.environ | {"LOG_DIR": str(tmp_path / "killed"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(list(map(str, command)), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_records(process, tmp_path / "killed", 2)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.pt")}
+    assert 2 <= len(done) < 30
+    folder = next(iter(done)).parent
+    half = folder / f".{29:03d}.pt.elsewhere-1"  # as a writer leaves it that dies a moment later
+    half.write_bytes(b"half")
+
+    resumed = run_main(SCRIPT, *args, log="killed")
+    assert f"30 images, {len(done)} done before" in resumed.out
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+    assert sorted(os.listdir(folder)) == [*(f"{k:03d}.pt" for k in range(30)), "run.json"]
+    assert_same(records_of(resumed), records_of(run_main(SCRIPT, *args, log="undisturbed")))
+
+
+def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypatch):
+    args = [*options(model_folder, to_keep="1", n_samples="1"), *subset(tmp_path, 0, 1)]
+    first = run_main(SCRIPT, *args)
+    module = import_script(SCRIPT)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    again = run_main(module, *args, "--load_stats")
+    assert again.code == 0 and "2 images, 2 done before" in again.out
+    assert again.out.splitlines()[1:] == first.out.splitlines()[1:]
+
+
+def test_load_stats_counts_what_was_done_before(run_main, tmp_path, model_folder):
+    """Of images 0..3 one is left; its bar shows the accuracy over all four."""
+    args = options(model_folder, to_keep="1", n_samples="2")
+    (record,) = records_of(run_main(SCRIPT, *args, *subset(tmp_path, 3))).values()
+    path = next((tmp_path / "data").rglob("3.pt"), None) or next((tmp_path / "data").rglob("003.pt"))
+    for pred in (record["label"], record["label"] + 1):
+        torch.save(record | {"pred": pred}, path)
+        (path.parent / "000.pt").unlink(missing_ok=True)
+        result = run_main(SCRIPT, *args, "--load_stats", *subset(tmp_path, 0, 3))
+        right = [load_record(path.parent / name)[key] for name in ("000.pt", "003.pt") for key in ("pred", "label")]
+        share = ((right[0] == right[1]) + (right[2] == right[3])) / 2
+        assert f"accuracy {share:.1%}" in result.err and "20 NFE/image" in result.err
+
+
+# ---- prompts ----
+
+
+def test_several_prompts_per_class(run_main, tmp_path, model_folder):
+    """Class 0 has three prompts: its error is their mean, and saying one of them twice changes no decision."""
+    words = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(WORDS)]
+    more = ["a photo of a red zero.,zero,0", "a photo of a blue zero.,zero,0"]
+    prompts = csv_of(tmp_path / "p.csv", *words[:5], more[0], *words[5:], more[1])
+    args = [*options(model_folder), *subset(tmp_path, 0, 1, 10)]
+    records = records_of(run_main(SCRIPT, *args, "--prompt_path", prompts))
+    single = records_of(run_main(SCRIPT, *args, log="single"))
+    arm_class = np.array([0, 1, 2, 3, 4, 0, 5, 6, 7, 8, 9, 0])
+    for index, record in records.items():
+        arms = blocks(record)
+        errors = np.array([[b[:4, 0].mean() for b, c in zip(arms, arm_class, strict=True) if c == k] for k in range(1, 10)])
+        zeros = [arms[k][:4, 0].mean() for k in (0, 5, 11)]
+        stage = np.concatenate([[np.mean(zeros)], errors[:, 0]])
+        went_on = set(np.flatnonzero(np.bincount(arm_class, record["counts"].numpy() == 12) > 0))
+        assert went_on == set(np.argsort(stage)[:3])
+        means = {k: np.mean([b[:, 0].mean() for b, c in zip(arms, arm_class, strict=True) if c == k]) for k in went_on}
+        assert record["pred"] == min(means, key=means.get)
+        for arm, class_id in enumerate(arm_class):  # the same points as with one prompt per class, the same errors
+            if arm not in (5, 11):
+                shared = min(len(arms[arm]), len(blocks(single[index])[class_id]))
+                np.testing.assert_allclose(arms[arm][:shared], blocks(single[index])[class_id][:shared], rtol=2e-6)
+
+
+def test_a_repeated_prompt_is_no_second_ticket(run_main, tmp_path, model_folder):
+    rows = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(WORDS)]
+    args = [*options(model_folder), *subset(tmp_path, 0, 1, 10, 11)]
+    repeated = csv_of(tmp_path / "p.csv", *rows, rows[8], rows[8], rows[3])
+    many = records_of(run_main(SCRIPT, *args, "--prompt_path", repeated, log="many"))
+    once = records_of(run_main(SCRIPT, *args, log="once"))
+    for index, record in once.items():
+        assert many[index]["pred"] == record["pred"]
+        assert many[index]["counts"].tolist()[:10] == record["counts"].tolist()
+
+
+def test_class_ids_with_gaps_and_out_of_order(run_main, tmp_path, model_folder):
+    """pred is the csv's class id, not its row."""
+    order = [7, 3, 0, 9, 1, 2, 8, 4, 6, 5]
+    rows = [f"a photo of the number {WORDS[k]}.,{WORDS[k]},{k}" for k in order]
+    args = [*options(model_folder), *subset(tmp_path, 0, 1, 2)]
+    shuffled = records_of(run_main(SCRIPT, *args, "--prompt_path", csv_of(tmp_path / "p.csv", *rows), log="shuffled"))
+    for index, record in records_of(run_main(SCRIPT, *args, log="ordered")).items():
+        assert shuffled[index]["pred"] == record["pred"]
+        assert shuffled[index]["counts"].tolist() == record["counts"][order].tolist()
+
+
+def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, model_folder):
+    long = "a photo of the number " + "one " * 30 + "."
+    prompts = csv_of(tmp_path / "p.csv", "a zero.,zero,0", *(f"{long},{w},{k}" for k, w in enumerate(WORDS) if k))
+    args = [*options(model_folder, to_keep="1", n_samples="1"), *subset(tmp_path, 0), "--prompt_path", prompts]
+    result = run_main(SCRIPT, *args)
+    assert result.code == 0
+    assert "tokens, the text encoder takes 24; the rest is cut" in result.err and repr(long) in result.err
+    assert "a zero." not in result.err
+    assert f"{long!r} stands for one and two and three" in result.err  # and they are one prompt
+
+
+# ---- names of folders ----
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({}, "cifar10/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"loss": "l2"}, "cifar10/v2-0_1trials_5_1keep_50_500samples"),
+        ({"loss": "huber", "img_size": 256}, "cifar10/v2-0_1trials_5_1keep_50_500samples_huber_256"),
+        ({"img_size": 512}, "cifar10/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"interpolation": "lanczos"}, "cifar10/v2-0_1trials_5_1keep_50_500samples_lanczos_l1"),
+        ({"n_trials": 4, "version": "1-5"}, "cifar10/v1-5_4trials_5_1keep_50_500samples_l1"),
+        ({"to_keep": [1], "n_samples": [7]}, "cifar10/v2-0_1trials_1keep_7samples_l1"),
+        ({"extra": "mine"}, "cifar10_mine/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"version": "/models/my sd/"}, "cifar10/vmy_sd_1trials_5_1keep_50_500samples_l1"),
+        ({"version": "me/sd-2.1"}, "cifar10/vsd-2.1_1trials_5_1keep_50_500samples_l1"),
+        ({"dataset": "/data/my pets.csv"}, "my_pets/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"dataset": "hf:me/pets"}, "pets/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"dataset": "../.."}, "data/v2-0_1trials_5_1keep_50_500samples_l1"),
+    ],
+)
+def test_run_folder(change, name, monkeypatch):
+    published = {
+        "dataset": "cifar10",
+        "extra": None,
+        "version": "2-0",
+        "n_trials": 1,
+        "to_keep": [5, 1],
+        "n_samples": [50, 500],
+        "interpolation": "bicubic",
+        "loss": "l1",
+        "img_size": None,
+    }
+    monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
+    folder = import_script(SCRIPT).run_folder(Namespace(**published | change))
+    assert str(folder) == f"data/{name}"
+
+
+# ---- from the shell, and on your own pictures ----
+
+
+def test_from_the_shell(run_script, tmp_path):
+    """The alias, the folder under LOG_DIR, and the table, which is the one that print_acc.py prints."""
+    args = options("digits", to_keep="2 1", n_samples="2 4")
+    result = run_script(SCRIPT, *args, *subset(tmp_path, 0, 1), "--loss", "l1", "--extra", "x")
+    assert result.code == 0, result.err
+    folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
+    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"]
+    head, *table = result.out.splitlines()
+    assert head == f"digits, test split: 2 images, 0 done before -> {folder}"
+    assert [line.split()[0] for line in table] == ["images", "top-1", "mean", "NFE"]
+    assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each
+    assert "NFE/image" in result.err and "NFE/s" in result.err
+    printed = run_script("scripts/print_acc.py", folder)
+    assert printed.code == 0 and printed.out.splitlines() == table
+
+
+def pictures(folder: Path) -> Path:
+    """PNGs of two classes, made from the embedded handwriting; the third in order is broken."""
+    digits = load_dataset("digits")
+    wanted = [("eight", 8), ("eight", 8), ("zero", 0), ("zero", 0)]
+    for k, (name, digit) in enumerate(wanted):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        indices = [j for j, label in enumerate(digits.labels) if label == digit]
+        digits.open(indices[k]).resize((64, 48), Image.Resampling.BICUBIC).save(folder / name / f"{k}.png")
+    whole = (folder / "zero/2.png").read_bytes()
+    (folder / "zero/2.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.mark.parametrize("prompts", [None, ["a photo of the number eight.,8,0", "a photo of the number zero.,0,1"]])
+def test_own_pictures_one_of_them_broken(run_main, tmp_path, model_folder, prompts):
+    """It is skipped and named, the others are done, and the exit code says that not all went well."""
+    args = [*options(model_folder, to_keep="1", n_samples="4"), "--dataset", pictures(tmp_path / "my digits")]
+    if prompts:
+        args += ["--prompt_path", csv_of(tmp_path / "p.csv", *prompts)]
+    result = run_main(SCRIPT, *args)
+    assert result.code == 1
+    assert folder_of(result).parent == tmp_path / "data/my_digits"
+    records = records_of(result)
+    assert list(records) == [0, 1, 3] and [r["label"] for r in records.values()] == [0, 0, 1]
+    skipped = [line for line in result.err.splitlines() if line.startswith("image ")]
+    assert len(skipped) == 1 and skipped[0].startswith("image 2 was skipped: cannot be read") and "2.png" in skipped[0]
+    assert "3 of 4" in result.out
+    texts = [text for text, _, _ in read_run(folder_of(result))["prompts"]]
+    wanted = ["a photo of a eight.", "a photo of a zero."]
+    assert texts == ([p.split(",")[0] for p in prompts] if prompts else wanted)
+    # the picture is mended, and only it is left to do
+    pictures(tmp_path / "again")
+    (tmp_path / "again/zero/3.png").replace(tmp_path / "my digits/zero/2.png")
+    result = run_main(SCRIPT, *args)
+    assert result.code == 0 and "4 images, 3 done before" in result.out and "4 of 4" in result.out
+
+
+def test_images_that_are_not_finite_are_left_out(run_main, tmp_path, model_folder):
+    bank = torch.randn(1, *LATENT)
+    bank[0, 0, 0, 0] = torch.nan
+    torch.save(bank, tmp_path / "bank.pt")
+    args = [*options(model_folder, to_keep="1", n_samples="1"), "--noise_path", tmp_path / "bank.pt"]
+    result = run_main(SCRIPT, *args, *subset(tmp_path, 0, 4))
+    assert result.code == 1 and records_of(result) == {}
+    assert "image 0 was skipped" in result.err and "image 4 was skipped" in result.err and "finite" in result.err
+
+
+# ---- print_acc.py ----
+
+PRINT = "scripts/print_acc.py"
+
+
+@pytest.fixture
+def a_run(run_main, tmp_path, model_folder) -> Path:
+    return folder_of(run_main(SCRIPT, *options(model_folder), *subset(tmp_path, 0, 1, 2, 3, 4)))
+
+
+def test_print_acc_scores_by_another_loss(run_main, tmp_path, a_run):
+    """Among the classes measured to the end, and without a model."""
+    wrong = {"l2": 0, "l1": 0, "huber": 0}
+    for path in a_run.glob("*.pt"):
+        record = load_record(path)
+        # make the losses disagree: l1 prefers the label's neighbour among those left, huber the last one left
+        arms, left = blocks(record), np.flatnonzero(record["counts"].numpy() == 12)
+        for rank, arm in enumerate(left):
+            arms[arm][:, 1], arms[arm][:, 2] = rank, -rank
+        torch.save(record | {"errors": torch.from_numpy(np.concatenate(arms))}, path)
+        wrong["l2"] += record["pred"] != record["label"]
+        wrong["l1"] += left[0] != record["label"]
+        wrong["huber"] += left[-1] != record["label"]
+    for args, loss in (([], "l2"), (["--loss", "l1"], "l1"), (["--loss", "huber"], "huber"), (["--loss", "l2"], "l2")):
+        result = run_main(PRINT, a_run, *args)
+        assert result.code == 0 and f"top-1 accuracy  {100 * (1 - wrong[loss] / 5):.2f}%" in result.out
+        assert "5 of 5" in result.out and f"{7 * 4 + 3 * 12}" in result.out
+
+
+def test_print_acc_while_the_run_goes_on(run_main, a_run):
+    (a_run / "000.pt").unlink()
+    (a_run / ".000.pt.host-1").write_bytes(b"half")
+    result = run_main(PRINT, a_run)
+    assert result.code == 0 and "4 of 5" in result.out and not result.err
+
+
+def test_print_acc_names_a_damaged_record(run_main, a_run):
+    (a_run / "000.pt").write_bytes(b"half")
+    result = run_main(PRINT, a_run)
+    assert result.code == 1 and "4 of 5" in result.out and len(result.err.splitlines()) == 1
+    assert str(a_run / "000.pt") in result.err
+
+
+def test_print_acc_of_published_files(run_main, tmp_path):
+    """Only pred and label, numpy scalars; no run.json. Five of six, and (3/3 + 1/2 + 1/1) / 3."""
+    for k, (pred, label) in enumerate([(0, 0), (0, 0), (0, 0), (1, 1), (0, 1), (5, 5)]):
+        torch.save({"errors": torch.zeros(6, 3), "pred": np.int64(pred), "label": label}, tmp_path / f"{k:04d}.pt")
+    result = run_main(PRINT, tmp_path, "--confusion", tmp_path / "c.png")
+    assert result.code == 0 and not result.err
+    lines = result.out.splitlines()
+    assert len(lines) == 3 and lines[0].split() == ["images", "6", "of", "6"]
+    assert "83.33%" in lines[1] and "43.65 to 96.99" in lines[1] and "83.33%" in lines[2]
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.format == "PNG" and min(image.size) > 100
+    refused = run_main(PRINT, tmp_path, "--loss", "l1")
+    assert refused.code == 2 and "--loss l1" in refused.err and len(refused.err.splitlines()) == 1
+
+
+def test_print_acc_draws_the_classes_of_the_run(run_main, tmp_path, a_run):
+    assert run_main(PRINT, a_run, "--confusion", tmp_path / "c.png").code == 0
+    assert Image.open(tmp_path / "c.png").format == "PNG"
+
+
+@pytest.mark.parametrize("make, says", [(False, "no such folder"), (True, "no per-image files")])
+def test_print_acc_of_no_run(run_main, tmp_path, make, says):
+    if make:
+        (tmp_path / "x").mkdir()
+    result = run_main(PRINT, tmp_path / "x")
+    assert result.code == 2 and says in result.err and len(result.err.splitlines()) == 1
+
+
+def test_published_files_are_zip_archives_without_code(a_run):
+    """What a stranger opens: tensors and plain values, so nothing but torch's own rebuilding in the pickle."""
+    with zipfile.ZipFile(next(a_run.glob("*.pt"))) as archive:
+        content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    assert set(re.findall(rb"c([\w.]+)\n", content)) <= {b"torch._utils", b"torch", b"collections"}

@@ -1,0 +1,106 @@
+"""Intervals against scipy; everything else on examples worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from diffusion import metrics
+from diffusion.errors import LOSSES
+
+# 4 classes x 8 images: right are images 0, 1, 2, 4, 7
+LABEL = np.array([0, 0, 0, 0, 1, 1, 2, 3])
+PRED = np.array([0, 0, 0, 1, 1, 3, 0, 3])
+
+
+@pytest.mark.parametrize("right, n", [(0, 1), (1, 1), (0, 497), (497, 497), (5, 8), (486, 497), (1, 50_000)])
+def test_wilson_against_scipy(right, n):
+    wanted = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
+    assert metrics.wilson(right / n, n) == pytest.approx((wanted.low, wanted.high), rel=1e-12, abs=1e-15)
+
+
+def test_wilson_of_nothing():
+    assert metrics.wilson(0.5, 0) == (0, 1)
+
+
+def test_accuracy_by_hand():
+    p, interval = metrics.accuracy(PRED, LABEL)
+    assert p == 5 / 8 and interval == metrics.wilson(5 / 8, 8)
+
+
+def test_per_class_by_hand():
+    assert metrics.per_class(PRED, LABEL) == {0: (3, 4), 1: (1, 2), 2: (0, 1), 3: (1, 1)}
+
+
+def test_mean_per_class_by_hand():
+    """(3/4 + 1/2 + 0 + 1) / 4, as sure as 16 / (1/4 + 1/2 + 1 + 1) balanced images make it."""
+    p, interval = metrics.mean_per_class(PRED, LABEL)
+    assert p == 9 / 16 and interval == pytest.approx(metrics.wilson(9 / 16, 64 / 11))
+
+
+def test_mean_per_class_of_balanced_classes_is_the_accuracy():
+    label = np.repeat([4, 7, 9], 5)
+    pred = np.where(np.arange(15) % 4 == 0, 7, label)
+    p, interval = metrics.mean_per_class(pred, label)
+    wanted, wanted_interval = metrics.accuracy(pred, label)
+    assert p == pytest.approx(wanted) and interval == pytest.approx(wanted_interval)
+
+
+def test_no_images():
+    for metric in (metrics.accuracy, metrics.mean_per_class):
+        p, interval = metric(np.array([], dtype=int), np.array([], dtype=int))
+        assert math.isnan(p) and interval == (0, 1)
+
+
+def test_confusion_by_hand():
+    wanted = [[3, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 1]]
+    assert metrics.confusion(PRED, LABEL, [0, 1, 2, 3]).tolist() == wanted
+
+
+def test_confusion_of_class_ids_with_gaps():
+    table = metrics.confusion(np.array([30, 7]), np.array([7, 7]), [7, 30, 31])
+    assert table.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+# ---- errors of a record ----
+
+
+def record(counts, l2, l1) -> dict:
+    """A record with those leading counts; l2 and l1 arm by arm, huber nowhere used."""
+    errors = torch.tensor([l2, l1, [math.nan] * len(l2)], dtype=torch.float32).T
+    return {"losses": list(LOSSES), "counts": torch.tensor(counts), "errors": errors}
+
+
+def test_class_errors_one_prompt_per_class():
+    """Class 1 is out after a point; by l2 class 0 wins with 1, by l1 class 2 with 2."""
+    r = record([3, 1, 3], [0, 1, 2, 0.5, 3, 3, 3], [4, 5, 6, 0, 2, 2, 2])
+    for loss, wanted in (("l2", [1, 0.5, 3]), ("l1", [5, 0, 2])):
+        errors, points = metrics.class_errors(r, np.array([0, 1, 2]), loss)
+        assert errors.tolist() == wanted and points.tolist() == [3, 1, 3]
+    assert metrics.rescore(r, np.array([0, 1, 2]), "l2") == 0
+    assert metrics.rescore(r, np.array([0, 1, 2]), "l1") == 2
+
+
+def test_class_errors_two_prompts_per_class():
+    """Arms of classes 0 1 0 1 2 2: the class's error is the mean over its arms, not their sum or their best."""
+    r = record([2, 2, 2, 2, 1, 1], [1, 3, 4, 4, 5, 7, 2, 2, 0, 1], [1, 1, 0, 0, 1, 1, 3, 3, 9, 9])
+    arm_class = np.array([0, 1, 0, 1, 2, 2])
+    errors, points = metrics.class_errors(r, arm_class, "l2")
+    assert errors.tolist() == [(2 + 6) / 2, (4 + 2) / 2, 0.5] and points.tolist() == [2, 2, 1]
+    assert metrics.rescore(r, arm_class, "l2") == 1
+    assert metrics.rescore(r, arm_class, "l1") == 0  # (1 + 1) / 2 against (0 + 3) / 2
+
+
+def test_class_errors_of_unequally_many_prompts():
+    """Three tickets do not help: class 0 holds the best single prompt, class 1 the better mean."""
+    r = record([1, 1, 1, 1], [0, 4, 5, 2], [0, 4, 5, 3])
+    errors, _ = metrics.class_errors(r, np.array([0, 0, 0, 1]), "l2")
+    assert errors.tolist() == [3, 2] and metrics.rescore(r, np.array([0, 0, 0, 1]), "l2") == 1
+    assert metrics.rescore(r, np.array([0, 0, 0, 1]), "l1") == 0  # a tie goes to the smaller class
+
+
+def test_rescore_of_an_unknown_loss():
+    with pytest.raises(AssertionError, match="'l3'"):
+        metrics.rescore(record([1], [0], [0]), np.array([0]), "l3")

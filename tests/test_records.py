@@ -1,0 +1,260 @@
+"""Whole records or none, whenever the writer dies; runs that do not mix; nothing unpickled."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion import InputError
+from diffusion.records import (
+    clean,
+    finished,
+    load_record,
+    open_run,
+    read_run,
+    record_name,
+    save_record,
+    sha256,
+    write_atomic,
+)
+
+OURS = {
+    "index": 7,
+    "label": 3,
+    "pred": 5,
+    "nfe": 30,
+    "losses": ["l2", "l1", "huber"],
+    "levels": torch.arange(10),
+    "counts": torch.tensor([10, 10, 10]),
+    "errors": torch.rand(30, 3),
+}
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from diffusion.records import write_atomic
+
+def write(file):
+    file.write(b"half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_atomic(Path(sys.argv[1]), write)
+"""
+
+
+def test_names_are_padded_to_the_last_index():
+    assert [record_name(7, n) for n in (10, 11, 100, 101, 10_000, 50_000)] == [
+        "7.pt", "07.pt", "07.pt", "007.pt", "0007.pt", "00007.pt",
+    ]  # fmt: skip
+
+
+def test_a_saved_record_comes_back(tmp_path):
+    save_record(tmp_path / "007.pt", OURS)
+    back = load_record(tmp_path / "007.pt")
+    assert back.keys() == OURS.keys() and os.listdir(tmp_path) == ["007.pt"]
+    for key, value in OURS.items():
+        assert torch.equal(back[key], value) if isinstance(value, torch.Tensor) else back[key] == value
+
+
+def test_finished_lists_records_alone(tmp_path):
+    for name in ("010.pt", "002.pt", ".003.pt.host-1", "run.json", "x.pt", "004.pt.bak"):
+        (tmp_path / name).touch()
+    assert finished(tmp_path) == {2: tmp_path / "002.pt", 10: tmp_path / "010.pt"}
+
+
+# ---- a writer that dies ----
+
+
+@pytest.mark.parametrize("old", [None, b"the old one"])
+def test_killed_while_writing(tmp_path, old):
+    path = tmp_path / "007.pt"
+    if old:
+        path.write_bytes(old)
+    assert subprocess.run([sys.executable, "-c", DIES, path]).returncode == -signal.SIGKILL
+    assert (path.read_bytes() if path.exists() else None) == old
+    assert list(finished(tmp_path)) == ([7] if old else [])
+    assert len(os.listdir(tmp_path)) == (2 if old else 1)  # the leftover is there
+    clean(tmp_path, [6, 8])
+    assert len(os.listdir(tmp_path)) == (2 if old else 1)  # another worker may be writing it
+    clean(tmp_path, [7])
+    assert os.listdir(tmp_path) == (["007.pt"] if old else [])
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "007.pt"
+    path.write_bytes(b"the old one")
+
+    def write(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomic(path, write)
+    assert path.read_bytes() == b"the old one" and os.listdir(tmp_path) == ["007.pt"]
+
+
+def test_clean_touches_nothing_else(tmp_path):
+    for name in ("1.pt", ".run.json.host-1", "x.1.pt.", ".11.pt.host-1"):
+        (tmp_path / name).touch()
+    (tmp_path / ".01.pt.host-99").touch()
+    clean(tmp_path, [1])
+    assert sorted(os.listdir(tmp_path)) == sorted(["1.pt", ".run.json.host-1", "x.1.pt.", ".11.pt.host-1"])
+
+
+# ---- run.json ----
+
+OPTIONS = {"loss": "l1", "seed": 0, "to_keep": (5, 1), "noise": None}
+
+
+def test_a_run_is_created_and_joined(tmp_path):
+    folder = tmp_path / "digits" / "v"
+    open_run(folder, OPTIONS, {"images": 10, "prompts": [("a “photo”", "a", 0)]})
+    run = read_run(folder)
+    assert run["options"] == OPTIONS | {"to_keep": [5, 1]} and run["prompts"] == [["a “photo”", "a", 0]]
+    save_record(folder / "7.pt", OURS)
+    open_run(folder, OPTIONS, {"images": 20})
+    assert read_run(folder)["images"] == 20 and sorted(os.listdir(folder)) == ["7.pt", "run.json"]
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"loss": "l2"}, "loss was 'l1', now 'l2'."),
+        ({"to_keep": (4, 1)}, "to_keep was [5, 1], now [4, 1]."),
+        ({"noise": "ab12", "seed": 3}, "noise was None, now 'ab12'; seed was 0, now 3."),
+        ({"dtype": "float32"}, "dtype was None, now 'float32'."),
+    ],
+)
+def test_other_options_are_refused(tmp_path, change, says):
+    open_run(tmp_path, OPTIONS, {"images": 10})
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(InputError) as error:
+        open_run(tmp_path, OPTIONS | change, {"images": 99})
+    message = str(error.value)
+    assert says in message and str(tmp_path) in message and "--extra" in message and "\n" not in message
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_an_option_that_is_gone_is_refused(tmp_path):
+    open_run(tmp_path, OPTIONS, {})
+    with pytest.raises(InputError, match="loss was 'l1', now None"):
+        open_run(tmp_path, {key: value for key, value in OPTIONS.items() if key != "loss"}, {})
+
+
+def test_results_of_unknown_origin_are_not_joined(tmp_path):
+    save_record(tmp_path / "7.pt", OURS)
+    with pytest.raises(InputError, match=r"no run\.json"):
+        open_run(tmp_path, OPTIONS, {})
+    assert os.listdir(tmp_path) == ["7.pt"]
+
+
+def test_a_folder_without_run_json(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}: no run.json"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"images": 3}', "[]", "null", '{"options": 3}', '{"options": null}'])
+def test_a_damaged_run_json(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    for read in (read_run, lambda folder: open_run(folder, OPTIONS, {})):
+        with pytest.raises(InputError, match=r"run\.json is damaged") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+# ---- published files, and worse ----
+
+
+def rename_in_pickle(path, old: bytes, new: bytes) -> None:
+    """Replace bytes in the pickle inside a file of torch.save."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {item: archive.read(item) for item in archive.namelist()}
+    assert any(old in content for content in parts.values())
+    with zipfile.ZipFile(path, "w") as archive:
+        for item, content in parts.items():
+            archive.writestr(item, content.replace(old, new) if item.endswith(".pkl") else content)
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+@pytest.mark.parametrize("pred", [3, np.int64(3), np.int32(3), np.float32(3), np.float64(3), torch.tensor(3)], ids=repr)
+def test_published_files_are_read(tmp_path, pred, module):
+    """Scalars under the name of numpy 1 and that of numpy 2, whichever wrote the file."""
+    path = tmp_path / "00042.pt"
+    torch.save({"errors": torch.rand(5, 10), "pred": pred, "label": 5}, path)
+    if isinstance(pred, np.generic):
+        rename_in_pickle(path, type(pred).__reduce__(pred)[0].__module__.encode() + b"\nscalar", module + b"\nscalar")
+    record = load_record(path)
+    assert record["pred"] == 3 and type(record["pred"]) is int and record["label"] == 5
+    assert record["errors"].shape == (5, 10)
+
+
+class Malicious:
+    """Unpickled by the ordinary loader, it runs a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("as_record", [lambda bad: bad, lambda bad: {"pred": bad, "label": 5}], ids=["bare", "inside"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_file_is_not_run(tmp_path, as_record, legacy):
+    path, trap = tmp_path / "1.pt", tmp_path / "ran"
+    torch.save(as_record(Malicious(trap)), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match=f"{path} is no record") as error:
+        load_record(path)
+    assert not trap.exists() and "\n" not in str(error.value)
+    torch.load(path, weights_only=False)
+    assert trap.exists()  # so the trap was a real one
+
+
+def test_numpy_arrays_are_not_read(tmp_path):
+    torch.save({"pred": 1, "label": 1, "errors": np.zeros(3)}, tmp_path / "1.pt")
+    with pytest.raises(InputError, match="is no record"):
+        load_record(tmp_path / "1.pt")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -100, -1])
+def test_truncated_files(tmp_path, kept):
+    path = tmp_path / "1.pt"
+    save_record(path, OURS)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match=f"{path} is no record") as error:
+        load_record(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"pred": 3}, {"pred": "a", "label": 1}, {}, None], ids=str)
+def test_files_that_are_no_records(tmp_path, content):
+    torch.save(content, tmp_path / "1.pt")
+    with pytest.raises(InputError, match="is no record"):
+        load_record(tmp_path / "1.pt")
+
+
+@pytest.mark.parametrize("content", [b"hello", pickle.dumps({"pred": 1, "label": 1}, 2), b'{"pred": 1}'], ids=len)
+def test_files_of_another_kind(tmp_path, content):
+    (tmp_path / "1.pt").write_bytes(content)
+    with pytest.raises(InputError, match="is no record"):
+        load_record(tmp_path / "1.pt")
+
+
+def test_a_missing_record_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_record(tmp_path / "1.pt")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "text", "file"])
+def test_sha256(tmp_path, kind):
+    (tmp_path / "x").write_bytes(b"abc")
+    data = {"bytes": b"abc", "text": "abc", "file": tmp_path / "x"}[kind]
+    assert sha256(data) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
