@@ -1,0 +1,40 @@
+PYTHON := .venv/bin/python
+DEMO := data/digits_demo/vdigits_1trials_5_1keep_50_500samples
+
+.PHONY: install demo test lint
+.DELETE_ON_ERROR:
+
+install: .venv/.dev
+
+# Each stamp stands for one finished pip install; a changed pyproject.toml makes it old.
+# Of the last two only the lists of names are read, so their many dependencies stay out.
+.venv/.dev: .venv/.runtime
+	$(PYTHON) -m pip install -e '.[dev]'
+	$(PYTHON) -m pip install --no-deps clip-benchmark==1.6.2 mmpretrain==1.2.0
+	touch $@
+
+.venv/.runtime: pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install -e .
+	touch $@
+
+$(PYTHON):
+	@for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	    echo "$$python -m venv .venv"; exec $$python -m venv .venv; \
+	  fi; \
+	done; echo 'Python 3.10 or newer is needed; none was found' >&2; exit 1
+
+# 50 of the 497 held-out digits; done in 1 to 2 minutes on 2 cores, and a second call goes on where the first stopped.
+demo: .venv/.runtime
+	mkdir -p data
+	$(PYTHON) -c 'import numpy; numpy.save("data/demo.npy", numpy.arange(0, 497, 10))'
+	LOG_DIR=data $(PYTHON) eval_prob_adaptive.py --version digits --dataset digits --to_keep 5 1 --n_samples 50 500 \
+	  --subset_path data/demo.npy --extra demo
+	$(PYTHON) scripts/plot_errors.py $(DEMO) demo.png
+
+test: .venv/.dev
+	$(PYTHON) -m pytest
+
+lint: .venv/.dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .

@@ -1,0 +1,132 @@
+"""Every command that the documents print parses, names files that exist, and costs what the documents say."""
+
+import argparse
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusion.datasets import TABLE, prompts_file, read_prompts
+from diffusion.search import check_schedule, level_sequence
+
+ROOT = Path(__file__).parent.parent
+OTHERS = {"bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "wait"}  # known, not checked
+PAPER = {  # NFE per image
+    "food": 5570, "cifar10": 2750, "aircraft": 5550, "pets": 2050, "flowers": 5590, "stl10": 3000, "imagenet": 124500,
+    "objectnet": 14400,
+}  # fmt: skip
+
+
+def commands(text: str) -> list[list[str]]:
+    """The simple commands in the ```bash blocks of a document, as words, without assignments before them.
+
+    A loop counts as one turn, with the first value of its variable.
+    """
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for variable, value in re.findall(r"^for (\w+) in (\w+)", block, re.M):
+            block = re.sub(rf"\$({variable}\b|{{{variable}}})", value, block)
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+            lexer.whitespace_split = True
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if set(word) <= set(";&|"):
+                    found += [words] if words else []
+                    words = []
+                elif words or not re.fullmatch(r"do|\w+=.*", word):
+                    words.append(word)
+    return found
+
+
+DOCUMENTS = {
+    name: commands((ROOT / name).read_text()) for name in ("README.md", "commands.md") if (ROOT / name).exists()
+}
+ALL = [pytest.param(c, id=f"{name}: {' '.join(c)}") for name, found in DOCUMENTS.items() for c in found]
+
+
+class Parsed(BaseException):
+    """Stops a script as soon as it has read its command line."""
+
+
+def parse(words: list[str], monkeypatch) -> argparse.Namespace:
+    """What a script's own parser makes of `words`, the script's path first."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(self, args=None, namespace=None):
+        raise Parsed(parse_args(self, args, namespace))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", list(words))
+    with warnings.catch_warnings(), pytest.raises(Parsed) as parsed:
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    return parsed.value.args[0]
+
+
+def is_python(words: list[str]) -> bool:
+    return re.fullmatch(r"(.*/)?python3?", words[0]) is not None
+
+
+def test_commands_reads_shell():
+    loop = "for w in 3 4; do\n  B=$w python b.py $w ${w} &\ndone; wait\n"
+    assert commands(f"```bash\nA=1 python a.py \\\n  --x 'b; c'  # why\n{loop}```\n```\npython c.py\n```\n") == [
+        ["python", "a.py", "--x", "b; c"],
+        ["for", "w", "in", "3", "4"],
+        ["python", "b.py", "3", "3"],
+        ["done"],
+        ["wait"],
+    ]
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_command_parses_and_its_files_exist(words, monkeypatch):
+    for word in words:
+        if re.match(r"(prompts|scripts|models)/", word):
+            assert (ROOT / word).exists(), word
+    if words[0] == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+        assert {word for word in words[1:] if "=" not in word} <= targets
+    elif is_python(words):
+        if words[1].endswith(".py"):
+            parse(words[1:], monkeypatch)
+    else:
+        assert words[0] in OTHERS or (ROOT / words[0]).exists(), "is this a command? Then add it to OTHERS"
+
+
+def stated() -> dict[str, tuple[int, int]]:
+    """The table of commands.md: data set -> classes, NFE."""
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([\d,]+) \|", (ROOT / "commands.md").read_text(), re.M)
+    return {name: (int(classes), int(nfe.replace(",", ""))) for name, classes, nfe in rows}
+
+
+def test_the_table_lists_every_data_set():
+    assert set(stated()) == set(TABLE)
+    assert {name: stated()[name][1] for name in PAPER} == PAPER
+
+
+@pytest.mark.parametrize("dataset", TABLE)
+def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypatch):
+    classes, nfe = stated()[dataset]
+    csv = ROOT / "prompts" / prompts_file(dataset)
+    if csv.exists():  # ObjectNet's is written on the user's machine
+        assert classes == len(set(read_prompts(csv).classes))
+    mine = [c[1:] for c in DOCUMENTS["commands.md"] if is_python(c) and f"--dataset {dataset} " in " ".join(c)]
+    assert mine
+    for words in mine:
+        with monkeypatch.context() as patch:
+            args = parse(words, patch)
+        check_schedule(classes, args.n_samples, args.to_keep, 1000)
+        _, ends = level_sequence(args.n_samples, 1000)
+        assert np.dot([classes, *args.to_keep[:-1]], np.diff(ends, prepend=0)) * args.n_trials == nfe
+
+
+def test_own_data_has_commands():
+    named = {c[c.index("--dataset") + 1] for c in DOCUMENTS["commands.md"] if "--dataset" in c} - set(TABLE)
+    assert any(name.endswith(".csv") for name in named)
+    assert any(name.startswith("hf:") for name in named)
+    assert any("." not in name and ":" not in name for name in named)

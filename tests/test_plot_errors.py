@@ -1,0 +1,59 @@
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion import InputError, records
+from diffusion.errors import LOSSES
+
+PLOT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "plot_errors.py"))
+
+
+def record(index: int, label: int, pred: int, l2: list[list[float]]) -> dict:
+    """l2: per arm, the errors at its leading points; the other losses are something else."""
+    errors = torch.tensor([e for arm in l2 for e in arm])
+    errors = torch.stack([errors if name == "l2" else -7 * errors for name in LOSSES], 1)
+    counts = torch.tensor([len(arm) for arm in l2])
+    return {"index": index, "label": label, "pred": pred, "nfe": int(counts.sum()), "losses": list(LOSSES),
+            "counts": counts, "errors": errors}  # fmt: skip
+
+
+def test_excess_by_hand():
+    # Class 0 has arms 0 and 2, mean 2 and 4 at its two points; class 1 is the best; class 2 left after two points.
+    row = record(0, 0, 1, [[1.0, 3.0], [1.0, 2.0, 9.0], [3.0, 5.0], [4.0, 2.5]])
+    found = PLOT["excess"](row, np.array([0, 1, 0, 2]), 1, "l2")
+    np.testing.assert_allclose(found, [((2 - 1) + (4 - 2)) / 2, 0, ((4 - 1) + (2.5 - 2)) / 2])
+
+
+@pytest.mark.parametrize("classes", [3, 14])
+def test_picture(tmp_path, classes, capsys):
+    folder, out = tmp_path / "run", tmp_path / "out.png"
+    options = {"dataset": "digits", "split": "test", "version": "digits", "loss": "l2", "img_size": 32,
+               "interpolation": "bicubic"}  # fmt: skip
+    prompts = [(f"a photo of ${c}$.", f"a long name, ${c}$ ${c}", c) for c in range(classes)]
+    records.open_run(folder, options, {"images": 12, "prompts": prompts})
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        l2 = rng.random((classes, 4)).tolist()
+        records.save_record(
+            folder / f"{index:03}.pt", record(index, index % 20, index % 3, l2)
+        )  # some without a prompt
+    assert PLOT["main"]([str(folder), str(out), "--images", "11"]) == 0
+    assert capsys.readouterr().out.split() == [str(out)]
+    with Image.open(out) as picture:
+        width, height = picture.size
+        assert 1500 < width < 2000 and 500 < height < 1200  # two lines of ten
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match=r"no run\.json"):
+        PLOT["main"]([str(tmp_path), "out.png"])
+    records.open_run(tmp_path, {"dataset": "digits"}, {"prompts": []})
+    with pytest.raises(InputError, match="no image is done"):
+        PLOT["main"]([str(tmp_path), "out.png"])
+    with pytest.raises(InputError, match="--images 0"):
+        PLOT["main"]([str(tmp_path), "out.png", "--images", "0"])
