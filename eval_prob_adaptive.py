@@ -7,7 +7,7 @@ Results go to $LOG_DIR (default data), one file per image; data is read from $DA
 """
 
 import argparse
-import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
     if unused:
         raise InputError(f"the prompts have class ids {unused[:10]}, {args.dataset} only 0..{len(dataset.classes) - 1}")
     for prompt, names in duplicates(prompts):
-        print(f"warning: {prompt!r} stands for {' and '.join(names)}: they cannot be told apart", file=sys.stderr)
+        warnings.warn(f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart", stacklevel=1)
     check_schedule(len(set(prompts.classes)), args.n_samples, args.to_keep, card.levels)
 
 
@@ -145,12 +145,12 @@ def main(argv: list[str]) -> int:
     if todo:
         model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
         conditions = model.conditions(prompts.texts)
-    earlier = [records.load_record(done[k]) for k in mine if k in done] if args.load_stats else []
-    failed = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
+    earlier, _ = cli.read_rows(done[k] for k in mine if k in done) if args.load_stats else ([], [])
+    problems = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
 
     done = records.finished(folder)
-    print(cli.accuracy_table([records.load_record(done[k]) for k in images if k in done], len(images)))
-    return cli.report_failed(failed)
+    rows, unreadable = cli.read_rows(done[k] for k in images if k in done)
+    return cli.print_accuracy(rows, len(images), problems + unreadable)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +138,26 @@ def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
-def accuracy_table(rows: list[dict], total: int) -> str:
-    """The table at the end of a run and of print_acc.py, from records (published ones do not count NFE)."""
+def read_rows(paths: Iterable[Path], change=lambda record: record) -> tuple[list[dict], list[str]]:
+    """The pred, label and nfe of records, and what is wrong with those that cannot be read.
+
+    `change(record)` may decide again while the errors are at hand; they are not kept, since they do not fit in memory.
+    """
+    rows, problems = [], []
+    for path in paths:
+        try:
+            rows.append(brief(change(records.load_record(path))))
+        except InputError as error:
+            problems.append(str(error))
+    return rows, problems
+
+
+def brief(record: dict) -> dict:
+    return {key: record[key] for key in ("pred", "label", "nfe") if key in record}  # published files count no NFE
+
+
+def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:
+    """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code."""
     pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
     nfe = [row["nfe"] for row in rows if "nfe" in row]
     lines = [
@@ -148,37 +167,33 @@ def accuracy_table(rows: list[dict], total: int) -> str:
     ]
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
-    return "\n".join(f"{name:<16}{value}" for name, value in lines)
+    for name, value in lines:
+        print(f"{name:<16}{value}")
+    for problem in problems:
+        print(f"not counted: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
-def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> dict[int, str]:
+def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> list[str]:
     """Measure and save one image after the other, under a bar of accuracy, NFE per image and NFE/s.
 
-    `one_image(index)` -> record; `path_of(index)` -> where it goes; `earlier` records count in the bar's accuracy. An
-    image that cannot be read or whose errors are not finite is left out; returns index -> reason for those.
+    `one_image(index)` -> record; `path_of(index)` -> where it goes; `earlier` rows count in the bar. An image that
+    cannot be read, or whose errors are not finite, is left out; returns what was wrong with those.
     """
-    rows, failed, spent = list(earlier), {}, 0
-    started = time.monotonic()
+    problems = []
+    images, right, nfe = len(earlier), sum(r["pred"] == r["label"] for r in earlier), sum(r["nfe"] for r in earlier)
+    before, started = nfe, time.monotonic()
     for index in (bar := tqdm(todo, dynamic_ncols=True, unit="image")):
         try:
             record = one_image(index)
         except OSError as error:
-            failed[index] = f"cannot be read: {error}"
+            problems.append(f"image {index}: {error}")
             continue
         if not record["errors"].isfinite().all():
-            failed[index] = "the network's answers are not all finite; try --dtype float32"
+            problems.append(f"image {index}: the network's answers are not all finite; try --dtype float32")
             continue
         records.save_record(path_of(index), record)
-        rows.append(record)
-        spent += record["nfe"]
-        accuracy = np.mean([row["pred"] == row["label"] for row in rows])
-        nfe, speed = np.mean([row["nfe"] for row in rows]), spent / (time.monotonic() - started)
-        bar.set_postfix_str(f"accuracy {accuracy:.1%}, {nfe:,.0f} NFE/image, {speed:,.0f} NFE/s")
-    return failed
-
-
-def report_failed(failed: dict[int, str]) -> int:
-    """Name the images that were skipped; the exit code."""
-    for index, reason in failed.items():
-        print(f"image {index} was skipped: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+        images, right, nfe = images + 1, right + (record["pred"] == record["label"]), nfe + record["nfe"]
+        speed = (nfe - before) / (time.monotonic() - started)
+        bar.set_postfix_str(f"accuracy {right / images:.1%}, {nfe / images:,.0f} NFE/image, {speed:,.0f} NFE/s")
+    return problems

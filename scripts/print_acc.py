@@ -4,8 +4,6 @@ python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +18,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--loss", choices=LOSSES, help="decide again by another loss, among the classes measured to the end")
     p.add_argument("--confusion", type=Path, metavar="PNG", help="draw the confusion matrix")
     return p
-
-
-def readable(paths: list[Path], unreadable: list[str]) -> Iterator[dict]:
-    for path in paths:
-        try:
-            yield records.load_record(path)
-        except InputError as error:
-            unreadable.append(str(error))
 
 
 def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
@@ -56,23 +46,22 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise InputError(f"{args.folder}: no per-image files (000.pt, ...) there")
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
-    unreadable: list[str] = []
-    rows = list(readable(paths, unreadable))
-    if args.loss:
-        if run is None or any("errors" not in row or "counts" not in row for row in rows):
-            raise InputError(f"--loss {args.loss}: {args.folder} does not hold the errors, only the predictions")
-        class_ids, arm_class = np.unique([c for _, _, c in run["prompts"]], return_inverse=True)
-        for row in rows:
-            row["pred"] = int(class_ids[metrics.rescore(row, arm_class, args.loss)])
-    print(cli.accuracy_table(rows, run["images"] if run else len(paths)))
+    if args.loss and run is None:
+        raise InputError(f"--loss {args.loss}: {args.folder} has no run.json, so only predictions, no errors")
+    class_ids, arm_class = np.unique([c for _, _, c in run["prompts"]], return_inverse=True) if run else ([], [])
+
+    def decide_again(record: dict) -> dict:
+        if "counts" not in record:
+            raise InputError(f"image {record.get('index')}: a prediction without its errors")
+        return record | {"pred": int(class_ids[metrics.rescore(record, arm_class, args.loss)])}
+
+    rows, problems = cli.read_rows(paths, decide_again if args.loss else lambda record: record)
     if args.confusion:
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
         names = {c: name for _, name, c in run["prompts"]} if run else {}
         classes = sorted({*names, *pred.tolist(), *label.tolist()})
         draw_confusion(metrics.confusion(pred, label, classes), [names.get(c, str(c)) for c in classes], args.confusion)
-    for problem in unreadable:
-        print(f"not counted: {problem}", file=sys.stderr)
-    return 1 if unreadable else 0
+    return cli.print_accuracy(rows, run["images"] if run else len(paths), problems)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,9 @@ def test_several_prompts_per_class(run_main, tmp_path, model_folder):
     arm_class = np.array([0, 1, 2, 3, 4, 0, 5, 6, 7, 8, 9, 0])
     for index, record in records.items():
         arms = blocks(record)
-        errors = np.array([[b[:4, 0].mean() for b, c in zip(arms, arm_class, strict=True) if c == k] for k in range(1, 10)])
+        errors = np.array(
+            [[b[:4, 0].mean() for b, c in zip(arms, arm_class, strict=True) if c == k] for k in range(1, 10)]
+        )
         zeros = [arms[k][:4, 0].mean() for k in (0, 5, 11)]
         stage = np.concatenate([[np.mean(zeros)], errors[:, 0]])
         went_on = set(np.flatnonzero(np.bincount(arm_class, record["counts"].numpy() == 12) > 0))
