@@ -1,5 +1,7 @@
 """Golden grids and costs of the published schedules, and elimination on matrices worked by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -134,7 +136,7 @@ def test_classes_are_only_ever_dropped_and_points_only_grow():
     for _ in range(20):
         _, asked, _ = play(halving(30, [2, 5, 9, 20], [12, 6, 2, 1]), rng.random((30, 20)))
         assert [len(classes) for classes, _ in asked] == [30, 12, 6, 2] and [e for _, e in asked] == [2, 5, 9, 20]
-        for (before, _), (after, _) in zip(asked, asked[1:], strict=False):
+        for (before, _), (after, _) in itertools.pairwise(asked):
             assert set(after) < set(before) and after == sorted(after)
 
 
