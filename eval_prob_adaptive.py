@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, cli, records
+from diffusion import InputError, InputWarning, cli, records
 from diffusion.classify import classify
 from diffusion.datasets import (
     TABLE,
@@ -78,7 +78,8 @@ def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
     if unused:
         raise InputError(f"the prompts have class ids {unused[:10]}, {args.dataset} only 0..{len(dataset.classes) - 1}")
     for prompt, names in duplicates(prompts):
-        warnings.warn(f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart", stacklevel=1)
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
+        warnings.warn(alike, InputWarning, stacklevel=1)
     check_schedule(len(set(prompts.classes)), args.n_samples, args.to_keep, card.levels)
 
 

@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """What the user gave cannot work; the message is one line that says what was found and what was wanted."""
+
+
+class InputWarning(UserWarning):
+    """What the user gave works, but perhaps not as meant; one line too."""

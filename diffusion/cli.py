@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, metrics, records
+from diffusion import InputError, InputWarning, metrics, records
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
 DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
@@ -23,7 +23,8 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 def run(main) -> None:
     """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
-    warnings.simplefilter("ignore", FutureWarning)  # what the libraries say to their programmers
+    warnings.simplefilter("ignore")  # what the libraries say to their programmers
+    warnings.simplefilter("always", InputWarning)
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {message}", file=sys.stderr)
     try:
         sys.exit(main(sys.argv[1:]))
@@ -77,8 +78,9 @@ def my_images(args, total: int) -> tuple[list[int], list[int]]:
     chosen = np.arange(total)
     if args.subset_path:
         try:
-            chosen = np.load(args.subset_path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with args.subset_path.open("rb") as file:
+                chosen = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
             raise InputError(f"--subset_path {args.subset_path}: cannot be read as npy ({error})") from None
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
             raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion import InputError
+from diffusion import InputError, InputWarning
 from diffusion.process import Process
 
 EMBEDDED = Path(__file__).parent.parent / "models"
@@ -54,20 +54,24 @@ def read_card(name: str, image_size: int | None = None) -> Card:
     reasons = []
     for source in ALIASES.get(name, [name]):
         try:
-            config = _read_configs(source)
-            break
-        except (OSError, ValueError) as error:  # not there, not reachable, no such id
-            reasons.append(f"{source} ({' '.join(str(error).split())[:160]})")
-    else:
-        raise InputError(
-            f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES)}, a hub"
-            " id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-sd"
-        )
+            return _card(name, source, image_size)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError) as error:  # not there, not reachable, damaged
+            reasons.append(f"{source} ({type(error).__name__}: {' '.join(str(error).split())[:160]})")
+    raise InputError(
+        f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES)}, a hub id,"
+        " or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-sd"
+    )
+
+
+def _card(name: str, source: str, image_size: int | None) -> Card:
+    config = _read_configs(source)
     if config["pipeline"] not in ADAPTERS:
         raise InputError(f"--version {name}: {source} is a {config['pipeline']}; known are {', '.join(ADAPTERS)}")
     network, vae = config[ADAPTERS[config["pipeline"]][0]], config["vae"]
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = image_size or network["sample_size"] * factor
+    size = network["sample_size"] * factor if image_size is None else image_size
     if size < factor or size % factor:
         raise InputError(f"--img_size {size}: the VAE of {source} needs a multiple of {factor}")
     latent = (network["in_channels"], size // factor, size // factor)
@@ -130,9 +134,8 @@ def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Mod
         limit = tokenizer.model_max_length
         for prompt, ids in zip(prompts, tokenizer(prompts).input_ids, strict=True):
             if len(ids) > limit:
-                warnings.warn(
-                    f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut", stacklevel=2
-                )
+                cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
+                warnings.warn(cut, InputWarning, stacklevel=2)
         chunks = [prompts[k : k + 64] for k in range(0, len(prompts), 64)]
         return torch.cat([pipeline.encode_prompt(chunk, device, 1, False)[0] for chunk in chunks])
 
