@@ -120,7 +120,7 @@ def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> N
 def train_sd(steps: int, folder: Path) -> None:
     rng = np.random.default_rng(0)
     tok = tokenizer()
-    vae = train_vae(800, rng)
+    vae = train_vae(-(-steps * 4 // 25), rng)
     scheduler = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1)
     text_encoder = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tok), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
@@ -142,7 +142,7 @@ def train_sd(steps: int, folder: Path) -> None:
         with torch.no_grad():
             x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
-        eps, t = torch.randn_like(x), (1000 * middle.sample([len(x)])).long()
+        eps, t = torch.randn_like(x), (1000 * middle.sample([len(x)])).long().clamp(max=999)
         return F.mse_loss(unet(scheduler.add_noise(x, eps, t), t, text_encoder(ids)[0]).sample, eps)
 
     def save(average):

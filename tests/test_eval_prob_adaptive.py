@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -81,13 +80,13 @@ def assert_agrees(record, version, prompts, noise, image) -> None:
 @pytest.mark.parametrize("model", ["model_folder", "v_model_folder"])
 def test_errors_agree_with_the_oracle(run_main, tmp_path, model, request):
     version = request.getfixturevalue(model)
-    result = run_main(SCRIPT, *options(version), *subset(tmp_path, 0, 301))
+    result = run_main(SCRIPT, *options(version, n_samples="2 5"), *subset(tmp_path, 0, 301))
     digits = load_dataset("digits")
     prompts = [f"a photo of the number {word}." for word in WORDS]
     records = records_of(result)
     assert list(records) == [0, 301]
     for index, record in records.items():
-        noise = cli.noise_of_image(0, index, 12, LATENT)
+        noise = cli.noise_of_image(0, index, 5, LATENT)
         assert_agrees(record, version, prompts, noise, centre_crop(digits.open(index), 32))
 
 
@@ -119,7 +118,6 @@ def test_the_noise_bank_gives_row_k_to_point_k(run_main, tmp_path, model_folder)
     for index, record in records_of(result).items():
         assert record["noise"].tolist() == list(range(5))
         image = centre_crop(load_dataset("digits").open(index), 32)
-        assert_agrees(record, model_folder, ["a photo of the number zero."], bank[:5], image=image) if False else None
         wanted = oracle.errors(model_folder, image, ["a photo of the number two."], record["levels"].tolist(), bank)
         np.testing.assert_allclose(blocks(record)[2], wanted[0], rtol=1e-5)
     longer = torch.cat([bank, bank])
@@ -134,10 +132,10 @@ def test_the_noise_bank_gives_row_k_to_point_k(run_main, tmp_path, model_folder)
 # ---- a result depends on its options alone ----
 
 
-def test_batch_size_workers_and_threads_change_no_bit(run_main, tmp_path, model_folder):
-    args = [*options(model_folder), *subset(tmp_path, 0, 3, 10, 20, 496)]
+def test_batch_size_and_workers_change_no_bit(run_main, tmp_path, model_folder):
+    args = [*options(model_folder), *subset(tmp_path, 0, 3, 10, 496)]
     reference = records_of(run_main(SCRIPT, *args, log="reference"))
-    assert list(reference) == [0, 3, 10, 20, 496]
+    assert list(reference) == [0, 3, 10, 496]
     for batch_size in (1, 7):
         assert_same(records_of(run_main(SCRIPT, *args, "-b", batch_size, log=f"b{batch_size}")), reference)
     for worker in (2, 0, 1):
@@ -170,7 +168,7 @@ def wait_for_records(process, folder: Path, n: int) -> None:
 
 def test_killed_and_resumed(run_main, tmp_path, model_folder):
     """The resumed run gives the bits of an undisturbed one, from what is left to do, and leaves no stray files."""
-    args = [*options(model_folder, n_samples="4 24"), *subset(tmp_path, *range(30))]
+    args = [*options(model_folder), *subset(tmp_path, *range(12))]
     command = [sys.executable, ROOT / SCRIPT, *args]
     env = os.environ | {"LOG_DIR": str(tmp_path / "killed"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(list(map(str, command)), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -178,15 +176,15 @@ def test_killed_and_resumed(run_main, tmp_path, model_folder):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.pt")}
-    assert 2 <= len(done) < 30
+    assert 2 <= len(done) < 12
     folder = next(iter(done)).parent
-    half = folder / f".{29:03d}.pt.elsewhere-1"  # as a writer leaves it that dies a moment later
+    half = folder / ".011.pt.elsewhere-1"  # as a writer leaves it that dies a moment later
     half.write_bytes(b"half")
 
     resumed = run_main(SCRIPT, *args, log="killed")
-    assert f"30 images, {len(done)} done before" in resumed.out
+    assert f"12 images, {len(done)} done before" in resumed.out
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
-    assert sorted(os.listdir(folder)) == [*(f"{k:03d}.pt" for k in range(30)), "run.json"]
+    assert sorted(os.listdir(folder)) == [*(f"{k:03d}.pt" for k in range(12)), "run.json"]
     assert_same(records_of(resumed), records_of(run_main(SCRIPT, *args, log="undisturbed")))
 
 
@@ -204,7 +202,7 @@ def test_load_stats_counts_what_was_done_before(run_main, tmp_path, model_folder
     """Of images 0..3 one is left; its bar shows the accuracy over all four."""
     args = options(model_folder, to_keep="1", n_samples="2")
     (record,) = records_of(run_main(SCRIPT, *args, *subset(tmp_path, 3))).values()
-    path = next((tmp_path / "data").rglob("3.pt"), None) or next((tmp_path / "data").rglob("003.pt"))
+    path = next((tmp_path / "data").rglob("003.pt"))
     for pred in (record["label"], record["label"] + 1):
         torch.save(record | {"pred": pred}, path)
         (path.parent / "000.pt").unlink(missing_ok=True)
@@ -357,8 +355,8 @@ def test_own_pictures_one_of_them_broken(run_main, tmp_path, model_folder, promp
     assert folder_of(result).parent == tmp_path / "data/my_digits"
     records = records_of(result)
     assert list(records) == [0, 1, 3] and [r["label"] for r in records.values()] == [0, 0, 1]
-    skipped = [line for line in result.err.splitlines() if line.startswith("image ")]
-    assert len(skipped) == 1 and skipped[0].startswith("image 2 was skipped: cannot be read") and "2.png" in skipped[0]
+    skipped = [line for line in result.err.splitlines() if re.search(r"\bimage \d", line)]
+    assert len(skipped) == 1 and "image 2:" in skipped[0] and "cannot read" in skipped[0] and "2.png" in skipped[0]
     assert "3 of 4" in result.out
     texts = [text for text, _, _ in read_run(folder_of(result))["prompts"]]
     wanted = ["a photo of a eight.", "a photo of a zero."]
@@ -377,7 +375,7 @@ def test_images_that_are_not_finite_are_left_out(run_main, tmp_path, model_folde
     args = [*options(model_folder, to_keep="1", n_samples="1"), "--noise_path", tmp_path / "bank.pt"]
     result = run_main(SCRIPT, *args, *subset(tmp_path, 0, 4))
     assert result.code == 1 and records_of(result) == {}
-    assert "image 0 was skipped" in result.err and "image 4 was skipped" in result.err and "finite" in result.err
+    assert "image 0: the network's answers are not all finite" in result.err and "image 4: " in result.err
 
 
 # ---- print_acc.py ----
@@ -395,7 +393,7 @@ def test_print_acc_scores_by_another_loss(run_main, tmp_path, a_run):
     wrong = {"l2": 0, "l1": 0, "huber": 0}
     for path in a_run.glob("*.pt"):
         record = load_record(path)
-        # make the losses disagree: l1 prefers the label's neighbour among those left, huber the last one left
+        # make the losses disagree: of the classes left, l1 prefers the first and huber the last
         arms, left = blocks(record), np.flatnonzero(record["counts"].numpy() == 12)
         for rank, arm in enumerate(left):
             arms[arm][:, 1], arms[arm][:, 2] = rank, -rank
@@ -451,8 +449,9 @@ def test_print_acc_of_no_run(run_main, tmp_path, make, says):
     assert result.code == 2 and says in result.err and len(result.err.splitlines()) == 1
 
 
-def test_published_files_are_zip_archives_without_code(a_run):
-    """What a stranger opens: tensors and plain values, so nothing but torch's own rebuilding in the pickle."""
-    with zipfile.ZipFile(next(a_run.glob("*.pt"))) as archive:
-        content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    assert set(re.findall(rb"c([\w.]+)\n", content)) <= {b"torch._utils", b"torch", b"collections"}
+def test_records_need_no_trust_to_open(a_run):
+    """Anyone can open them: ints, strings, lists and tensors, which the restricted loader takes as it is."""
+    for path in a_run.glob("*.pt"):
+        record = torch.load(path, weights_only=True)
+        plain = {key: type(value) for key, value in record.items() if not isinstance(value, torch.Tensor)}
+        assert plain == {"index": int, "label": int, "pred": int, "nfe": int, "losses": list}
