@@ -55,7 +55,7 @@ def pick_device(args) -> tuple[torch.device, str]:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(args.device or best)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")

@@ -21,11 +21,8 @@ _SCALARS = [
 ]
 
 
-def sha256(data: bytes | str | Path) -> str:
-    """Hex digest of bytes, of a text, or of a file's contents."""
-    if isinstance(data, Path):
-        with data.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(data: bytes | str) -> str:
+    """Hex digest of bytes or of a text."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
@@ -76,6 +73,9 @@ def read_run(folder: Path) -> dict:
     try:
         run = json.loads(path.read_text())
         run["options"].items()
+        missing = {"images", "prompts"} - run.keys()
+        if missing:
+            raise KeyError(f"no {' and no '.join(sorted(missing))}")
         return run
     except FileNotFoundError:
         raise InputError(f"{folder}: no run.json there, so it is no run folder") from None

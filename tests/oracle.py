@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 def errors(folder, pixels, prompts, levels, noise) -> np.ndarray:
     """pixels [3, H, W] in [-1, 1]; levels, noise [p, c, h, w] -> [prompts, points, (l2, l1, huber)] float64."""
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     betas = pipe.scheduler.betas.numpy().astype(np.float64)
     abar = np.cumprod(1 - betas)
     out = np.zeros((len(prompts), len(levels), 3))

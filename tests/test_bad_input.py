@@ -88,6 +88,7 @@ def options(**change) -> list[str]:
         # where it runs
         ({"dtype": "float16"}, ["--dtype float16"]),
         ({"device": "nonsense"}, ["--device nonsense"]),
+        ({"device": "meta"}, ["--device meta"]),
         ({"device": "cpu:x"}, ["--device cpu:x"]),
         # files that are not there
         ({"prompt_path": "none.csv"}, ["none.csv"]),
