@@ -18,11 +18,11 @@ install: .venv/.dev
 	touch $@
 
 $(PYTHON):
-	@for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
-	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	@for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    echo "$$python -m venv .venv"; exec $$python -m venv .venv; \
 	  fi; \
-	done; echo 'Python 3.10 or newer is needed; none was found' >&2; exit 1
+	done; echo 'Python 3.11 or newer is needed; none was found' >&2; exit 1
 
 # 50 of the 497 held-out digits; done in 1 to 2 minutes on 2 cores, and a second call goes on where the first stopped.
 demo: .venv/.runtime

@@ -113,6 +113,8 @@ def main(argv: list[str]) -> int:
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options |= {
         "img_size": card.image_size,
+        "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
+        "data": records.sha256(repr(dataset.labels)),  # an image more or less would shift the others
         "dtype": dtype,
         "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
         "prompts": records.sha256(repr(table)),

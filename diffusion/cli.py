@@ -52,6 +52,7 @@ def add_shard_options(parser: argparse.ArgumentParser) -> None:
 
 def pick_device(args) -> tuple[torch.device, str]:
     """The device and the dtype's name, from --device and --dtype or what the machine has."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(args.device or best)

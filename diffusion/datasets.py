@@ -85,7 +85,7 @@ def load_dataset(name: str, split: str = "test", root: str | Path = "/datasets")
             known = ", ".join(TABLE)
             raise InputError(f"dataset {name!r} is none of {known}, nor hf:NAME, a folder that exists or a .csv")
     except ImportError as error:
-        missing = f"the package {error.name!r}: pip install 'diffusion-classifier[all]'"
+        missing = f"the package {error.name!r}: pip install -e '.[all]'"
         raise InputError(f"dataset {name!r} needs {missing}") from error
     return Dataset(name, split, *read)
 
@@ -444,7 +444,7 @@ def _read_hub(name: str, split: str) -> Read:
     import datasets as hub
 
     try:
-        data = hub.load_dataset(name, split=split)  # never with trust_remote_code
+        data = hub.load_dataset(name, split="validation" if split == "val" else split)  # never with trust_remote_code
     except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
         raise InputError(f"dataset 'hf:{name}' cannot be read: {_one_line(error)}") from error
     columns = data.features

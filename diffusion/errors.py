@@ -1,5 +1,7 @@
 """The kernel: how badly the network, told each arm, predicts what it was trained to predict, at shared points."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,8 +38,9 @@ def measure(model, x: Tensor, conditions, levels: Tensor, noise: Tensor, *, batc
     x, noise = x.float(), noise.to(x.device, torch.float32)  # levels stay on the host, where the tables are
     errors = torch.empty(arms, points, len(LOSSES), device=x.device)
     rows = CPU_ROWS if x.device.type == "cpu" else 1
-    a_step = min(arms, max(batch_size, rows))
-    p_step = max(batch_size, rows) // arms or 1
+    most = max(batch_size, rows)
+    a_step = math.ceil(arms / math.ceil(arms / most))  # blocks of equal size: 37 arms as 19 + 18, not 32 + 5
+    p_step = most // arms or 1
     for p in range(0, points, p_step):
         i, eps = levels[p : p + p_step], noise[p : p + p_step]
         z, target = model.process.noised(x, eps, i), model.process.target(x, eps, i)

@@ -93,22 +93,31 @@ def _read_configs(source: str) -> dict:
 def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device) -> Model:
     """Load the pipeline that a card (or a name that `read_card` takes) describes. Only safetensors are read."""
     from diffusers import DiffusionPipeline
-    from diffusers.utils.logging import disable_progress_bar
+    from diffusers.utils.logging import disable_progress_bar, set_verbosity_error
     from transformers.utils.logging import disable_progress_bar as disable_transformers_bar
 
+    set_verbosity_error()
     disable_progress_bar()
     disable_transformers_bar()
     card = read_card(card) if isinstance(card, str) else card
     _, adapter = ADAPTERS[card.pipeline]
-    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    unused = {
+        "feature_extractor": None,
+        "image_encoder": None,
+        "safety_checker": None,
+        "requires_safety_checker": False,
+    }
     declared = DiffusionPipeline.load_config(card.source)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            card.source, dtype=dtype, use_safetensors=True, **{k: v for k, v in unused.items() if k in declared}
+            card.source,
+            dtype={"vae": torch.float32, "default": dtype},  # the VAE is called once per image: exactness costs nothing
+            use_safetensors=True,
+            **{k: v for k, v in unused.items() if k in declared or k == "requires_safety_checker"},
         )
     except OSError as error:
-        raise InputError(f"{card.source}: cannot read its weights: {' '.join(str(error).split())[:300]}") from error
-    pipeline.vae.float()  # one call per image, thousands of the network: exactness costs nothing here
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{card.source}: cannot read its weights; a local folder will do as well: {why}") from error
     pipeline.to(device)
     return adapter(pipeline, dtype, torch.device(device))
 

@@ -35,7 +35,10 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, table[row, column], ha="center", va="center", color=colour, fontsize=7)
     axes.set(xlabel="predicted", ylabel="true")
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:  # no such folder, or a suffix that is no picture's
+        raise InputError(f"--confusion {path}: cannot be written ({error})") from None
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
         names = {c: name for _, name, c in run["prompts"]} if run else {}
         classes = sorted({*names, *pred.tolist(), *label.tolist()})
         draw_confusion(metrics.confusion(pred, label, classes), [names.get(c, str(c)) for c in classes], args.confusion)
-    return cli.print_accuracy(rows, run["images"] if run else len(paths), problems)
+    return cli.print_accuracy(rows, max(run["images"] if run else 0, len(paths)), problems)
 
 
 if __name__ == "__main__":
