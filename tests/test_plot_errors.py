@@ -52,7 +52,7 @@ def test_picture(tmp_path, classes, capsys):
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"no run\.json"):
         PLOT["main"]([str(tmp_path), "out.png"])
-    records.open_run(tmp_path, {"dataset": "digits"}, {"prompts": []})
+    records.open_run(tmp_path, {"dataset": "digits"}, {"images": 1, "prompts": []})
     with pytest.raises(InputError, match="no image is done"):
         PLOT["main"]([str(tmp_path), "out.png"])
     with pytest.raises(InputError, match="--images 0"):
