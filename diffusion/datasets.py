@@ -297,6 +297,15 @@ def _objectnet_classes(folder: Path) -> dict[str, str]:
     return {key: names[key] for key in sorted(names) if names[key] in shared}
 
 
+def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
+    """ObjectNet's class names by class id. InputError where its own files are not to be had."""
+    folder = _find("objectnet", "objectnet-1.0", Path(root))
+    try:
+        return list(_objectnet_classes(folder).values())
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(f"{folder / 'mappings'} cannot be read: {_one_line(error)}") from error
+
+
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
     """For each ObjectNet class id, the ImageNet class ids that mean it: by these a model of ImageNet is scored.
 

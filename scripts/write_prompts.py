@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diffusion import InputError, digits
-from diffusion.datasets import SAME_PROMPTS, prompts_file
+from diffusion.datasets import SAME_PROMPTS, objectnet_classes, prompts_file
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
@@ -47,16 +47,6 @@ def library_file(package: str, requirement: str, file: str) -> Path:
     return Path(spec.submodule_search_locations[0], file)
 
 
-def root_file(dataset: str, file: str) -> Path:
-    """A file of a data set that the user downloaded, where diffusion/datasets.py looks for it too."""
-    root = Path(os.environ.get("DATASET_ROOT", "/datasets")).expanduser()
-    looked = [root / dataset / file, root / file]
-    for path in looked:
-        if path.is_file():
-            return path
-    raise InputError(f"no library names the classes of {dataset}: wanted its file {looked[0]} or {looked[1]}")
-
-
 def clip_benchmark(key: str) -> list[str]:
     path = library_file("clip_benchmark", "clip-benchmark==1.6.2", "datasets/en_classnames.json")
     return [" ".join(name.split()) for name in json.loads(path.read_text())[key]]  # one name has two spaces in a row
@@ -65,13 +55,6 @@ def clip_benchmark(key: str) -> list[str]:
 def mmpretrain(key: str) -> list[str]:
     path = library_file("mmpretrain", "mmpretrain==1.2.0", "datasets/categories.py")
     return list(runpy.run_path(str(path))[f"{key}_CATEGORIES"])
-
-
-def objectnet() -> list[str]:
-    """The classes that ImageNet has too, by folder name; lower case as clip-benchmark has them (CLIP ignores case)."""
-    label = json.loads(root_file("objectnet", "objectnet-1.0/mappings/folder_to_objectnet_label.json").read_text())
-    shared = json.loads(root_file("objectnet", "objectnet-1.0/mappings/objectnet_to_imagenet_1k.json").read_text())
-    return [label[folder].lower() for folder in sorted(label) if label[folder] in shared]
 
 
 def names(dataset: str) -> dict[int, str]:
@@ -95,7 +78,8 @@ def names(dataset: str) -> dict[int, str]:
             imagenet = names("imagenet")
             return {i: imagenet[i] for i in map(int, path.read_text().split())}
         case "objectnet":
-            found = objectnet()
+            root = os.environ.get("DATASET_ROOT", "/datasets")
+            found = [name.lower() for name in objectnet_classes(root)]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "fashion-mnist":

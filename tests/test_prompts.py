@@ -186,7 +186,7 @@ def test_names_read_from_the_data_set(tmp_path, monkeypatch):
 
 def test_errors_are_one_line_and_exit_2(tmp_path):
     done = run("objectnet", "--out", tmp_path / "s.csv", DATASET_ROOT=str(tmp_path / "none"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "folder_to_objectnet_label.json" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "objectnet-1.0" in done.stderr
     assert not (tmp_path / "s.csv").exists()
     assert run("nope").returncode == 2
 
