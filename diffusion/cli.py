@@ -141,6 +141,14 @@ def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
+def save_figure(figure, path: Path, dpi: int) -> None:
+    """Save a matplotlib figure; InputError when there is no such folder, or the suffix is no picture's."""
+    try:
+        figure.savefig(path, dpi=dpi)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
+
+
 def read_rows(paths: Iterable[Path], change=lambda record: record) -> tuple[list[dict], list[str]]:
     """The pred, label and nfe of records, and what is wrong with those that cannot be read.
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from diffusion.errors import LOSSES
-
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 
 
@@ -69,6 +67,6 @@ def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.nda
 
 def rescore(record: dict, arm_class: np.ndarray, loss: str) -> int:
     """The class row that another loss prefers, among the classes that were measured to the end."""
-    assert loss in LOSSES, f"loss {loss!r}, wanted one of {LOSSES}"
+    assert loss in record["losses"], f"loss {loss!r}, wanted one of {record['losses']}"
     errors, points = class_errors(record, arm_class, loss)
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))

@@ -1,6 +1,5 @@
 """The models: small adapters over diffusers pipelines. Everything about one is read from its own config."""
 
-import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,27 +92,23 @@ def _read_configs(source: str) -> dict:
 def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device) -> Model:
     """Load the pipeline that a card (or a name that `read_card` takes) describes. Only safetensors are read."""
     from diffusers import DiffusionPipeline
-    from diffusers.utils.logging import disable_progress_bar, set_verbosity_error
-    from transformers.utils.logging import disable_progress_bar as disable_transformers_bar
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    set_verbosity_error()
-    disable_progress_bar()
-    disable_transformers_bar()
+    for library in (diffusers_logging, transformers_logging):  # our bar and our warnings say it better
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     card = read_card(card) if isinstance(card, str) else card
     _, adapter = ADAPTERS[card.pipeline]
-    unused = {
-        "feature_extractor": None,
-        "image_encoder": None,
-        "safety_checker": None,
-        "requires_safety_checker": False,
-    }
-    declared = DiffusionPipeline.load_config(card.source)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             card.source,
             dtype={"vae": torch.float32, "default": dtype},  # the VAE is called once per image: exactness costs nothing
             use_safetensors=True,
-            **{k: v for k, v in unused.items() if k in declared or k == "requires_safety_checker"},
+            safety_checker=None,
+            requires_safety_checker=False,
+            feature_extractor=None,
+            image_encoder=None,
         )
     except OSError as error:
         why = " ".join(str(error).split())[:300]
@@ -162,6 +157,3 @@ def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Mod
 ADAPTERS = {  # pipeline class -> (the folder of its network, adapter)
     "StableDiffusionPipeline": ("unet", _stable_diffusion),
 }
-
-# The tokenizer's own word on long prompts, and diffusers' on its choice of components: we say it better above.
-logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Who is measured next, and when to stop. Pure: numbers in, classes out; it knows no diffusion.
 
 A search is a generator: it yields `(classes, points)`, "measure these classes up to that many leading points", is sent
-the classes' errors at the new points, and returns the classes that are left, best first.
+the classes' errors at the new points, and returns the classes that are left.
 """
 
 import itertools

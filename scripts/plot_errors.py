@@ -95,10 +95,7 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
             style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
             text = f"{shorten(names[c], 19)}{' ◂' if c == pred else ''}"
             panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
-    try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:  # no such folder, or a suffix that is no picture's
-        raise InputError(f"{path}: cannot be written ({error})") from None
+    cli.save_figure(figure, path, dpi=110)
 
 
 def main(argv: list[str]) -> int:

@@ -22,11 +22,12 @@ def parser() -> argparse.ArgumentParser:
 
 def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     """table [true, predicted], as shares of each true class."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     share = table / table.sum(1, keepdims=True).clip(1)
     size = np.clip(0.35 * len(names) + 2, 4, 30)
-    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 60:
         axes.set_xticks(range(len(names)), names, rotation=90)
@@ -35,10 +36,7 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, table[row, column], ha="center", va="center", color=colour, fontsize=7)
     axes.set(xlabel="predicted", ylabel="true")
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # no such folder, or a suffix that is no picture's
-        raise InputError(f"--confusion {path}: cannot be written ({error})") from None
+    cli.save_figure(figure, path, dpi=120)
 
 
 def main(argv: list[str]) -> int:

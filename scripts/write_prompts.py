@@ -10,12 +10,11 @@ ObjectNet names its classes only in its own files, which are read from $DATASET_
 import argparse
 import csv
 import json
-import os
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffusion import InputError, digits
+from diffusion import InputError, cli, digits
 from diffusion.datasets import SAME_PROMPTS, objectnet_classes, prompts_file
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
@@ -78,8 +77,9 @@ def names(dataset: str) -> dict[int, str]:
             imagenet = names("imagenet")
             return {i: imagenet[i] for i in map(int, path.read_text().split())}
         case "objectnet":
-            root = os.environ.get("DATASET_ROOT", "/datasets")
-            found = [name.lower() for name in objectnet_classes(root)]  # as clip-benchmark has them; CLIP ignores case
+            found = [
+                name.lower() for name in objectnet_classes(cli.DATASET_ROOT)
+            ]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "fashion-mnist":
@@ -121,22 +121,27 @@ def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("prompt", "classname", "classidx"), *rows])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
-    parser.add_argument("--out", type=Path, help="default: prompts/DATASET_prompts.csv")
-    parser.add_argument("--template", help='the prompt with {} for the class name, as "a photo of a {}."')
-    args = parser.parse_args()
+    p.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
+    p.add_argument("--out", type=Path, help="default: prompts/DATASET_prompts.csv")
+    p.add_argument("--template", help='the prompt with {} for the class name, as "a photo of a {}."')
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
     path = args.out or PROMPTS / prompts_file(args.dataset)
+    rows = prompts(args.dataset, args.template)
     try:
-        rows = prompts(args.dataset, args.template)
         write(path, rows)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")  # InputError is a ValueError
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
     print(f"{path}: {len(rows)} prompts")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

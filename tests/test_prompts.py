@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import InputError, digits
+from diffusion import InputError, cli, digits
 from diffusion.datasets import prompts_file
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,7 @@ def test_template_is_filled_or_refused():
 
 
 def test_names_read_from_the_data_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATASET_ROOT", str(tmp_path))
+    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
     mappings = tmp_path / "objectnet-1.0" / "mappings"
     mappings.mkdir(parents=True)
     label = {"zebra_mug": "Mug", "a_chair": "Chair", "ball": "Ball"}  # sorted by folder, not by label
