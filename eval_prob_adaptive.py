@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from diffusion import InputError, InputWarning, cli, records
 from diffusion.classify import classify
@@ -34,10 +33,11 @@ PROMPTS = Path(__file__).parent / "prompts"
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = ", ".join(ALIASES["text"])
     own = "a folder of class folders, a csv of path,label, or hf:NAME"
     p.add_argument("--dataset", default="pets", help=f"{', '.join(TABLE)}; or {own}")
     p.add_argument("--split", choices=["train", "val", "trainval", "test"], default="test")
-    p.add_argument("--version", default="2-0", help=f"{', '.join(ALIASES)}; or a hub id or a diffusers folder")
+    p.add_argument("--version", default="2-0", help=f"{models}; or a hub id or a diffusers folder")
     p.add_argument("--img_size", type=int, help="pixels; default the model's own")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
     p.add_argument("--prompt_path", type=Path, help="csv of prompt,classname,classidx; default prompts/DATASET...")
@@ -69,8 +69,7 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
 def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
     """Raises InputError for whatever cannot work, warns of what looks wrong; no weight is loaded yet."""
     cli.at_least_one(args, "n_trials", "batch_size")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: must be at least 0")
+    cli.not_negative(args, "seed")
     missing = sorted(set(dataset.labels) - set(prompts.classes))
     if missing:
         raise InputError(f"the prompts have no class {missing[:10]}, which images of {args.dataset} are labelled with")
@@ -107,22 +106,10 @@ def main(argv: list[str]) -> int:
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
     folder = run_folder(args)
-    options = {key: getattr(args, key) for key in (
-        "dataset", "split", "version", "n_trials", "interpolation", "loss", "to_keep", "n_samples", "seed",
-    )}  # fmt: skip
+    names = ["dataset", "split", "version", "n_trials", "interpolation", "loss", "to_keep", "n_samples", "seed"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options |= {
-        "img_size": card.image_size,
-        "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": records.sha256(repr(dataset.labels)),  # an image more or less would shift the others
-        "dtype": dtype,
-        "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
-        "prompts": records.sha256(repr(table)),
-    }
-    records.open_run(folder, options, {"images": len(images), "prompts": table})
-    done = records.finished(folder)
-    todo = [k for k in mine if k not in done]
-    records.clean(folder, todo)
+    options = cli.options_of(args, names, card, dataset, dtype, bank) | {"prompts": records.sha256(repr(table))}
+    todo, done = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
     def one_image(index: int) -> dict:
@@ -133,27 +120,15 @@ def main(argv: list[str]) -> int:
         measured = classify(
             model, x, conditions, arm_class, search, levels, noise, loss=args.loss, batch_size=args.batch_size
         )
-        return {
-            "index": index,
-            "label": dataset.labels[index],
-            "pred": int(class_ids[measured.winner]),
-            "nfe": measured.nfe,
-            "losses": list(LOSSES),
-            "levels": measured.levels,
-            "noise": torch.arange(len(measured.levels)),
-            "counts": measured.counts,
-            "errors": measured.errors,
-        }
+        pred = int(class_ids[measured.winner])
+        return measured.record(np.arange(len(levels)), index=index, label=dataset.labels[index], pred=pred)
 
     if todo:
         model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
         conditions = model.conditions(prompts.texts)
     earlier, _ = cli.read_rows(done[k] for k in mine if k in done) if args.load_stats else ([], [])
     problems = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
-
-    done = records.finished(folder)
-    rows, unreadable = cli.read_rows(done[k] for k in images if k in done)
-    return cli.print_accuracy(rows, len(images), problems + unreadable)
+    return cli.finish(folder, images, problems)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """One image: a search over errors, and the record of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.errors import LOSSES, measure
+from diffusion.errors import LOSSES, measure, plain
 from diffusion.search import Search
 
 
@@ -17,23 +18,34 @@ class Measured:
     winner: int  # the winning class, as a row of the classes that the search was given
     levels: Tensor  # [P] int64, the level of each point, in evaluation order
     counts: Tensor  # [arms] int64, how many leading points each arm was measured on
-    errors: Tensor  # [sum(counts), 3] float32, arm by arm
+    errors: Tensor  # [sum(counts), k] float32, arm by arm; the first columns are LOSSES
 
     @property
     def nfe(self) -> int:
         """Network evaluations spent: one for one arm at one point."""
         return int(self.counts.sum())
 
+    def record(self, rows: np.ndarray, **about) -> dict:
+        """What is saved: `about` the image, then the measurements; rows [>= P] is the noise draw of each point."""
+        return about | {
+            "nfe": self.nfe,
+            "losses": list(LOSSES),
+            "levels": self.levels,
+            "noise": torch.as_tensor(rows[: len(self.levels)]),
+            "counts": self.counts,
+            "errors": self.errors,
+        }
+
 
 def classify(
     model, x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, noise: Tensor, *,
-    loss: str, batch_size: int,
+    loss: str, batch_size: int, keep: Callable = plain,
 ) -> Measured:  # fmt: skip
     """Run a search on one image.
 
     x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; levels [P] and
     noise [P, c, h, w] the points, shared by all arms. The error of a class at a point is the mean over its arms, so
-    that a class never wins by having more of them. `loss` decides; every loss is kept.
+    that a class never wins by having more of them. `loss` decides; all that `keep` keeps (see errors.py) is returned.
     """
     levels = torch.as_tensor(levels)
     parts = [[] for _ in arm_class]  # per arm, its errors [new points, 3] stage by stage
@@ -42,7 +54,10 @@ def classify(
         classes, end = next(search)
         while True:
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            errors = measure(model, x, conditions[arms], levels[seen:end], noise[seen:end], batch_size=batch_size)
+            points = slice(seen, end)
+            errors = measure(
+                model, x, conditions[arms], levels[points], noise[points], batch_size=batch_size, keep=keep
+            )
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             seen = end

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,12 +68,18 @@ def pick_device(args) -> tuple[torch.device, str]:
 
 def at_least_one(args, *names: str) -> None:
     for name in names:
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
-def my_images(args, total: int) -> tuple[list[int], list[int]]:
-    """The dataset indices of the run, ascending, and those of this worker. Raises InputError for what cannot be."""
+def not_negative(args, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least 0")
+
+
+def my_images(args, total: int, most: int | None = None) -> tuple[list[int], list[int]]:
+    """The dataset indices of the run, ascending (the first `most`), and this worker's."""
     at_least_one(args, "n_workers")
     if not 0 <= args.worker_idx < args.n_workers:
         raise InputError(f"--worker_idx {args.worker_idx}: must be in 0..{args.n_workers - 1}")
@@ -93,7 +100,7 @@ def my_images(args, total: int) -> tuple[list[int], list[int]]:
                 f"--subset_path {args.subset_path}: index {chosen[0] if chosen[0] < 0 else chosen[-1]} is outside the"
                 f" data set's 0..{total - 1}"
             )
-    chosen = chosen.tolist()
+    chosen = chosen[:most].tolist()
     return chosen, chosen[args.worker_idx :: args.n_workers]
 
 
@@ -137,8 +144,45 @@ def extra(text: str | None) -> str:
     return "_" + text
 
 
+def numbers(words: Iterable[str]) -> list[int]:
+    """Ascending numbers from words such as 7 and 0-99."""
+    bounds = [[int(end) for end in word.split("-")] for word in words]
+    return sorted({n for first, *last in bounds for n in range(first, (last or [first])[0] + 1)})
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending numbers as words that `numbers` reads: "0-99 200"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1][1:] = [n]
+        else:
+            runs.append([n])
+    return " ".join("-".join(map(str, run)) for run in runs)
+
+
 def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+
+
+def options_of(args, names: Iterable[str], card, dataset, dtype: str, bank: torch.Tensor | None) -> dict:
+    """What goes into run.json: the options `names`, and what every run's numbers depend on."""
+    return {name: getattr(args, name) for name in names} | {
+        "img_size": card.image_size,
+        "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
+        "data": records.sha256(repr(dataset.labels)),  # an image more or less would shift the others
+        "dtype": dtype,
+        "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
+    }
+
+
+def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], dict[int, Path]]:
+    """Open the run's folder; which of the images `mine` are still to do, and the records that are there."""
+    records.open_run(folder, options, about)
+    done = records.finished(folder)
+    todo = [k for k in mine if k not in done]
+    records.clean(folder, todo)
+    return todo, done
 
 
 def save_figure(figure, path: Path, dpi: int) -> None:
@@ -169,31 +213,46 @@ def brief(record: dict) -> dict:
 
 def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:
     """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code."""
-    pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
     nfe = [row["nfe"] for row in rows if "nfe" in row]
-    lines = [
-        ("images", f"{len(rows)} of {total}"),
-        ("top-1 accuracy", percent(*metrics.accuracy(pred, label))),
-        ("mean per class", percent(*metrics.mean_per_class(pred, label))),
-    ]
+    lines = [("images", f"{len(rows)} of {total}")]
+    if all("pred" in row for row in rows):  # a run over a part of the classes has none
+        pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
+        lines.append(("top-1 accuracy", percent(*metrics.accuracy(pred, label))))
+        lines.append(("mean per class", percent(*metrics.mean_per_class(pred, label))))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     for name, value in lines:
         print(f"{name:<16}{value}")
-    for problem in problems:
+    return report(problems)
+
+
+def report(problems: list[str], most: int = 20) -> int:
+    """Print what was left out, at most so many lines of it; the exit code."""
+    for problem in problems[:most]:
         print(f"not counted: {problem}", file=sys.stderr)
+    if len(problems) > most:
+        print(f"not counted: {len(problems) - most} more", file=sys.stderr)
     return 1 if problems else 0
 
 
-def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> list[str]:
+def finish(folder: Path, images: list[int], problems: list[str]) -> int:
+    """Print the table of the whole run, as far as it is done, and what went wrong; the exit code."""
+    done = records.finished(folder)
+    rows, unreadable = read_rows(done[k] for k in images if k in done)
+    return print_accuracy(rows, len(images), problems + unreadable)
+
+
+def evaluate(todo: list[int], one_image, path_of, earlier: Iterable[dict] = ()) -> list[str]:
     """Measure and save one image after the other, under a bar of accuracy, NFE per image and NFE/s.
 
     `one_image(index)` -> record; `path_of(index)` -> where it goes; `earlier` rows count in the bar. An image that
     cannot be read, or whose errors are not finite, is left out; returns what was wrong with those.
     """
     problems = []
-    images, right, nfe = len(earlier), sum(r["pred"] == r["label"] for r in earlier), sum(r["nfe"] for r in earlier)
-    before, started = nfe, time.monotonic()
+    total = Counter()
+    for row in earlier:
+        total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
+    before, started = total["nfe"], time.monotonic()
     for index in (bar := tqdm(todo, dynamic_ncols=True, unit="image")):
         try:
             record = one_image(index)
@@ -204,7 +263,8 @@ def evaluate(todo: list[int], one_image, path_of, earlier: list[dict]) -> list[s
             problems.append(f"image {index}: the network's answers are not all finite; try --dtype float32")
             continue
         records.save_record(path_of(index), record)
-        images, right, nfe = images + 1, right + (record["pred"] == record["label"]), nfe + record["nfe"]
-        speed = (nfe - before) / (time.monotonic() - started)
-        bar.set_postfix_str(f"accuracy {right / images:.1%}, {nfe / images:,.0f} NFE/image, {speed:,.0f} NFE/s")
+        total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
+        said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
+        speed = (total["nfe"] - before) / (time.monotonic() - started)
+        bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
     return problems

@@ -32,6 +32,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
@@ -321,6 +322,19 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         return [[ids[label] for label in shared[name].split("; ")] for name in _objectnet_classes(folder).values()]
     except (OSError, ValueError, LookupError) as error:
         raise InputError(f"{folder / 'mappings'} cannot be read: {_one_line(error)}") from error
+
+
+def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
+    """Class id of a model of `n_classes` -> class id of the data set: the arms when a model is told class ids.
+
+    ImageNet-A asks for its 200 only; an ObjectNet class may be several of ImageNet's; elsewhere the two are the same.
+    """
+    if name == "imagenetA":
+        lines = (resources.files("timm") / "data/_info/imagenet_a_indices.txt").read_text().split()
+        return {int(i): int(i) for i in lines}
+    if name == "objectnet":
+        return {i: k for k, ids in enumerate(objectnet_imagenet_ids(root)) for i in ids}
+    return {i: i for i in range(n_classes)}
 
 
 def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:

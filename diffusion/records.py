@@ -73,7 +73,7 @@ def read_run(folder: Path) -> dict:
     try:
         run = json.loads(path.read_text())
         run["options"].items()
-        missing = {"images", "prompts"} - run.keys()
+        missing = {"images", "arms"} - run.keys()
         if missing:
             raise KeyError(f"no {' and no '.join(sorted(missing))}")
         return run
@@ -115,7 +115,7 @@ def load_record(path: Path) -> dict:
     try:
         with torch.serialization.safe_globals(_SCALARS):
             record = torch.load(path, weights_only=True)
-        record.update({key: int(record[key]) for key in ("pred", "label")})
+        record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         return record
     except FileNotFoundError:
         raise

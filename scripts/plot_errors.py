@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffusion import InputError, cli, records
-from diffusion.datasets import centre_crop, load_dataset
+from diffusion.datasets import adm_crop, centre_crop, load_dataset
 from diffusion.search import even
 
 COLUMNS = 10
@@ -107,11 +107,19 @@ def main(argv: list[str]) -> int:
     if not done:
         raise InputError(f"{args.folder}: no image is done yet")
     dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
-    class_ids, first, arm_class = np.unique([c for *_, c in run["prompts"]], return_index=True, return_inverse=True)
+
+    def crop(image):
+        if options["interpolation"] == "adm":
+            return adm_crop(image, options["img_size"])
+        return centre_crop(image, options["img_size"], options["interpolation"])
+
+    class_ids, first, arm_class = np.unique([c for *_, c in run["arms"]], return_index=True, return_inverse=True)
     row_of = {int(c): k for k, c in enumerate(class_ids)}
     images, rows = [], []
     for index in np.array(list(done))[even(min(args.images, len(done)), len(done))].tolist():
         record = records.load_record(done[index])
+        if "pred" not in record:
+            raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers to draw")
         pred = row_of[record["pred"]]
         rows.append({
             "pred": pred,
@@ -119,7 +127,7 @@ def main(argv: list[str]) -> int:
             "excess": excess(record, arm_class, pred, options["loss"]),
         })  # fmt: skip
         try:
-            image = centre_crop(dataset.open(index), options["img_size"], options["interpolation"])
+            image = crop(dataset.open(index))
         except OSError as error:
             raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
         images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
@@ -127,7 +135,7 @@ def main(argv: list[str]) -> int:
     draw(
         images,
         rows,
-        [run["prompts"][a][1] for a in first],
+        [run["arms"][a][1] for a in first],
         f"{options['dataset']}, {options['split']} split, model {options['version']}: {right} of {len(rows)} right",
         f"Bars: mean {options['loss']} error less the winner's (◂), at the points both were measured on.",
         args.out,

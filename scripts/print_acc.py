@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
     if args.loss and run is None:
         raise InputError(f"--loss {args.loss}: {args.folder} has no run.json, so only predictions, no errors")
-    class_ids, arm_class = np.unique([c for _, _, c in run["prompts"]], return_inverse=True) if run else ([], [])
+    class_ids, arm_class = np.unique([c for _, _, c in run["arms"]], return_inverse=True) if run else ([], [])
 
     def decide_again(record: dict) -> dict:
         if "counts" not in record:
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     rows, problems = cli.read_rows(paths, decide_again if args.loss else lambda record: record)
     if args.confusion:
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
-        names = {c: name for _, name, c in run["prompts"]} if run else {}
+        names = {c: name for _, name, c in run["arms"]} if run else {}
         classes = sorted({*names, *pred.tolist(), *label.tolist()})
         draw_confusion(metrics.confusion(pred, label, classes), [names.get(c, str(c)) for c in classes], args.confusion)
     return cli.print_accuracy(rows, max(run["images"] if run else 0, len(paths)), problems)

@@ -1,6 +1,7 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
 python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
+python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
 """
 
 import argparse
@@ -11,13 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusion import digits
 from diffusion.digits import SEEN, UNSEEN
+from diffusion.errors import variational_bound
+from diffusion.process import Process
 
 MODELS = Path(__file__).parent.parent / "models"
 RELATIONS = [  # vertical, how the first digit (left or top) stands to the second, and the second to the first
@@ -155,11 +166,44 @@ def train_sd(steps: int, folder: Path) -> None:
     optimise(networks, loss_of_step, steps, save)
 
 
+def train_dit(steps: int, folder: Path) -> None:
+    """DiT's own recipe in small: linear betas, learned variance, squared error plus the bound of a frozen mean."""
+    rng = np.random.default_rng(0)
+    vae16 = AutoencoderKL.from_pretrained(MODELS / "digits-sd", subfolder="vae", dtype=torch.float16)
+    vae = copy.deepcopy(vae16).float().eval().requires_grad_(False)
+    scheduler = DDIMScheduler(1000, 0.0001, 0.02, "linear", clip_sample=False)
+    process = Process.from_scheduler(scheduler)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=4, attention_head_dim=32, num_layers=6, sample_size=8, patch_size=2, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=10,
+    ).eval()  # fmt: skip  # its own label dropout draws once per layer, ours once per image
+    ink, labels = digits.handwriting("train")
+    colours = [[c for c, d in SEEN if d == digit] for digit in range(10)]
+
+    def loss_of_step():
+        drawn = rng.integers(len(ink), size=128)
+        digit = labels[drawn]
+        x = digits.one(ink[drawn], torch.tensor([rng.choice(colours[d]) for d in digit]), rng) * 2 - 1
+        with torch.no_grad():
+            x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
+        told = torch.tensor(np.where(rng.random(128) < 0.1, 10, digit))  # 10: not told
+        eps, t = torch.randn_like(x), torch.randint(1000, [len(x)])
+        prediction, variance = transformer(scheduler.add_noise(x, eps, t), t, told).sample.chunk(2, 1)
+        bound = variational_bound(process, x[:, None], eps, t, prediction.detach()[:, None], variance[:, None])
+        return F.mse_loss(prediction, eps) + bound.mean()
+
+    def save(average):
+        DiTPipeline(average["transformer"], vae16, scheduler, dict(enumerate(digits.WORDS))).save_pretrained(folder)
+
+    print(f"transformer: {sum(p.numel() for p in transformer.parameters()):,}")
+    optimise(torch.nn.ModuleDict({"transformer": transformer}), loss_of_step, steps, save)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["sd"])
+    parser.add_argument("model", choices=["sd", "dit"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    {"sd": train_sd}[args.model](args.steps, args.folder or MODELS / f"digits-{args.model}")
+    {"sd": train_sd, "dit": train_dit}[args.model](args.steps, args.folder or MODELS / f"digits-{args.model}")

@@ -34,7 +34,7 @@ def test_picture(tmp_path, classes, capsys):
     options = {"dataset": "digits", "split": "test", "version": "digits", "loss": "l2", "img_size": 32,
                "interpolation": "bicubic"}  # fmt: skip
     prompts = [(f"a photo of ${c}$.", f"a long name, ${c}$ ${c}", c) for c in range(classes)]
-    records.open_run(folder, options, {"images": 12, "prompts": prompts})
+    records.open_run(folder, options, {"images": 12, "arms": prompts})
     rng = np.random.default_rng(0)
     for index in range(12):
         l2 = rng.random((classes, 4)).tolist()
@@ -52,7 +52,7 @@ def test_picture(tmp_path, classes, capsys):
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"no run\.json"):
         PLOT["main"]([str(tmp_path), "out.png"])
-    records.open_run(tmp_path, {"dataset": "digits"}, {"images": 1, "prompts": []})
+    records.open_run(tmp_path, {"dataset": "digits"}, {"images": 1, "arms": []})
     with pytest.raises(InputError, match="no image is done"):
         PLOT["main"]([str(tmp_path), "out.png"])
     with pytest.raises(InputError, match="--images 0"):

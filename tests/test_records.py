@@ -110,15 +110,15 @@ def test_clean_touches_nothing_else(tmp_path):
 
 # ---- run.json ----
 
-ABOUT = {"images": 10, "prompts": []}
+ABOUT = {"images": 10, "arms": []}
 OPTIONS = {"loss": "l1", "seed": 0, "to_keep": (5, 1), "noise": None}
 
 
 def test_a_run_is_created_and_joined(tmp_path):
     folder = tmp_path / "digits" / "v"
-    open_run(folder, OPTIONS, {"images": 10, "prompts": [("a “photo”", "a", 0)]})
+    open_run(folder, OPTIONS, {"images": 10, "arms": [("a “photo”", "a", 0)]})
     run = read_run(folder)
-    assert run["options"] == OPTIONS | {"to_keep": [5, 1]} and run["prompts"] == [["a “photo”", "a", 0]]
+    assert run["options"] == OPTIONS | {"to_keep": [5, 1]} and run["arms"] == [["a “photo”", "a", 0]]
     save_record(folder / "7.pt", OURS)
     open_run(folder, OPTIONS, ABOUT | {"images": 20})
     assert read_run(folder)["images"] == 20 and sorted(os.listdir(folder)) == ["7.pt", "run.json"]

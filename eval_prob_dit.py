@@ -1,0 +1,191 @@
+"""Classification with a class-conditional diffusion model (DiT): the class id that predicts the noise best wins.
+
+    python eval_prob_dit.py --dataset imagenet --split test --to_keep 50 1 --n_samples 25 250
+    python eval_prob_dit.py --dataset imagenet --split test --noise_path noise_256.pt --randomize_noise \\
+        --batch_size 32 --cls 0-99 --t_interval 4 --extra dit256 --save_vb
+
+The first searches all classes, adaptively; the second measures some classes at every level, for print_dit_acc.py to
+merge with the others. Results go to $LOG_DIR (default data), one file per image; data is read from $DATASET_ROOT
+(default /datasets).
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+
+from diffusion import InputError, cli, records
+from diffusion.classify import classify
+from diffusion.datasets import Dataset, adm_crop, class_arms, load_dataset
+from diffusion.errors import LOSSES, plain, with_answer, with_bound, with_map, with_prediction
+from diffusion.models import ALIASES, Card, load_model, read_card
+from diffusion.search import check_schedule, halving, level_sequence
+
+KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's folder
+    None: (plain, ""),
+    "save_vb": (with_bound, ""),
+    "spatial": (with_map, "_spatial"),
+    "save_eps": (with_prediction, "_eps"),
+    "save_eps_and_var": (with_answer, "_epsvar"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = "imagenet, imagenetv2, imagenetA, objectnet, digits"
+    p.add_argument("--dataset", default="imagenet", help=f"{known}; or own data whose class ids are the model's")
+    p.add_argument("--split", choices=["train", "val", "trainval", "test"], default="test")
+    p.add_argument("--image-size", type=int, choices=[256, 512], help="which DiT-XL/2; default 256")
+    p.add_argument("--version", help=f"another model: {', '.join(ALIASES['class'])}; or a hub id or a diffusers folder")
+    p.add_argument("--vae", help="another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
+    p.add_argument("--cls", nargs="+", help="only these classes: ids or ranges such as 0-99")
+    p.add_argument("--t_interval", type=int, help="every class at every so-manieth level; with --cls, default 5")
+    p.add_argument("--to_keep", type=int, nargs="+", help="classes kept by each stage; the last is 1; default 50 1")
+    p.add_argument("--n_samples", type=int, nargs="+", help="noise levels measured by each stage; default 25 250")
+    p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
+    p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
+    p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
+    p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w] for all images; see save_noise.py")
+    p.add_argument("--seed", type=int, default=0, help="of the noise without a bank, together with the image's index")
+    for flag, what in [
+        ("save_vb", "the variational bound, in bits per dimension"),
+        ("spatial", "the squared error at each place"),
+        ("save_eps", "the predictions"),
+        ("save_eps_and_var", "the predictions and the variances"),
+    ]:
+        p.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
+    p.add_argument("--imgs_to_eval", type=int, help="only so many images, the first ones")
+    p.add_argument("--extra", help="a suffix for the data set's folder")
+    cli.add_model_options(p)
+    cli.add_shard_options(p)
+    p.set_defaults(dtype="float32")
+    return p
+
+
+def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
+    """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
+    arms = class_arms(args.dataset, card.classes, cli.DATASET_ROOT)
+    known = len(dataset.classes) if args.dataset != "objectnet" else 1000
+    if known not in (0, card.classes):  # 0: own data, whose folders are named by the class ids
+        raise InputError(f"--dataset {args.dataset}: is of {known} classes, {card.source} knows {card.classes}")
+    if strange := sorted(set(dataset.labels) - set(arms.values())):
+        raise InputError(f"--dataset {args.dataset}: labels {strange[:10]} are no classes of {card.source}")
+    if args.cls is None:
+        return arms, sorted(arms)
+    given = " ".join(args.cls)
+    if not all(re.fullmatch(r"\d+(-\d+)?", word) for word in args.cls):
+        raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
+    chosen = cli.numbers(args.cls)
+    if chosen[-1] >= card.classes:
+        raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
+    if strange := sorted(set(chosen) - set(arms)):
+        raise InputError(f"--cls {given}: {cli.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}")
+    return arms, chosen
+
+
+def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
+    """n_samples and to_keep: as given; every level for all with --t_interval or --cls; else two stages."""
+    if args.n_samples or args.to_keep:
+        if args.t_interval is not None:
+            raise InputError(f"--t_interval {args.t_interval}: --n_samples says which levels already")
+        n_samples, to_keep = args.n_samples or [], args.to_keep or []
+    elif args.t_interval is not None or args.cls is not None:
+        interval = 5 if args.t_interval is None else args.t_interval
+        if interval < 1 or T % interval:
+            raise InputError(f"--t_interval {interval}: must divide the model's {T} levels")
+        n_samples, to_keep = [T // interval], [1]
+    else:
+        n_samples, to_keep = ([25, 250], [min(50, n_arms // 2), 1]) if n_arms > 3 else ([250], [1])
+    check_schedule(n_arms, n_samples, to_keep, T)
+    return n_samples, to_keep
+
+
+def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Path:
+    """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
+    name = f"DiT{card.image_size}x{card.image_size}" + (f"-{cli.tag(args.version)}" if args.version else "")
+    if args.cls is not None:
+        name += f"_cls{'_'.join(args.cls)}"
+    if len(n_samples) == 1 and card.levels % n_samples[0] == 0:
+        name += f"_t{card.levels // n_samples[0]}_{args.n_trials}trials"
+    else:
+        name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
+    name += "_randnoise" if args.randomize_noise else ""
+    name += f"_{args.loss}" if args.loss != "l2" else ""
+    name += KEEP[args.keep][1]
+    if len(name) > 200:
+        raise InputError(f"--cls {' '.join(args.cls)[:60]}...: too many for a folder's name; give ranges such as 0-99")
+    return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name / args.split
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    cli.at_least_one(args, "n_trials", "batch_size", "imgs_to_eval")
+    cli.not_negative(args, "seed")
+    if args.keep and len(args.keep) > 1:
+        raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
+    args.keep = args.keep[0] if args.keep else None
+    device, dtype = cli.pick_device(args)
+    if args.version and args.image_size:
+        raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
+    card = read_card(args.version or f"dit-{args.image_size or 256}", told="class", vae=args.vae)
+    if args.keep in ("save_vb", "save_eps_and_var") and not card.learns_variance:
+        raise InputError(f"--{args.keep}: {card.source} has not learned its variance")
+    dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
+    images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval)
+    all_arms, arms = arms_of(args, dataset, card)
+    n_samples, to_keep = schedule(args, len(arms), card.levels)
+    folder = run_folder(args, card, n_samples, to_keep)
+
+    levels, ends = level_sequence(n_samples, card.levels)
+    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
+    # A level's noise does not depend on when it is measured, so that a search sees what the full grid sees.
+    trial = np.tile(np.arange(args.n_trials), len(levels) // args.n_trials)
+    rows = np.searchsorted(np.sort(levels), levels) + trial if args.randomize_noise else trial
+    bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
+    keep, _ = KEEP[args.keep]
+
+    names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
+    options = cli.options_of(args, names, card, dataset, dtype, bank) | {
+        "cls": None if args.cls is None else cli.ranges(arms),
+        "to_keep": to_keep,
+        "n_samples": n_samples,
+        "interpolation": "adm",
+    }
+    names = dataset.classes or [str(k) for k in range(card.classes)]
+    table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
+    about = {"images": len(images), "arms": table, "all_arms": cli.ranges(sorted(all_arms))}
+    todo, _ = cli.join_run(folder, options, about, mine)
+    nfe = np.dot([len(arms), *to_keep[:-1]], np.diff(ends, prepend=0))
+    done = len(mine) - len(todo)
+    print(f"{args.dataset}, {args.split} split: {len(mine)} images of {nfe:,} NFE, {done} done before -> {folder}")
+
+    def one_image(index: int) -> dict:
+        x = model.encode(adm_crop(dataset.open(index), card.image_size)[None])[0]  # [c, h, w]
+        draws = bank if bank is not None else cli.noise_of_image(args.seed, index, rows.max() + 1, card.latent)
+        search = halving(len(arms), ends, to_keep)
+        measured = classify(
+            model, x, conditions, np.arange(len(arms)), search, levels, draws[rows],
+            loss=args.loss, batch_size=args.batch_size, keep=keep,
+        )  # fmt: skip
+        record = measured.record(rows, index=index, label=dataset.labels[index])
+        if args.cls is None:  # of a part of the classes, none is the answer
+            record["pred"] = all_arms[arms[measured.winner]]
+        n, (_, h, w) = len(LOSSES), card.latent
+        if args.keep == "save_vb":
+            record["losses"].append("vb")
+        elif args.keep is not None:
+            shape = (h, w) if args.keep == "spatial" else (-1, h, w)  # [n, h, w], [n, c, h, w] or [n, 2c, h, w]
+            record[args.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
+            record["errors"] = measured.errors[:, :n].clone()
+        return record
+
+    if todo:
+        model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
+        conditions = model.conditions(arms)
+    problems = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)))
+    return cli.finish(folder, images, problems)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,153 @@
+"""Print the accuracy of DiT runs by each loss: merges runs over parts of the classes, and adaptive ones.
+
+python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
+"""
+
+import argparse
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion import InputError, cli, metrics, records
+
+RULES = {"L2": ["l2"], "L1": ["l1"], "VLB": ["vb"], "L2+VLB": ["l2", "vb"]}  # the losses whose sum decides
+FREE = {"cls", "to_keep", "n_samples", "loss"}  # options that may differ between runs that are merged
+CHUNK = 500  # records read by one task
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", type=Path, help="the data set's folder, which holds run folders; or one of those")
+    p.add_argument("--dataset", help="checked against what the runs say")
+    return p
+
+
+def find_runs(folder: Path) -> dict[Path, dict]:
+    """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
+    runs = {path: records.read_run(path) for path in paths}
+    if not runs:
+        raise InputError(f"{folder}: no run.json there or in the folders below, so there is nothing to count")
+
+    def fixed(path: Path) -> dict:
+        options = runs[path]["options"]
+        if "all_arms" not in runs[path]:
+            raise InputError(f"{path} is no run of eval_prob_dit.py")
+        return {key: value for key, value in options.items() if key not in FREE} | {"levels": max(options["n_samples"])}
+
+    first, *others = paths
+    for other in others:
+        these, those = fixed(first), fixed(other)
+        for key in sorted(these.keys() | those.keys()):
+            if these.get(key) != those.get(key):
+                raise InputError(
+                    f"{first} and {other} cannot be merged: {key} is {these.get(key)!r} and {those.get(key)!r}."
+                    " Name one of them, or keep them apart with --extra"
+                )
+    fixed(first)
+    return runs
+
+
+def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
+    """Rule -> (smallest mean, class id) among the arms that were measured at every point of the record.
+
+    Points are put in one order first, so that the sums do not depend on the order in which they were measured.
+    """
+    counts, errors, points = record["counts"].numpy(), record["errors"].numpy(), len(record["levels"])
+    order = np.lexsort((record["noise"].numpy(), record["levels"].numpy()))
+    whole = np.flatnonzero(counts == points)
+    starts = np.cumsum(counts) - counts
+    measured = errors[starts[whole, None] + order].mean(1, dtype=np.float64)  # [arms, losses]
+    answers = {}
+    for rule, losses in RULES.items():
+        if set(losses) <= set(record["losses"]):
+            value = measured[:, [record["losses"].index(loss) for loss in losses]].sum(1)
+            k = int(value.argmin())
+            answers[rule] = (float(value[k]), arms[whole[k]])
+    return answers
+
+
+def read(task: tuple[list[Path], list[int]]) -> list[tuple[int, int, int, dict] | str]:
+    """(index, label, nfe, best) of each record, or what is wrong with it."""
+    paths, arms = task
+    found = []
+    for path in paths:
+        try:
+            record = records.load_record(path)
+            found.append((record["index"], record["label"], record["nfe"], best(record, arms)))
+        except InputError as error:
+            found.append(str(error))
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            found.append(f"{path} is no record of eval_prob_dit.py: {type(error).__name__}: {error}")
+    return found
+
+
+def read_all(tasks: list[tuple[list[Path], list[int]]]) -> Iterator[list]:
+    """The answers of the tasks, in order; in several processes where there is enough to do."""
+    if len(tasks) < 4:
+        yield from map(read, tasks)
+    else:
+        with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(read, tasks)
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    runs = find_runs(args.folder)
+    run = next(iter(runs.values()))
+    if args.dataset not in (None, run["options"]["dataset"]):
+        raise InputError(f"--dataset {args.dataset}: {args.folder} holds runs on {run['options']['dataset']}")
+    wanted = cli.numbers(run["all_arms"].split())
+    column = {arm: k for k, arm in enumerate(wanted)}
+    class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}
+
+    tasks, covers = [], []
+    for folder, each in runs.items():
+        arms = [arm for arm, *_ in each["arms"]]
+        paths = list(records.finished(folder).values())
+        chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
+        tasks += [(chunk, arms) for chunk in chunks]
+        covers += [[column[arm] for arm in arms]] * len(chunks)
+    labels, spent, answers, covered, problems = {}, 0, {}, {}, []
+    for cover, found in zip(covers, read_all(tasks), strict=True):
+        for item in found:
+            if isinstance(item, str):
+                problems.append(item)
+                continue
+            index, label, nfe, these = item
+            labels[index], spent = label, spent + nfe
+            covered.setdefault(index, np.zeros(len(wanted), dtype=bool))[cover] = True
+            merged = answers.setdefault(index, these)
+            for rule in merged.keys() & these.keys():
+                merged[rule] = min(merged[rule], these[rule])
+
+    measured = np.any(list(covered.values()), axis=0) if covered else np.zeros(len(wanted), dtype=bool)
+    complete = [index for index in sorted(covered) if not np.any(measured & ~covered[index])]
+    total = max(*(each["images"] for each in runs.values()), len(covered))
+    print(f"{'images':<16}{len(complete)} of {total}")
+    print(f"{'classes':<16}{measured.sum()} of {len(wanted)}")
+    label = np.array([labels[index] for index in complete], dtype=int)
+    for rule in RULES:
+        if complete and all(rule in answers[index] for index in complete):
+            pred = np.array([class_of[answers[index][rule][1]] for index in complete])
+            print(f"{rule:<16}{cli.percent(*metrics.accuracy(pred, label))}")
+    if covered:
+        print(f"{'NFE per image':<16}{spent / len(covered):,.0f}  (in all {spent:,})")
+
+    if not measured.all():
+        problems.append(f"no run has classes {cli.ranges(np.array(wanted)[~measured].tolist())}")
+    for index in sorted(covered.keys() - set(complete)):
+        lacks = np.array(wanted)[measured & ~covered[index]].tolist()
+        problems.append(f"image {index}: classes {cli.ranges(lacks)} are not measured yet")
+    if len(covered) < total:
+        problems.append(f"{total - len(covered)} images of the run have no record at all")
+    return cli.report(problems)
+
+
+if __name__ == "__main__":
+    cli.run(main)
