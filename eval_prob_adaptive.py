@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     folder = run_folder(args)
     names = ["dataset", "split", "version", "n_trials", "interpolation", "loss", "to_keep", "n_samples", "seed"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options = cli.options_of(args, names, card, dataset, dtype, bank) | {"prompts": records.sha256(repr(table))}
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | {"prompts": records.sha256(repr(table))}
     todo, done = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 

@@ -20,7 +20,7 @@ from diffusion.classify import classify
 from diffusion.datasets import Dataset, adm_crop, class_arms, load_dataset
 from diffusion.errors import LOSSES, plain, with_answer, with_bound, with_map, with_prediction
 from diffusion.models import ALIASES, Card, load_model, read_card
-from diffusion.search import check_schedule, halving, level_sequence
+from diffusion.search import check_schedule, every, halving, level_sequence, noise_rows
 
 KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's folder
     None: (plain, ""),
@@ -91,10 +91,7 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
             raise InputError(f"--t_interval {args.t_interval}: --n_samples says which levels already")
         n_samples, to_keep = args.n_samples or [], args.to_keep or []
     elif args.t_interval is not None or args.cls is not None:
-        interval = 5 if args.t_interval is None else args.t_interval
-        if interval < 1 or T % interval:
-            raise InputError(f"--t_interval {interval}: must divide the model's {T} levels")
-        n_samples, to_keep = [T // interval], [1]
+        n_samples, to_keep = [every(5 if args.t_interval is None else args.t_interval, T)], [1]
     else:
         n_samples, to_keep = ([25, 250], [min(50, n_arms // 2), 1]) if n_arms > 3 else ([250], [1])
     check_schedule(n_arms, n_samples, to_keep, T)
@@ -139,14 +136,12 @@ def main(argv: list[str]) -> int:
 
     levels, ends = level_sequence(n_samples, card.levels)
     levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
-    # A level's noise does not depend on when it is measured, so that a search sees what the full grid sees.
-    trial = np.tile(np.arange(args.n_trials), len(levels) // args.n_trials)
-    rows = np.searchsorted(np.sort(levels), levels) + trial if args.randomize_noise else trial
+    rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = cli.options_of(args, names, card, dataset, dtype, bank) | {
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | {
         "cls": None if args.cls is None else cli.ranges(arms),
         "to_keep": to_keep,
         "n_samples": n_samples,

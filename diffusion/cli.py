@@ -165,12 +165,12 @@ def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
-def options_of(args, names: Iterable[str], card, dataset, dtype: str, bank: torch.Tensor | None) -> dict:
-    """What goes into run.json: the options `names`, and what every run's numbers depend on."""
+def options_of(args, names: Iterable[str], card, data: list, dtype: str, bank: torch.Tensor | None) -> dict:
+    """What goes into run.json: the options `names`, and what every run's numbers depend on; `data` is its labels."""
     return {name: getattr(args, name) for name in names} | {
         "img_size": card.image_size,
         "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": records.sha256(repr(dataset.labels)),  # an image more or less would shift the others
+        "data": records.sha256(repr(data)),  # an image more or less would shift the others
         "dtype": dtype,
         "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
     }

@@ -27,6 +27,11 @@ PALETTE = torch.tensor(list(COLOURS.values())) / 255  # [6, 3]
 UNSEEN = [(0, 2), (1, 7), (2, 4), (3, 9), (4, 5), (5, 3), (0, 8), (2, 1)]  # (colour, digit)
 SEEN = [(c, d) for d in range(10) for c in range(len(COLOURS)) if (c, d) not in UNSEEN]
 
+RELATIONS = [  # vertical, how the first digit (left or top) stands to the second, and the second to the first
+    (False, "to the left of", "to the right of"),
+    (True, "above", "below"),
+]
+
 
 @cache
 def handwriting(split: str) -> tuple[Tensor, np.ndarray]:

@@ -70,3 +70,15 @@ def rescore(record: dict, arm_class: np.ndarray, loss: str) -> int:
     assert loss in record["losses"], f"loss {loss!r}, wanted one of {record['losses']}"
     errors, points = class_errors(record, arm_class, loss)
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
+
+
+def winoground(scores: np.ndarray) -> dict[str, np.ndarray]:
+    """What is right in each example, from scores [n, caption 2, image 2]; higher is better; caption k is image k's own.
+
+    text: each image prefers its own caption; image: each caption prefers its own image; group: both (arXiv 2204.03162).
+    A tie is wrong. -> three [n] bool
+    """
+    own = scores[:, [0, 1], [0, 1]]  # [n, 2]
+    text = np.all(own > scores[:, [1, 0], [0, 1]], 1)  # the same image under the other caption
+    image = np.all(own > scores[:, [0, 1], [1, 0]], 1)  # the same caption on the other image
+    return {"text": text, "image": image, "group": text & image}

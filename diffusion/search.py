@@ -38,6 +38,23 @@ def level_sequence(n_samples: list[int], T: int) -> tuple[np.ndarray, np.ndarray
     return np.array(list(taken)), np.array(ends)
 
 
+def every(interval: int, T: int) -> int:
+    """How many levels --t_interval takes. Raises InputError unless it divides T."""
+    if interval < 1 or T % interval:
+        raise InputError(f"--t_interval {interval}: must divide the model's {T} levels")
+    return T // interval
+
+
+def noise_rows(levels: np.ndarray, n_trials: int, randomize: bool) -> np.ndarray:
+    """Which noise draw each point takes, for levels [P] in any order, each n_trials times in a row. [P]
+
+    One draw for every trial; with `randomize`, one for every trial and level. A level's draw does not depend on when it
+    is measured, so a search sees exactly the points of the full grid.
+    """
+    trial = np.tile(np.arange(n_trials), len(levels) // n_trials)
+    return np.searchsorted(np.sort(levels), levels) + trial if randomize else trial
+
+
 def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: int) -> None:
     """Raises InputError unless the schedule can be run on `n_classes` classes and T levels."""
     given = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"

@@ -1,7 +1,9 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
 python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
+python scripts/train_embedded.py places  # goes on with models/digits-sd
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
+python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
 import argparse
@@ -10,17 +12,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    DiffusionPipeline,
     DiTPipeline,
     DiTTransformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -31,21 +36,19 @@ from diffusion.errors import variational_bound
 from diffusion.process import Process
 
 MODELS = Path(__file__).parent.parent / "models"
-RELATIONS = [  # vertical, how the first digit (left or top) stands to the second, and the second to the first
-    (False, "to the left of", "to the right of"),
-    (True, "above", "below"),
-]
 
 
-def captioned_canvases(n: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-    """n training canvases [n, 3, 32, 32] in -1..1 with captions: half one digit, half two, a tenth without words."""
-    ink, labels = digits.handwriting("train")
+def captioned_canvases(
+    n: int, rng: np.random.Generator, split: str = "train", alone: float = 0.5
+) -> tuple[torch.Tensor, list[str]]:
+    """n canvases [n, 3, 32, 32] in -1..1 with captions: a share with one digit, the rest two; a tenth without words."""
+    ink, labels = digits.handwriting(split)
     seen = np.array([[(c, d) in SEEN for c in range(len(digits.COLOURS))] for d in range(10)])
     drawn = rng.integers(len(ink), size=(n, 2))
     d = labels[drawn]
     colour = np.array([[rng.choice(np.flatnonzero(seen[digit])) for digit in pair] for pair in d])
     vertical = rng.integers(2, size=n)
-    half = n // 2
+    half = int(n * alone)
     x = torch.cat([
         digits.one(ink[drawn[:half, 0]], torch.tensor(colour[:half, 0]), rng),
         digits.two(ink[drawn[half:]], torch.tensor(colour[half:]), vertical[half:] == 1, rng),
@@ -53,7 +56,7 @@ def captioned_canvases(n: int, rng: np.random.Generator) -> tuple[torch.Tensor, 
     captions = []
     for k in range(n):
         first, second = zip(colour[k], d[k], strict=True)
-        _, forward, backward = RELATIONS[vertical[k]]
+        _, forward, backward = digits.RELATIONS[vertical[k]]
         if rng.random() < 0.1:
             captions.append("")
         elif k < half:
@@ -69,7 +72,7 @@ def tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer class with a byte-pair vocabulary of the captions' words."""
     pairs = SEEN + UNSEEN
     words = [digits.caption_one(d) for d in range(10)] + [digits.caption_one(d, c) for c, d in pairs]
-    words += [digits.caption_two(pairs[0], pairs[1], name) for relation in RELATIONS for name in relation[1:]]
+    words += [digits.caption_two(pairs[0], pairs[1], name) for relation in digits.RELATIONS for name in relation[1:]]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Whitespace()])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -128,6 +131,15 @@ def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> N
             save(copy.deepcopy(average).half())
 
 
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Save it without the paths of this machine that parts loaded from a folder remember."""
+    pipeline.save_pretrained(folder)
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def train_sd(steps: int, folder: Path) -> None:
     rng = np.random.default_rng(0)
     tok = tokenizer()
@@ -144,23 +156,48 @@ def train_sd(steps: int, folder: Path) -> None:
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
         cross_attention_dim=128, attention_head_dim=4,
     )  # fmt: skip
-    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    vae16 = copy.deepcopy(vae).half()
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tok, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
     middle = torch.distributions.Beta(1.5, 1.5)  # the middle levels are where the words matter
+    train_text_to_image(pipeline, lambda: (*captioned_canvases(64, rng), middle.sample([64])), steps, folder)
+
+
+def train_places(steps: int, folder: Path) -> None:
+    """Go on with digits-sd: half of a batch as before, the rest mostly pairs at high noise, where alone the words say
+    more about places than the canvas does. Without it the model does not learn left from right.
+    """
+    rng = np.random.default_rng(1)
+    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
+    middle = torch.distributions.Beta(1.5, 1.5)
+
+    def batch():
+        x, captions = captioned_canvases(32, rng)
+        pairs, told = captioned_canvases(32, rng, alone=1 / 8)
+        return torch.cat([x, pairs]), captions + told, torch.cat([middle.sample([32]), 1 - 0.4 * torch.rand(32)])
+
+    train_text_to_image(pipeline, batch, steps, folder)
+
+
+def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, folder: Path) -> None:
+    """Train U-Net and text encoder on `batch()` -> canvases, captions, levels in 0..1."""
+    vae, tok, scheduler = pipeline.vae.requires_grad_(False), pipeline.tokenizer, pipeline.scheduler
+    networks = torch.nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train()
+    vae16 = copy.deepcopy(vae).half()
 
     def loss_of_step():
-        x, captions = captioned_canvases(64, rng)
+        x, captions, level = batch()
         with torch.no_grad():
             x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
-        eps, t = torch.randn_like(x), (1000 * middle.sample([len(x)])).long().clamp(max=999)
-        return F.mse_loss(unet(scheduler.add_noise(x, eps, t), t, text_encoder(ids)[0]).sample, eps)
+        eps, t = torch.randn_like(x), (1000 * level).long().clamp(max=999)
+        text = networks["text_encoder"](ids)[0]
+        return F.mse_loss(networks["unet"](scheduler.add_noise(x, eps, t), t, text).sample, eps)
 
     def save(average):
-        StableDiffusionPipeline(
-            vae=vae16, text_encoder=average["text_encoder"], tokenizer=tok, unet=average["unet"], scheduler=scheduler,
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        ).save_pretrained(folder)  # fmt: skip
+        parts = pipeline.components | dict(average) | {"vae": vae16}
+        save_pipeline(StableDiffusionPipeline(**parts, requires_safety_checker=False), folder)
 
     print({k: f"{sum(p.numel() for p in n.parameters()):,}" for k, n in [("vae", vae), *networks.items()]})
     optimise(networks, loss_of_step, steps, save)
@@ -193,17 +230,66 @@ def train_dit(steps: int, folder: Path) -> None:
         return F.mse_loss(prediction, eps) + bound.mean()
 
     def save(average):
-        DiTPipeline(average["transformer"], vae16, scheduler, dict(enumerate(digits.WORDS))).save_pretrained(folder)
+        save_pipeline(DiTPipeline(average["transformer"], vae16, scheduler), folder)
 
     print(f"transformer: {sum(p.numel() for p in transformer.parameters()):,}")
     optimise(torch.nn.ModuleDict({"transformer": transformer}), loss_of_step, steps, save)
 
 
+def train_clip(steps: int, folder: Path) -> None:
+    """CLIP on the canvases and captions of `train_sd`, with its tokenizer; the average with the best held-out loss.
+
+    A caption that occurs several times in a batch is right for each of its canvases (the target is spread over them).
+    """
+    rng = np.random.default_rng(0)
+    tok = CLIPTokenizer.from_pretrained(MODELS / "digits-sd" / "tokenizer")
+    config = {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 160, "layers": 7, "head_width": 32},
+        "text_cfg": {
+            "context_length": tok.model_max_length, "vocab_size": len(tok), "width": 128, "heads": 4, "layers": 3,
+            "hf_tokenizer_name": "digits",
+        },
+    }  # fmt: skip
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    clip = open_clip.CLIP(**copy.deepcopy(config))
+
+    def contrast(network, x: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        told = [k for k, caption in enumerate(captions) if caption]
+        ids = tok([captions[k] for k in told], padding="max_length", return_tensors="pt").input_ids
+        images, texts, scale = network(x[told], ids)
+        logits = scale * images @ texts.T
+        same = (ids[:, None] == ids).all(-1).float()
+        target = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    held_out = captioned_canvases(1024, np.random.default_rng(1), "test")
+    best = float("inf")
+
+    def save(average):
+        nonlocal best
+        with torch.no_grad():
+            loss = contrast(average["clip"].float(), *held_out).item()
+        print(f"held-out loss {loss:.4f}", flush=True)
+        if loss < best:
+            best = loss
+            folder.mkdir(parents=True, exist_ok=True)
+            tok.save_pretrained(folder)
+            text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
+            (folder / "open_clip_config.json").write_text(text)
+            save_file(average["clip"].half().state_dict(), folder / "open_clip_model.safetensors")
+
+    print(f"clip: {sum(p.numel() for p in clip.parameters()):,}")
+    networks = torch.nn.ModuleDict({"clip": clip})
+    optimise(networks, lambda: contrast(clip, *captioned_canvases(128, rng)), steps, save)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["sd", "dit"])
+    parser.add_argument("model", choices=["sd", "places", "dit", "clip"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    {"sd": train_sd, "dit": train_dit}[args.model](args.steps, args.folder or MODELS / f"digits-{args.model}")
+    train = {"sd": train_sd, "places": train_places, "dit": train_dit, "clip": train_clip}[args.model]
+    train(args.steps, args.folder or MODELS / f"digits-{args.model.replace('places', 'sd')}")

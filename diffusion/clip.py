@@ -1,0 +1,84 @@
+"""The baselines: how alike CLIP finds an image and captions. A thin layer over open_clip, imported only when used."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion import InputError
+from diffusion.models import EMBEDDED
+
+DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
+    "clip": ("ViT-L/14", "openai"),
+    "openclip": ("ViT-H-14", "laion2b_s32b_b79k"),
+}
+PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[str, str | None]:
+    """open_clip's name of a model and the tag or file of its weights, from --model, --version and --pretrained.
+
+    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights. InputError: unknown.
+    """
+    open_clip = _import()
+    default, default_tag = DEFAULTS[model]
+    version = version or default
+    folder = EMBEDDED / "digits-clip" if version == "digits" else Path(version).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", None
+    name = version.replace("/", "-")
+    if name not in open_clip.list_models():
+        near = ", ".join(known for known in open_clip.list_models() if known.startswith(name[:5])) or "ViT-L-14, ..."
+        raise InputError(
+            f"--version {version}: open_clip has no such model (it has {near}), and no folder of that name holds"
+            " open_clip_config.json"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None and default_tag in tags:
+        return name, default_tag
+    if pretrained not in tags and not Path(pretrained or "").is_file():
+        raise InputError(f"--pretrained {pretrained}: wanted a file of weights or, for {name}, {', '.join(tags)}")
+    return name, pretrained
+
+
+def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Callable[[Image.Image, list[str]], Tensor]:
+    """A function of an RGB image and n captions -> their cosine similarities [n] float64. InputError: no weights."""
+    open_clip = _import()
+    logging.disable(logging.WARNING)
+    config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            name,
+            pretrained,
+            precision=PRECISION[dtype],
+            device=device,
+            force_quick_gelu=config.get("quick_gelu", False),  # as those weights were trained
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+
+    @torch.inference_mode()
+    def similarity(image: Image.Image, captions: list[str]) -> Tensor:
+        x = preprocess(image)[None].to(device, open_clip.get_input_dtype(PRECISION[dtype]))
+        a, b = model.encode_image(x).double(), model.encode_text(tokenizer(captions).to(device)).double()
+        return torch.cosine_similarity(a, b).cpu()
+
+    return similarity
+
+
+def _import():
+    try:
+        import open_clip
+    except ImportError:
+        raise InputError(
+            "--model clip and openclip need the package 'open_clip_torch': pip install -e '.[all]'"
+        ) from None
+    return open_clip
