@@ -15,7 +15,7 @@ from diffusion.datasets import TABLE, prompts_file, read_prompts
 from diffusion.search import check_schedule, level_sequence
 
 ROOT = Path(__file__).parent.parent
-OTHERS = {"bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "wait"}  # known, not checked
+OTHERS = {"bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "sbatch", "wait"}  # known, not checked
 PAPER = {  # NFE per image
     "food": 5570, "cifar10": 2750, "aircraft": 5550, "pets": 2050, "flowers": 5590, "stl10": 3000, "imagenet": 124500,
     "objectnet": 14400,
@@ -68,6 +68,11 @@ def parse(words: list[str], monkeypatch) -> argparse.Namespace:
     return parsed.value.args[0]
 
 
+def named(words: list[str]) -> str | None:
+    """The data set of a command."""
+    return words[words.index("--dataset") + 1] if "--dataset" in words else None
+
+
 def is_python(words: list[str]) -> bool:
     return re.fullmatch(r"(.*/)?python3?", words[0]) is not None
 
@@ -94,13 +99,17 @@ def test_command_parses_and_its_files_exist(words, monkeypatch):
     elif is_python(words):
         if words[1].endswith(".py"):
             parse(words[1:], monkeypatch)
+    elif words[0] == "sbatch":
+        wrapped = shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "7"))
+        assert is_python(wrapped)
+        parse(wrapped[1:], monkeypatch)
     else:
         assert words[0] in OTHERS or (ROOT / words[0]).exists(), "is this a command? Then add it to OTHERS"
 
 
 def stated() -> dict[str, tuple[int, int]]:
-    """The table of commands.md: data set -> classes, NFE."""
-    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([\d,]+) \|", (ROOT / "commands.md").read_text(), re.M)
+    """The first table of commands.md, which ends in words: data set -> classes, NFE."""
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([\d,]+) \| (?![\d,]+ )", (ROOT / "commands.md").read_text(), re.M)
     return {name: (int(classes), int(nfe.replace(",", ""))) for name, classes, nfe in rows}
 
 
@@ -115,7 +124,7 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
     csv = ROOT / "prompts" / prompts_file(dataset)
     if csv.exists():  # ObjectNet's is written on the user's machine
         assert classes == len(set(read_prompts(csv).classes))
-    mine = [c[1:] for c in DOCUMENTS["commands.md"] if is_python(c) and f"--dataset {dataset} " in " ".join(c)]
+    mine = [c[1:] for c in DOCUMENTS["commands.md"] if c[1:2] == ["eval_prob_adaptive.py"] and named(c) == dataset]
     assert mine
     for words in mine:
         with monkeypatch.context() as patch:
@@ -126,7 +135,22 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
 
 
 def test_own_data_has_commands():
-    named = {c[c.index("--dataset") + 1] for c in DOCUMENTS["commands.md"] if "--dataset" in c} - set(TABLE)
-    assert any(name.endswith(".csv") for name in named)
-    assert any(name.startswith("hf:") for name in named)
-    assert any("." not in name and ":" not in name for name in named)
+    given = {named(c) for c in DOCUMENTS["commands.md"]} - {None, *TABLE}
+    assert any(name.endswith(".csv") for name in given)
+    assert any(name.startswith("hf:") for name in given)
+    assert any("." not in name and ":" not in name for name in given)
+
+
+def test_dit_costs_what_is_stated(monkeypatch):
+    """Classes, NFE of the adaptive search, NFE of the full grid; commands that are neither are for both."""
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| ([\d,]+) \| ([\d,]+) \|", (ROOT / "commands.md").read_text(), re.M)
+    assert [row[0] for row in rows] == ["imagenet", "imagenetv2", "imagenetA", "digits"]
+    commanded = {named(c) for c in DOCUMENTS["commands.md"] if c[1:2] == ["eval_prob_dit.py"]}
+    assert commanded == {"objectnet", *(row[0] for row in rows)}
+    script = runpy.run_path(str(ROOT / "eval_prob_dit.py"))
+    for _, classes, *stated_nfe in rows:
+        for arguments, stated_one in zip(([], ["--t_interval", "4"]), stated_nfe, strict=True):
+            n_samples, to_keep = script["schedule"](script["parser"]().parse_args(arguments), int(classes), 1000)
+            _, ends = level_sequence(n_samples, 1000)
+            nfe = np.dot([int(classes), *to_keep[:-1]], np.diff(ends, prepend=0))
+            assert f"{nfe:,}" == stated_one
