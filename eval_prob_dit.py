@@ -76,9 +76,12 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[in
     given = " ".join(args.cls)
     if not all(re.fullmatch(r"\d+(-\d+)?", word) for word in args.cls):
         raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
-    chosen = cli.numbers(args.cls)
-    if chosen[-1] >= card.classes:
+    bounds = [[int(end) for end in word.split("-")] for word in args.cls]
+    if any(ends[0] > ends[-1] for ends in bounds):
+        raise InputError(f"--cls {given}: a range goes up, as in 0-99")
+    if max(ends[-1] for ends in bounds) >= card.classes:
         raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
+    chosen = cli.numbers(args.cls)
     if strange := sorted(set(chosen) - set(arms)):
         raise InputError(f"--cls {given}: {cli.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}")
     return arms, chosen
@@ -111,7 +114,8 @@ def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Pa
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += KEEP[args.keep][1]
     if len(name) > 200:
-        raise InputError(f"--cls {' '.join(args.cls)[:60]}...: too many for a folder's name; give ranges such as 0-99")
+        given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
+        raise InputError(f"{given[:60]}...: too long for a folder's name; give classes as ranges such as 0-99")
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name / args.split
 
 

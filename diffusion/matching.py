@@ -10,6 +10,13 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 COLUMNS, GALLERY = 3, 24  # examples in a row of the gallery, and in all of it
 
 
+def _read_run(folder: Path) -> dict:
+    run = records.read_run(folder)
+    if "examples" not in run:
+        raise InputError(f"{folder} is no run of run_winoground.py")
+    return run
+
+
 def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[str]]:
     """Mean errors [n, caption 2 (and the empty one) 3, image 2] of the complete examples, their indices, what is wrong.
 
@@ -40,7 +47,7 @@ def print_scores(folder: Path, loss: str) -> int:
     """Print text, image and group scores, of all examples and by tag; where the empty caption was measured, also with
     its error subtracted from its image's. The exit code.
     """
-    run = records.read_run(folder)
+    run = _read_run(folder)
     errors, examples, problems = read_errors(folder, loss)
     tags = np.array([run["examples"][str(e)]["tag"] for e in examples])
     print(f"{'examples':<16}{len(examples)} of {run['images'] // 2}")
@@ -61,7 +68,7 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
     """The examples of a run, worst first: images, captions, and the four errors."""
     from matplotlib.figure import Figure
 
-    run = records.read_run(folder)
+    run = _read_run(folder)
     errors, examples, _ = read_errors(folder, loss)
     if not examples:
         raise InputError(f"{folder}: no example is done yet")

@@ -1,5 +1,6 @@
 """The models: small adapters over diffusers pipelines. Everything about one is read from its own config."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):  # our bar and our warnings say it better
-        library.set_verbosity_error()
+        library.set_verbosity(logging.CRITICAL)
         library.disable_progress_bar()
     card = read_card(card) if isinstance(card, str) else card
     *_, adapter = ADAPTERS[card.pipeline]

@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise InputError(f"{args.folder}: no per-image files (000.pt, ...) there")
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
+    if run and run["options"].get("cls") is not None and (args.loss or args.confusion):
+        raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers")
     if args.loss and run is None:
         raise InputError(f"--loss {args.loss}: {args.folder} has no run.json, so only predictions, no errors")
     class_ids, arm_class = np.unique([c for _, _, c in run["arms"]], return_inverse=True) if run else ([], [])

@@ -27,12 +27,13 @@ def main(argv: list[str]) -> int:
     cli.not_negative(args, "seed")
     latent = args.latent or [4, args.img_size // 8, args.img_size // 8]
     if min(latent) < 1 or (args.latent is None and args.img_size % 8):
-        raise InputError(f"--img_size {args.img_size}: wanted a multiple of 8, or --latent C H W of whole numbers")
+        given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
+        raise InputError(f"{given}: wanted a multiple of 8, or --latent C H W of whole numbers")
     bank = torch.randn(args.n_draws, *latent, generator=torch.Generator().manual_seed(args.seed))
     path = args.out or Path(f"noise_{args.img_size}.pt")
     try:
         records.write_atomic(path, lambda file: torch.save(bank, file))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--out {path}: cannot be written ({error})") from None
     print(f"{path}: {list(bank.shape)}, seed {args.seed}")
     return 0

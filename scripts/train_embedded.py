@@ -161,39 +161,47 @@ def train_sd(steps: int, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     middle = torch.distributions.Beta(1.5, 1.5)  # the middle levels are where the words matter
-    train_text_to_image(pipeline, lambda: (*captioned_canvases(64, rng), middle.sample([64])), steps, folder)
+    even = torch.ones(64)
+    train_text_to_image(pipeline, lambda: (*captioned_canvases(64, rng), middle.sample([64]), even), steps, folder)
 
 
 def train_places(steps: int, folder: Path) -> None:
     """Go on with digits-sd: half of a batch as before, the rest mostly pairs at high noise, where alone the words say
-    more about places than the canvas does. Without it the model does not learn left from right.
+    more about places than the canvas does. There the errors of eps are scaled to errors of x, in which a colour in the
+    wrong place weighs most; without either the model does not learn left from right.
     """
     rng = np.random.default_rng(1)
     pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
     middle = torch.distributions.Beta(1.5, 1.5)
 
+    abar = pipeline.scheduler.alphas_cumprod
+
     def batch():
         x, captions = captioned_canvases(32, rng)
         pairs, told = captioned_canvases(32, rng, alone=1 / 8)
-        return torch.cat([x, pairs]), captions + told, torch.cat([middle.sample([32]), 1 - 0.4 * torch.rand(32)])
+        high = 1 - 0.4 * torch.rand(32)
+        there = abar[(1000 * high).long().clamp(max=999)]
+        weight = torch.cat([torch.ones(32), ((1 - there) / there).clamp(max=30)])
+        return torch.cat([x, pairs]), captions + told, torch.cat([middle.sample([32]), high]), weight
 
     train_text_to_image(pipeline, batch, steps, folder)
 
 
 def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, folder: Path) -> None:
-    """Train U-Net and text encoder on `batch()` -> canvases, captions, levels in 0..1."""
+    """Train U-Net and text encoder on `batch()` -> canvases, captions, levels in 0..1, weights."""
     vae, tok, scheduler = pipeline.vae.requires_grad_(False), pipeline.tokenizer, pipeline.scheduler
     networks = torch.nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train()
     vae16 = copy.deepcopy(vae).half()
 
     def loss_of_step():
-        x, captions, level = batch()
+        x, captions, level, weight = batch()
         with torch.no_grad():
             x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
         eps, t = torch.randn_like(x), (1000 * level).long().clamp(max=999)
         text = networks["text_encoder"](ids)[0]
-        return F.mse_loss(networks["unet"](scheduler.add_noise(x, eps, t), t, text).sample, eps)
+        said = networks["unet"](scheduler.add_noise(x, eps, t), t, text).sample
+        return (weight * ((said - eps) ** 2).mean((1, 2, 3))).mean()
 
     def save(average):
         parts = pipeline.components | dict(average) | {"vae": vae16}
