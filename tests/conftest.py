@@ -43,19 +43,34 @@ def run_script(tmp_path):
     return run
 
 
-@pytest.fixture
-def run_main(tmp_path, monkeypatch):
-    """`run_main(name or module, *args, log="data") -> Result`: its main, in this process; results in tmp_path/log."""
+def call_main(folder: Path, script, *args) -> Result:
+    """The main of a script (a name or a module), in this process; results in `folder`."""
+    module = import_script(script) if isinstance(script, str) else script
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(cli, "LOG_DIR", folder)
+        patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            cli.run(module.main)
+    return Result(stop.value.code, out.getvalue(), err.getvalue())
 
-    def run(script, *args, log="data"):
-        module = import_script(script) if isinstance(script, str) else script
-        out, err = io.StringIO(), io.StringIO()
-        with monkeypatch.context() as patch, warnings.catch_warnings():
-            patch.setattr(cli, "LOG_DIR", tmp_path / log)
-            patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-                cli.run(module.main)
-        return Result(stop.value.code, out.getvalue(), err.getvalue())
+
+@pytest.fixture
+def run_main(tmp_path):
+    """`run_main(name or module, *args, log="data") -> Result`: its main, in this process; results in tmp_path/log."""
+    return lambda script, *args, log="data": call_main(tmp_path / log, script, *args)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """`run_once(script, *args) -> Result`, as `run_main`, but the tests of a module share what it made: read only."""
+    done = {}
+
+    def run(script, *args):
+        command = (script, *map(str, args))
+        if command not in done:
+            done[command] = call_main(tmp_path_factory.mktemp("shared"), script, *args)
+        return done[command]
 
     return run
 
@@ -75,6 +90,14 @@ def v_model_folder(model_folder) -> Path:
     shutil.copytree(model_folder, folder)
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dit_folder(tmp_path_factory) -> Path:
+    """A copy of the embedded class-conditional model; no test depends on how well it was trained, except one."""
+    folder = tmp_path_factory.mktemp("models") / "dit"
+    shutil.copytree(ROOT / "models" / "digits-dit", folder)
     return folder
 
 

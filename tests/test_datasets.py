@@ -5,11 +5,13 @@ import json
 import pickle
 import struct
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from conftest import ROOT
 from PIL import Image
 
 from diffusion import InputError, digits
@@ -18,6 +20,7 @@ from diffusion.datasets import (
     Prompts,
     adm_crop,
     centre_crop,
+    class_arms,
     duplicates,
     load_dataset,
     objectnet_imagenet_ids,
@@ -305,6 +308,32 @@ def test_objectnet_imagenet_ids(tmp_path):
     assert objectnet_imagenet_ids(tmp_path) == [[409, 530], [769], [610]]
     (tmp_path / "objectnet-1.0/mappings/imagenet_to_label_2012_v2").unlink()
     assert "imagenet_to_label_2012_v2" in refusal(objectnet_imagenet_ids, tmp_path)
+
+
+@pytest.mark.parametrize("name, count", [("imagenet", 1000), ("imagenetv2", 1000), ("digits", 10), ("my/folder", 7)])
+def test_class_arms(name, count):
+    """A model's class ids are the data's."""
+    arms = class_arms(name, count)
+    assert list(arms.items()) == [(k, k) for k in range(count)]
+
+
+def test_class_arms_of_imagenet_a():
+    """The 200 whose synsets it has folders for, under their ids among the 1000; the same that it has prompts for."""
+    from timm.data import ImageNetInfo
+
+    arms = class_arms("imagenetA", 1000)
+    ids = {synset: k for k, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    synsets = (resources.files("timm") / "data/_info/imagenet_a_synsets.txt").read_text().split()
+    assert sorted(arms) == sorted(ids[synset] for synset in synsets) and len(arms) == 200
+    assert all(arm == class_id for arm, class_id in arms.items())
+    assert set(arms) == set(read_prompts(ROOT / "prompts/imagenetA_prompts.csv").classes)
+
+
+def test_class_arms_of_objectnet(tmp_path):
+    """Two of ImageNet's are one of its classes; a class without an image is an arm all the same."""
+    objectnet(tmp_path, None)
+    assert class_arms("objectnet", 1000, tmp_path) == {409: 0, 530: 0, 769: 1, 610: 2}
+    assert "objectnet-1.0" in refusal(class_arms, "objectnet", 1000, tmp_path / "elsewhere")
 
 
 def test_missing_package(tmp_path, monkeypatch):

@@ -1,10 +1,17 @@
-"""A few steps of the training give a model that the main script loads and runs; the shipped one took 5000."""
+"""A few steps of the training give models that the main scripts load and run; the shipped ones took thousands."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from diffusion import digits
+from diffusion.models import read_card
+from diffusion.records import load_record
 
 
 @pytest.mark.slow
@@ -19,6 +26,26 @@ def test_a_few_steps_give_a_model(run_script, run_main, tmp_path):
     for caption in (digits.caption_one(3), digits.caption_two((0, 3), (5, 7), "to the right of")):
         words = tokenizer.tokenize(caption)  # every word of the captions is one token
         assert [w.removesuffix("</w>") for w in words] == caption.replace(".", " .").split()
+
+
+@pytest.mark.slow
+def test_a_few_steps_give_a_class_conditional_model(run_script, run_main, tmp_path):
+    """With a VAE of its own, that of the text model; its second half of channels is a variance: the bound is finite."""
+    trained = run_script("scripts/train_embedded.py", "dit", "--steps", 3, "--folder", tmp_path / "dit")
+    assert trained.code == 0, trained.err
+    ours, theirs = (
+        load_file(folder / "vae/diffusion_pytorch_model.safetensors")
+        for folder in (tmp_path / "dit", ROOT / "models/digits-sd")
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    card = read_card(str(tmp_path / "dit"), told="class")
+    shipped = read_card("digits", told="class")
+    assert replace(card, source=shipped.source) == shipped and card.learns_variance and card.classes == 10
+    args = ["--dataset", "digits", "--version", tmp_path / "dit", "--t_interval", 500, "--imgs_to_eval", 1]
+    done = run_main("eval_prob_dit.py", *args, "--save_vb", "--device", "cpu")
+    assert done.code == 0, done.err
+    (record,) = (load_record(path) for path in (tmp_path / "data").rglob("*.pt"))
+    assert record["errors"].shape == (20, 4) and (record["errors"] > 0).all()
 
 
 def test_unseen_pairs_are_no_training_pairs():

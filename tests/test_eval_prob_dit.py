@@ -1,0 +1,650 @@
+"""The real script on the embedded DiT: against the oracle, then against itself run otherwise, then what it refuses."""
+
+import json
+import os
+import re
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import test_datasets
+import torch
+from conftest import ROOT, import_script
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from PIL import Image
+from safetensors.torch import load_file
+from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, subset
+from test_records import Malicious
+
+from diffusion import cli
+from diffusion.datasets import adm_crop, class_arms, load_dataset
+from diffusion.errors import LOSSES, variational_bound
+from diffusion.models import Card, read_card
+from diffusion.process import Process
+from diffusion.records import load_record, read_run
+
+SCRIPT = "eval_prob_dit.py"
+LATENT = (4, 8, 8)
+GRID = list(range(25, 1000, 50))  # --t_interval 50, as published: range(I // 2, 1000, I)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Path:
+    """40 draws: enough for the 20 levels of GRID twice."""
+    path = tmp_path_factory.mktemp("bank") / "noise.pt"
+    torch.save(torch.randn(40, *LATENT, generator=torch.Generator().manual_seed(3)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> list:
+    return subset(tmp_path_factory.mktemp("subset"), 0, 3, 301)
+
+
+def options(version, *more) -> list:
+    return ["--dataset", "digits", "--version", version, "--device", "cpu", *more]
+
+
+@pytest.fixture(scope="module")
+def grid(dit_folder, bank) -> list:
+    """All classes at every level of GRID, each with its own draw of the bank, and the bound."""
+    return options(dit_folder, "--noise_path", bank, "--randomize_noise", "--t_interval", 50, "--save_vb")
+
+
+def in_level_order(record: dict) -> dict[int, np.ndarray]:
+    """Arm -> its errors [points, losses] by ascending level, then draw; arms that were measured at every point."""
+    order = np.lexsort((record["noise"].numpy(), record["levels"].numpy()))
+    return {arm: block[order] for arm, block in enumerate(blocks(record)) if len(block) == len(order)}
+
+
+def image_of(index: int) -> torch.Tensor:
+    return adm_crop(load_dataset("digits").open(index), 32)
+
+
+# ---- against the oracle ----
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("randomize", [True, False])
+@pytest.mark.parametrize("with_bank", [True, False])
+def test_errors_agree_with_the_oracle(run_main, tmp_path, dit_folder, bank, with_bank, randomize, trials):
+    """All four columns to 1e-5 relative, the bound too: it is reduced from the same float32 answers as the losses."""
+    args = options(dit_folder, "--t_interval", 250, "--n_trials", trials, "--save_vb", *subset(tmp_path, 3, 301))
+    args += ["--noise_path", bank] * with_bank + ["--randomize_noise"] * randomize
+    records = records_of(run_main(SCRIPT, *args))
+    assert list(records) == [3, 301]
+    levels = [level for level in (125, 375, 625, 875) for _ in range(trials)]
+    rows = list(range(4 * trials)) if randomize else list(range(trials)) * 4
+    for index, record in records.items():
+        assert record["levels"].tolist() == levels and record["noise"].tolist() == rows
+        assert record["losses"] == [*LOSSES, "vb"] and record["counts"].tolist() == [4 * trials] * 10
+        draws = torch.load(bank) if with_bank else cli.noise_of_image(0, index, 8, LATENT)
+        wanted = oracle.class_errors(dit_folder, image_of(index), [0, 3, 9], levels, draws[rows])
+        np.testing.assert_allclose(np.array(blocks(record))[[0, 3, 9]], wanted, rtol=1e-5)
+
+
+def test_every_level_with_cls(run_main, tmp_path, dit_folder):
+    """Level 0, whose term of the bound is a likelihood, is there with --t_interval 1 only. One class: one column."""
+    args = options(dit_folder, "--cls", 3, "--t_interval", 1, "--save_vb", "--randomize_noise", *subset(tmp_path, 7))
+    (record,) = records_of(run_main(SCRIPT, *args)).values()
+    assert record["levels"].tolist() == list(range(1000)) and record["nfe"] == 1000
+    at = [0, 1, 2, 10, 500, 998, 999]
+    noise = cli.noise_of_image(0, 7, 1000, LATENT)
+    wanted = oracle.class_errors(dit_folder, image_of(7), [3], at, noise[at])
+    np.testing.assert_allclose(record["errors"][at], wanted[0], rtol=1e-5)
+
+
+# ---- a result depends on its options alone ----
+
+
+def test_parts_of_the_classes_are_what_all_classes_are(run_once, run_main, grid, three):
+    """--cls only picks the arms: the same bits, in rectangles of every width; the same levels as without."""
+    whole = records_of(run_once(SCRIPT, *grid, *three))
+    for words in (["0-3"], ["6", "4", "4"], ["5"], ["7-8", "9"]):
+        part = records_of(run_main(SCRIPT, *grid, *three, "--cls", *words))
+        chosen = cli.numbers(words)
+        for index, record in part.items():
+            assert record["levels"].tolist() == GRID and record["nfe"] == 20 * len(chosen)
+            for block, arm in zip(blocks(record), chosen, strict=True):
+                assert np.array_equal(block, blocks(whole[index])[arm]), (index, arm)
+            assert "pred" not in record and record["label"] == whole[index]["label"]
+
+
+def test_batch_size_changes_no_bit(run_once, run_main, grid, three):
+    whole = records_of(run_once(SCRIPT, *grid, *three))
+    for batch_size in (1, 7, 64):
+        assert_same(records_of(run_main(SCRIPT, *grid, *three, "-b", batch_size, log=f"b{batch_size}")), whole)
+
+
+def test_batch_size_changes_no_bit_of_one_draw_for_all_levels(run_main, tmp_path, dit_folder, two_threads):
+    """Where the published scores do change with it. Three classes, by two threads."""
+    args = options(dit_folder, "--t_interval", 250, "--cls", "2-4", "--n_trials", 2, *subset(tmp_path, 5))
+    one, many = (records_of(run_main(SCRIPT, *args, "-b", b, log=f"b{b}")) for b in (1, 64))
+    assert one[5]["noise"].tolist() == [0, 1] * 4
+    assert_same(one, many)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("with_bank", [True, False])
+def test_a_search_sees_what_the_full_grid_sees(run_main, tmp_path, dit_folder, bank, with_bank, trials):
+    """Those that survive have the full grid's bits, in another order; those that do not, a part of them."""
+    args = options(dit_folder, "--n_trials", trials, "--randomize_noise", "--save_vb", *subset(tmp_path, 301))
+    args += ["--noise_path", bank] * with_bank
+    full = in_level_order(records_of(run_main(SCRIPT, *args, "--t_interval", 50))[301])
+    record = records_of(run_main(SCRIPT, *args, "--to_keep", 3, 1, "--n_samples", 5, 20))[301]
+    assert sorted(record["counts"].tolist()) == [5 * trials] * 7 + [20 * trials] * 3
+    assert record["levels"].tolist() != sorted(record["levels"].tolist())
+    for arm, block in in_level_order(record).items():
+        assert np.array_equal(block, full[arm])
+    first = [GRID.index(level) * trials + k for level in (125, 325, 525, 725, 925) for k in range(trials)]
+    for arm, block in enumerate(blocks(record)):
+        assert np.array_equal(block[: 5 * trials], full[arm][first])
+
+
+def test_workers_and_resume_change_no_bit(run_once, run_main, grid, three):
+    whole = records_of(run_once(SCRIPT, *grid, *three))
+    for worker in (1, 0):
+        result = run_main(SCRIPT, *grid, *three, "--n_workers", 2, "--worker_idx", worker)
+    assert_same(records_of(result), whole)
+    folder = folder_of(result)
+    (folder / "003.pt").unlink()
+    (folder / ".003.pt.elsewhere-1").write_bytes(b"half")  # as a writer that died leaves it
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+    resumed = run_main(SCRIPT, *grid, *three)
+    assert "3 images of 200 NFE, 2 done before" in resumed.out
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert_same(records_of(resumed), whole)
+
+
+def test_finished_runs_load_no_model(run_once, grid, three, monkeypatch):
+    first = run_once(SCRIPT, *grid, *three)
+    module = import_script(SCRIPT)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(cli, "LOG_DIR", folder_of(first).parents[2])
+    assert module.main(list(map(str, [*grid, *three]))) == 0
+
+
+def test_imgs_to_eval_takes_the_first(run_main, tmp_path, dit_folder):
+    args = options(dit_folder, "--t_interval", 500, "--cls", 1, "--imgs_to_eval", 2)
+    assert list(records_of(run_main(SCRIPT, *args))) == [0, 1]
+    assert list(records_of(run_main(SCRIPT, *args, *subset(tmp_path, 9, 4, 300), log="subset"))) == [4, 9]
+
+
+# ---- records, folders, decisions ----
+
+
+@pytest.mark.parametrize("loss", ["l2", "l1"])
+def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
+    args = options(dit_folder, "--to_keep", 3, 1, "--n_samples", 5, 20, "--loss", loss, *subset(tmp_path, 5))
+    result = run_main(SCRIPT, *args)
+    (record,) = records_of(result).values()
+    assert record.keys() == {"index", "label", "pred", "nfe", "losses", "levels", "noise", "counts", "errors"}
+    assert record["index"] == 5 and record["label"] == load_dataset("digits").labels[5]
+    assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
+    assert record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"]) and "1 images of 95 NFE" in result.out
+    column = LOSSES.index(loss)
+    stage = [block[:5, column].mean(dtype=np.float64) for block in blocks(record)]
+    last = {arm: block[:, column].mean(dtype=np.float64) for arm, block in in_level_order(record).items()}
+    assert set(last) == set(np.argsort(stage)[:3]) and record["pred"] == min(last, key=last.get)
+    run = read_run(folder_of(result))
+    assert run["arms"] == [[k, name, k] for k, name in enumerate(load_dataset("digits").classes)]
+    assert run["all_arms"] == "0-9" and run["images"] == 1
+
+
+def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
+    args = options(dit_folder, "--t_interval", 500, "--cls", "7", "2-3", *subset(tmp_path, 0))
+    result = run_main(SCRIPT, *args)
+    assert result.code == 0 and "accuracy" not in result.out + result.err
+    run = read_run(folder_of(result))
+    assert run["arms"] == [[2, "two", 2], [3, "three", 3], [7, "seven", 7]] and run["all_arms"] == "0-9"
+    assert run["options"]["cls"] == "2-3 7" and run["options"]["n_samples"] == [2]
+
+
+@pytest.mark.parametrize(
+    "change, n_samples, to_keep, name",
+    [
+        ({"cls": ["7"]}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials/test"),
+        ({"cls": ["7"], "randomize_noise": True}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_randnoise/test"),
+        ({"cls": ["0-99", "7"]}, [250], [1], "imagenet/DiT256x256_cls0-99_7_t4_1trials/test"),
+        ({"keep": "save_vb", "n_trials": 2}, [1000], [1], "imagenet/DiT256x256_t1_2trials/test"),
+        ({"cls": ["7"], "keep": "spatial"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_spatial/test"),
+        ({"cls": ["7"], "keep": "save_eps"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_eps/test"),
+        ({"keep": "save_eps_and_var", "randomize_noise": True}, [200], [1],
+         "imagenet/DiT256x256_t5_1trials_randnoise_epsvar/test"),
+        ({"loss": "l1"}, [25, 250], [50, 1], "imagenet/DiT256x256_1trials_50_1keep_25_250samples_l1/test"),
+        ({}, [300], [1], "imagenet/DiT256x256_1trials_1keep_300samples/test"),
+        ({"version": "me/my dit", "extra": "x", "split": "train"}, [200], [1],
+         "imagenet_x/DiT256x256-my_dit_t5_1trials/train"),
+    ],
+)  # fmt: skip
+def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
+    given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
+    given |= {"randomize_noise": False, "loss": "l2", "split": "test"} | change
+    monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
+    card = Card("facebook/DiT-XL-2-256", "DiTPipeline", 1000, (4, 32, 32), 256, 1000, True)
+    assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, n_samples, to_keep)) == f"data/{name}"
+
+
+@pytest.mark.parametrize(
+    "given, n_arms, wanted",
+    [
+        ({}, 1000, ([25, 250], [50, 1])),
+        ({}, 10, ([25, 250], [5, 1])),
+        ({}, 2, ([250], [1])),
+        ({"cls": ["3"]}, 1, ([200], [1])),
+        ({"cls": ["3"], "t_interval": 4}, 1, ([250], [1])),
+        ({"t_interval": 1}, 1000, ([1000], [1])),
+        ({"to_keep": [2, 1], "n_samples": [3, 9]}, 10, ([3, 9], [2, 1])),
+        ({"to_keep": [2, 1], "n_samples": [3, 9], "cls": ["0-4"]}, 5, ([3, 9], [2, 1])),
+    ],
+)
+def test_schedule(given, n_arms, wanted):
+    args = Namespace(**{"to_keep": None, "n_samples": None, "t_interval": None, "cls": None} | given)
+    assert import_script(SCRIPT).schedule(args, n_arms, 1000) == wanted
+
+
+def test_most_digits_are_right(run_main, tmp_path, dit_folder):
+    """The one test of the embedded model's quality: by chance 4 of 6 come once in eight hundred."""
+    images = [0, 99, 198, 297, 396, 495]
+    args = options(dit_folder, "--to_keep", 3, 1, "--n_samples", 5, 25, *subset(tmp_path, *images))
+    records = records_of(run_main(SCRIPT, *args)).values()
+    assert sum(record["pred"] == record["label"] for record in records) >= 4
+
+
+# ---- what is kept beside the losses ----
+
+
+@pytest.mark.parametrize(
+    "flag, key, shape", [("spatial", "spatial", (8, 8)), ("save_eps", "eps", LATENT),
+                         ("save_eps_and_var", "eps_and_var", (8, 8, 8))],
+)  # fmt: skip
+def test_what_is_kept(run_once, run_main, tmp_path, dit_folder, bank, flag, key, shape):
+    """A row for each row of `errors`, which are those without the flag; each row gives its loss back."""
+    args = options(dit_folder, "--noise_path", bank, "--randomize_noise", "--to_keep", 2, 1, "--n_samples", 2, 4)
+    args += ["--imgs_to_eval", 1]
+    plain, bound = (records_of(run_once(SCRIPT, *args, *more))[0] for more in ([], ["--save_vb"]))
+    result = run_main(SCRIPT, *args, f"--{flag}")
+    assert folder_of(result).parent.name.endswith(f"_{key.replace('_and_', '')}")
+    (record,) = records_of(result).values()
+    kept = record.pop(key)
+    assert_same({0: record}, {0: plain})
+    assert kept.shape == (10 * 2 + 2 * 2, *shape) and kept.dtype == torch.float32
+    # the file holds no more than that: a view would be saved with what it is a view of
+    assert next(folder_of(result).glob("*.pt")).stat().st_size < 4 * kept.numel() + 8000
+    if key == "spatial":
+        torch.testing.assert_close(kept.mean((1, 2)), record["errors"][:, 0], rtol=1e-6, atol=0)
+        return
+    point = torch.cat([torch.arange(n) for n in record["counts"].tolist()])
+    levels, noise = record["levels"][point], torch.load(bank)[record["noise"]][point]
+    torch.testing.assert_close(((kept[:, :4] - noise) ** 2).mean((1, 2, 3)), record["errors"][:, 0], rtol=1e-6, atol=0)
+    if key == "eps_and_var":  # above level 0 the bound does not depend on the image
+        process = Process.from_scheduler(DDIMScheduler.from_pretrained(dit_folder, subfolder="scheduler"))
+        bits = variational_bound(process, torch.zeros(LATENT), noise, levels, kept[:, None, :4], kept[:, None, 4:])
+        torch.testing.assert_close(bits[:, 0], bound["errors"][:, 3], rtol=1e-6, atol=0)
+
+
+def test_save_vb_changes_nothing_else(run_once, dit_folder, bank):
+    args = options(dit_folder, "--noise_path", bank, "--randomize_noise", "--to_keep", 2, 1, "--n_samples", 2, 4)
+    args += ["--imgs_to_eval", 1]
+    plain, bound = (records_of(run_once(SCRIPT, *args, *more))[0] for more in ([], ["--save_vb"]))
+    assert bound["losses"] == [*plain["losses"], "vb"] and torch.equal(bound["errors"][:, :3], plain["errors"])
+    assert (bound["errors"][:, 3] > 0).all()
+
+
+# ---- models as they come ----
+
+
+def hub_layout(dit_folder, folder: Path) -> Path:
+    """As facebook/DiT-XL-2-256 lies on the hub: an older class name, class names, old names in the VAE, only .bin."""
+    shutil.copytree(dit_folder, folder)
+    for name, change in {
+        "model_index.json": {
+            "transformer": ["diffusers", "Transformer2DModel"],
+            "id2label": {str(k): f"{word}, {word}th" for k, word in enumerate(load_dataset("digits").classes)},
+        },
+        "transformer/config.json": {
+            "_class_name": "Transformer2DModel",
+            "cross_attention_dim": None,
+            "num_vector_embeds": None,
+            "only_cross_attention": False,
+            "use_linear_projection": False,
+        },
+    }.items():
+        config = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(config | change))
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for part in ("transformer", "vae"):
+        path = folder / part / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+        if part == "vae":
+            weights = {re.sub("|".join(old), lambda m: old[m[0]], name): w for name, w in weights.items()}
+            assert sum(".query." in name for name in weights) == 4
+        torch.save(weights, path.with_suffix(".bin"))
+        path.unlink()
+    return folder
+
+
+def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, dit_folder):
+    """The same bits as from safetensors; nothing is said beside the bar and the table, which print_acc.py prints."""
+    args = ["--t_interval", 500, "--imgs_to_eval", 2]
+    hub = hub_layout(dit_folder, tmp_path / "hub")
+    result = run_script(SCRIPT, *options(hub, *args, "--extra", "x"), env={"OMP_NUM_THREADS": "1"})
+    assert result.code == 0, result.err
+    folder = tmp_path / "data/digits_x/DiT32x32-hub_t500_1trials/test"
+    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"] and folder_of(result) == folder
+    assert_same(records_of(result), records_of(run_main(SCRIPT, *options(dit_folder, *args))))
+    head, *table = result.out.splitlines()
+    assert head == f"digits, test split: 2 images of 20 NFE, 0 done before -> {folder}"
+    assert run_main("scripts/print_acc.py", folder).out.splitlines() == table
+    assert [line for line in re.split(r"[\r\n]+", result.err) if line and "image/s" not in line] == []
+
+
+def test_code_in_weights_is_not_run(run_main, tmp_path, dit_folder):
+    hub = hub_layout(dit_folder, tmp_path / "hub")
+    path = hub / "transformer/diffusion_pytorch_model.bin"
+    torch.save(torch.load(path) | {"more": Malicious(tmp_path / "ran")}, path)
+    result = run_main(SCRIPT, *options(hub, "--t_interval", 500, "--imgs_to_eval", 1))
+    assert result.code == 2 and not (tmp_path / "ran").exists()
+    assert result.err.count("\n") == 1 and str(hub) in result.err
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").exists()  # so the trap was a real one
+
+
+def test_a_vae_of_ones_own(run_main, tmp_path, dit_folder):
+    """The VAE that the embedded models share gives the same bits; another's scale changes them, and is another run."""
+    args = ["--t_interval", 500, "--imgs_to_eval", 1]
+    default = records_of(run_main(SCRIPT, *options(dit_folder, *args)))
+    shutil.copytree(ROOT / "models/digits-sd/vae", tmp_path / "vae")
+    given = [*options(dit_folder, *args), "--vae", tmp_path / "vae"]
+    assert_same(records_of(run_main(SCRIPT, *given, log="given")), default)
+    refused = run_main(SCRIPT, *given)
+    assert refused.code == 2 and f"vae was None, now '{tmp_path / 'vae'}'" in refused.err
+    config = tmp_path / "vae/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    scaled = records_of(run_main(SCRIPT, *given, log="scaled"))
+    assert not torch.equal(scaled[0]["errors"], default[0]["errors"])
+
+
+def test_bfloat16(run_main, dit_folder):
+    """A coarser network, the same points: errors are near float32's, and are reduced in float32."""
+    args = options(dit_folder, "--t_interval", 250, "--imgs_to_eval", 1, "--save_vb")
+    exact, coarse = (records_of(run_main(SCRIPT, *args, "--dtype", d, log=d))[0] for d in ("float32", "bfloat16"))
+    assert coarse["errors"].dtype == torch.float32 and not torch.equal(coarse["errors"], exact["errors"])
+    torch.testing.assert_close(coarse["errors"], exact["errors"], rtol=0.2, atol=1e-3)
+
+
+# ---- ImageNet and its relatives, in miniature ----
+
+
+@pytest.fixture(scope="module")
+def imagenet_dit(tmp_path_factory, dit_folder) -> Path:
+    """A DiT of 1000 classes that has learned nothing, over the embedded VAE."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        transformer = DiTTransformer2DModel(
+            num_layers=1, num_attention_heads=2, attention_head_dim=8, sample_size=8, in_channels=4, out_channels=8,
+            num_embeds_ada_norm=1000,
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("imagenet") / "dit"
+    vae = AutoencoderKL.from_pretrained(dit_folder, subfolder="vae")
+    scheduler = DDIMScheduler.from_pretrained(dit_folder, subfolder="scheduler")
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """The miniatures of test_datasets.py under DATASET_ROOT."""
+    for name in ("imagenet", "imagenetv2", "imagenetA", "objectnet"):
+        test_datasets.LAYOUTS[name](tmp_path / "datasets" / name, monkeypatch)
+    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
+
+
+@pytest.mark.parametrize(
+    "dataset, labels, n_arms",
+    [("imagenet", [1, 999], 1000), ("imagenetv2", [2, 10], 1000), ("imagenetA", [6], 200), ("objectnet", [0, 2], 4)],
+)
+def test_imagenet_and_its_relatives(run_main, roots, imagenet_dit, dataset, labels, n_arms):
+    """The arms are the classes that the data can have; the answer is a class of the data."""
+    args = ["--dataset", dataset, "--version", imagenet_dit, "--device", "cpu", "--to_keep", 3, 1, "--n_samples", 1, 2]
+    result = run_main(SCRIPT, *args, "--save_vb")
+    assert result.code == 0, result.err
+    class_of = class_arms(dataset, 1000, cli.DATASET_ROOT)
+    arms = sorted(class_of)
+    assert len(arms) == n_arms
+    run = read_run(folder_of(result))
+    names = load_dataset(dataset, "test", cli.DATASET_ROOT).classes
+    assert run["arms"] == [[arm, names[class_of[arm]], class_of[arm]] for arm in arms]
+    assert cli.numbers(run["all_arms"].split()) == arms
+    records = records_of(result)
+    assert [record["label"] for record in records.values()] == labels
+    for path, record in zip(sorted(folder_of(result).glob("*.pt")), records.values(), strict=True):
+        assert len(record["counts"]) == n_arms and record["nfe"] == n_arms + 3
+        whole = in_level_order(record)
+        best = min(whole, key=lambda arm: whole[arm][:, 0].mean(dtype=np.float64))
+        assert record["pred"] == class_of[arms[best]]
+        torch.save(record | {"label": record["pred"]}, path)  # so that print_dit_acc.py finds all right
+    printed = run_main("scripts/print_dit_acc.py", folder_of(result).parents[1], "--dataset", dataset)
+    assert printed.code == 0, printed.err
+    table = {line[:16].strip(): line[16:] for line in printed.out.splitlines()}
+    assert table["images"] == f"{len(labels)} of {len(labels)}" and table["classes"] == f"{n_arms} of {n_arms}"
+    assert table["L2"].startswith("100.00%")
+
+
+def test_several_imagenet_classes_are_one_of_objectnet(run_main, roots, imagenet_dit):
+    """By hand: its classes are 0 = {409, 530}, 1 = {769}, 2 = {610}; --cls is told ImageNet's ids."""
+    args = ["--dataset", "objectnet", "--version", imagenet_dit, "--device", "cpu", "--t_interval", 500]
+    whole = records_of(run_main(SCRIPT, *args))
+    for arms, classes in (((409, 530), (0, 0)), ((610, 769), (2, 1))):
+        part = run_main(SCRIPT, *args, "--cls", *arms, log="parts")
+        found = read_run(folder_of(part))["arms"]
+        assert [(arm, k) for arm, _, k in found] == list(zip(arms, classes, strict=True))
+        assert records_of(part).keys() == whole.keys()
+    for record in whole.values():
+        best = int(np.argmin([block[:, 0].mean(dtype=np.float64) for block in blocks(record)]))
+        assert record["pred"] == (0, 0, 2, 1)[best]
+    printed = run_main("scripts/print_dit_acc.py", folder_of(part).parents[1])
+    assert "classes         4 of 4" in printed.out and printed.code == 0
+    right = np.mean([record["pred"] == record["label"] for record in whole.values()])
+    assert f"L2              {100 * right:.2f}%" in printed.out
+
+
+def test_classes_that_the_data_does_not_have(refused, roots, imagenet_dit):
+    args = ["--version", imagenet_dit, "--device", "cpu"]
+    message = refused("--dataset", "imagenetA", *args, "--cls", "5-12")
+    assert "--cls 5-12: 5 7-10 12 are none of the 200 classes of imagenetA" in message
+    message = refused("--dataset", "objectnet", *args, "--cls", 409, 1)
+    assert "--cls 409 1: 1 are none of the 4 classes of objectnet" in message
+    assert "knows the classes 0..999" in refused("--dataset", "imagenetA", *args, "--cls", 1000)
+    assert "no split 'train'" in refused("--dataset", "imagenetv2", *args, "--split", "train")
+    message = refused(*options(imagenet_dit))
+    assert f"--dataset digits: is of 10 classes, {imagenet_dit} knows 1000" in message
+
+
+# ---- bad input: one line that names it, before any weight is loaded or anything is written ----
+
+
+@pytest.fixture
+def refused(run_main, tmp_path, monkeypatch):
+    """`refused(*args, script=SCRIPT) -> message`: exit code 2, one line on stderr, nothing on stdout, nothing made."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_model(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    def run(*args, script=SCRIPT):
+        module = import_script(script)
+        monkeypatch.setattr(module, "load_model", load_model)
+        before = sorted(tmp_path.rglob("*"))
+        result = run_main(module, *args)
+        assert result.code == 2 and not result.out, result
+        assert result.err.startswith(f"{script}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
+        assert sorted(tmp_path.rglob("*")) == before
+        return result.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        # classes
+        ("--cls 10", ["--cls 10", "knows the classes 0..9"]),
+        ("--cls 3 5-12", ["--cls 3 5-12", "knows the classes 0..9"]),
+        ("--cls x", ["--cls x", "7 or 0-99"]),
+        ("--cls 1.5", ["--cls 1.5", "7 or 0-99"]),
+        ("--cls=-1", ["--cls -1", "7 or 0-99"]),
+        ("--cls 1-2-3", ["--cls 1-2-3", "7 or 0-99"]),
+        ("--cls 1, 2", ["--cls 1, 2", "7 or 0-99"]),
+        ("--cls 3-", ["--cls 3-", "7 or 0-99"]),
+        ("--cls 9-3", ["--cls 9-3"]),
+        ("--cls 5 9-3", ["--cls 5 9-3"]),
+        # levels
+        ("--t_interval 3", ["--t_interval 3", "divide the model's 1000 levels"]),
+        ("--t_interval 0", ["--t_interval 0", "divide the model's 1000 levels"]),
+        ("--t_interval=-5", ["--t_interval -5", "divide the model's 1000 levels"]),
+        ("--t_interval 1001", ["--t_interval 1001", "divide the model's 1000 levels"]),
+        ("--t_interval 5 --n_samples 4 --to_keep 1", ["--t_interval 5", "--n_samples"]),
+        ("--t_interval 5 --to_keep 1", ["--t_interval 5"]),
+        ("--n_samples 4 12", ["--n_samples 4 12", "equally many"]),
+        ("--to_keep 3 1", ["--to_keep 3 1", "equally many"]),
+        ("--to_keep 3 1 --n_samples 4", ["equally many"]),
+        ("--to_keep 11 1 --n_samples 4 8", ["11 of 10 classes"]),
+        ("--to_keep 3 1 --n_samples 4 8 --cls 4-5", ["3 of 2 classes"]),
+        ("--to_keep 1 --n_samples 1001", ["only 1000 noise levels"]),
+        # at most one
+        ("--save_vb --spatial", ["--save_vb --spatial", "at most one"]),
+        ("--save_eps --save_eps_and_var", ["--save_eps --save_eps_and_var", "at most one"]),
+        ("--image-size 256", ["--image-size 256", "--version"]),
+        # numbers
+        ("--imgs_to_eval 0", ["--imgs_to_eval 0", "at least 1"]),
+        ("--n_trials 0", ["--n_trials 0", "at least 1"]),
+        ("--batch_size 0", ["--batch_size 0", "at least 1"]),
+        ("--seed=-1", ["--seed -1", "at least 0"]),
+        ("--worker_idx 1", ["--worker_idx 1", "0..0"]),
+        # names
+        ("--split val", ["'digits'", "'val'"]),
+        ("--dataset imagenet", ["'imagenet' not found"]),
+        ("--dataset digits-colour", ["digits-colour: is of 60 classes", "knows 10"]),
+        ("--extra a/b", ["--extra 'a/b'"]),
+        ("--vae gone", ["--vae gone"]),
+        ("--noise_path gone.pt", ["--noise_path gone.pt"]),
+        ("--dtype float16", ["--dtype float16"]),
+    ],
+    ids=str,
+)
+def test_flags(refused, dit_folder, more, says):
+    message = refused(*options(dit_folder, *more.split()))
+    assert all(part in message for part in says), message
+
+
+def test_default_models_are_not_to_be_had_offline(refused):
+    for more, name in ([], "DiT-XL-2-256"), (["--image-size", 512], "DiT-XL-2-512"):
+        message = refused("--dataset", "digits", *more)
+        assert f"facebook/{name}" in message and "local folder" in message
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ("--randomize_noise --t_interval 20", "holds 40 draws, the schedule needs 50"),
+        ("--randomize_noise --t_interval 40 --n_trials 2", "holds 40 draws, the schedule needs 50"),
+        ("--randomize_noise --to_keep 3 1 --n_samples 4 41", "holds 40 draws, the schedule needs 41"),
+        ("--t_interval 5 --n_trials 41", "holds 40 draws, the schedule needs 41"),
+    ],
+)
+def test_banks_that_are_too_short(refused, dit_folder, bank, more, says):
+    assert says in refused(*options(dit_folder, *more.split(), "--noise_path", bank))
+
+
+def test_a_bank_of_another_shape(refused, tmp_path, dit_folder):
+    torch.save(torch.zeros(1000, 4, 32, 32), tmp_path / "noise_256.pt")
+    message = refused(*options(dit_folder, "--t_interval", 50, "--noise_path", "noise_256.pt"))
+    assert "--noise_path noise_256.pt: holds [1000, 4, 32, 32]" in message and "['n', 4, 8, 8]" in message
+
+
+def configs_of(dit_folder, folder: Path, part: str, **change) -> Path:
+    """A model without weights, one of its configurations changed."""
+    shutil.copytree(dit_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    path = folder / part
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return folder
+
+
+def test_a_vae_of_other_latents(refused, tmp_path, dit_folder):
+    other = configs_of(dit_folder, tmp_path / "m", "vae/config.json", latent_channels=16) / "vae"
+    message = refused(*options(dit_folder, "--vae", other))
+    assert f"--vae {other}: gives 16 latent channels, {dit_folder} takes 4" in message
+    assert f"--vae {dit_folder}" in refused(*options(dit_folder, "--vae", dit_folder))  # a pipeline is no VAE
+
+
+@pytest.mark.parametrize("flag", ["save_vb", "save_eps_and_var"])
+def test_variances_that_were_not_learned(refused, tmp_path, dit_folder, flag):
+    plain = configs_of(dit_folder, tmp_path / "m", "transformer/config.json", out_channels=4)
+    assert f"--{flag}: {plain} has not learned its variance" in refused(*options(plain, f"--{flag}"))
+    assert read_card(str(plain), told="class").learns_variance is False
+
+
+def test_models_of_the_other_kind(refused, dit_folder):
+    text = ROOT / "models/digits-sd"
+    message = refused(*options(text))
+    assert f"--version {text}" in message and "StableDiffusionPipeline" in message
+    assert "eval_prob_adaptive.py" in message
+    message = refused(*options(dit_folder, "--to_keep", 1, "--n_samples", 2), script="eval_prob_adaptive.py")
+    assert f"--version {dit_folder}" in message and "DiTPipeline" in message and "that is eval_prob_dit.py's" in message
+
+
+def test_own_data_with_other_classes(refused, run_main, tmp_path, dit_folder):
+    """Folders named by numbers are the model's class ids; names must be as many as its classes."""
+    for name in ("named/cat", "named/dog", "ids/3", "ids/10", "fine/3", "fine/7"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (40, 33)).save(tmp_path / name / "1.png")
+    args = ["--version", dit_folder, "--device", "cpu", "--t_interval", 500]
+    assert "named: is of 2 classes" in refused("--dataset", tmp_path / "named", *args)
+    assert "labels [10] are no classes" in refused("--dataset", tmp_path / "ids", *args)
+    records = records_of(run_main(SCRIPT, "--dataset", tmp_path / "fine", *args))
+    assert [record["label"] for record in records.values()] == [3, 7]
+    assert all(len(record["counts"]) == 10 for record in records.values())
+
+
+def test_other_options_in_the_same_folder(refused, run_main, tmp_path, dit_folder, bank):
+    """None of these show in the folder's name, yet the runs do not mix."""
+    args = options(dit_folder, "--cls", "3-4", "--t_interval", 500, "--imgs_to_eval", 1)
+    assert run_main(SCRIPT, *args).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.*") if path.is_file()}
+    assert len(before) == 2
+    assert "seed was 0, now 5" in refused(*args, "--seed", 5)
+    assert "keep was None, now 'save_vb'" in refused(*args, "--save_vb")
+    assert "noise was None, now '" in refused(*args, "--noise_path", bank)
+    assert "dtype was 'float32', now 'bfloat16'" in refused(*args, "--dtype", "bfloat16")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_name_that_is_too_long(refused, tmp_path, dit_folder):
+    words = [str(k % 10) for k in range(120)]
+    assert "--cls 0 1 2 3" in (message := refused(*options(dit_folder, "--cls", *words))) and "0-99" in message
+    long = tmp_path / ("m" * 200)
+    shutil.copytree(dit_folder, long)
+    assert "--version" in refused(*options(long))
+
+
+def test_one_broken_picture_costs_one_picture(run_main, tmp_path, dit_folder):
+    for name in ("own/3/1.png", "own/7/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (40, 33)).save(tmp_path / name)
+    (tmp_path / "own/3/1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    args = ["--dataset", tmp_path / "own", "--version", dit_folder, "--device", "cpu", "--t_interval", 500]
+    result = run_main(SCRIPT, *args)
+    assert result.code == 1 and list(records_of(result)) == [1] and "1 of 2" in result.out
+    assert [line for line in result.err.splitlines() if "not counted: image 0: cannot read" in line]
+
+
+def test_records_need_no_trust_to_open(run_once, grid, three):
+    for path in folder_of(run_once(SCRIPT, *grid, *three)).glob("*.pt"):
+        record = torch.load(path, weights_only=True)
+        assert load_record(path).keys() == record.keys()
+        plain = {key: type(value) for key, value in record.items() if not isinstance(value, torch.Tensor)}
+        assert plain == {"index": int, "label": int, "pred": int, "nfe": int, "losses": list}
