@@ -7,7 +7,7 @@ import numpy as np
 from diffusion import InputError, cli, metrics, records
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-COLUMNS, GALLERY = 3, 24  # examples in a row of the gallery, and in all of it
+COLUMNS, GALLERY = 3, 12  # examples in a row of the gallery, and in all of it
 
 
 def _read_run(folder: Path) -> dict:

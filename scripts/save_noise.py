@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--latent", type=int, nargs=3, metavar=("C", "H", "W"), help="other latents: 4 8 8 for digits")
     p.add_argument("--n_draws", type=int, default=1024)
     p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--out", type=Path, help="default noise_IMGSIZE.pt")
+    p.add_argument("--out", type=Path, help="default noise_IMGSIZE.pt or noise_CxHxW.pt")
     return p
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
         raise InputError(f"{given}: wanted a multiple of 8, or --latent C H W of whole numbers")
     bank = torch.randn(args.n_draws, *latent, generator=torch.Generator().manual_seed(args.seed))
-    path = args.out or Path(f"noise_{args.img_size}.pt")
+    path = args.out or Path(f"noise_{'x'.join(map(str, args.latent)) if args.latent else args.img_size}.pt")
     try:
         records.write_atomic(path, lambda file: torch.save(bank, file))
     except (OSError, ValueError) as error:

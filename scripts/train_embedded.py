@@ -1,14 +1,16 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
 python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
-python scripts/train_embedded.py places  # goes on with models/digits-sd
+python scripts/train_embedded.py sd-2    # goes on with models/digits-sd, with an eye to high noise
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
+python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
 import argparse
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +167,12 @@ def train_sd(steps: int, folder: Path) -> None:
     train_text_to_image(pipeline, lambda: (*captioned_canvases(64, rng), middle.sample([64]), even), steps, folder)
 
 
-def train_places(steps: int, folder: Path) -> None:
+def errors_of_x(abar: torch.Tensor) -> torch.Tensor:
+    """The weight that makes a squared error of eps one of x, where it is not huge; most of high noise is 30."""
+    return ((1 - abar) / abar).clamp(max=30)
+
+
+def train_sd_2(steps: int, folder: Path) -> None:
     """Go on with digits-sd: half of a batch as before, the rest mostly pairs at high noise, where alone the words say
     more about places than the canvas does. There the errors of eps are scaled to errors of x, in which a colour in the
     wrong place weighs most; without either the model does not learn left from right.
@@ -180,8 +187,7 @@ def train_places(steps: int, folder: Path) -> None:
         x, captions = captioned_canvases(32, rng)
         pairs, told = captioned_canvases(32, rng, alone=1 / 8)
         high = 1 - 0.4 * torch.rand(32)
-        there = abar[(1000 * high).long().clamp(max=999)]
-        weight = torch.cat([torch.ones(32), ((1 - there) / there).clamp(max=30)])
+        weight = torch.cat([torch.ones(32), errors_of_x(abar[(1000 * high).long().clamp(max=999)])])
         return torch.cat([x, pairs]), captions + told, torch.cat([middle.sample([32]), high]), weight
 
     train_text_to_image(pipeline, batch, steps, folder)
@@ -211,9 +217,12 @@ def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, fo
     optimise(networks, loss_of_step, steps, save)
 
 
-def train_dit(steps: int, folder: Path) -> None:
-    """DiT's own recipe in small: linear betas, learned variance, squared error plus the bound of a frozen mean."""
-    rng = np.random.default_rng(0)
+def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
+    """DiT's own recipe in small: linear betas, learned variance, squared error plus the bound of a frozen mean.
+
+    Going on with digits-dit, half of a batch has levels from 300 to 900, and its errors of eps count as errors of x.
+    """
+    rng = np.random.default_rng(int(go_on))
     vae16 = AutoencoderKL.from_pretrained(MODELS / "digits-sd", subfolder="vae", dtype=torch.float16)
     vae = copy.deepcopy(vae16).float().eval().requires_grad_(False)
     scheduler = DDIMScheduler(1000, 0.0001, 0.02, "linear", clip_sample=False)
@@ -221,7 +230,11 @@ def train_dit(steps: int, folder: Path) -> None:
     transformer = DiTTransformer2DModel(
         num_attention_heads=4, attention_head_dim=32, num_layers=6, sample_size=8, patch_size=2, in_channels=4,
         out_channels=8, num_embeds_ada_norm=10,
-    ).eval()  # fmt: skip  # its own label dropout draws once per layer, ours once per image
+    )  # fmt: skip
+    if go_on:
+        transformer = DiTTransformer2DModel.from_pretrained(MODELS / "digits-dit", subfolder="transformer").float()
+    transformer.eval()  # its own label dropout draws once per layer, ours once per image
+    abar = scheduler.alphas_cumprod
     ink, labels = digits.handwriting("train")
     colours = [[c for c, d in SEEN if d == digit] for digit in range(10)]
 
@@ -232,10 +245,13 @@ def train_dit(steps: int, folder: Path) -> None:
         with torch.no_grad():
             x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
         told = torch.tensor(np.where(rng.random(128) < 0.1, 10, digit))  # 10: not told
-        eps, t = torch.randn_like(x), torch.randint(1000, [len(x)])
+        eps, t, weight = torch.randn_like(x), torch.randint(1000, [128]), torch.ones(128)
+        if go_on:
+            t[64:] = torch.randint(300, 900, [64])
+            weight[64:] = errors_of_x(abar[t[64:]])
         prediction, variance = transformer(scheduler.add_noise(x, eps, t), t, told).sample.chunk(2, 1)
         bound = variational_bound(process, x[:, None], eps, t, prediction.detach()[:, None], variance[:, None])
-        return F.mse_loss(prediction, eps) + bound.mean()
+        return (weight * ((prediction - eps) ** 2).mean((1, 2, 3))).mean() + bound.mean()
 
     def save(average):
         save_pipeline(DiTPipeline(average["transformer"], vae16, scheduler), folder)
@@ -294,10 +310,16 @@ def train_clip(steps: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["sd", "places", "dit", "clip"])
+    parser.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "clip"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    train = {"sd": train_sd, "places": train_places, "dit": train_dit, "clip": train_clip}[args.model]
-    train(args.steps, args.folder or MODELS / f"digits-{args.model.replace('places', 'sd')}")
+    train = {
+        "sd": train_sd,
+        "sd-2": train_sd_2,
+        "dit": train_dit,
+        "dit-2": partial(train_dit, go_on=True),
+        "clip": train_clip,
+    }[args.model]
+    train(args.steps, args.folder or MODELS / f"digits-{args.model.removesuffix('-2')}")

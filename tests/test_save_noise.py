@@ -44,6 +44,7 @@ def test_other_latents(run_main, tmp_path):
 def test_the_default_is_512(run_main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_main(SCRIPT, "--n_draws", 1).out == "noise_512.pt: [1, 4, 64, 64], seed 42\n"
+    assert run_main(SCRIPT, "--n_draws", 1, "--latent", 4, 8, 8).out == "noise_4x8x8.pt: [1, 4, 8, 8], seed 42\n"
 
 
 @pytest.mark.parametrize(
