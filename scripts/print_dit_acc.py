@@ -30,17 +30,15 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
-    runs = {path: records.read_run(path) for path in paths}
+    runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     if not runs:
-        raise InputError(f"{folder}: no run.json there or in the folders below, so there is nothing to count")
+        raise InputError(f"{folder}: no run of eval_prob_dit.py there or in the folders below")
 
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
-        if "all_arms" not in runs[path]:
-            raise InputError(f"{path} is no run of eval_prob_dit.py")
         return {key: value for key, value in options.items() if key not in FREE} | {"levels": max(options["n_samples"])}
 
-    first, *others = paths
+    first, *others = runs
     for other in others:
         these, those = fixed(first), fixed(other)
         for key in sorted(these.keys() | those.keys()):
@@ -49,7 +47,6 @@ def find_runs(folder: Path) -> dict[Path, dict]:
                     f"{first} and {other} cannot be merged: {key} is {these.get(key)!r} and {those.get(key)!r}."
                     " Name one of them, or keep them apart with --extra"
                 )
-    fixed(first)
     return runs
 
 

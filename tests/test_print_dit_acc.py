@@ -264,18 +264,19 @@ def test_another_data_set(count, tmp_path):
 def test_folders_that_hold_no_run(count, tmp_path):
     assert "no such folder" in refusal(count(tmp_path / "gone"))
     (tmp_path / "empty/inside").mkdir(parents=True)
-    assert "no run.json" in refusal(count(tmp_path / "empty"))
+    assert "no run of eval_prob_dit.py" in refusal(count(tmp_path / "empty"))
     (tmp_path / "empty/inside/run.json").write_text("{")
     assert "run.json is damaged" in refusal(count(tmp_path / "empty"))
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_runs_of_the_other_script(count, run_main, tmp_path, model_folder, beside):
+def test_runs_of_the_other_script(count, run_main, tmp_path, model_folder):
+    """They are passed over, and are not enough."""
     args = ["--dataset", "digits", "--version", model_folder, "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
     text = folder_of(run_main("eval_prob_adaptive.py", *args, *subset(tmp_path, 0), log="runs"))
-    if beside:
-        run_of(text.with_name("A"))
-    assert f"{text} is no run of eval_prob_dit.py" in refusal(count(text.parent if beside else text))
+    assert "no run of eval_prob_dit.py" in refusal(count(text.parent))
+    folder = run_of(text.with_name("A"), images=1)
+    save(folder, 0, 0, ERRORS)
+    assert shares(count(text.parent)) == shares(count(folder))
 
 
 # ---- many records, in several processes ----
