@@ -104,3 +104,67 @@ def test_class_errors_of_unequally_many_prompts():
 def test_rescore_of_an_unknown_loss():
     with pytest.raises(AssertionError, match="'l3'"):
         metrics.rescore(record([1], [0], [0]), np.array([0]), "l3")
+
+
+# ---- Winoground: scores [caption, image], higher is better ----
+
+WINOGROUND = {  # 2 x 2 scores -> text, image; what is said is what goes wrong
+    "all right": ([[2, 1], [1, 2]], True, True),
+    "caption 0 prefers image 1": ([[2, 3], [1, 4]], True, False),
+    "caption 1 prefers image 0": ([[4, 1], [3, 2]], True, False),
+    "image 0 prefers caption 1": ([[2, 1], [3, 4]], False, True),
+    "image 1 prefers caption 0": ([[4, 3], [1, 2]], False, True),
+    "all wrong": ([[1, 2], [2, 1]], False, False),
+    "image 0 is undecided": ([[2, 1], [2, 3]], False, True),
+    "image 1 is undecided": ([[3, 2], [1, 2]], False, True),
+    "caption 0 is undecided": ([[2, 2], [1, 3]], True, False),
+    "caption 1 is undecided": ([[3, 1], [2, 2]], True, False),
+    "all undecided": ([[1, 1], [1, 1]], False, False),
+}
+
+
+@pytest.mark.parametrize("scores, text, image", WINOGROUND.values(), ids=WINOGROUND)
+def test_winoground_of_one_example_by_hand(scores, text, image):
+    right = metrics.winoground(np.array([scores], dtype=float))
+    assert {name: value.tolist() for name, value in right.items()} == {
+        "text": [text], "image": [image], "group": [text and image],
+    }  # fmt: skip
+
+
+def test_winoground_of_many_is_that_of_each():
+    scores, text, image = (np.array(column) for column in zip(*WINOGROUND.values(), strict=True))
+    right = metrics.winoground(scores)
+    assert right["text"].tolist() == text.tolist() and right["image"].tolist() == image.tolist()
+    assert right["group"].tolist() == (text & image).tolist()
+
+
+def test_winoground_of_none():
+    assert {name: value.shape for name, value in metrics.winoground(np.zeros((0, 2, 2))).items()} == {
+        "text": (0,), "image": (0,), "group": (0,),
+    }  # fmt: skip
+
+
+def test_winoground_of_random_scores_is_chance():
+    """1/4, 1/4, and 1/6: of the 4! orders, the own two are above the other two in 2! 2!."""
+    right = metrics.winoground(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
+    assert [right[name].mean() for name in ("text", "image", "group")] == pytest.approx(
+        [1 / 4, 1 / 4, 1 / 6], abs=0.015
+    )
+
+
+def test_the_empty_captions_error_is_one_number_per_image():
+    """It moves both captions of an image alike, so the text score stands; between images it is what made them unlike.
+
+    Errors [caption, image]: image 1 is the harder one whatever is said, so both captions prefer image 0.
+    """
+    errors, empty = np.array([[[1.0, 5.0], [2.0, 4.0]]]), np.array([[[1.5, 4.5]]])
+    plain, normalized = metrics.winoground(-errors), metrics.winoground(empty - errors)  # +-0.5
+    assert plain["text"] and not plain["image"] and not plain["group"]
+    assert normalized["text"] and normalized["image"] and normalized["group"]
+
+
+def test_no_constant_of_an_image_changes_the_text_score():
+    rng = np.random.default_rng(1)
+    scores = rng.standard_normal((1000, 2, 2))
+    plain, moved = metrics.winoground(scores), metrics.winoground(scores + 3 * rng.standard_normal((1000, 1, 2)))
+    assert (plain["text"] == moved["text"]).all() and (plain["image"] != moved["image"]).any()

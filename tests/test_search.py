@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import InputError
-from diffusion.search import check_schedule, even, halving, level_sequence
+from diffusion.search import check_schedule, even, every, halving, level_sequence, noise_rows
 
 GOLDEN = [  # n_samples, where each stage ends; T = 1000
     ([50, 500], [50, 500]),
@@ -74,6 +74,44 @@ def test_even_is_the_middle_of_equal_parts(n, total):
     wanted = [int((k + 0.5) * total / n) for k in range(n)]
     assert even(n, total).tolist() == wanted and wanted[-1] < total
     assert all(a + b in (total - 1, total) for a, b in zip(wanted, wanted[::-1], strict=True))  # symmetric
+
+
+# ---- the full grid and its noise ----
+
+
+@pytest.mark.parametrize("interval", [k for k in range(1, 1001) if 1000 % k == 0])
+def test_every_so_manieth_level_is_the_published_grid(interval):
+    levels, ends = level_sequence([every(interval, 1000)], 1000)
+    assert levels.tolist() == list(range(interval // 2, 1000, interval)) and ends.tolist() == [len(levels)]
+
+
+def test_the_levels_of_interval_200_and_125():
+    assert level_sequence([every(200, 1000)], 1000)[0].tolist() == [100, 300, 500, 700, 900]
+    assert level_sequence([every(125, 1000)], 1000)[0].tolist() == [62, 187, 312, 437, 562, 687, 812, 937]
+
+
+@pytest.mark.parametrize(
+    "interval, T", [(0, 1000), (-5, 1000), (3, 1000), (600, 1000), (1001, 1000), (2000, 1000), (5, 4)]
+)
+def test_intervals_that_do_not_divide(interval, T):
+    with pytest.raises(InputError, match=f"^--t_interval {interval}: must divide the model's {T} levels$"):
+        every(interval, T)
+
+
+@pytest.mark.parametrize(
+    "levels, trials, shared, own",
+    [
+        ([100, 300, 500], 1, [0, 0, 0], [0, 1, 2]),
+        ([100, 100, 300, 300, 500, 500], 2, [0, 1, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5]),
+        ([500, 100, 300], 1, [0, 0, 0], [2, 0, 1]),  # a level has its draw whenever it is measured
+        ([500, 500, 500, 100, 100, 100], 3, [0, 1, 2, 0, 1, 2], [3, 4, 5, 0, 1, 2]),
+        ([7], 1, [0], [0]),
+        ([7, 7, 7], 3, [0, 1, 2], [0, 1, 2]),
+    ],
+)
+def test_noise_rows_by_hand(levels, trials, shared, own):
+    assert noise_rows(np.array(levels), trials, False).tolist() == shared
+    assert noise_rows(np.array(levels), trials, True).tolist() == own
 
 
 # ---- elimination ----
