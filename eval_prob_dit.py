@@ -57,9 +57,8 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
     p.add_argument("--imgs_to_eval", type=int, help="only so many images, the first ones")
     p.add_argument("--extra", help="a suffix for the data set's folder")
-    cli.add_model_options(p)
+    cli.add_model_options(p, dtype="float32")
     cli.add_shard_options(p)
-    p.set_defaults(dtype="float32")
     return p
 
 
@@ -130,8 +129,8 @@ def main(argv: list[str]) -> int:
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
     card = read_card(args.version or f"dit-{args.image_size or 256}", told="class", vae=args.vae)
-    if args.keep in ("save_vb", "save_eps_and_var") and not card.learns_variance:
-        raise InputError(f"--{args.keep}: {card.source} has not learned its variance")
+    if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
+        raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval)
     all_arms, arms = arms_of(args, dataset, card)
@@ -154,10 +153,14 @@ def main(argv: list[str]) -> int:
     names = dataset.classes or [str(k) for k in range(card.classes)]
     table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
     about = {"images": len(images), "arms": table, "all_arms": cli.ranges(sorted(all_arms))}
+    about["indices"] = cli.ranges(images)
     todo, _ = cli.join_run(folder, options, about, mine)
     nfe = np.dot([len(arms), *to_keep[:-1]], np.diff(ends, prepend=0))
+    c, h, w = card.latent
+    extra = {None: 0, "save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
+    cost = f"{nfe:,} NFE and {nfe * (len(LOSSES) + extra[args.keep]) * 4 / 1e6:,.1f} MB each"
     done = len(mine) - len(todo)
-    print(f"{args.dataset}, {args.split} split: {len(mine)} images of {nfe:,} NFE, {done} done before -> {folder}")
+    print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
 
     def one_image(index: int) -> dict:
         x = model.encode(adm_crop(dataset.open(index), card.image_size)[None])[0]  # [c, h, w]
@@ -170,7 +173,7 @@ def main(argv: list[str]) -> int:
         record = measured.record(rows, index=index, label=dataset.labels[index])
         if args.cls is None:  # of a part of the classes, none is the answer
             record["pred"] = all_arms[arms[measured.winner]]
-        n, (_, h, w) = len(LOSSES), card.latent
+        n = len(LOSSES)
         if args.keep == "save_vb":
             record["losses"].append("vb")
         elif args.keep is not None:

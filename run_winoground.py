@@ -47,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+SD_ONLY = [
+    "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize", "interpolation", "img_size", "loss",
+]  # fmt: skip
+
+
 def by_diffusion(args, device, dtype: str, pairs):
     """Options for run.json, the run folder's name, NFE per image, and `load()` -> record of (image, captions)."""
     args.version = args.version or "2-0"
@@ -86,8 +91,9 @@ def by_diffusion(args, device, dtype: str, pairs):
 
 def by_clip(args, device, dtype: str, pairs):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
-    if args.normalize:
-        raise InputError(f"--normalize: is for diffusion models; --model {args.model} has no score of an image alone")
+    for name in SD_ONLY:
+        if getattr(args, name) != parser().get_default(name):
+            raise InputError(f"--{name} {getattr(args, name)}: is for --model sd")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
     def load():
@@ -107,11 +113,11 @@ def by_clip(args, device, dtype: str, pairs):
 
         return record_of
 
-    options = {"dataset": args.dataset, "model": found, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
+    version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
+    options = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
     options["data"] = records.sha256(repr(pairs.captions))
-    version = args.version or DEFAULTS[args.model][0]
     tag = f"_{cli.tag(pretrained)}" if pretrained else ""
-    return options, f"{args.model}_{cli.tag(version.replace('/', '-'))}{tag}", 1, load
+    return options, f"{args.model}_{cli.tag(version)}{tag}", 1, load
 
 
 def main(argv: list[str]) -> int:
@@ -125,7 +131,7 @@ def main(argv: list[str]) -> int:
     chosen, mine = cli.my_images(args, len(pairs))
     options, name, nfe, load = (by_diffusion if args.model == "sd" else by_clip)(args, device, dtype, pairs)
     folder = cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
-    examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in chosen}
+    examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in range(len(pairs))}
     arms = [("caption 0", "caption 0", 0), ("caption 1", "caption 1", 1)]
     about = {"images": 2 * len(chosen), "arms": arms, "examples": examples}
     todo, _ = cli.join_run(folder, options, about, [2 * k + side for k in mine for side in (0, 1)])

@@ -39,8 +39,9 @@ def run(main) -> None:
         sys.exit(0)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=DTYPES, help="of the network; default float16 on CUDA, else float32")
+def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None) -> None:
+    default = dtype or "float16 on CUDA, else float32"
+    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of the network; default {default}")
     parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
     parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations in one network call")
 
@@ -159,6 +160,12 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([n])
     return " ".join("-".join(map(str, run)) for run in runs)
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters, and no $, between which matplotlib would read mathematics."""
+    short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    return short.replace("$", r"\$")
 
 
 def percent(p: float, interval: tuple[float, float]) -> str:

@@ -28,6 +28,8 @@ def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[
     version = version or default
     folder = EMBEDDED / "digits-clip" if version == "digits" else Path(version).expanduser()
     if (folder / "open_clip_config.json").is_file():
+        if pretrained is not None:
+            raise InputError(f"--pretrained {pretrained}: --version {version} brings its own weights")
         return f"local-dir:{folder}", None
     name = version.replace("/", "-")
     if name not in open_clip.list_models():
@@ -57,7 +59,7 @@ def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Calla
             device=device,
             force_quick_gelu=config.get("quick_gelu", False),  # as those weights were trained
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
     finally:

@@ -1,6 +1,6 @@
 """The embedded data: real handwriting (scikit-learn's `load_digits`) painted in colour on 32x32 canvases.
 
-The last 497 of the 1797 digits are the test split; no model here has seen them. `UNSEEN` holds the (colour, digit)
+The last 497 of the 1797 digits are the test split; no model here is trained on them. `UNSEEN` holds the (colour, digit)
 pairs that no training canvas shows, alone or beside another digit: captions of them test composition, not memory.
 """
 

@@ -39,7 +39,6 @@ def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[st
             continue
         found.setdefault(number // 2, np.full((3, 2), np.nan))[: len(means), number % 2] = means
     examples = [e for e, errors in sorted(found.items()) if not np.isnan(errors[:2]).any()]
-    problems += [f"example {e}: only one of its images is done" for e in sorted(set(found) - set(examples))]
     return np.array([found[e] for e in examples]).reshape(-1, 3, 2), examples, problems
 
 
@@ -50,7 +49,7 @@ def print_scores(folder: Path, loss: str) -> int:
     run = _read_run(folder)
     errors, examples, problems = read_errors(folder, loss)
     tags = np.array([run["examples"][str(e)]["tag"] for e in examples])
-    print(f"{'examples':<16}{len(examples)} of {run['images'] // 2}")
+    print(f"{'examples':<16}{len(examples)} of {max(run['images'] // 2, len(examples))}")
     right = {"": metrics.winoground(-errors[:, :2])}
     if len(errors) and not np.isnan(errors).any():
         right[", normalized"] = metrics.winoground(errors[:, 2:] - errors[:, :2])
@@ -99,10 +98,10 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
         head.axis("off")
         marks = "   ".join(f"{name} {'✓' if right[name][k] else '✗'}" for name in right)
         colour = RIGHT if right["group"][k] else WRONG
-        head.text(0, 1, f"{told['id']}  {told['tag']}   {marks}", va="top", fontsize=9, weight="bold", color=colour)
+        name = cli.shorten(f"{told['id']}  {told['tag']}", 40)
+        head.text(0, 1, f"{name}   {marks}", va="top", fontsize=9, weight="bold", color=colour)
         for line, text in enumerate(told["captions"]):
-            short = text if len(text) <= 72 else text[:71] + "…"
-            head.text(0, 0.62 - 0.36 * line, f"{line}: {short}".replace("$", r"\$"), va="top", fontsize=7.5)
+            head.text(0, 0.62 - 0.36 * line, f"{line}: {cli.shorten(text, 72)}", va="top", fontsize=7.5)
         for side in (0, 1):
             picture = figure.add_subplot(cell[1, side])
             try:

@@ -52,7 +52,7 @@ class Card:
     latent: tuple[int, int, int]  # c, h, w
     image_size: int  # pixels
     classes: int | None = None  # how many class ids it knows, if it is told those
-    learns_variance: bool = False
+    has_bound: bool = False  # predicts epsilon and a variance
     vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
 
 
@@ -102,7 +102,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         latent=(c, size // factor, size // factor),
         image_size=size,
         classes=network.get("num_embeds_ada_norm"),
-        learns_variance=network["out_channels"] == 2 * c,
+        has_bound=network["out_channels"] == 2 * c and config["scheduler"]["prediction_type"] == "epsilon",
         vae=vae,
     )
 

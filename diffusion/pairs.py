@@ -22,7 +22,7 @@ from diffusion import InputError, digits
 from diffusion.datasets import open_rgb
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
-TAGS = ("collapsed_tag", "tag")  # the first that is there
+TAGS = ("collapsed_tag", "tag")  # columns; the first that an example has
 DIGITS_SEED = 2204  # with an example's index, the seed of its images: changing it changes the embedded data set
 SWAPS = {  # tag -> the objects (colour, digit) of image 1, from those of image 0
     "Digit": lambda a, b: ((a[0], b[1]), (b[0], a[1])),
@@ -61,11 +61,10 @@ def load_pairs(name: str, root: str | Path = "/datasets") -> Pairs:
 def _pairs(name: str, rows: list[dict], open_image: Callable[[int, int], Image.Image]) -> Pairs:
     if not rows:
         raise InputError(f"{name}: holds no examples")
-    tag = next((tag for tag in TAGS if tag in rows[0]), None)
     return Pairs(
         [str(row.get("id", k)) for k, row in enumerate(rows)],
         [(row["caption_0"], row["caption_1"]) for row in rows],
-        [str(row.get(tag) or "") for row in rows],
+        [next((str(row[tag]) for tag in TAGS if row.get(tag)), "") for row in rows],
         open_image,
     )
 
@@ -110,7 +109,8 @@ def _hub(name: str) -> Pairs:
         data = hub.load_dataset(name, split="test")  # the token of `hf auth login`, or HF_TOKEN
     except Exception as error:  # no access, no network, no such data set, broken files, ...
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        how = "if it is gated, accept its terms on its page on huggingface.co, then `huggingface-cli login` or HF_TOKEN"
+        how = "if it is gated, accept its terms on its page on huggingface.co, then `hf auth login`"
+        how += " (older: `huggingface-cli login`) or HF_TOKEN"
         raise InputError(f"--dataset hf:{name}: cannot be read ({why}); {how}") from None
     if missing := [field for field in FIELDS if field not in data.features]:
         raise InputError(f"--dataset hf:{name}: has no column {', '.join(missing)}; found {', '.join(data.features)}")

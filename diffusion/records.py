@@ -83,6 +83,18 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
+def competitors(run: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Which class id each row of a run stands for, and the row of each arm.
+
+    Several prompts of a class are one row, the mean of them; class ids that a model is told compete alone, even where
+    several mean the same class of the data set.
+    """
+    classes = np.array([class_id for *_, class_id in run["arms"]], dtype=int)
+    if "all_arms" in run:
+        return classes, np.arange(len(classes))
+    return np.unique(classes, return_inverse=True)
+
+
 def record_name(index: int, total: int) -> str:
     """The file of image `index` in a data set of `total`: zero-padded to the width of the last index."""
     return f"{index:0{len(str(total - 1))}d}.pt"
@@ -114,7 +126,7 @@ def load_record(path: Path) -> dict:
     """
     try:
         with torch.serialization.safe_globals(_SCALARS):
-            record = torch.load(path, weights_only=True)
+            record = torch.load(path, weights_only=True, mmap=True)  # errors are read when asked for
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         return record
     except FileNotFoundError:

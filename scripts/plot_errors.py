@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, cli, records
+from diffusion import InputError, cli, metrics, records
 from diffusion.datasets import adm_crop, centre_crop, load_dataset
 from diffusion.search import even
 
@@ -37,12 +37,6 @@ def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.nd
     classes = [np.mean([arms[a] for a in np.flatnonzero(arm_class == k)], 0) for k in range(arm_class.max() + 1)]
     best = classes[winner]
     return np.array([np.mean(own[: len(best)] - best[: len(own)]) for own in classes])
-
-
-def shorten(text: str, length: int) -> str:
-    """At most `length` characters, and no $, between which matplotlib would read mathematics."""
-    short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
-    return short.replace("$", r"\$")
 
 
 def draw(images: list, rows: list[dict], names: list[str], heading: str, footing: str, path: Path) -> None:
@@ -80,8 +74,8 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
         picture.imshow(image)  # enlarges small images to crisp pixels
         for spine in picture.spines.values():
             spine.set(color=colour, linewidth=2)
-        truth = "" if pred == label else "is no prompt's" if label is None else f"is {shorten(names[label], 22)}"
-        title_text = shorten(names[pred], 20) + ("\n" if truth else "")
+        truth = "" if pred == label else "is no prompt's" if label is None else f"is {cli.shorten(names[label], 22)}"
+        title_text = cli.shorten(names[pred], 20) + ("\n" if truth else "")
         picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
         picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=RIGHT)
         panel = axes(left, top + title + side + 0.06, bar * listed)
@@ -93,7 +87,7 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
         colour_of = {label: RIGHT, pred: colour}
         for y, c in enumerate(k):
             style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
-            text = f"{shorten(names[c], 19)}{' ◂' if c == pred else ''}"
+            text = f"{cli.shorten(names[c], 19)}{' ◂' if c == pred else ''}"
             panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
     cli.save_figure(figure, path, dpi=110)
 
@@ -113,17 +107,18 @@ def main(argv: list[str]) -> int:
             return adm_crop(image, options["img_size"])
         return centre_crop(image, options["img_size"], options["interpolation"])
 
-    class_ids, first, arm_class = np.unique([c for *_, c in run["arms"]], return_index=True, return_inverse=True)
-    row_of = {int(c): k for k, c in enumerate(class_ids)}
+    class_ids, arm_class = records.competitors(run)
+    names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
     images, rows = [], []
     for index in np.array(list(done))[even(min(args.images, len(done)), len(done))].tolist():
         record = records.load_record(done[index])
         if "pred" not in record:
             raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers to draw")
-        pred = row_of[record["pred"]]
+        pred = metrics.rescore(record, arm_class, options["loss"])
+        labelled = np.flatnonzero(class_ids == record["label"]).tolist()
         rows.append({
             "pred": pred,
-            "label": row_of.get(record["label"]),
+            "label": pred if pred in labelled else labelled[0] if labelled else None,
             "excess": excess(record, arm_class, pred, options["loss"]),
         })  # fmt: skip
         try:
@@ -132,11 +127,12 @@ def main(argv: list[str]) -> int:
             raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
         images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
     right = sum(row["pred"] == row["label"] for row in rows)
+    model = options["version"] or options["model"]
     draw(
         images,
         rows,
-        [run["arms"][a][1] for a in first],
-        f"{options['dataset']}, {options['split']} split, model {options['version']}: {right} of {len(rows)} right",
+        [names[row] for row in range(len(class_ids))],
+        f"{options['dataset']}, {options['split']} split, model {model}: {right} of {len(rows)} right",
         f"Bars: mean {options['loss']} error less the winner's (◂), at the points both were measured on.",
         args.out,
     )

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers")
     if args.loss and run is None:
         raise InputError(f"--loss {args.loss}: {args.folder} has no run.json, so only predictions, no errors")
-    class_ids, arm_class = np.unique([c for _, _, c in run["arms"]], return_inverse=True) if run else ([], [])
+    class_ids, arm_class = records.competitors(run) if run else ([], [])
 
     def decide_again(record: dict) -> dict:
         if "counts" not in record:

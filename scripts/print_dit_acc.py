@@ -6,6 +6,7 @@ python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 import argparse
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,8 @@ def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
     return answers
 
 
-def read(task: tuple[list[Path], list[int]]) -> list[tuple[int, int, int, dict] | str]:
+def read(arms: list[int], paths: list[Path]) -> list[tuple[int, int, int, dict] | str]:
     """(index, label, nfe, best) of each record, or what is wrong with it."""
-    paths, arms = task
     found = []
     for path in paths:
         try:
@@ -84,13 +84,15 @@ def read(task: tuple[list[Path], list[int]]) -> list[tuple[int, int, int, dict] 
     return found
 
 
-def read_all(tasks: list[tuple[list[Path], list[int]]]) -> Iterator[list]:
-    """The answers of the tasks, in order; in several processes where there is enough to do."""
-    if len(tasks) < 4:
-        yield from map(read, tasks)
-    else:
-        with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(read, tasks)
+def read_all(runs: dict[Path, dict]) -> Iterator[tuple[list[int], list]]:
+    """The arms of each run and what `read` makes of some of its records; in several processes where there are many."""
+    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for folder, run in runs.items():  # one after the other: a thousand runs have too many paths to hold
+            arms = [arm for arm, *_ in run["arms"]]
+            paths = list(records.finished(folder).values())
+            chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
+            for found in (map if len(chunks) < 4 else pool.map)(partial(read, arms), chunks):
+                yield arms, found
 
 
 def main(argv: list[str]) -> int:
@@ -103,15 +105,9 @@ def main(argv: list[str]) -> int:
     column = {arm: k for k, arm in enumerate(wanted)}
     class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}
 
-    tasks, covers = [], []
-    for folder, each in runs.items():
-        arms = [arm for arm, *_ in each["arms"]]
-        paths = list(records.finished(folder).values())
-        chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
-        tasks += [(chunk, arms) for chunk in chunks]
-        covers += [[column[arm] for arm in arms]] * len(chunks)
     labels, spent, answers, covered, problems = {}, 0, {}, {}, []
-    for cover, found in zip(covers, read_all(tasks), strict=True):
+    for arms, found in read_all(runs):
+        cover = [column[arm] for arm in arms]
         for item in found:
             if isinstance(item, str):
                 problems.append(item)
@@ -125,8 +121,8 @@ def main(argv: list[str]) -> int:
 
     measured = np.any(list(covered.values()), axis=0) if covered else np.zeros(len(wanted), dtype=bool)
     complete = [index for index in sorted(covered) if not np.any(measured & ~covered[index])]
-    total = max(*(each["images"] for each in runs.values()), len(covered))
-    print(f"{'images':<16}{len(complete)} of {total}")
+    images = set(covered).union(*(cli.numbers(each["indices"].split()) for each in runs.values()))
+    print(f"{'images':<16}{len(complete)} of {len(images)}")
     print(f"{'classes':<16}{measured.sum()} of {len(wanted)}")
     label = np.array([labels[index] for index in complete], dtype=int)
     for rule in RULES:
@@ -141,8 +137,8 @@ def main(argv: list[str]) -> int:
     for index in sorted(covered.keys() - set(complete)):
         lacks = np.array(wanted)[measured & ~covered[index]].tolist()
         problems.append(f"image {index}: classes {cli.ranges(lacks)} are not measured yet")
-    if len(covered) < total:
-        problems.append(f"{total - len(covered)} images of the run have no record at all")
+    if missing := sorted(images - set(covered)):
+        problems.append(f"images without a record: {cli.ranges(missing)}")
     return cli.report(problems)
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -265,6 +264,8 @@ def train_clip(steps: int, folder: Path) -> None:
 
     A caption that occurs several times in a batch is right for each of its canvases (the target is spread over them).
     """
+    import open_clip
+
     rng = np.random.default_rng(0)
     tok = CLIPTokenizer.from_pretrained(MODELS / "digits-sd" / "tokenizer")
     config = {

@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 from test_eval_prob_adaptive import blocks, folder_of, records_of, subset
 
+from diffusion import cli
 from diffusion.records import save_record
 
 EVAL, PRINT = "eval_prob_dit.py", "scripts/print_dit_acc.py"
@@ -44,6 +45,7 @@ def run_of(folder: Path, arms=(0, 1, 2, 3), *, images=10, all_arms="0-3", class_
     options = {"dataset": "digits", "split": "test", "seed": 0, "cls": None, "keep": "save_vb"} | options
     options = {"to_keep": [1], "n_samples": [2], "loss": "l2"} | options
     about = {"images": images, "arms": [[arm, f"no. {arm}", class_of(arm)] for arm in arms], "all_arms": all_arms}
+    about["indices"] = cli.ranges(range(images))
     (folder / "run.json").write_text(json.dumps({"options": options, **about}))
     return folder
 
@@ -161,7 +163,7 @@ def test_an_image_that_a_part_has_not_measured(count, tmp_path):
 def test_an_image_that_no_part_has_measured(count, tmp_path):
     two_halves(tmp_path, [(0, 1), (1, 1)])
     result = count(tmp_path)
-    assert result.code == 1 and result.err == "not counted: 1 images of the run have no record at all\n"
+    assert result.code == 1 and result.err == "not counted: images without a record: 1\n"
     assert table(result)["images"] == "2 of 3"
 
 
@@ -185,7 +187,7 @@ def test_a_run_that_has_only_begun(count, tmp_path):
         path.unlink()
     result = count(tmp_path)
     assert result.code == 1 and table(result) == {"images": "0 of 3", "classes": "0 of 4"}
-    assert "no run has classes 0-3" in result.err and "3 images of the run have no record at all" in result.err
+    assert "no run has classes 0-3" in result.err and "images without a record: 0-2" in result.err
 
 
 @pytest.mark.parametrize("content", [b"", b"half", "published", "no errors", "short"])

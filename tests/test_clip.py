@@ -1,0 +1,402 @@
+"""The CLIP baselines: which weights a name means, and similarities against open_clip's classes used by hand."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import save_file
+from test_eval_prob_adaptive import assert_same, folder_of, records_of, subset
+from test_run_winoground import contents, own_examples
+from transformers import CLIPTokenizer
+
+from diffusion import InputError
+from diffusion.clip import DEFAULTS, find_clip
+from diffusion.pairs import load_pairs
+from diffusion.records import read_run
+
+SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+SMALLEST = "ViT-S-32-alt"  # of the architectures that open_clip knows: 43 M
+
+
+def options(version, *more, model="clip") -> list:
+    return ["--model", model, "--version", version, "--dataset", "digits-pairs", "--device", "cpu", *more]
+
+
+def small(vocabulary: int, context: int) -> dict:
+    """An architecture of 32 pixels, in a second's time."""
+    return {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": context, "vocab_size": vocabulary, "width": 64, "heads": 4, "layers": 2},
+    }
+
+
+def random_clip(config: dict, path: Path, **more) -> open_clip.CLIP:
+    """That architecture with random weights, saved to `path`; told apart from another by what it says."""
+    torch.manual_seed(0)
+    clip = open_clip.CLIP(**config, **more).eval()
+    for parameter in clip.parameters():  # much larger than at the start of training, so that details count
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    save_file({name: value.contiguous() for name, value in clip.state_dict().items()}, path)
+    return clip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(ROOT / "models/digits-sd/tokenizer")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, tokenizer) -> tuple[Path, open_clip.CLIP]:
+    """A folder in open_clip's layout, with a tokenizer of its own, as that of models/digits-clip."""
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    tokenizer.save_pretrained(folder)
+    config = small(len(tokenizer), tokenizer.model_max_length)
+    clip = random_clip(config, folder / "open_clip_model.safetensors")
+    config["text_cfg"]["hf_tokenizer_name"] = "any"
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": HALF})
+    (folder / "open_clip_config.json").write_text(text)
+    return folder, clip
+
+
+def distances(clip, images: torch.Tensor, ids: torch.Tensor) -> np.ndarray:
+    """One less the cosine of every image and text. [images, texts]"""
+    with torch.no_grad():
+        a, b = clip.encode_image(images).double(), clip.encode_text(ids).double()
+    a, b = a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True)
+    return (1 - a @ b.T).numpy()
+
+
+def pixels(image: Image.Image, mean=(0.5,) * 3, std=(0.5,) * 3) -> torch.Tensor:
+    values = (np.array(image, dtype=np.float64) / 255 - mean) / std
+    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+
+
+# ---- which weights a name means ----
+
+
+@pytest.mark.parametrize(
+    "model, version, pretrained, wanted",
+    [
+        ("clip", None, None, ("ViT-L-14", "openai")),
+        ("clip", "ViT-L/14", None, ("ViT-L-14", "openai")),
+        ("clip", "ViT-L-14", "openai", ("ViT-L-14", "openai")),
+        ("clip", "ViT-B/32", None, ("ViT-B-32", "openai")),
+        ("clip", "RN50x64", None, ("RN50x64", "openai")),
+        ("clip", "ViT-L/14", "laion2b_s32b_b82k", ("ViT-L-14", "laion2b_s32b_b82k")),
+        ("openclip", None, None, ("ViT-H-14", "laion2b_s32b_b79k")),
+        ("openclip", "ViT-H/14", None, ("ViT-H-14", "laion2b_s32b_b79k")),
+        ("openclip", "ViT-B-32", "laion2b_s34b_b79k", ("ViT-B-32", "laion2b_s34b_b79k")),
+        ("openclip", "ViT-S-32", __file__, ("ViT-S-32", __file__)),
+    ],
+)
+def test_names(model, version, pretrained, wanted):
+    assert find_clip(model, version, pretrained) == wanted
+
+
+def test_the_papers_models_are_open_clips():
+    """Both names are in its tables, OpenAI's was trained with quick-GELU and the other without."""
+    assert DEFAULTS == {"clip": ("ViT-L/14", "openai"), "openclip": ("ViT-H-14", "laion2b_s32b_b79k")}
+    assert open_clip.get_pretrained_cfg("ViT-L-14", "openai")["quick_gelu"]
+    assert open_clip.get_pretrained_cfg("ViT-H-14", "laion2b_s32b_b79k")
+    assert not open_clip.get_pretrained_cfg("ViT-H-14", "laion2b_s32b_b79k").get("quick_gelu")
+
+
+def test_folders(local, monkeypatch):
+    folder, _ = local
+    monkeypatch.chdir(folder.parent)
+    for model in DEFAULTS:
+        assert find_clip(model, str(folder), None) == (f"local-dir:{folder}", None)
+        assert find_clip(model, "tiny", None) == ("local-dir:tiny", None)
+
+
+@pytest.mark.parametrize(
+    "version, pretrained, says",
+    [
+        ("ViT-L/15", None, ["--version ViT-L/15: open_clip has no such model", "ViT-L-14,", "ViT-L-16,"]),
+        ("RN5", None, ["--version RN5: open_clip has no such model", "RN50x64"]),
+        ("nonsense", None, ["--version nonsense", "ViT-L-14", "open_clip_config.json"]),
+        ("", "x", ["--pretrained x", "openai"]),  # the default version
+        (
+            "ViT-L/14",
+            "laion9",
+            ["--pretrained laion9: wanted a file of weights or, for ViT-L-14, openai, laion400m_e31"],
+        ),
+        ("ViT-L/14", "/no/such.safetensors", ["--pretrained /no/such.safetensors: wanted a file", "openai"]),
+        ("ViT-L/14", "tests", ["--pretrained tests: wanted a file"]),  # a folder is none
+        ("ViT-bigG-14", None, ["--pretrained", "laion2b_s39b_b160k"]),  # it has no weights of OpenAI's
+    ],
+)
+def test_names_that_mean_nothing(version, pretrained, says, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError) as error:
+        find_clip("clip", version, pretrained)
+    message = str(error.value)
+    assert all(part in message for part in says) and "\n" not in message, message
+
+
+def test_weights_that_are_not_chosen(local):
+    """A version without default weights is said so; weights beside a folder, which holds its own, are refused."""
+    with pytest.raises(InputError) as error:
+        find_clip("openclip", SMALLEST, None)
+    assert "None" not in str(error.value) and "--pretrained" in str(error.value)
+    with pytest.raises(InputError, match="--pretrained openai"):
+        find_clip("clip", str(local[0]), "openai")
+
+
+# ---- similarities ----
+
+
+@pytest.mark.parametrize("model", ["clip", "openclip"])
+def test_a_folder_from_end_to_end(run_main, tmp_path, local, tokenizer, model):
+    """Cosine distances as by open_clip's classes; what the run says of itself; the table from those distances."""
+    folder, clip = local
+    chosen = [0, 4, 8, 449]
+    args = options(folder, *subset(tmp_path, *chosen), model=model)
+    result = run_main(SCRIPT, *args, "--gallery", tmp_path / "g.png")
+    assert result.code == 0 and "digits-pairs: 4 examples of 2 NFE, 8 NFE to do" in result.out
+    pairs, records = load_pairs("digits-pairs"), records_of(result)
+    assert list(records) == [2 * k + side for k in chosen for side in (0, 1)]
+    right = np.zeros(3)
+    for k in chosen:
+        ids = tokenizer(list(pairs.captions[k]), padding="max_length", return_tensors="pt").input_ids
+        images = torch.stack([pixels(pairs.open(k, side)) for side in (0, 1)])
+        wanted = distances(clip, images, ids)  # [image, caption]
+        assert len(np.unique(wanted.round(5))) == 4, "all alike: this tests nothing"
+        for side in (0, 1):
+            record = records[2 * k + side]
+            np.testing.assert_allclose(record["errors"][:, 0], wanted[side], rtol=1e-5, atol=1e-7)
+            assert record["pred"] == int(wanted[side].argmin()) and record["label"] == side
+            assert record["losses"] == ["cosine"] and record["counts"].tolist() == [1, 1] and record["nfe"] == 1
+        text = wanted[0, 0] < wanted[0, 1] and wanted[1, 1] < wanted[1, 0]
+        image = wanted[0, 0] < wanted[1, 0] and wanted[1, 1] < wanted[0, 1]
+        right += [text, image, text and image]
+    line = next(line for line in result.out.splitlines() if line.startswith("all"))
+    assert [float(word[:-1]) for word in line.split() if word.endswith("%")] == (100 * right / 4).round(1).tolist()
+    assert Image.open(tmp_path / "g.png").format == "PNG"
+    assert read_run(folder_of(result))["options"]["loss"] == "cosine" and "normalized" not in result.out
+    printed = run_main(PRINT, folder_of(result))
+    assert printed.code == 0 and printed.out == result.out.split("\n", 1)[1]
+    refused = run_main(PRINT, folder_of(result), "--loss", "l1")
+    assert refused.code == 2 and "--loss l1" in refused.err and "cosine" in refused.err and refused.err.count("\n") == 1
+
+
+def test_workers_and_resume_change_no_bit(run_main, tmp_path, local):
+    args = options(local[0], *subset(tmp_path, 0, 4, 8))
+    whole = run_main(SCRIPT, *args, log="whole")
+    for worker in (1, 0):
+        part = run_main(SCRIPT, *args, "--n_workers", 2, "--worker_idx", worker)
+        assert part.code == 0
+    assert_same(records_of(part), records_of(whole))
+    (folder_of(part) / "009.pt").unlink()
+    again = run_main(SCRIPT, *args)
+    assert again.code == 0 and " 1 NFE to do" in again.out
+    assert_same(records_of(again), records_of(whole))
+
+
+def test_photographs_are_cropped_as_clip_does(run_main, tmp_path, local, tokenizer):
+    """The short side to 32 pixels, bicubic, and the middle of it."""
+    own = own_examples(tmp_path / "own", 1)
+    records = records_of(run_main(SCRIPT, *options(local[0]), "--dataset", own))
+    ids = tokenizer(list(load_pairs("digits-pairs").captions[0]), padding="max_length", return_tensors="pt").input_ids
+    for side, record in records.items():
+        with Image.open(own / f"0{'ab'[side]}.png") as image:
+            small = image.convert("RGB").resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
+        wanted = distances(local[1], pixels(small)[None], ids)[0]
+        np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision(run_main, tmp_path, local):
+    """bfloat16 is near, and another run."""
+    args = options(local[0], *subset(tmp_path, 0))
+    full = records_of(run_main(SCRIPT, *args))
+    result = run_main(SCRIPT, *args, "--dtype", "bfloat16")
+    assert result.code == 2 and "dtype was 'float32', now 'bfloat16'" in result.err
+    for number, record in records_of(run_main(SCRIPT, *args, "--dtype", "bfloat16", log="half")).items():
+        np.testing.assert_allclose(record["errors"], full[number]["errors"], atol=0.03)
+        assert not torch.equal(record["errors"], full[number]["errors"])
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch) -> dict:
+    """A small architecture "mini" that open_clip knows by name, with two tags on one file, one of them quick-GELU."""
+    config = small(49408, 77)
+    clip = random_clip(config, tmp_path / "mini.safetensors")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "mini", config)
+    tag = {"file": str(tmp_path / "mini.safetensors")}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "mini", {"openai": tag | {"quick_gelu": True}, "laion": tag})
+    quick = open_clip.CLIP(**config, quick_gelu=True).eval()
+    quick.load_state_dict(clip.state_dict())
+    return {None: quick, "openai": quick, "laion": clip, tmp_path / "mini.safetensors": clip}
+
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's training
+
+
+def test_quick_gelu_is_the_tags(run_main, tmp_path, registered):
+    """OpenAI's weights were trained with it; with the exact GELU they load, and give other numbers without a word."""
+    pairs = load_pairs("digits-pairs")
+    ids = open_clip.SimpleTokenizer()(list(pairs.captions[0]))
+    found = []
+    for k, (tag, clip) in enumerate(registered.items()):
+        args = options("mini", *["--pretrained", tag] * bool(tag), *subset(tmp_path, 0))
+        record, _ = records_of(run_main(SCRIPT, *args, log=f"log{k}")).values()
+        wanted = distances(clip, pixels(pairs.open(0, 0), MEAN, STD)[None], ids)[0]
+        np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-5, atol=1e-7)
+        found.append(record["errors"])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
+    assert (found[0] - found[2]).abs().min() > 1e-4, "no difference: this tests nothing"
+
+
+@pytest.mark.slow
+def test_a_real_architecture_from_a_file(run_main, tmp_path):
+    """Built from open_clip's own table, with its own tokenizer and image size; the folder is named by the file."""
+    config = open_clip.get_model_config(SMALLEST)
+    file = tmp_path / "weights.safetensors"
+    clip = random_clip(config, file)
+    args = options(SMALLEST, "--pretrained", file, *subset(tmp_path, 3))
+    result = run_main(SCRIPT, *args)
+    file.unlink()
+    assert folder_of(result).name == f"clip_{SMALLEST}_weights.safetensors"
+    pairs = load_pairs("digits-pairs")
+    ids = open_clip.SimpleTokenizer()(list(pairs.captions[3]))
+    for number, record in records_of(result).items():
+        image = pairs.open(3, number % 2).resize((224, 224), Image.Resampling.BICUBIC)
+        wanted = distances(clip, pixels(image, MEAN, STD)[None], ids)[0]
+        np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_embedded_clip(run_main, tmp_path):
+    """It tells pictures of quite different scenes: 40 examples, each of images of two embedded ones. Chance is 1/4."""
+    pairs, lines = load_pairs("digits-pairs"), []
+    for k in range(40):
+        line = {}
+        for side, at in enumerate((k, 200 + k)):
+            pairs.open(at, 0).save(tmp_path / f"{at}.png")
+            line |= {f"image_{side}": f"{at}.png", f"caption_{side}": pairs.captions[at][0]}
+        lines.append(json.dumps(line))
+    (tmp_path / "examples.jsonl").write_text("\n".join(lines))
+    result = run_main(SCRIPT, *options("digits"), "--dataset", tmp_path)
+    assert result.code == 0, result.err
+    assert folder_of(result).name == "clip_digits" and "40 of 40" in result.out
+    assert read_run(folder_of(result))["options"]["model"] == f"local-dir:{ROOT / 'models/digits-clip'}"
+    (line,) = [line for line in result.out.splitlines() if line.startswith("all")]
+    text, image, _ = (float(word[:-1]) for word in line.split() if word.endswith("%"))
+    assert text > 60 and image > 60, line
+
+
+# ---- what cannot work: one line ----
+
+
+def one_line(result) -> str:
+    assert result.code == 2 and result.err.startswith(f"{SCRIPT}: ") and result.err.count("\n") == 1, result
+    return result.err
+
+
+def test_weights_that_cannot_be_reached(run_script, run_main):
+    """Once from the shell, where open_clip's own complaints would show."""
+    args = ["--dataset", "digits-pairs", "--device", "cpu"]
+    for run, model, name in (
+        (run_script, "clip", "ViT-L-14, openai"),
+        (run_main, "openclip", "ViT-H-14, laion2b_s32b_b79k"),
+    ):
+        message = one_line(run(SCRIPT, "--model", model, *args))
+        assert name in message and "--pretrained takes a file" in message
+
+
+def damaged(path: Path, case: str) -> Path:
+    if case == "text":
+        path.write_bytes(b"hello")
+    elif case == "empty":
+        path.write_bytes(b"")
+    elif case == "no weights":
+        torch.save({}, path)
+    elif case == "another model's":
+        torch.save({"weight": torch.zeros(3)}, path)
+    elif case == "a tensor":
+        torch.save(torch.zeros(3), path)
+    elif case == "no safetensors":
+        path = path.with_suffix(".safetensors")
+        path.write_bytes(b"hello")
+    return path
+
+
+@pytest.mark.parametrize("case", ["text", "empty", "no weights", "another model's", "a tensor", "no safetensors"])
+def test_files_that_hold_no_weights(run_main, tmp_path, registered, case):
+    file = damaged(tmp_path / "w.pt", case)
+    message = one_line(run_main(SCRIPT, *options("mini", "--pretrained", file), *subset(tmp_path, 0)))
+    assert str(file) in message and "--pretrained takes a file" in message
+
+
+class Touch:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_weights_with_code_in_them(run_main, tmp_path, registered):
+    """Nothing is loaded by unpickling."""
+    torch.save({"state_dict": Touch(tmp_path / "ran")}, tmp_path / "w.pt")
+    one_line(run_main(SCRIPT, *options("mini", "--pretrained", tmp_path / "w.pt"), *subset(tmp_path, 0)))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("case", ["no weights", "no json", "other json", "other sizes", "no tokenizer"])
+def test_damaged_folders(run_main, tmp_path, local, case):
+    shutil.copytree(local[0], tmp_path / "clip")
+    config = tmp_path / "clip/open_clip_config.json"
+    if case == "no weights":
+        (tmp_path / "clip/open_clip_model.safetensors").unlink()
+    elif case == "no json":
+        config.write_text("{")
+    elif case == "other json":
+        config.write_text("{}")
+    elif case == "other sizes":
+        config.write_text(config.read_text().replace('"width": 64', '"width": 32'))
+    elif case == "no tokenizer":
+        for path in (tmp_path / "clip").glob("token*"):
+            path.unlink()
+    message = one_line(run_main(SCRIPT, *options(tmp_path / "clip"), *subset(tmp_path, 0)))
+    assert str(tmp_path / "clip") in message
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--version", "digits", "--normalize"], "--normalize: is for diffusion models; --model clip"),
+        (["--version", "ViT-L/15"], "--version ViT-L/15: open_clip has no such model"),
+        (["--version", "ViT-L/14", "--pretrained", "laion9"], "--pretrained laion9: wanted a file of weights or"),
+        (["--version", "digits", "--dtype", "float16"], "--dtype float16"),
+        (["--version", "digits", "--dataset", "none"], "--dataset none"),
+    ],
+    ids=str,
+)
+def test_flags(run_main, tmp_path, args, says):
+    assert says in one_line(run_main(SCRIPT, *options("digits"), *args))
+    assert contents(tmp_path) == {}
+
+
+def test_other_weights_in_the_same_folder(run_main, tmp_path, registered):
+    """A file of the same name elsewhere: the folder is the same, the run is not."""
+    args = options("mini", *subset(tmp_path, 0))
+    assert run_main(SCRIPT, *args, "--pretrained", tmp_path / "mini.safetensors").code == 0
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "mini.safetensors", tmp_path / "other")
+    message = one_line(run_main(SCRIPT, *args, "--pretrained", tmp_path / "other/mini.safetensors"))
+    assert "pretrained was " in message and "other/mini.safetensors" in message
+
+
+def test_without_open_clip(run_main, monkeypatch):
+    """It is an optional package."""
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert "need the package 'open_clip_torch': pip install" in one_line(run_main(SCRIPT, *options("digits")))

@@ -1,0 +1,396 @@
+"""The embedded pairs: words, images, and that they fit; then the layouts of own data, of Winoground, and of the hub."""
+
+import io
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_eval_prob_adaptive import folder_of, records_of
+
+from diffusion import InputError, cli, digits
+from diffusion.pairs import load_pairs
+from diffusion.records import read_run
+
+SCRIPT = "run_winoground.py"
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+RELATIONS = {"to the left of": (False, 1), "to the right of": (False, -1), "above": (True, 1), "below": (True, -1)}
+
+
+def parse(caption: str) -> tuple[list[tuple[str, str]], bool]:
+    """The (colour, digit) on the left and on the right or, where the second is true, on top and below."""
+    c1, d1, relation, c2, d2 = re.fullmatch(r"a photo of a (\w+) (\w+) (\D+) a (\w+) (\w+)\.", caption).groups()
+    vertical, order = RELATIONS[relation]
+    return [(c1, d1), (c2, d2)][::order], vertical
+
+
+def refusal(name, *args) -> str:
+    with pytest.raises(InputError) as error:
+        load_pairs(name, *args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- the embedded pairs ----
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return load_pairs("digits-pairs", "/nowhere")
+
+
+def test_as_many_of_each_tag(pairs):
+    assert len(pairs) == 450 and len(set(pairs.ids)) == 450
+    assert Counter(pairs.tags) == {"Digit": 150, "Colour": 150, "Place": 150}
+
+
+def test_captions_are_the_same_words_in_another_order(pairs):
+    for one, other in pairs.captions:
+        assert sorted(one[:-1].split()) == sorted(other[:-1].split()) and one != other
+        assert one[-1] == other[-1] == "."
+
+
+def test_what_is_exchanged_is_what_the_tag_says(pairs):
+    for tag, captions in zip(pairs.tags, pairs.captions, strict=True):
+        (first, vertical), (second, also) = map(parse, captions)
+        (c1, d1), (c2, d2) = first
+        assert vertical == also and c1 != c2 and d1 != d2
+        wanted = {
+            "Digit": [(c1, d2), (c2, d1)],
+            "Colour": [(c2, d1), (c1, d2)],
+            "Place": [(c2, d2), (c1, d1)],
+        }
+        assert second == wanted[tag], captions
+
+
+def test_every_object_is_one_that_training_has_shown(pairs):
+    """So that only the composition is asked for; all of them occur, in all relations, on all places."""
+    seen = {(digits.NAMES[c], digits.WORDS[d]) for c, d in digits.SEEN}
+    places = {(obj, at) for captions in pairs.captions for text in captions for at, obj in enumerate(parse(text)[0])}
+    assert places == {(obj, at) for obj in seen for at in (0, 1)}
+    relations = Counter(re.search("|".join(RELATIONS), text)[0] for captions in pairs.captions for text in captions)
+    assert relations.keys() == RELATIONS.keys() and min(relations.values()) > 150
+
+
+GOLDEN = [
+    ("a photo of a blue nine to the left of a purple three.", "a photo of a blue three to the left of a purple nine."),
+    ("a photo of a purple nine above a green eight.", "a photo of a green nine above a purple eight."),
+    ("a photo of a green two to the left of a purple six.", "a photo of a purple six to the left of a green two."),
+]
+
+
+def test_the_first_examples(pairs):
+    """Changed, they would be another data set, and the README's numbers those of the old one."""
+    assert pairs.captions[:3] == GOLDEN and pairs.tags[:3] == ["Digit", "Colour", "Place"]
+
+
+def test_images_depend_on_example_and_side_alone(pairs):
+    """Not on which were opened before, nor on anybody's random numbers, which they leave alone."""
+    some = [(7, 0), (0, 0), (0, 1), (449, 1)]
+    first = {at: np.array(pairs.open(*at)) for at in some}
+    again = load_pairs("digits-pairs")
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()
+    for at in reversed(some):
+        assert np.array_equal(np.array(again.open(*at)), first[at]), at
+    assert before[0] == np.random.get_state()[1].tolist() and torch.equal(before[1], torch.get_rng_state())
+    assert len({image.tobytes() for image in first.values()}) == 4
+    assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in first.values())
+
+
+def test_images_show_the_colours_of_their_caption_where_it_says(pairs):
+    """Each half of the canvas, in the mean, has the direction of its colour in RGB, not of another of the palette."""
+    palette = np.array(list(digits.COLOURS.values()), dtype=float)
+    palette /= np.linalg.norm(palette, axis=1, keepdims=True)
+    for k in range(len(pairs)):
+        for side in (0, 1):
+            objects, vertical = parse(pairs.captions[k][side])
+            halves = np.split(np.array(pairs.open(k, side), dtype=float), 2, axis=0 if vertical else 1)
+            for half, (colour, _) in zip(halves, objects, strict=True):
+                mean = half.mean((0, 1))
+                assert mean.max() > 10 and digits.NAMES[int(np.argmax(palette @ mean))] == colour, (k, side)
+
+
+def test_images_are_the_test_splits_handwriting_of_their_digits(monkeypatch):
+    """With every digit's ink replaced by a grey that tells it, and the training split out of reach."""
+    real, labels = digits.handwriting("test")
+
+    def grey(split: str):
+        assert split == "test", "training's handwriting was asked for"
+        return torch.from_numpy((labels + 1) / 10).float()[:, None, None].expand(real.shape), labels
+
+    monkeypatch.setattr(digits, "handwriting", grey)
+    pairs = load_pairs("digits-pairs")
+    for k in range(len(pairs)):
+        for side in (0, 1):
+            objects, vertical = parse(pairs.captions[k][side])
+            canvas = np.array(pairs.open(k, side), dtype=float)
+            canvas = canvas if vertical else canvas.transpose(1, 0, 2)
+            for (colour, digit), middle in zip(objects, (8, 24), strict=True):
+                wanted = np.array(digits.COLOURS[colour]) * (digits.WORDS.index(digit) + 1) / 10
+                np.testing.assert_allclose(canvas[middle, 16], wanted, atol=1)
+
+
+def test_both_images_are_of_other_handwriting(monkeypatch):
+    """Each digit of each image is drawn anew, from all that there is of it: ink that tells its number."""
+    real, labels = digits.handwriting("test")
+    ink = torch.linspace(0.2, 1, len(labels))[:, None, None].expand(real.shape)
+    monkeypatch.setattr(digits, "handwriting", lambda split: (ink, labels))
+    pairs = load_pairs("digits-pairs")
+    used, same = [], 0
+    for k in range(1, 450, 3):  # Colour: the same digits in the same places of both images
+        values = []
+        for side in (0, 1):
+            objects, vertical = parse(pairs.captions[k][side])
+            canvas = np.array(pairs.open(k, side), dtype=float)
+            canvas = canvas if vertical else canvas.transpose(1, 0, 2)
+            values.append({
+                digit: round(canvas[middle, 16].max() / max(digits.COLOURS[colour]), 2)
+                for (colour, digit), middle in zip(objects, (8, 24), strict=True)
+            })  # fmt: skip
+        used += [value for side in values for value in side.values()]
+        same += sum(values[0][digit] == values[1][digit] for digit in values[0])
+    assert len(set(used)) > 70  # of 80 that can be told apart
+    assert same < 30  # of 300, where about one in 50 is by chance
+
+
+# ---- folders ----
+
+
+def picture(path: Path, colour, size=(24, 16)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def example(**change) -> dict:
+    line = {"id": "one", "image_0": "a.png", "image_1": "b.png", "caption_0": "a before b", "caption_1": "b before a"}
+    return {key: value for key, value in (line | change).items() if value is not None}
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    picture(tmp_path / "own/a.png", RED)
+    picture(tmp_path / "own/deeper/b.png", BLUE)
+    picture(tmp_path / "own/b.png", GREEN)
+    return tmp_path / "own"
+
+
+def write(folder: Path, *lines) -> str:
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "examples.jsonl").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def colours(pairs) -> list[tuple]:
+    return [tuple(pairs.open(k, side).getpixel((3, 3)) for side in (0, 1)) for k in range(len(pairs))]
+
+
+def test_own_layout(own):
+    """Captions of any alphabet, empty lines, images in deeper folders or anywhere, columns that we do not know."""
+    far = example(id=7, image_0=str(own.parent / "far.png"), image_1="deeper/b.png", tag="Relation", secret=[1, 2])
+    picture(own.parent / "far.png", WHITE)
+    said = example(tag="Object", caption_0="眼鏡をかけた犬 — “naïve”", caption_1="犬をかけた眼鏡")
+    pairs = load_pairs(write(own, "", said, "  ", far, ""))
+    assert pairs.ids == ["one", "7"] and pairs.tags == ["Object", "Relation"] and len(pairs) == 2
+    assert pairs.captions == [(said["caption_0"], said["caption_1"]), ("a before b", "b before a")]
+    assert colours(pairs) == [(RED, GREEN), (WHITE, BLUE)]
+
+
+def test_winogrounds_own_layout(tmp_path):
+    """Its examples.jsonl names images without a suffix, and they lie in images/; two kinds of tags."""
+    lines = [
+        example(id=k, image_0=f"ex_{k}_img_0", image_1=f"ex_{k}_img_1", tag="Adjective-Color", collapsed_tag=tag)
+        | {"secondary_tag": "", "num_main_preds": 1}
+        for k, tag in enumerate(("Object", "Both"))
+    ]
+    for k, pair in enumerate([(RED, GREEN), (BLUE, WHITE)]):
+        for side, colour in enumerate(pair):
+            picture(tmp_path / f"winoground/images/ex_{k}_img_{side}.png", colour)
+    folder = write(tmp_path / "winoground", *lines)
+    for name in (folder, "winoground"):  # by its path, and by the name of what lies in DATASET_ROOT
+        pairs = load_pairs(name, tmp_path)
+        assert pairs.ids == ["0", "1"] and pairs.tags == ["Object", "Both"]
+        assert colours(pairs) == [(RED, GREEN), (BLUE, WHITE)]
+
+
+def test_images_with_a_suffix_in_a_folder_of_their_own(tmp_path):
+    picture(tmp_path / "images/a.png", RED)
+    picture(tmp_path / "images/b.png", BLUE)
+    assert colours(load_pairs(write(tmp_path, example()))) == [(RED, BLUE)]
+
+
+@pytest.mark.parametrize("tags", [[None, None], [None, "Both"], ["Both", None], ["", "Both"]])
+def test_missing_tags(own, tags):
+    """Whichever examples have one keep it."""
+    assert load_pairs(write(own, *(example(tag=tag) for tag in tags))).tags == [tag or "" for tag in tags]
+
+
+def test_without_ids_they_are_numbered(own):
+    assert load_pairs(write(own, example(id=None), example(id=None))).ids == ["0", "1"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85"], ids=ascii)
+def test_only_a_newline_ends_a_line(own, mark):
+    """JSON may hold other separators as they are; captions that were pasted from somewhere do."""
+    lines = example(caption_0=f"a{mark}before b"), example()
+    assert load_pairs(write(own, *lines)).captions == [
+        (f"a{mark}before b", "b before a"), ("a before b", "b before a"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ("{'id': 1}", "is no JSON object"),
+        ("[1, 2]", "is no JSON object"),
+        ('"text"', "is no JSON object"),
+        ("7", "is no JSON object"),
+        ('{"id": 1', "is no JSON object"),
+        (example(caption_1=None), "caption_1 is None, wanted a text"),
+        (example(caption_0=" "), "caption_0 is ' ', wanted a text"),
+        (example(caption_0=5), "caption_0 is 5, wanted a text"),
+        (example(image_0=None), "image_0 is None, wanted a text"),
+        (example(image_1=["b.png"]), "image_1 is ['b.png'], wanted a text"),
+        (example(image_1="c.png"), "no such image: c.png"),
+        (example(image_0="deeper"), "no such image: deeper"),
+    ],
+    ids=str,
+)
+def test_bad_lines(own, bad, says):
+    folder = write(own, example(), "", bad, example())
+    assert refusal(folder) == f"{own / 'examples.jsonl'}, line 3: {says}"
+
+
+def test_folders_that_hold_no_examples(tmp_path):
+    assert str(tmp_path / "examples.jsonl") in refusal(str(tmp_path))
+    assert refusal(write(tmp_path, "", " ")) == f"{tmp_path / 'examples.jsonl'}: holds no examples"
+    (tmp_path / "examples.jsonl").write_bytes(b"\xff\xfe\x00")
+    assert f"{tmp_path / 'examples.jsonl'}: cannot be read" in refusal(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["winogrund", "/no/such/folder", "digits", "examples.jsonl"])
+def test_unknown_names(name):
+    assert refusal(name).startswith(f"--dataset {name}: wanted winoground, digits-pairs, hf:NAME or a folder with")
+
+
+def test_unreadable_images_are_found_out_when_opened(own):
+    (own / "a.png").write_bytes(b"not an image")
+    pairs = load_pairs(write(own, example()))
+    assert pairs.open(0, 1).getpixel((0, 0)) == GREEN
+    with pytest.raises(OSError, match=r"own/a\.png"):
+        pairs.open(0, 0)
+
+
+# ---- the hub's library, offline ----
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return datasets
+
+
+def encoded(colour) -> dict:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 32), colour).save(file, "png")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def gated(hub, folder: Path, split="test", **change) -> str:
+    """A miniature of the gated data set in its own columns: three examples, the second with a broken image."""
+    columns = {
+        "id": [0, 1, 2],
+        "image_0": [encoded(RED), {"bytes": b"broken", "path": None}, encoded(BLUE)],
+        "image_1": [encoded(GREEN), encoded(GREEN), encoded(WHITE)],
+        "caption_0": ["an old person kisses a young person", "a before b", "c before d"],
+        "caption_1": ["a young person kisses an old person", "b before a", "d before c"],
+        "tag": ["Adjective-Age", "Scope", "Scope"],
+        "collapsed_tag": ["Object", "Relation", "Both"],
+    } | change
+    columns = {name: column for name, column in columns.items() if column}
+    types = {"id": hub.Value("int32")} | dict.fromkeys(["image_0", "image_1"], hub.Image())
+    features = hub.Features({name: types.get(name, hub.Value("string")) for name in columns})
+    (folder / "data").mkdir(parents=True)
+    data = hub.Dataset.from_dict(columns, features=features)
+    data.to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
+    return f"hf:{folder}"
+
+
+def test_the_hubs_columns(hub, tmp_path):
+    pairs = load_pairs(gated(hub, tmp_path / "mini"))
+    assert pairs.ids == ["0", "1", "2"] and pairs.tags == ["Object", "Relation", "Both"]
+    assert pairs.captions[0] == ("an old person kisses a young person", "a young person kisses an old person")
+    assert [pairs.open(k, side).getpixel((0, 0)) for k, side in ((0, 0), (0, 1), (2, 0), (2, 1))] == [
+        RED, GREEN, BLUE, WHITE,
+    ]  # fmt: skip
+    with pytest.raises(OSError, match="image_0 of example 1 of hf:"):
+        pairs.open(1, 0)
+    assert pairs.open(1, 1).getpixel((0, 0)) == GREEN
+
+
+def test_the_hubs_data_set_from_end_to_end(hub, run_main, tmp_path, model_folder):
+    """The example with the broken image is named, the others are scored by tag."""
+    name = gated(hub, tmp_path / "mini")
+    args = ["--dataset", name, "--version", model_folder, "--device", "cpu", "--t_interval", 500]
+    result = run_main(SCRIPT, *args, "--gallery", tmp_path / "g.png")
+    assert result.code == 1 and list(records_of(result)) == [0, 1, 3, 4, 5]
+    assert folder_of(result).parent == tmp_path / "data/mini" and read_run(folder_of(result))["examples"]["2"] == {
+        "id": "2", "captions": ["c before d", "d before c"], "tag": "Both",
+    }  # fmt: skip
+    assert "2 of 3" in result.out
+    assert re.findall(r"^(\w+) +\d .*%", result.out, re.M) == ["all", "Object", "Both"]
+    named = [line for line in result.err.splitlines() if line.startswith("not counted: ")]
+    assert len(named) == 2 and any("image_0 of example 1 of hf:" in line for line in named)
+    assert any("example 1: only one" in line for line in named)
+    assert Image.open(tmp_path / "g.png").format == "PNG"
+
+
+def test_an_example_of_the_hub_without_an_image(hub, tmp_path):
+    """An empty cell is an image that cannot be read, like another."""
+    pairs = load_pairs(gated(hub, tmp_path / "mini", image_0=[encoded(RED), None, encoded(BLUE)]))
+    assert pairs.open(0, 0).getpixel((0, 0)) == RED
+    with pytest.raises(OSError, match="image_0 of example 1 of hf:"):
+        pairs.open(1, 0)
+
+
+def test_data_sets_of_the_hub_that_are_none(hub, tmp_path):
+    assert "caption_1" in refusal(gated(hub, tmp_path / "a", caption_1=None))
+    assert "test" in refusal(gated(hub, tmp_path / "b", split="train"))
+    assert "gone" in refusal(f"hf:{tmp_path / 'gone'}")
+
+
+def test_a_caption_of_the_hub_is_missing(hub, tmp_path):
+    """As in a folder: it is said at once, not when the model meets it."""
+    message = refusal(gated(hub, tmp_path / "a", caption_1=["x", None, "y"]))
+    assert "caption_1" in message and "None" in message and "1" in message
+
+
+def test_winoground_without_access(run_main, tmp_path, monkeypatch):
+    """One line, soon, that says how to get it; nothing is written."""
+    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    started = time.monotonic()
+    result = run_main(SCRIPT, "--version", "digits", "--device", "cpu")
+    assert time.monotonic() - started < 20
+    assert result.code == 2 and not result.out and result.err.count("\n") == 1
+    for part in ("facebook/winoground", "accept its terms", "huggingface.co", "HF_TOKEN"):
+        assert part in result.err, part
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_winoground_of_the_local_folder_is_the_default(run_main, tmp_path, monkeypatch, model_folder):
+    """As commands.md calls it: no --dataset."""
+    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    for side, colour in enumerate((RED, BLUE)):
+        picture(tmp_path / f"winoground/images/ex_0_img_{side}.png", colour)
+    write(tmp_path / "winoground", example(image_0="ex_0_img_0", image_1="ex_0_img_1", collapsed_tag="Relation"))
+    result = run_main(SCRIPT, "--version", model_folder, "--device", "cpu", "--t_interval", 500)
+    assert result.code == 0 and folder_of(result).parent == tmp_path / "data/winoground"
+    assert re.search(r"^Relation +1 ", result.out, re.M)

@@ -1,0 +1,546 @@
+"""The real script on the embedded model: against the oracle, then against itself run otherwise, then its table."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import import_script
+from PIL import Image
+from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, subset
+
+from diffusion import cli
+from diffusion.errors import LOSSES
+from diffusion.matching import GALLERY
+from diffusion.pairs import load_pairs
+from diffusion.records import load_record, read_run
+
+SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
+LATENT = (4, 8, 8)
+
+
+def options(version, *more) -> list:
+    return ["--dataset", "digits-pairs", "--version", version, "--device", "cpu", "--t_interval", 250, *more]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> list:
+    """An example of each tag, not side by side."""
+    return subset(tmp_path_factory.mktemp("subset"), 0, 4, 449)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "noise.pt"
+    torch.save(torch.randn(20, *LATENT, generator=torch.Generator().manual_seed(3)), path)
+    return path
+
+
+def own_examples(folder: Path, n: int, *, captions_of: int = 0, **more) -> Path:
+    """Photographs that are no squares, in the layout of commands.md; `more` goes into every line.
+
+    Their captions are those of the examples that come `captions_of` later.
+    """
+    pairs = load_pairs("digits-pairs")
+    folder.mkdir()
+    lines = []
+    for k in range(n):
+        line = {"id": f"own {k}", "image_0": f"{k}a.png", "image_1": f"{k}b.png"} | more
+        for side in (0, 1):
+            pairs.open(k, side).resize((64, 48), Image.Resampling.BICUBIC).save(folder / line[f"image_{side}"])
+            line[f"caption_{side}"] = pairs.captions[k + captions_of][side]
+        lines.append(json.dumps(line))
+    (folder / "examples.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- against the oracle ----
+
+
+@pytest.mark.parametrize(
+    "model, args, texts, rows",
+    [
+        ("model_folder", ["--n_trials", 2], 2, [0, 1] * 4),
+        ("model_folder", ["bank", "--randomize_noise", "--normalize"], 3, [0, 1, 2, 3]),
+        ("v_model_folder", ["--n_trials", 2, "--randomize_noise", "--normalize", "--seed", 9], 3, list(range(8))),
+        ("v_model_folder", ["bank"], 2, [0] * 4),
+    ],
+)
+def test_errors_agree_with_the_oracle(run_main, tmp_path, bank, request, model, args, texts, rows):
+    """All losses of both captions and of the empty one, to 1e-5 relative; the noise is the same for all images."""
+    version, seed = request.getfixturevalue(model), 9 if "--seed" in args else 0
+    noise = torch.load(bank) if "bank" in args else cli.noise_of_image(seed, 0, 8, LATENT)
+    words = [word for arg in args for word in (["--noise_path", bank] if arg == "bank" else [arg])]
+    records = records_of(run_main(SCRIPT, *options(version), *words, *subset(tmp_path, 1, 300)))
+    assert list(records) == [2, 3, 600, 601]
+    pairs = load_pairs("digits-pairs")
+    for number, record in records.items():
+        image = np.array(pairs.open(number // 2, number % 2), dtype=np.float32) / 127.5 - 1
+        said = [*pairs.captions[number // 2], ""][:texts]
+        levels = [t for t in (125, 375, 625, 875) for _ in range(len(rows) // 4)]
+        assert record["levels"].tolist() == levels and record["noise"].tolist() == rows
+        wanted = oracle.errors(version, torch.from_numpy(image).permute(2, 0, 1), said, levels, noise[rows])
+        np.testing.assert_allclose(blocks(record), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", [None, "bicubic", "lanczos"])
+def test_own_photographs_are_cropped_in_the_middle(run_main, tmp_path, model_folder, interpolation):
+    """The short side to 32 pixels, bilinear unless told otherwise."""
+    folder = own_examples(tmp_path / "own", 1)
+    told = ["--interpolation", interpolation] if interpolation else []
+    result = run_main(SCRIPT, *options(model_folder, "--t_interval", 1000, *told), "--dataset", folder)
+    how = Image.Resampling[(interpolation or "bilinear").upper()]
+    for side, record in records_of(result).items():
+        with Image.open(folder / f"0{'ab'[side]}.png") as image:
+            small = image.resize((42, 32), how).crop((5, 0, 37, 32))  # 42 2/3 wide
+        pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
+        captions = load_pairs("digits-pairs").captions[0]
+        wanted = oracle.errors(model_folder, pixels, captions, [500], cli.noise_of_image(0, 0, 1, LATENT))
+        np.testing.assert_allclose(blocks(record), wanted, rtol=1e-5)
+
+
+def test_a_record_holds_what_it_says(run_main, three, model_folder):
+    args = ["--t_interval", 125, "--n_trials", 2, "--randomize_noise", "--normalize", "--loss", "l1"]
+    result = run_main(SCRIPT, *options(model_folder, *args, *three))
+    records = records_of(result)
+    assert list(records) == [0, 1, 8, 9, 898, 899]
+    grid = list(range(62, 1000, 125))  # as published: range(I // 2, 1000, I)
+    for number, record in records.items():
+        assert record["index"] == number and record["label"] == number % 2 and record["losses"] == list(LOSSES)
+        assert record["levels"].tolist() == [t for t in grid for _ in range(2)]
+        assert record["noise"].tolist() == list(range(16)) and record["counts"].tolist() == [16] * 3
+        assert record["nfe"] == 48 and record["errors"].shape == (48, 3) and record["errors"].dtype == torch.float32
+        first, second = (block[:, 1].mean(dtype=np.float64) for block in blocks(record)[:2])
+        assert record["pred"] == int(second < first)
+    nfe = sum(record["nfe"] for record in records.values())
+    assert nfe == 288 and f"digits-pairs: 3 examples of 96 NFE, {nfe} NFE to do -> " in result.out
+    run = read_run(folder_of(result))
+    pairs = load_pairs("digits-pairs")
+    wanted = {str(k): {"id": str(k), "captions": list(pairs.captions[k]), "tag": pairs.tags[k]} for k in (0, 4, 449)}
+    assert run["images"] == 6 and run["examples"] == wanted
+
+
+def test_the_empty_caption_is_an_arm_but_no_answer(run_main, tmp_path, model_folder):
+    """It costs half as much again and changes no bit; to images shown under false captions it is the best of three,
+    but not what they prefer.
+    """
+    args = [*options(model_folder), "--dataset", own_examples(tmp_path / "own", 6, captions_of=3)]
+    plain, normalized = (records_of(run_main(SCRIPT, *args, *more)) for more in ([], ["--normalize"]))
+    best = []
+    for number, record in plain.items():
+        three = normalized[number]
+        assert three["pred"] == record["pred"] and three["nfe"] == 12 and record["nfe"] == 8
+        assert np.array_equal(blocks(three)[:2], blocks(record))
+        best.append(int(np.argmin([block[:, 0].mean() for block in blocks(three)])))
+    assert 2 in best, "this test shows nothing: find images that the empty caption fits best"
+
+
+def test_the_preferred_caption_is_the_losss(run_main, tmp_path, model_folder):
+    """Where l1 and l2 do not agree: under false captions, with few points."""
+    args = [*options(model_folder, "--t_interval", 500), "--dataset", own_examples(tmp_path / "own", 20, captions_of=3)]
+    disagree = 0
+    for record in records_of(run_main(SCRIPT, *args, "--loss", "l1")).values():
+        first, second = (block.mean(0, dtype=np.float64) for block in blocks(record))
+        assert record["pred"] == int(second[1] < first[1])
+        disagree += (second < first)[0] != (second < first)[1]
+    assert disagree, "this test shows nothing: find images on which the losses do not agree"
+
+
+# ---- a result depends on its options alone ----
+
+
+@pytest.fixture(scope="module")
+def grid(model_folder, three) -> list:
+    """24 NFE an image: eight levels, each with its draw, two captions and the empty one."""
+    return [*options(model_folder, "--t_interval", 125, "--randomize_noise", "--normalize"), *three]
+
+
+@pytest.fixture(scope="module")
+def whole(run_once, grid) -> dict[int, dict]:
+    return records_of(run_once(SCRIPT, *grid))
+
+
+def test_batch_size_changes_no_bit(run_main, grid, whole):
+    for batch_size in (1, 7, 64):
+        assert_same(records_of(run_main(SCRIPT, *grid, "-b", batch_size, log=f"b{batch_size}")), whole)
+
+
+def test_batch_size_changes_no_bit_of_one_draw_for_all_levels(run_main, tmp_path, model_folder):
+    """Where the published scores do change with it: 40 NFE, in one call or in three."""
+    args = options(model_folder, "--n_trials", 5, *subset(tmp_path, 5))
+    one, many = (records_of(run_main(SCRIPT, *args, "-b", b, log=f"b{b}")) for b in (1, 64))
+    assert one[10]["noise"].tolist() == [0, 1, 2, 3, 4] * 4
+    assert_same(one, many)
+
+
+def test_workers_change_no_bit(run_main, grid, whole):
+    """Each takes whole examples, and prints the table of what is there."""
+    for worker, done in ((2, 1), (0, 2), (1, 3)):
+        result = run_main(SCRIPT, *grid, "--n_workers", 3, "--worker_idx", worker)
+        assert result.code == 0 and "1 examples of 48 NFE, 48 NFE to do" in result.out
+        assert f"{done} of 3" in result.out
+    assert_same(records_of(result), whole)
+
+
+def test_resumed(run_main, grid, whole):
+    """The bits of an undisturbed run, from what is left to do, and no stray files."""
+    folder = folder_of(run_main(SCRIPT, *grid))
+    for number in (1, 8, 9):
+        (folder / f"{number:03d}.pt").unlink()
+    (folder / ".001.pt.elsewhere-1").write_bytes(b"half")  # as a writer leaves it that is killed
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+    result = run_main(SCRIPT, *grid)
+    assert result.code == 0 and "3 examples of 48 NFE, 72 NFE to do" in result.out
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "008.pt", "009.pt", "898.pt", "899.pt", "run.json"]
+    assert_same(records_of(result), whole)
+
+
+def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypatch):
+    args = options(model_folder, *subset(tmp_path, 3))
+    first = run_main(SCRIPT, *args)
+    module = import_script(SCRIPT)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    again = run_main(module, *args)
+    assert again.code == 0 and "1 examples of 16 NFE, 0 NFE to do" in again.out
+    assert again.out.splitlines()[1:] == first.out.splitlines()[1:]
+
+
+def test_another_subset_in_the_same_folder(run_main, tmp_path, model_folder):
+    """It is the same run; its table counts its own examples, whatever else lies there."""
+    first = run_main(SCRIPT, *options(model_folder, *subset(tmp_path, 0, 1)))
+    other = run_main(SCRIPT, *options(model_folder, *subset(tmp_path, 1, 2)))
+    assert first.code == 0 and other.code == 0, other.err
+    assert "32 NFE to do" in first.out and "16 NFE to do" in other.out
+    assert "2 of 2" in other.out and re.search(r"^all +2 ", other.out, re.M)
+    assert list(records_of(other)) == [0, 1, 2, 3, 4, 5]
+
+
+# ---- the table, from records written by hand ----
+
+L2 = {  # example -> errors [caption, image] of the two captions and the empty one; what is right, then normalized
+    0: [[1, 2], [2, 1], [3, 3]],  # text, image, group; the same
+    1: [[1, 5], [2, 4], [1.5, 4.5]],  # text only: image 1 is the harder; normalized all
+    2: [[3, 4], [2, 1], [0, 0]],  # image only; the same
+    3: [[1, 1], [1, 1], [1, 1]],  # undecided: none
+}
+L1 = {0: [[2, 1], [1, 2], [0, 0]]} | {k: [[1, 2], [2, 1], [0, 0]] for k in (1, 2, 3)}  # the first none, the rest all
+TABLE = """\
+examples        4 of 4
+
+score                    n                    text                   image                   group
+all                      4    50.0% (15.0 to 85.0)    50.0% (15.0 to 85.0)     25.0% (4.6 to 69.9)
+Digit                    2     50.0% (9.5 to 90.5)     50.0% (9.5 to 90.5)     50.0% (9.5 to 90.5)
+Colour                   1  100.0% (20.7 to 100.0)      0.0% (0.0 to 79.3)      0.0% (0.0 to 79.3)
+Place                    1      0.0% (0.0 to 79.3)  100.0% (20.7 to 100.0)      0.0% (0.0 to 79.3)
+"""
+NORMALIZED = """
+score, normalized        n                    text                   image                   group
+all                      4    50.0% (15.0 to 85.0)    75.0% (30.1 to 95.4)    50.0% (15.0 to 85.0)
+Digit                    2     50.0% (9.5 to 90.5)     50.0% (9.5 to 90.5)     50.0% (9.5 to 90.5)
+Colour                   1  100.0% (20.7 to 100.0)  100.0% (20.7 to 100.0)  100.0% (20.7 to 100.0)
+Place                    1      0.0% (0.0 to 79.3)  100.0% (20.7 to 100.0)      0.0% (0.0 to 79.3)
+"""
+
+
+def rewrite(folder: Path, arms: int) -> None:
+    """Give the records of examples 0..3 the errors of L2 and L1 as means over four points."""
+    spread = np.array([-0.5, 0.5, 0.25, -0.25])
+    for number, path in enumerate(sorted(folder.glob("*.pt"))):
+        means = [[table[number // 2][arm][number % 2] for table in (L2, L1, L1)] for arm in range(arms)]
+        errors = np.array(means)[:, None] + spread[:, None]  # [arms, points, losses]
+        torch.save(load_record(path) | {"errors": torch.from_numpy(errors.reshape(-1, 3)).float()}, path)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_table_by_hand(run_main, tmp_path, model_folder, normalize):
+    """Of all and by tag; of the run's loss and of another; by the script itself, and by the other with no model."""
+    shutil.copytree(model_folder, tmp_path / "sd")
+    args = options(tmp_path / "sd", *["--normalize"] * normalize, *subset(tmp_path, 0, 1, 2, 3))
+    folder = folder_of(run_main(SCRIPT, *args))
+    rewrite(folder, 2 + normalize)
+    wanted = TABLE + NORMALIZED * normalize
+    again = run_main(SCRIPT, *args)
+    assert again.code == 0 and again.out.split("\n", 1)[1] == wanted and "not counted" not in again.err
+    shutil.rmtree(tmp_path / "sd")
+    for loss in ([], ["--loss", "l2"]):
+        printed = run_main(PRINT, folder, *loss)
+        assert printed.code == 0 and printed.out == wanted and not printed.err
+    other = run_main(PRINT, folder, "--loss", "l1")
+    three, one = "75.0% (30.1 to 95.4)", "50.0% (9.5 to 90.5)"
+    assert re.findall(r"^(all|Digit) +\d((?: +\S+ \(\S+ to \S+\)){3})$", other.out, re.M) == [
+        ("all", f"    {three}" * 3), ("Digit", f"     {one}" * 3)
+    ] * (1 + normalize)  # fmt: skip
+
+
+def test_the_run_prints_by_its_own_loss(run_main, tmp_path, model_folder):
+    """--loss l1 is printed, l2 can be had from the same records."""
+    args = options(model_folder, "--loss", "l1", *subset(tmp_path, 0, 1, 2, 3))
+    folder = folder_of(run_main(SCRIPT, *args))
+    rewrite(folder, 2)
+    again, printed, other = run_main(SCRIPT, *args), run_main(PRINT, folder), run_main(PRINT, folder, "--loss", "l2")
+    assert again.out.split("\n", 1)[1] == printed.out and "75.0%" in printed.out
+    assert other.out == TABLE
+
+
+def test_examples_without_tags_have_one_line(run_main, tmp_path, model_folder):
+    result = run_main(SCRIPT, *options(model_folder), "--dataset", own_examples(tmp_path / "own", 2))
+    assert [line.split()[0] for line in result.out.splitlines()[1:] if line] == ["examples", "score", "all"]
+    assert folder_of(result).parent == tmp_path / "data/own"
+
+
+def test_from_the_shell(run_script, tmp_path):
+    """The alias, the folder's name, a table that can be checked from the records, the same printed by the other script.
+
+    Subtracting the empty caption's error changes no text score. open_clip, which is optional, is not imported.
+    """
+    args = ["--dataset", "digits-pairs", "--version", "digits", "--device", "cpu", "--t_interval", 500, "--normalize"]
+    args += ["--randomize_noise", "--interpolation", "bicubic", "--loss", "l1", "--extra", "x"]
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/open_clip.py").write_text("raise RuntimeError('open_clip was imported')")
+    env = {"PYTHONPATH": str(tmp_path / "without")}
+    result = run_script(SCRIPT, *args, *subset(tmp_path, *range(12)), env=env)
+    assert result.code == 0, result.err
+    folder = tmp_path / "data/digits-pairs_x/vdigits_t500_1trials_randnoise_bicubic_l1_normalized"
+    assert sorted(os.listdir(folder)) == [*(f"{k:03d}.pt" for k in range(24)), "run.json"]
+    head, *table = result.out.splitlines()
+    assert head == f"digits-pairs: 12 examples of 12 NFE, 144 NFE to do -> {folder}"
+    error = [[float(block[:, 1].mean()) for block in blocks(load_record(folder / f"{k:03d}.pt"))] for k in range(24)]
+    text = image = normalized = 0
+    for a, b in zip(error[::2], error[1::2], strict=True):  # images 0 and 1: errors of caption 0, caption 1, nothing
+        text += a[0] < a[1] and b[1] < b[0]
+        image += a[0] < b[0] and b[1] < a[1]
+        normalized += a[0] - a[2] < b[0] - b[2] and b[1] - b[2] < a[1] - a[2]
+    shown = [re.findall(r"([\d.]+)%", line) for line in table if line.startswith("all ")]
+    assert [row[:2] for row in shown] == [[f"{100 * n / 12:.1f}" for n in (text, k)] for k in (image, normalized)]
+    first = [re.split(r"  +", line)[0] for line in table]
+    groups = ["all", "Digit", "Colour", "Place"]
+    assert first == ["examples", "", "score", *groups, "", "score, normalized", *groups]
+    assert "NFE/image" in result.err and "NFE/s" in result.err
+    printed = run_script(PRINT, folder, env=env)
+    assert printed.code == 0 and printed.out.splitlines() == table and not printed.err
+
+
+# ---- examples that are not whole ----
+
+
+def test_an_example_with_one_image_is_named_and_not_counted(run_main, tmp_path, model_folder):
+    folder = folder_of(run_main(SCRIPT, *options(model_folder, *subset(tmp_path, 0, 1, 2, 3))))
+    rewrite(folder, 2)
+    (folder / "003.pt").unlink()
+    (folder / "004.pt").write_bytes(b"half")
+    printed = run_main(PRINT, folder)
+    assert printed.code == 1 and "2 of 4" in printed.out  # examples 0 and 3, both of Digit
+    assert "Colour" not in printed.out and re.search(r"^Digit +2 +50\.0%", printed.out, re.M)
+    unreadable, *halves = printed.err.splitlines()
+    assert "004.pt is no record" in unreadable
+    assert halves == [f"not counted: example {k}: only one of its images is done" for k in (1, 2)]
+    for number in (2, 5):  # now nothing is left of 1 and 2: not done yet, and nothing wrong
+        (folder / f"{number:03d}.pt").unlink()
+    (folder / "004.pt").unlink()
+    printed = run_main(PRINT, folder)
+    assert printed.code == 0 and "2 of 4" in printed.out and not printed.err
+
+
+def test_an_unreadable_image_costs_one_example(run_main, tmp_path, model_folder):
+    own = own_examples(tmp_path / "own", 3, tag="T")
+    whole = (own / "1b.png").read_bytes()
+    (own / "1b.png").write_bytes(whole[: len(whole) // 2])
+    result = run_main(SCRIPT, *options(model_folder), "--dataset", own)
+    assert result.code == 1 and list(records_of(result)) == [0, 1, 2, 4, 5]
+    named = [line for line in result.err.splitlines() if line.startswith("not counted: ")]
+    assert len(named) == 2 and "1b.png" in named[0] + named[1]
+    assert "not counted: example 1: only one of its images is done" in named
+    assert "2 of 3" in result.out and re.search(r"^all +2 ", result.out, re.M)
+    (own / "1b.png").write_bytes(whole)
+    again = run_main(SCRIPT, *options(model_folder), "--dataset", own)
+    assert again.code == 0 and "8 NFE to do" in again.out and "3 of 3" in again.out
+
+
+def test_no_example_done_yet(run_main, tmp_path, model_folder):
+    folder = folder_of(run_main(SCRIPT, *options(model_folder, *subset(tmp_path, 0))))
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    printed = run_main(PRINT, folder)
+    assert printed.code == 0 and "0 of 1" in printed.out and not printed.err
+    drawn = run_main(PRINT, folder, "--gallery", tmp_path / "g.png")
+    assert drawn.code == 2 and "no example is done yet" in drawn.err and drawn.err.count("\n") == 1
+
+
+# ---- the gallery ----
+
+
+def plain_colours(folder: Path, *colours: tuple[str, str]) -> Path:
+    """Examples of two images of one colour each."""
+    folder.mkdir()
+    lines = []
+    for k, pair in enumerate(colours):
+        for side, colour in enumerate(pair):
+            Image.new("RGB", (16, 16), colour).save(folder / f"{k}{side}.png")
+        line = {"image_0": f"{k}0.png", "image_1": f"{k}1.png", "caption_0": "a $5 b$", "caption_1": "b $5 a$ " * 30}
+        lines.append(json.dumps(line))
+    (folder / "examples.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def centre_of(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, float]:
+    """Where pixels [h, w, 3] have a colour: mean (y, x), as shares of the picture."""
+    y, x = np.nonzero((picture == colour).all(-1))
+    assert len(y) > 1000, f"{colour} is hardly there: {len(y)} pixels"
+    return y.mean() / picture.shape[0], x.mean() / picture.shape[1]
+
+
+COLOURS = {
+    "red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "magenta": (255, 0, 255),
+    "cyan": (0, 255, 255), "maroon": (128, 0, 0), "navy": (0, 0, 128),
+}  # fmt: skip
+
+
+def test_the_gallery_shows_the_worst_first(run_main, tmp_path, model_folder):
+    """Four examples in rows of three, each with its images side by side."""
+    pairs = [("red", "lime"), ("blue", "yellow"), ("magenta", "cyan"), ("maroon", "navy")]
+    args = [*options(model_folder), "--dataset", plain_colours(tmp_path / "own", *pairs)]
+    folder = folder_of(run_main(SCRIPT, *args))
+    rewrite(folder, 2)
+    worst = [1, 2, 3, 0]  # by l2, short of -2, -1, 0, 1; by l1 the first is at -1 and the rest at 1
+    for script, words, order in ((SCRIPT, args, worst), (PRINT, [folder, "--loss", "l1"], [0, 1, 2, 3])):
+        assert run_main(script, *words, "--gallery", tmp_path / "g.png").code == 0
+        with Image.open(tmp_path / "g.png") as image:
+            assert image.format == "PNG" and 1000 < image.width < 4000 and 500 < image.height < 2000
+            picture = np.array(image.convert("RGB"))
+        at = {name: centre_of(picture, colour) for name, colour in COLOURS.items()}
+        places = [at[pairs[k][0]] for k in order]
+        assert [y > 0.5 for y, _ in places] == [False, False, False, True]
+        assert [int(3 * x) for _, x in places] == [0, 1, 2, 0]
+        for left, right in pairs:
+            assert at[left][0] == pytest.approx(at[right][0], abs=0.01) and 0 < at[right][1] - at[left][1] < 1 / 3
+
+
+def test_the_gallery_grows_only_so_far(run_main, tmp_path, model_folder):
+    """Of a normalized run."""
+    args = options(model_folder, "--t_interval", 1000, "--normalize", *subset(tmp_path, *range(GALLERY + 1)))
+    folder = folder_of(run_main(SCRIPT, *args))
+    heights = []
+    for left in (GALLERY + 1, GALLERY, 1):
+        for path in sorted(folder.glob("*.pt"))[2 * left :]:
+            path.unlink()
+        assert run_main(PRINT, folder, "--gallery", tmp_path / "g.png").code == 0
+        with Image.open(tmp_path / "g.png") as image:
+            heights.append(image.height)
+    assert heights[0] == heights[1] > 2 * heights[2]
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/g.png", "g.nonsense"])
+def test_a_gallery_that_cannot_be_written(run_main, tmp_path, model_folder, name):
+    """It is said in one line; the run is there."""
+    args = options(model_folder, "--t_interval", 1000, *subset(tmp_path, 0))
+    folder = folder_of(run_main(SCRIPT, *args))
+    result = run_main(PRINT, folder, "--gallery", tmp_path / name)
+    assert result.code == 2 and name in result.err and result.err.count("\n") == 1
+
+
+# ---- what cannot work ----
+
+
+@pytest.fixture
+def refused(run_main, tmp_path, monkeypatch):
+    """`refused(*args) -> message`: exit code 2, one line on stderr, nothing on stdout, nothing written, no model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
+    module = import_script(SCRIPT)
+    for name in ("load_model", "load_clip"):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a model was loaded"))
+
+    def run(*args):
+        before = contents(tmp_path)
+        result = run_main(module, *args)
+        assert result.code == 2 and not result.out, result
+        assert result.err.startswith(f"{SCRIPT}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
+        assert contents(tmp_path) == before
+        return result.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--t_interval", 0], "--t_interval 0: must divide the model's 1000 levels"),
+        (["--t_interval", 3], "--t_interval 3: must divide the model's 1000 levels"),
+        (["--t_interval", -5], "--t_interval -5: must divide"),
+        (["--t_interval", 2000], "--t_interval 2000: must divide"),
+        (["--n_trials", 0], "--n_trials 0: must be at least 1"),
+        (["--batch_size", 0], "--batch_size 0: must be at least 1"),
+        (["--seed", -1], "--seed -1: must be at least 0"),
+        (["--img_size", 33], "--img_size 33"),
+        (["--n_workers", 2, "--worker_idx", 2], "--worker_idx 2: must be in 0..1"),
+        (["--dtype", "float16"], "--dtype float16: CPUs"),
+        (["--device", "nonsense"], "--device nonsense"),
+        (["--extra", "../x"], "--extra '../x'"),
+        (["--version", "2-7"], "--version 2-7"),
+        (["--dataset", "winogrund"], "--dataset winogrund: wanted winoground, digits-pairs, hf:NAME or a folder"),
+        (["--dataset", "."], "examples.jsonl"),
+        (["--subset_path", "none.npy"], "--subset_path none.npy"),
+        (["--noise_path", "none.pt"], "--noise_path none.pt"),
+        (["--pretrained", "openai"], "--pretrained openai: is for --model clip and openclip"),
+        (["--model", "clip", "--version", "digits", "--normalize"], "--normalize: is for diffusion models"),
+    ],
+    ids=str,
+)
+def test_flags(refused, flags, says):
+    given = ["--dataset", "digits-pairs", "--version", "digits", "--device", "cpu", "--t_interval", 500]
+    assert says in refused(*given, *flags)
+
+
+@pytest.mark.parametrize(
+    "content, flags, says",
+    [
+        (torch.zeros(3, *LATENT), ["--randomize_noise"], "holds 3 draws, the schedule needs 4"),
+        (torch.zeros(7, *LATENT), ["--randomize_noise", "--n_trials", 2], "holds 7 draws, the schedule needs 8"),
+        (torch.zeros(1, *LATENT), ["--n_trials", 2], "holds 1 draws, the schedule needs 2"),
+        (torch.zeros(9, 4, 8, 9), [], "holds [9, 4, 8, 9], the model's latents need [n, c, h, w] = ['n', 4, 8, 8]"),
+        (torch.zeros(LATENT), [], "holds [4, 8, 8]"),
+        ({"noise": torch.zeros(9, *LATENT)}, [], "holds dict"),
+    ],
+)
+def test_banks(refused, tmp_path, content, flags, says):
+    torch.save(content, tmp_path / "n.pt")
+    assert f"--noise_path n.pt: {says}" in refused(*options("digits"), "--noise_path", "n.pt", *flags)
+
+
+def test_a_subset_counts_examples(refused, tmp_path):
+    """Not images: there are 900 of those."""
+    assert "index 450 is outside the data set's 0..449" in refused(*options("digits"), *subset(tmp_path, 450))
+
+
+def test_other_options_in_the_same_folder(refused, run_main, tmp_path, model_folder):
+    """The seed, the captions and the rest do not show in the folder's name, yet the runs do not mix."""
+    args = [*options("digits", "--t_interval", 1000), "--dataset", own_examples(tmp_path / "own", 1)]
+    assert run_main(SCRIPT, *args).code == 0
+    assert "seed was 0, now 5" in refused(*args, "--seed", 5)
+    assert "dtype was 'float32', now 'bfloat16'" in refused(*args, "--dtype", "bfloat16")
+    torch.save(torch.zeros(1, *LATENT), tmp_path / "n.pt")
+    assert "noise was " in refused(*args, "--noise_path", "n.pt")
+    text = (tmp_path / "own/examples.jsonl").read_text()
+    (tmp_path / "own/examples.jsonl").write_text(text.replace("a photo of", "a picture of"))
+    assert "data was " in refused(*args)
+    (tmp_path / "own/examples.jsonl").write_text(text)
+    assert run_main(SCRIPT, *args).code == 0
+
+
+def test_print_winoground_of_no_run(run_main, tmp_path, model_folder):
+    result = run_main(PRINT, tmp_path)
+    assert result.code == 2 and "no run.json" in result.err and result.err.count("\n") == 1
+    other = ["--dataset", "digits", "--version", model_folder, "--device", "cpu", "--to_keep", 1, "--n_samples", 1]
+    folder = folder_of(run_main("eval_prob_adaptive.py", *other, *subset(tmp_path, 0)))
+    result = run_main(PRINT, folder)
+    assert result.code == 2 and "is no run of run_winoground.py" in result.err and result.err.count("\n") == 1
