@@ -126,7 +126,7 @@ def load_record(path: Path) -> dict:
     """
     try:
         with torch.serialization.safe_globals(_SCALARS):
-            record = torch.load(path, weights_only=True, mmap=True)  # errors are read when asked for
+            record = torch.load(path, weights_only=True)
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         return record
     except FileNotFoundError:
