@@ -93,7 +93,7 @@ def by_clip(args, device, dtype: str, pairs):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
     for name in SD_ONLY:
         if getattr(args, name) != parser().get_default(name):
-            raise InputError(f"--{name} {getattr(args, name)}: is for --model sd")
+            raise InputError(f"--{name}: is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
     def load():

@@ -42,14 +42,16 @@ def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[
     if pretrained is None and default_tag in tags:
         return name, default_tag
     if pretrained not in tags and not Path(pretrained or "").is_file():
-        raise InputError(f"--pretrained {pretrained}: wanted a file of weights or, for {name}, {', '.join(tags)}")
+        given = f"--pretrained {pretrained}" if pretrained else f"--version {version} needs --pretrained"
+        known = f" or, for {name}, {', '.join(tags)}" if tags else ""
+        raise InputError(f"{given}: wanted a file of weights{known}")
     return name, pretrained
 
 
 def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Callable[[Image.Image, list[str]], Tensor]:
     """A function of an RGB image and n captions -> their cosine similarities [n] float64. InputError: no weights."""
     open_clip = _import()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
@@ -59,12 +61,12 @@ def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Calla
             device=device,
             force_quick_gelu=config.get("quick_gelu", False),  # as those weights were trained
         )
+        tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
     finally:
         logging.disable(logging.NOTSET)
-    tokenizer = open_clip.get_tokenizer(name)
     model.eval()
 
     @torch.inference_mode()

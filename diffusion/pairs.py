@@ -73,7 +73,7 @@ def _folder(folder: Path) -> Pairs:
     path = folder / "examples.jsonl"
     rows, files = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other line breaks may stand in a caption
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):
@@ -120,10 +120,17 @@ def _hub(name: str) -> Pairs:
 
     def open_image(k: int, side: int) -> Image.Image:
         cell = encoded[k][f"image_{side}"]  # {"bytes", "path"}: one or the other
+        if cell is None:
+            raise OSError(f"image_{side} of example {k} of hf:{name} is missing")
         file = cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
         return open_rgb(file, f"image_{side} of example {k} of hf:{name}")
 
-    return _pairs(f"hf:{name}", list(data.remove_columns(["image_0", "image_1"])), open_image)
+    rows = list(data.remove_columns(["image_0", "image_1"]))
+    for k, row in enumerate(rows):
+        for field in ("caption_0", "caption_1"):
+            if not row[field]:
+                raise InputError(f"--dataset hf:{name}: {field} of example {k} is {row[field]!r}, wanted a text")
+    return _pairs(f"hf:{name}", rows, open_image)
 
 
 def _digits_pairs(n: int) -> Pairs:

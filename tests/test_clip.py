@@ -287,7 +287,7 @@ def test_the_embedded_clip(run_main, tmp_path):
     result = run_main(SCRIPT, *options("digits"), "--dataset", tmp_path)
     assert result.code == 0, result.err
     assert folder_of(result).name == "clip_digits" and "40 of 40" in result.out
-    assert read_run(folder_of(result))["options"]["model"] == f"local-dir:{ROOT / 'models/digits-clip'}"
+    assert read_run(folder_of(result))["options"]["model"] == "digits"
     (line,) = [line for line in result.out.splitlines() if line.startswith("all")]
     text, image, _ = (float(word[:-1]) for word in line.split() if word.endswith("%"))
     assert text > 60 and image > 60, line
@@ -373,7 +373,7 @@ def test_damaged_folders(run_main, tmp_path, local, case):
 @pytest.mark.parametrize(
     "args, says",
     [
-        (["--version", "digits", "--normalize"], "--normalize: is for diffusion models; --model clip"),
+        (["--version", "digits", "--normalize"], "--normalize: is for --model sd, not for clip"),
         (["--version", "ViT-L/15"], "--version ViT-L/15: open_clip has no such model"),
         (["--version", "ViT-L/14", "--pretrained", "laion9"], "--pretrained laion9: wanted a file of weights or"),
         (["--version", "digits", "--dtype", "float16"], "--dtype float16"),

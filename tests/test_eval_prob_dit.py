@@ -154,7 +154,7 @@ def test_workers_and_resume_change_no_bit(run_once, run_main, grid, three):
     (folder / ".003.pt.elsewhere-1").write_bytes(b"half")  # as a writer that died leaves it
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     resumed = run_main(SCRIPT, *grid, *three)
-    assert "3 images of 200 NFE, 2 done before" in resumed.out
+    assert "3 images, 200 NFE and 0.0 MB each, 2 done before" in resumed.out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same(records_of(resumed), whole)
 
@@ -184,7 +184,7 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
     assert record.keys() == {"index", "label", "pred", "nfe", "losses", "levels", "noise", "counts", "errors"}
     assert record["index"] == 5 and record["label"] == load_dataset("digits").labels[5]
     assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
-    assert record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"]) and "1 images of 95 NFE" in result.out
+    assert record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"]) and "1 images, 95 NFE" in result.out
     column = LOSSES.index(loss)
     stage = [block[:5, column].mean(dtype=np.float64) for block in blocks(record)]
     last = {arm: block[:, column].mean(dtype=np.float64) for arm, block in in_level_order(record).items()}
@@ -337,7 +337,7 @@ def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, di
     assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"] and folder_of(result) == folder
     assert_same(records_of(result), records_of(run_main(SCRIPT, *options(dit_folder, *args))))
     head, *table = result.out.splitlines()
-    assert head == f"digits, test split: 2 images of 20 NFE, 0 done before -> {folder}"
+    assert head == f"digits, test split: 2 images, 20 NFE and 0.0 MB each, 0 done before -> {folder}"
     assert run_main("scripts/print_acc.py", folder).out.splitlines() == table
     assert [line for line in re.split(r"[\r\n]+", result.err) if line and "image/s" not in line] == []
 
@@ -584,8 +584,8 @@ def test_a_vae_of_other_latents(refused, tmp_path, dit_folder):
 @pytest.mark.parametrize("flag", ["save_vb", "save_eps_and_var"])
 def test_variances_that_were_not_learned(refused, tmp_path, dit_folder, flag):
     plain = configs_of(dit_folder, tmp_path / "m", "transformer/config.json", out_channels=4)
-    assert f"--{flag}: {plain} has not learned its variance" in refused(*options(plain, f"--{flag}"))
-    assert read_card(str(plain), told="class").learns_variance is False
+    assert f"--{flag}: wanted a model" in refused(*options(plain, f"--{flag}"))
+    assert read_card(str(plain), told="class").has_bound is False
 
 
 def test_models_of_the_other_kind(refused, dit_folder):

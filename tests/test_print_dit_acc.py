@@ -297,11 +297,17 @@ def test_chunks_in_parallel_are_the_serial_result(count, tmp_path, monkeypatch):
     serial = count(tmp_path)
     assert serial.code == 1 and table(serial)["images"] == "4 of 6" and len(shares(serial)) == 4
     assert serial.err.count("is no record") == 2 and "image 0: classes 0-1" in serial.err
-    pools = []
-    monkeypatch.setattr(print_dit_acc, "ProcessPoolExecutor", lambda **k: pools.append(k) or ProcessPoolExecutor(**k))
-    assert count(tmp_path) == serial and len(pools) == 0
+    used = []
+
+    class Pool(ProcessPoolExecutor):
+        def map(self, *args):
+            used.append(args)
+            return super().map(*args)
+
+    monkeypatch.setattr(print_dit_acc, "ProcessPoolExecutor", Pool)
+    assert count(tmp_path) == serial and not used
     monkeypatch.setattr(print_dit_acc, "CHUNK", 1)
-    assert count(tmp_path) == serial and len(pools) == 1
+    assert count(tmp_path) == serial and len(used) == 2
 
 
 # ---- of real runs ----
