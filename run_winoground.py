@@ -28,7 +28,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", choices=["sd", *DEFAULTS], default="sd", help="Stable Diffusion, CLIP or OpenCLIP")
     p.add_argument("--version", help="sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits")
-    p.add_argument("--pretrained", help="of clip and openclip: open_clip's tag of the weights, or a file")
+    p.add_argument(
+        "--pretrained",
+        help="of clip and openclip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu",
+    )
     own = "hf:NAME, or a folder with examples.jsonl"
     p.add_argument("--dataset", default="winoground", help=f"winoground, digits-pairs, {own}")
     p.add_argument("--t_interval", type=int, default=5, help="every so-manieth noise level")

@@ -17,7 +17,8 @@ from test_run_winoground import contents, own_examples
 from transformers import CLIPTokenizer
 
 from diffusion import InputError
-from diffusion.clip import DEFAULTS, find_clip
+from diffusion.clip import DEFAULTS, find_clip, load_clip
+from diffusion.datasets import load_dataset, read_prompts
 from diffusion.pairs import load_pairs
 from diffusion.records import read_run
 
@@ -272,6 +273,14 @@ def test_a_real_architecture_from_a_file(run_main, tmp_path):
         image = pairs.open(3, number % 2).resize((224, 224), Image.Resampling.BICUBIC)
         wanted = distances(clip, pixels(image, MEAN, STD)[None], ids)[0]
         np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_embedded_clip_names_single_digits():
+    """Of 60 captions, the right colour and digit for at least 45 of 50 held-out digits."""
+    data, prompts = load_dataset("digits-colour"), read_prompts(ROOT / "prompts/digits_colour_prompts.csv")
+    similarity = load_clip(*find_clip("clip", "digits", None), dtype="float32", device="cpu")
+    said = [prompts.classes[int(similarity(data.open(k), prompts.texts).argmax())] for k in range(0, 450, 9)]
+    assert sum(a == b for a, b in zip(said, data.labels[0:450:9], strict=True)) >= 45
 
 
 def test_the_embedded_clip(run_main, tmp_path):

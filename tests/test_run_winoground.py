@@ -298,7 +298,7 @@ def test_examples_without_tags_have_one_line(run_main, tmp_path, model_folder):
     assert folder_of(result).parent == tmp_path / "data/own"
 
 
-def test_from_the_shell(run_script, tmp_path):
+def test_from_the_shell(run_script, run_main, tmp_path):
     """The alias, the folder's name, a table that can be checked from the records, the same printed by the other script.
 
     Subtracting the empty caption's error changes no text score. open_clip, which is optional, is not imported.
@@ -326,7 +326,7 @@ def test_from_the_shell(run_script, tmp_path):
     groups = ["all", "Digit", "Colour", "Place"]
     assert first == ["examples", "", "score", *groups, "", "score, normalized", *groups]
     assert "NFE/image" in result.err and "NFE/s" in result.err
-    printed = run_script(PRINT, folder, env=env)
+    printed = run_main(PRINT, folder)
     assert printed.code == 0 and printed.out.splitlines() == table and not printed.err
 
 

@@ -40,12 +40,36 @@ def test_a_few_steps_give_a_class_conditional_model(run_script, run_main, tmp_pa
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     card = read_card(str(tmp_path / "dit"), told="class")
     shipped = read_card("digits", told="class")
-    assert replace(card, source=shipped.source) == shipped and card.learns_variance and card.classes == 10
+    assert replace(card, source=shipped.source) == shipped and card.has_bound and card.classes == 10
     args = ["--dataset", "digits", "--version", tmp_path / "dit", "--t_interval", 500, "--imgs_to_eval", 1]
     done = run_main("eval_prob_dit.py", *args, "--save_vb", "--device", "cpu")
     assert done.code == 0, done.err
     (record,) = (load_record(path) for path in (tmp_path / "data").rglob("*.pt"))
     assert record["errors"].shape == (20, 4) and (record["errors"] > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, weights", [
+    ("sd-2", "unet/diffusion_pytorch_model.safetensors"), ("dit-2", "transformer/diffusion_pytorch_model.safetensors"),
+])  # fmt: skip
+def test_a_second_stage_goes_on_with_the_shipped_weights(run_script, tmp_path, stage, weights):
+    trained = run_script("scripts/train_embedded.py", stage, "--steps", 3, "--folder", tmp_path)
+    assert trained.code == 0, trained.err
+    before = load_file(ROOT / f"models/digits-{stage.removesuffix('-2')}" / weights)
+    after = load_file(tmp_path / weights)
+    assert before.keys() == after.keys()
+    change = max((after[name].float() - before[name].float()).abs().max() for name in before)
+    assert 0 < change < 0.02
+
+
+@pytest.mark.slow
+def test_a_few_steps_give_a_clip(run_script, run_main, tmp_path):
+    trained = run_script("scripts/train_embedded.py", "clip", "--steps", 2, "--folder", tmp_path / "clip")
+    assert trained.code == 0, trained.err
+    np.save(tmp_path / "s.npy", np.array([0]))
+    args = ["--model", "clip", "--version", tmp_path / "clip", "--dataset", "digits-pairs", "--device", "cpu"]
+    done = run_main("run_winoground.py", *args, "--subset_path", tmp_path / "s.npy")
+    assert done.code == 0 and "1 of 1" in done.out, done.err
 
 
 def test_unseen_pairs_are_no_training_pairs():
