@@ -75,10 +75,10 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[in
     given = " ".join(args.cls)
     if not all(re.fullmatch(r"\d+(-\d+)?", word) for word in args.cls):
         raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
-    bounds = [[int(end) for end in word.split("-")] for word in args.cls]
-    if any(ends[0] > ends[-1] for ends in bounds):
+    bounds = cli.bounds(args.cls)
+    if any(first > last for first, last in bounds):
         raise InputError(f"--cls {given}: a range goes up, as in 0-99")
-    if max(ends[-1] for ends in bounds) >= card.classes:
+    if max(last for _, last in bounds) >= card.classes:
         raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
     chosen = cli.numbers(args.cls)
     if strange := sorted(set(chosen) - set(arms)):
@@ -152,8 +152,8 @@ def main(argv: list[str]) -> int:
     }
     names = dataset.classes or [str(k) for k in range(card.classes)]
     table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
-    about = {"images": len(images), "arms": table, "all_arms": cli.ranges(sorted(all_arms))}
-    about["indices"] = cli.ranges(images)
+    all_ids = cli.ranges(sorted(all_arms))
+    about = {"images": len(images), "indices": cli.ranges(images), "arms": table, "all_arms": all_ids}
     todo, _ = cli.join_run(folder, options, about, mine)
     nfe = np.dot([len(arms), *to_keep[:-1]], np.diff(ends, prepend=0))
     c, h, w = card.latent

@@ -94,8 +94,9 @@ def by_diffusion(args, device, dtype: str, pairs):
 
 def by_clip(args, device, dtype: str, pairs):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
+    defaults = parser()
     for name in SD_ONLY:
-        if getattr(args, name) != parser().get_default(name):
+        if getattr(args, name) != defaults.get_default(name):
             raise InputError(f"--{name}: is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 

@@ -18,6 +18,7 @@ from diffusion import InputError, InputWarning, metrics, records
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
 DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
+RIGHT, WRONG = "#1a7f37", "#cf222e"  # the colours of every picture
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -145,10 +146,15 @@ def extra(text: str | None) -> str:
     return "_" + text
 
 
+def bounds(words: Iterable[str]) -> list[tuple[int, int]]:
+    """First and last number of words such as 7 and 0-99."""
+    ends = [[int(end) for end in word.split("-")] for word in words]
+    return [(first_last[0], first_last[-1]) for first_last in ends]
+
+
 def numbers(words: Iterable[str]) -> list[int]:
     """Ascending numbers from words such as 7 and 0-99."""
-    bounds = [[int(end) for end in word.split("-")] for word in words]
-    return sorted({n for first, *last in bounds for n in range(first, (last or [first])[0] + 1)})
+    return sorted({n for first, last in bounds(words) for n in range(first, last + 1)})
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -103,6 +103,13 @@ def open_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Imag
         raise OSError(f"cannot read image {name or file}: {_one_line(error)}") from error
 
 
+def hub_image(cell: dict | None, name: str) -> Image.Image:
+    """The image in an undecoded cell of the hub's library, {"bytes", "path"}: one or the other. OSError as open_rgb."""
+    if cell is None:
+        raise OSError(f"{name} is missing")
+    return open_rgb(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), name)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as 8-bit RGB: upright by its EXIF tag, on white where transparent, deep greys scaled, not clipped.
 
@@ -484,9 +491,7 @@ def _read_hub(name: str, split: str) -> Read:
     encoded = data.select_columns([image]).cast_column(image, hub.Image(decode=False))
 
     def open_image(k: int) -> Image.Image:
-        cell = encoded[k][image]  # {"bytes", "path"}: one or the other
-        file = cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
-        return open_rgb(file, f"{k} of hf:{name} {split}")
+        return hub_image(encoded[k][image], f"{k} of hf:{name} {split}")
 
     return [int(value) for value in labels], list(classes), open_image
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from diffusion import InputError, cli, metrics, records
 
-RIGHT, WRONG = "#1a7f37", "#cf222e"
 COLUMNS, GALLERY = 3, 12  # examples in a row of the gallery, and in all of it
 
 
@@ -97,7 +96,7 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
         head = figure.add_subplot(cell[0, :])
         head.axis("off")
         marks = "   ".join(f"{name} {'✓' if right[name][k] else '✗'}" for name in right)
-        colour = RIGHT if right["group"][k] else WRONG
+        colour = cli.RIGHT if right["group"][k] else cli.WRONG
         name = cli.shorten(f"{told['id']}  {told['tag']}", 40)
         head.text(0, 1, f"{name}   {marks}", va="top", fontsize=9, weight="bold", color=colour)
         for line, text in enumerate(told["captions"]):
@@ -115,7 +114,7 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
         table.imshow(above, cmap="Greys", vmin=0, vmax=2 * above.max() or 1)
         for caption in (0, 1):
             for side in (0, 1):
-                own = {"color": RIGHT, "weight": "bold"} if caption == side else {"color": "black"}
+                own = {"color": cli.RIGHT, "weight": "bold"} if caption == side else {"color": "black"}
                 table.text(side, caption, f"{above[caption, side]:.1f}", ha="center", va="center", fontsize=9, **own)
         table.set_xticks([0, 1], ["image 0", "image 1"], fontsize=7)
         table.set_yticks([0, 1], ["0", "1"], fontsize=7)

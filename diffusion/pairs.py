@@ -8,7 +8,6 @@
 A tag sorts examples into groups that are counted apart; it may be missing.
 """
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 
 from diffusion import InputError, digits
-from diffusion.datasets import open_rgb
+from diffusion.datasets import hub_image, open_rgb
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 TAGS = ("collapsed_tag", "tag")  # columns; the first that an example has
@@ -119,11 +118,7 @@ def _hub(name: str) -> Pairs:
         encoded = encoded.cast_column(column, hub.Image(decode=False))
 
     def open_image(k: int, side: int) -> Image.Image:
-        cell = encoded[k][f"image_{side}"]  # {"bytes", "path"}: one or the other
-        if cell is None:
-            raise OSError(f"image_{side} of example {k} of hf:{name} is missing")
-        file = cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
-        return open_rgb(file, f"image_{side} of example {k} of hf:{name}")
+        return hub_image(encoded[k][f"image_{side}"], f"image_{side} of example {k} of hf:{name}")
 
     rows = list(data.remove_columns(["image_0", "image_1"]))
     for k, row in enumerate(rows):

@@ -16,7 +16,7 @@ from diffusion.search import even
 COLUMNS = 10
 ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
 BEST_CLASSES = 8  # of more classes, so many are listed, the best first
-RIGHT, WRONG, BAR, TEXT = "#1a7f37", "#cf222e", "#b9d3ee", "#333333"
+BAR, TEXT = "#b9d3ee", "#333333"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
     for n, (image, row, k) in enumerate(zip(images, rows, shown, strict=True)):
         left, top = gap + (side + gap) * (n % columns), 0.4 + cell * (n // columns)
         pred, label = row["pred"], row["label"]
-        colour = RIGHT if pred == label else WRONG
+        colour = cli.RIGHT if pred == label else cli.WRONG
         picture = axes(left, top + title, side)
         picture.imshow(image)  # enlarges small images to crisp pixels
         for spine in picture.spines.values():
@@ -77,14 +77,14 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
         truth = "" if pred == label else "is no prompt's" if label is None else f"is {cli.shorten(names[label], 22)}"
         title_text = cli.shorten(names[pred], 20) + ("\n" if truth else "")
         picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
-        picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=RIGHT)
+        picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=cli.RIGHT)
         panel = axes(left, top + title + side + 0.06, bar * listed)
         panel.barh(range(listed), row["excess"][k], color=BAR, height=0.86)
         panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
         for spine in ("top", "right", "bottom"):
             panel.spines[spine].set_visible(False)
         panel.spines["left"].set(color="#8c959f", linewidth=0.8)
-        colour_of = {label: RIGHT, pred: colour}
+        colour_of = {label: cli.RIGHT, pred: colour}
         for y, c in enumerate(k):
             style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
             text = f"{cli.shorten(names[c], 19)}{' ◂' if c == pred else ''}"

@@ -398,14 +398,6 @@ def test_own_csv_missing(tmp_path):
 # ---- the hub's library, offline ----
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    return datasets
-
-
 def encoded(colour):
     file = io.BytesIO()
     Image.new("RGB", (5, 4), colour).save(file, "png")

@@ -290,14 +290,6 @@ def test_unreadable_images_are_found_out_when_opened(own):
 # ---- the hub's library, offline ----
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    return datasets
-
-
 def encoded(colour) -> dict:
     file = io.BytesIO()
     Image.new("RGB", (40, 32), colour).save(file, "png")
