@@ -19,7 +19,7 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
     imagenetA       imagenet-a/SYNSET/                              200 synsets; class ids are those of the 1000
     objectnet       objectnet-1.0/{images/CLASS/, mappings/}        the 113 classes that ImageNet knows
 
-`digits`, `digits-colour` and `digits-unseen` need no files. Own data is named by its path: a folder of class folders
+`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: a folder of class folders
 (or of `train`, `val`, `test` folders of those), or a csv with columns path,label. `hf:NAME` is a data set of the
 Hugging Face hub, or a local folder that its library reads.
 
@@ -365,9 +365,33 @@ def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:
         return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
 
     if coloured:
-        names = [f"{colour} {word}" for colour in digits.NAMES for word in digits.WORDS]
-        return [choose(j)[0] * 10 + int(digit[j]) for j in kept], names, open_canvas
+        return [choose(j)[0] * 10 + int(digit[j]) for j in kept], digits.names_of_one(), open_canvas
     return [int(digit[j]) for j in kept], list(digits.WORDS), open_canvas
+
+
+def _digits_two(split: str) -> Read:
+    """As many canvases as there are digits: digit j, in a colour training has shown it in, left of another such.
+
+    The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
+    """
+    ink, digit = digits.handwriting(split)
+    colours = [[c for c, d in digits.SEEN if d == wanted] for wanted in range(10)]
+
+    def choose(j: int) -> tuple[list[int], list[int], np.random.Generator]:
+        rng = np.random.default_rng([2, j, DIGITS_SEED])
+        both = [j, int(rng.integers(len(ink)))]
+        return both, [int(rng.choice(colours[digit[k]])) for k in both], rng
+
+    def open_canvas(j: int) -> Image.Image:
+        both, colour, rng = choose(j)
+        canvas = digits.two(ink[both][None], torch.tensor([colour]), np.array([False]), rng)[0]  # [3, 32, 32] in 0..1
+        return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
+
+    labels = []
+    for j in range(len(ink)):
+        left, right = (10 * c + int(digit[k]) for k, c in zip(*choose(j)[:2], strict=True))
+        labels.append(60 * left + right)
+    return labels, digits.names_of_two(), open_canvas
 
 
 # ---- the table ----
@@ -405,6 +429,7 @@ TABLE = {
     "digits": Source(None, BOTH, lambda f, s: _digits(s, digits.SEEN, coloured=False)),
     "digits-colour": Source(None, BOTH, lambda f, s: _digits(s, digits.SEEN, coloured=True)),
     "digits-unseen": Source(None, BOTH, lambda f, s: _digits(s, digits.UNSEEN, coloured=True)),
+    "digits-two": Source(None, BOTH, lambda f, s: _digits_two(s)),
 }
 
 

@@ -88,3 +88,13 @@ def caption_two(first: tuple[int, int], second: tuple[int, int], relation: str =
     """`first` and `second` are (colour, digit); `relation` is how the first stands to the second."""
     (c1, d1), (c2, d2) = first, second
     return f"a photo of a {NAMES[c1]} {WORDS[d1]} {relation} a {NAMES[c2]} {WORDS[d2]}."
+
+
+def names_of_one() -> list[str]:
+    """The class names of digits-colour, by class id: 10 colour + digit."""
+    return [f"{colour} {word}" for colour in NAMES for word in WORDS]
+
+
+def names_of_two() -> list[str]:
+    """The class names of digits-two, by class id: 60 times the left digit's id in `names_of_one`, plus the right's."""
+    return [f"{left} to the left of a {right}" for left in names_of_one() for right in names_of_one()]

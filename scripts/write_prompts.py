@@ -35,6 +35,7 @@ TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it s
     "fashion-mnist": "a photo of a {}, a type of clothing.",
     "digits": digits.caption_one(0).replace(digits.WORDS[0], "{}"),
     "digits-colour": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
+    "digits-two": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
 }
 
 
@@ -88,8 +89,10 @@ def names(dataset: str) -> dict[int, str]:
             found = FashionMNIST.classes
         case "digits":
             found = digits.WORDS
-        case "digits-colour":  # class id: 10 colour + digit
-            found = [f"{colour} {word}" for colour in digits.NAMES for word in digits.WORDS]
+        case "digits-colour":
+            found = digits.names_of_one()
+        case "digits-two":
+            found = digits.names_of_two()
         case _:
             raise InputError(f"no prompts for data set {dataset!r}")
     return dict(enumerate(found))
