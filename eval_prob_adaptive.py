@@ -8,9 +8,12 @@ Results go to $LOG_DIR (default data), one file per image; data is read from $DA
 
 import argparse
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from diffusion import InputError, InputWarning, cli, records
 from diffusion.classify import classify
@@ -24,9 +27,9 @@ from diffusion.datasets import (
     prompts_file,
     read_prompts,
 )
-from diffusion.errors import LOSSES
-from diffusion.models import ALIASES, Card, load_model, read_card
-from diffusion.search import check_schedule, halving, level_sequence
+from diffusion.errors import LOSSES, together
+from diffusion.models import ALIASES, load_model, read_card
+from diffusion.search import Search, check_schedule, halving, level_sequence, noise_rows
 
 PROMPTS = Path(__file__).parent / "prompts"
 
@@ -46,8 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--extra", help="a suffix for the data set's folder")
     p.add_argument("--load_stats", action="store_true", help="count the images that are already done in the bar")
     p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
-    p.add_argument("--to_keep", type=int, nargs="+", required=True, help="classes kept by each stage; the last is 1")
-    p.add_argument("--n_samples", type=int, nargs="+", required=True, help="noise levels measured by each stage")
+    p.add_argument("--to_keep", type=int, nargs="+", help="halving: classes kept by each stage; the last is 1")
+    p.add_argument("--n_samples", type=int, nargs="+", help="halving: noise levels measured by each stage")
+    cli.add_search_options(p, "halving")
     p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
     cli.add_model_options(p)
     cli.add_shard_options(p)
@@ -66,10 +70,8 @@ def prompts_of(args, dataset: Dataset) -> Prompts:
     return Prompts(texts, dataset.classes, list(range(len(texts))))
 
 
-def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
+def check(args, dataset: Dataset, prompts: Prompts) -> None:
     """Raises InputError for whatever cannot work, warns of what looks wrong; no weight is loaded yet."""
-    cli.at_least_one(args, "n_trials", "batch_size")
-    cli.not_negative(args, "seed")
     missing = sorted(set(dataset.labels) - set(prompts.classes))
     if missing:
         raise InputError(f"the prompts have no class {missing[:10]}, which images of {args.dataset} are labelled with")
@@ -79,13 +81,29 @@ def check(args, dataset: Dataset, prompts: Prompts, card: Card) -> None:
     for prompt, names in duplicates(prompts):
         alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
         warnings.warn(alike, InputWarning, stacklevel=1)
-    check_schedule(len(set(prompts.classes)), args.n_samples, args.to_keep, card.levels)
+
+
+def search_of(args, arm_class: np.ndarray, T: int) -> tuple[np.ndarray, Callable[[], Search]]:
+    """The levels of the points, in the order of measurement, and what starts the search of one image."""
+    arms = np.bincount(arm_class)
+    if args.search == "race":
+        cli.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
+        return cli.race_of(args, arms, T)
+    cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
+    if args.to_keep is None or args.n_samples is None:
+        raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
+    check_schedule(len(arms), args.n_samples, args.to_keep, T)
+    levels, ends = level_sequence(args.n_samples, T)
+    return np.repeat(levels, args.n_trials), lambda: halving(len(arms), ends * args.n_trials, args.to_keep)
 
 
 def run_folder(args) -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
-    name = f"v{cli.tag(args.version)}_{args.n_trials}trials_{'_'.join(map(str, args.to_keep))}keep"
-    name += f"_{'_'.join(map(str, args.n_samples))}samples"
+    name = f"v{cli.tag(args.version)}_{args.n_trials}trials_"
+    if args.search == "race":
+        name += cli.race_tag(args)
+    else:
+        name += f"{'_'.join(map(str, args.to_keep))}keep_{'_'.join(map(str, args.n_samples))}samples"
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
@@ -94,40 +112,48 @@ def run_folder(args) -> Path:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    cli.at_least_one(args, "n_trials", "batch_size", "in_flight")
+    cli.not_negative(args, "seed")
     device, dtype = cli.pick_device(args)
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset))
     prompts = prompts_of(args, dataset)
     card = read_card(args.version, args.img_size)
-    check(args, dataset, prompts, card)
+    check(args, dataset, prompts)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
-    levels, ends = level_sequence(args.n_samples, card.levels)
-    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
+    levels, start = search_of(args, arm_class, card.levels)
+    rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
     folder = run_folder(args)
-    names = ["dataset", "split", "version", "n_trials", "interpolation", "loss", "to_keep", "n_samples", "seed"]
+    names = ["dataset", "split", "version", "n_trials", "interpolation", "loss", "seed"]
+    names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | {"prompts": records.sha256(repr(table))}
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
+    options["prompts"] = records.sha256(repr(table))
     todo, done = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
-    def one_image(index: int) -> dict:
-        image = centre_crop(dataset.open(index), card.image_size, args.interpolation)
-        x = model.encode(image[None])[0]  # [c, h, w]
-        noise = bank if bank is not None else cli.noise_of_image(args.seed, index, len(levels), card.latent)
-        search = halving(len(class_ids), ends, args.to_keep)
-        measured = classify(
-            model, x, conditions, arm_class, search, levels, noise, loss=args.loss, batch_size=args.batch_size
-        )
-        pred = int(class_ids[measured.winner])
-        return measured.record(np.arange(len(levels)), index=index, label=dataset.labels[index], pred=pred)
+    def load(index: int) -> Tensor:
+        return centre_crop(dataset.open(index), card.image_size, args.interpolation)  # [3, H, W]
 
-    if todo:
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
+    def classify_all(images, dtype: str):
+        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
         conditions = model.conditions(prompts.texts)
+
+        def one_image(index: int, image: Tensor):
+            x = model.encode(image[None])[0]  # [c, h, w]
+            noise = cli.ImageNoise(args.seed, index, card.latent) if bank is None else bank
+            measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            pred = int(class_ids[measured.winner])
+            return measured.record(index=index, label=dataset.labels[index], pred=pred)
+
+        tasks = (one_image(index, image) for index, image in images)
+        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
+
     earlier, _ = cli.read_rows(done[k] for k in mine if k in done) if args.load_stats else ([], [])
-    problems = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)), earlier)
+    path_of = partial(records.record_path, folder, len(dataset))
+    problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype, earlier=earlier)
     return cli.finish(folder, images, problems)
 
 

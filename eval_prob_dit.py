@@ -11,16 +11,19 @@ merge with the others. Results go to $LOG_DIR (default data), one file per image
 
 import argparse
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from diffusion import InputError, cli, records
 from diffusion.classify import classify
 from diffusion.datasets import Dataset, adm_crop, class_arms, load_dataset
-from diffusion.errors import LOSSES, plain, with_answer, with_bound, with_map, with_prediction
+from diffusion.errors import LOSSES, plain, together, with_answer, with_bound, with_map, with_prediction
 from diffusion.models import ALIASES, Card, load_model, read_card
-from diffusion.search import check_schedule, every, halving, level_sequence, noise_rows
+from diffusion.search import Search, check_schedule, every, halving, level_sequence, noise_rows
 
 KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's folder
     None: (plain, ""),
@@ -43,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--t_interval", type=int, help="every class at every so-manieth level; with --cls, default 5")
     p.add_argument("--to_keep", type=int, nargs="+", help="classes kept by each stage; the last is 1; default 50 1")
     p.add_argument("--n_samples", type=int, nargs="+", help="noise levels measured by each stage; default 25 250")
+    cli.add_search_options(p, "halving")
     p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
     p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
@@ -100,12 +104,30 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
     return n_samples, to_keep
 
 
+def search_of(args, n_arms: int, T: int) -> tuple[list[int], list[int], np.ndarray, Callable[[], Search], int]:
+    """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE."""
+    if args.search == "race":
+        cli.refuse(
+            args, parser(), ["cls", "t_interval", "to_keep", "n_samples"], "is for --search halving, not for race"
+        )
+        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), T)
+        return [], [], levels, start, args.budget or n_arms * len(levels)  # at most
+    cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
+    n_samples, to_keep = schedule(args, n_arms, T)
+    levels, ends = level_sequence(n_samples, T)
+    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
+    nfe = int(np.dot([n_arms, *to_keep[:-1]], np.diff(ends, prepend=0)))
+    return n_samples, to_keep, levels, lambda: halving(n_arms, ends, to_keep), nfe
+
+
 def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Path:
     """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
     name = f"DiT{card.image_size}x{card.image_size}" + (f"-{cli.tag(args.version)}" if args.version else "")
     if args.cls is not None:
         name += f"_cls{'_'.join(args.cls)}"
-    if len(n_samples) == 1 and card.levels % n_samples[0] == 0:
+    if args.search == "race":
+        name += f"_{args.n_trials}trials_{cli.race_tag(args)}"
+    elif len(n_samples) == 1 and card.levels % n_samples[0] == 0:
         name += f"_t{card.levels // n_samples[0]}_{args.n_trials}trials"
     else:
         name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
@@ -120,7 +142,7 @@ def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Pa
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "n_trials", "batch_size", "imgs_to_eval")
+    cli.at_least_one(args, "n_trials", "batch_size", "in_flight", "imgs_to_eval")
     cli.not_negative(args, "seed")
     if args.keep and len(args.keep) > 1:
         raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
@@ -134,58 +156,65 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval)
     all_arms, arms = arms_of(args, dataset, card)
-    n_samples, to_keep = schedule(args, len(arms), card.levels)
+    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), card.levels)
     folder = run_folder(args, card, n_samples, to_keep)
-
-    levels, ends = level_sequence(n_samples, card.levels)
-    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | {
-        "cls": None if args.cls is None else cli.ranges(arms),
-        "to_keep": to_keep,
-        "n_samples": n_samples,
-        "interpolation": "adm",
-    }
+    options = (
+        cli.options_of(args, names, card, dataset.labels, dtype, bank)
+        | cli.search_options(args)
+        | {
+            "cls": None if args.cls is None else cli.ranges(arms),
+            "to_keep": to_keep,
+            "n_samples": n_samples,
+            "interpolation": "adm",
+        }
+    )
     names = dataset.classes or [str(k) for k in range(card.classes)]
     table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
     all_ids = cli.ranges(sorted(all_arms))
     about = {"images": len(images), "indices": cli.ranges(images), "arms": table, "all_arms": all_ids}
     todo, _ = cli.join_run(folder, options, about, mine)
-    nfe = np.dot([len(arms), *to_keep[:-1]], np.diff(ends, prepend=0))
     c, h, w = card.latent
     extra = {None: 0, "save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
-    cost = f"{nfe:,} NFE and {nfe * (len(LOSSES) + extra[args.keep]) * 4 / 1e6:,.1f} MB each"
+    most = "at most " if args.search == "race" else ""
+    cost = f"{most}{nfe:,} NFE and {nfe * (len(LOSSES) + extra[args.keep]) * 4 / 1e6:,.1f} MB each"
     done = len(mine) - len(todo)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
 
-    def one_image(index: int) -> dict:
-        x = model.encode(adm_crop(dataset.open(index), card.image_size)[None])[0]  # [c, h, w]
-        draws = bank if bank is not None else cli.noise_of_image(args.seed, index, rows.max() + 1, card.latent)
-        search = halving(len(arms), ends, to_keep)
-        measured = classify(
-            model, x, conditions, np.arange(len(arms)), search, levels, draws[rows],
-            loss=args.loss, batch_size=args.batch_size, keep=keep,
-        )  # fmt: skip
-        record = measured.record(rows, index=index, label=dataset.labels[index])
-        if args.cls is None:  # of a part of the classes, none is the answer
-            record["pred"] = all_arms[arms[measured.winner]]
-        n = len(LOSSES)
-        if args.keep == "save_vb":
-            record["losses"].append("vb")
-        elif args.keep is not None:
-            shape = (h, w) if args.keep == "spatial" else (-1, h, w)  # [n, h, w], [n, c, h, w] or [n, 2c, h, w]
-            record[args.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
-            record["errors"] = measured.errors[:, :n].clone()
-        return record
+    def load(index: int) -> Tensor:
+        return adm_crop(dataset.open(index), card.image_size)  # [3, H, W]
 
-    if todo:
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
+    def classify_all(images, dtype: str):
+        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
         conditions = model.conditions(arms)
-    problems = cli.evaluate(todo, one_image, lambda index: folder / records.record_name(index, len(dataset)))
+
+        def one_image(index: int, image: Tensor):
+            x = model.encode(image[None])[0]  # [c, h, w]
+            noise = cli.ImageNoise(args.seed, index, card.latent) if bank is None else bank
+            measured = yield from classify(
+                x, conditions, np.arange(len(arms)), start(), levels, rows, noise, loss=args.loss
+            )
+            record = measured.record(index=index, label=dataset.labels[index])
+            if args.cls is None:  # of a part of the classes, none is the answer
+                record["pred"] = all_arms[arms[measured.winner]]
+            n = len(LOSSES)
+            if args.keep == "save_vb":
+                record["losses"].append("vb")
+            elif args.keep is not None:
+                shape = (h, w) if args.keep == "spatial" else (-1, h, w)  # [n, h, w], [n, c, h, w] or [n, 2c, h, w]
+                record[args.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
+                record["errors"] = measured.errors[:, :n].clone()
+            return record
+
+        tasks = (one_image(index, image) for index, image in images)
+        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
+
+    path_of = partial(records.record_path, folder, len(dataset))
+    problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype)
     return cli.finish(folder, images, problems)
 
 

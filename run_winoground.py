@@ -8,20 +8,21 @@ Results go to $LOG_DIR (default data), one file per image; scripts/print_winogro
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
-from diffusion import InputError, cli, matching, records
-from diffusion.classify import Measured
+from diffusion import InputError, cli, matching, metrics, records
+from diffusion.classify import classify
 from diffusion.clip import DEFAULTS, find_clip, load_clip
 from diffusion.datasets import centre_crop
-from diffusion.errors import LOSSES, measure
+from diffusion.errors import LOSSES, together
 from diffusion.models import load_model, read_card
 from diffusion.pairs import load_pairs
-from diffusion.search import every, level_sequence, noise_rows
+from diffusion.search import every, halving, level_sequence, noise_rows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     )
     own = "hf:NAME, or a folder with examples.jsonl"
     p.add_argument("--dataset", default="winoground", help=f"winoground, digits-pairs, {own}")
-    p.add_argument("--t_interval", type=int, default=5, help="every so-manieth noise level")
+    p.add_argument("--t_interval", type=int, default=5, help="grid: every so-manieth noise level")
+    cli.add_search_options(p, "grid")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
     p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
     p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w]; see save_noise.py")
@@ -51,61 +53,73 @@ def parser() -> argparse.ArgumentParser:
 
 
 SD_ONLY = [
-    "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize", "interpolation", "img_size", "loss",
+    "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
+    "interpolation", "img_size", "loss", "in_flight", "compile",
 ]  # fmt: skip
 
 
 def by_diffusion(args, device, dtype: str, pairs):
-    """Options for run.json, the run folder's name, NFE per image, and `load()` -> record of (image, captions)."""
+    """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
     card = read_card(args.version, args.img_size)
-    levels, _ = level_sequence([every(args.t_interval, card.levels)], card.levels)
-    levels = np.repeat(levels, args.n_trials)
+    arm_class = np.arange(2 + args.normalize)
+    if args.search == "race":
+        cli.refuse(args, parser(), ["t_interval", "normalize"], "is for --search grid, not for race")
+        levels, start = cli.race_of(args, np.ones(2, dtype=int), card.levels)
+    else:
+        cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
+        levels, _ = level_sequence([every(args.t_interval, card.levels)], card.levels)
+        levels = np.repeat(levels, args.n_trials)
+        start = partial(halving, len(arm_class), [len(levels)], [1])
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     if args.noise_path:
-        bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
+        noise = bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
     else:  # one bank for all images here too, so that their errors can be compared
-        bank = cli.noise_of_image(args.seed, 0, rows.max() + 1, card.latent)
+        noise, bank = cli.ImageNoise(args.seed, 0, card.latent), None
 
-    def load():
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device)
-        points = torch.from_numpy(levels)
+    def load(k: int, side: int) -> Tensor:
+        return centre_crop(pairs.open(k, side), card.image_size, args.interpolation)  # [3, H, W]
 
-        def record_of(image: Image.Image, captions: list[str]) -> dict:
-            x = model.encode(centre_crop(image, card.image_size, args.interpolation)[None])[0]  # [c, h, w]
-            conditions = model.conditions([*captions, ""] if args.normalize else captions)
-            errors = measure(model, x, conditions, points, bank[rows], batch_size=args.batch_size)  # [a, p, losses]
-            pred = int(errors[:2, :, LOSSES.index(args.loss)].double().mean(1).argmin())
-            counts = torch.full([len(errors)], len(points))
-            return Measured(pred, points, counts, errors.flatten(0, 1)).record(rows, pred=pred)
+    def classify_all(images, dtype: str):
+        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
 
-        return record_of
+        def one_image(number: int, image: Tensor):
+            captions = pairs.captions[number // 2]
+            x = model.encode(image[None])[0]  # [c, h, w]
+            conditions = model.conditions([*captions, ""][: len(arm_class)])
+            measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            record = measured.record(index=number, label=number % 2)
+            errors, _ = metrics.class_errors(record, arm_class, args.loss)
+            return record | {"pred": int(errors[:2].argmin())}  # the empty caption is no answer
+
+        tasks = (one_image(number, image) for number, image in images)
+        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
     names = ["dataset", "version", "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation"]
-    options = cli.options_of(args, [*names, "loss"], card, pairs.captions, dtype, bank)
-    name = f"v{cli.tag(args.version)}_t{args.t_interval}_{args.n_trials}trials"
+    options = cli.options_of(args, [*names, "loss"], card, pairs.captions, dtype, bank) | cli.search_options(args)
+    race = args.search == "race"
+    name = f"v{cli.tag(args.version)}_{'' if race else f't{args.t_interval}_'}{args.n_trials}trials"
+    name += f"_{cli.race_tag(args)}" if race else ""
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.interpolation}" if args.interpolation != "bilinear" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
     name += "_normalized" if args.normalize else ""
-    return options, name, (2 + args.normalize) * len(levels), load
+    return options, name, args.budget or len(arm_class) * len(levels), load, classify_all
 
 
 def by_clip(args, device, dtype: str, pairs):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
-    defaults = parser()
-    for name in SD_ONLY:
-        if getattr(args, name) != defaults.get_default(name):
-            raise InputError(f"--{name}: is for --model sd, not for {args.model}")
+    cli.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
-    def load():
+    def classify_all(images, dtype: str):
         similarity = load_clip(found, pretrained, dtype=dtype, device=device)
-
-        def record_of(image: Image.Image, captions: list[str]) -> dict:
-            distance = 1 - similarity(image, captions)  # [2]
-            return {
+        for number, image in images:
+            distance = 1 - similarity(image, list(pairs.captions[number // 2]))  # [2]
+            yield {
+                "index": number,
+                "label": number % 2,
                 "pred": int(distance.argmin()),
                 "nfe": 1,
                 "losses": ["cosine"],
@@ -115,39 +129,35 @@ def by_clip(args, device, dtype: str, pairs):
                 "errors": distance[:, None],
             }
 
-        return record_of
-
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     options = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
     options["data"] = records.sha256(repr(pairs.captions))
     tag = f"_{cli.tag(pretrained)}" if pretrained else ""
-    return options, f"{args.model}_{cli.tag(version)}{tag}", 1, load
+    return options, f"{args.model}_{cli.tag(version)}{tag}", 1, pairs.open, classify_all
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "n_trials", "batch_size")
+    cli.at_least_one(args, "n_trials", "batch_size", "in_flight")
     cli.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
         raise InputError(f"--pretrained {args.pretrained}: is for --model clip and openclip; sd takes --version")
     device, dtype = cli.pick_device(args)
     pairs = load_pairs(args.dataset, cli.DATASET_ROOT)
     chosen, mine = cli.my_images(args, len(pairs))
-    options, name, nfe, load = (by_diffusion if args.model == "sd" else by_clip)(args, device, dtype, pairs)
+    by = by_diffusion if args.model == "sd" else by_clip
+    options, name, nfe, load, classify_all = by(args, device, dtype, pairs)
     folder = cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
     examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in range(len(pairs))}
     arms = [("caption 0", "caption 0", 0), ("caption 1", "caption 1", 1)]
     about = {"images": 2 * len(chosen), "arms": arms, "examples": examples}
     todo, _ = cli.join_run(folder, options, about, [2 * k + side for k in mine for side in (0, 1)])
-    print(f"{args.dataset}: {len(mine)} examples of {2 * nfe:,} NFE, {len(todo) * nfe:,} NFE to do -> {folder}")
+    most = "at most " if args.search == "race" else ""
+    cost = f"{most}{2 * nfe:,} NFE, {most}{len(todo) * nfe:,} NFE to do"
+    print(f"{args.dataset}: {len(mine)} examples of {cost} -> {folder}")
 
-    def one_image(number: int) -> dict:
-        k, side = divmod(number, 2)
-        return {"index": number, "label": side} | record_of(pairs.open(k, side), list(pairs.captions[k]))
-
-    if todo:
-        record_of = load()
-    problems = cli.evaluate(todo, one_image, lambda number: folder / records.record_name(number, 2 * len(pairs)))
+    path_of = partial(records.record_path, folder, 2 * len(pairs))
+    problems = cli.evaluate(todo, lambda number: load(*divmod(number, 2)), classify_all, path_of, dtype=dtype)
     code = matching.print_scores(folder, options["loss"])
     if args.gallery:
         matching.draw_gallery(folder, options["loss"], pairs, args.gallery)

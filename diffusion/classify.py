@@ -1,13 +1,14 @@
 """One image: a search over errors, and the record of it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.errors import LOSSES, measure, plain
+from diffusion.errors import LOSSES, Block
 from diffusion.search import Search
 
 
@@ -16,7 +17,10 @@ class Measured:
     """What was measured on one image: for each arm, its errors at a prefix of the points."""
 
     winner: int  # the winning class, as a row of the classes that the search was given
+    decided: bool  # whether the search came to its end, rather than to its budget's
+    margin: float  # how much larger the next class's mean error is, relatively; inf if no other came as far
     levels: Tensor  # [P] int64, the level of each point, in evaluation order
+    rows: Tensor  # [P] int64, its noise draw
     counts: Tensor  # [arms] int64, how many leading points each arm was measured on
     errors: Tensor  # [sum(counts), k] float32, arm by arm; the first columns are LOSSES
 
@@ -25,47 +29,51 @@ class Measured:
         """Network evaluations spent: one for one arm at one point."""
         return int(self.counts.sum())
 
-    def record(self, rows: np.ndarray, **about) -> dict:
-        """What is saved: `about` the image, then the measurements; rows [>= P] is the noise draw of each point."""
+    def record(self, **about) -> dict:
+        """What is saved: `about` the image, then the measurements."""
         return about | {
             "nfe": self.nfe,
+            "decided": self.decided,
+            "margin": self.margin,
             "losses": list(LOSSES),
             "levels": self.levels,
-            "noise": torch.as_tensor(rows[: len(self.levels)]),
+            "noise": self.rows,
             "counts": self.counts,
             "errors": self.errors,
         }
 
 
 def classify(
-    model, x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, noise: Tensor, *,
-    loss: str, batch_size: int, keep: Callable = plain,
-) -> Measured:  # fmt: skip
-    """Run a search on one image.
+    x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, rows: np.ndarray, noise, *,
+    loss: str,
+) -> Generator[Block, Tensor, Measured]:  # fmt: skip
+    """Run a search on one image, as a task for `errors.together`.
 
-    x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; levels [P] and
-    noise [P, c, h, w] the points, shared by all arms. The error of a class at a point is the mean over its arms, so
-    that a class never wins by having more of them. `loss` decides; all that `keep` keeps (see errors.py) is returned.
+    x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; the points, shared
+    by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
+    the mean over its arms, so that a class never wins by having more of them. `loss` decides; all is returned.
     """
-    levels = torch.as_tensor(levels)
-    parts = [[] for _ in arm_class]  # per arm, its errors [new points, 3] stage by stage
+    levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
+    parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = 0
     try:
         classes, end = next(search)
         while True:
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            points = slice(seen, end)
-            errors = measure(
-                model, x, conditions[arms], levels[points], noise[points], batch_size=batch_size, keep=keep
-            )
+            errors = yield Block(x, conditions, arms, levels[seen:end], rows[seen:end], noise)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             seen = end
             classes, end = search.send(class_means(errors[..., LOSSES.index(loss)].numpy(), arm_class[arms]))
     except StopIteration as stop:
-        winner = int(stop.value[0])
+        winner, *others = stop.value.tolist()
     counts = torch.tensor([sum(map(len, blocks)) for blocks in parts])
-    return Measured(winner, levels[:seen], counts, torch.cat([block for blocks in parts for block in blocks]))
+    last = np.flatnonzero(counts == seen)
+    means = np.array([torch.cat(parts[arm])[:, LOSSES.index(loss)].mean(dtype=torch.float64) for arm in last])
+    best, *after = np.sort(class_means(means, arm_class[last]))
+    margin = float(after[0] / best - 1) if after else math.inf
+    errors = torch.cat([block for blocks in parts for block in blocks])
+    return Measured(winner, not others, margin, levels[:seen], rows[:seen], counts, errors)
 
 
 def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """What the command lines share: bad input as one line and exit code 2, the device, the shards, the table."""
 
 import argparse
+import itertools
 import os
 import re
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, metrics, records
+from diffusion.search import Search, race, spread_sequence
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
 DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
 RIGHT, WRONG = "#1a7f37", "#cf222e"  # the colours of every picture
+# Relative differences of two mean errors below which a dtype cannot tell which is smaller (docs: README, "How fast").
+CLOSE = {"float16": 2e-4, "bfloat16": 2e-3}
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -45,6 +50,51 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None)
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of the network; default {default}")
     parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
     parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations in one network call")
+    parser.add_argument("--in_flight", type=int, help="images at work at a time, at most; default: as fill the batch")
+    parser.add_argument("--compile", action="store_true", help="compile the network (CUDA); the first call takes long")
+
+
+RACE_ONLY = ["z", "max_samples", "budget"]
+
+
+def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """--search: `default`, or race with its options."""
+    parser.add_argument(
+        "--search", choices=[default, "race"], default=default, help="how levels are spent; default %(default)s"
+    )
+    parser.add_argument("--z", type=float, default=3.0, help="race: standard errors a class must lose by; default 3")
+    parser.add_argument("--max_samples", type=int, default=500, help="race: noise levels, if need be; default 500")
+    parser.add_argument("--budget", type=int, help="race: NFE per image, at most; then the leader is taken, undecided")
+
+
+def race_of(args, arms: np.ndarray, T: int) -> tuple[np.ndarray, Callable[[], Search]]:
+    """Levels in the order of a race between classes of so many arms each, and what starts one."""
+    if not args.z > 0:
+        raise InputError(f"--z {args.z:g}: must be greater than 0")
+    if not 2 <= args.max_samples <= T:
+        raise InputError(f"--max_samples {args.max_samples}: must be in 2..{T}, the model's levels")
+    if args.budget is not None and args.budget < 2 * arms.sum():
+        raise InputError(f"--budget {args.budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
+    levels = np.repeat(spread_sequence(args.max_samples, T), args.n_trials)
+    return levels, lambda: race(levels, arms, args.z, np.inf if args.budget is None else args.budget)
+
+
+def refuse(args, parser: argparse.ArgumentParser, names: Iterable[str], why: str) -> None:
+    """Raises InputError when one of these options was given."""
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            raise InputError(f"--{name}: {why}")
+
+
+def search_options(args) -> dict:
+    """What of a search goes into run.json, beside halving's schedule."""
+    return {name: getattr(args, name) for name in ["search", *(RACE_ONLY if args.search == "race" else [])]}
+
+
+def race_tag(args) -> str:
+    """A race in the name of a run's folder."""
+    budget = "" if args.budget is None else f"_{args.budget}NFE"
+    return f"race_{args.z:g}z_{args.max_samples}samples{budget}"
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +113,8 @@ def pick_device(args) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
+    if args.compile and device.type != "cuda":
+        raise InputError(f"--compile: is for CUDA, the device is {device}")
     if dtype == "float16" and device.type == "cpu":
         raise InputError("--dtype float16: CPUs compute it hundreds of times slower; use bfloat16 or float32")
     return device, dtype
@@ -122,13 +174,19 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
     return bank[:points].float()
 
 
-def noise_of_image(seed: int, index: int, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
-    """[points, c, h, w] standard normal draws that depend on (seed, dataset index) alone; more points extend fewer.
+class ImageNoise:
+    """Standard normal draws [n, c, h, w] that depend on (seed, dataset index, number of the draw) alone.
 
-    numpy's generator: torch's on the CPU uses 32 bits of a seed, and its first 16 numbers depend on how many follow.
+    Indexed like a bank of noise; a draw is made when it is asked for, since a search uses few of them.
     """
-    draws = np.random.default_rng([seed, index]).standard_normal((points, *latent), dtype=np.float32)
-    return torch.from_numpy(draws)
+
+    def __init__(self, seed: int, index: int, latent: tuple[int, int, int]):
+        self.seed, self.index, self.latent = seed, index, latent
+
+    def __getitem__(self, rows: Iterable[int]) -> torch.Tensor:
+        # numpy's generator: torch's on a CPU uses 32 bits of a seed, and its first 16 numbers depend on how many follow
+        drawn = [np.random.default_rng([self.seed, self.index, int(row)]) for row in rows]
+        return torch.from_numpy(np.stack([rng.standard_normal(self.latent, dtype=np.float32) for rng in drawn]))
 
 
 def tag(name: str) -> str:
@@ -255,29 +313,57 @@ def finish(folder: Path, images: list[int], problems: list[str]) -> int:
     return print_accuracy(rows, len(images), problems + unreadable)
 
 
-def evaluate(todo: list[int], one_image, path_of, earlier: Iterable[dict] = ()) -> list[str]:
-    """Measure and save one image after the other, under a bar of accuracy, NFE per image and NFE/s.
+def ahead(indices: Iterable[int], load, problems: list[str], most: int = 16) -> Iterator[tuple[int, object]]:
+    """(index, load(index)) in order; up to `most` are loaded, in threads, before they are asked for.
 
-    `one_image(index)` -> record; `path_of(index)` -> where it goes; `earlier` rows count in the bar. An image that
-    cannot be read, or whose errors are not finite, is left out; returns what was wrong with those.
+    What cannot be read (OSError) is left out and noted among the problems.
     """
-    problems = []
+    indices, waiting = iter(indices), deque()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            while True:
+                waiting.extend((k, pool.submit(load, k)) for k in itertools.islice(indices, most - len(waiting)))
+                if not waiting:
+                    return
+                index, image = waiting.popleft()
+                if isinstance(error := image.exception(), OSError):
+                    problems.append(f"image {index}: {error}")
+                else:
+                    yield index, image.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: Iterable[dict] = ()) -> list[str]:
+    """Measure and save images, under a bar of accuracy, NFE per image and NFE/s.
+
+    `load(index)` reads an image; `classify(images, dtype)` takes pairs (index, what was read) and yields records, in
+    any order; `path_of(index)` is where one goes; `earlier` rows count in the bar. An image whose errors in a reduced
+    dtype are not finite, or whose best two are closer than that dtype's noise, is measured again in float32 at the end.
+    One that cannot be read, or whose errors are not finite even then, is left out; returns what was wrong with those.
+    """
+    problems, again = [], {}  # index -> NFE spent in vain
     total = Counter()
     for row in earlier:
         total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
     before, started = total["nfe"], time.monotonic()
-    for index in (bar := tqdm(todo, dynamic_ncols=True, unit="image")):
-        try:
-            record = one_image(index)
-        except OSError as error:
-            problems.append(f"image {index}: {error}")
-            continue
-        if not record["errors"].isfinite().all():
-            problems.append(f"image {index}: the network's answers are not all finite; try --dtype float32")
-            continue
-        records.save_record(path_of(index), record)
-        total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
-        said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
-        speed = (total["nfe"] - before) / (time.monotonic() - started)
-        bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
+    with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
+        for turn, indices in (dtype, todo), ("float32", again):
+            if not indices:
+                break
+            for record in classify(ahead(indices, load, problems), turn):
+                index, finite = record["index"], bool(record["errors"].isfinite().all())
+                if turn != "float32" and not (finite and record.get("margin", np.inf) > CLOSE[turn]):
+                    again[index] = record["nfe"]
+                    continue
+                if not finite:
+                    problems.append(f"image {index}: the network's answers are not all finite, in float32 too")
+                    continue
+                record["nfe"] += again.get(index, 0)
+                records.save_record(path_of(index), record)
+                total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
+                said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
+                speed = (total["nfe"] - before) / (time.monotonic() - started)
+                bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
+                bar.update()
     return problems

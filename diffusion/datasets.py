@@ -19,9 +19,9 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
     imagenetA       imagenet-a/SYNSET/                              200 synsets; class ids are those of the 1000
     objectnet       objectnet-1.0/{images/CLASS/, mappings/}        the 113 classes that ImageNet knows
 
-`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: a folder of class folders
-(or of `train`, `val`, `test` folders of those), or a csv with columns path,label. `hf:NAME` is a data set of the
-Hugging Face hub, or a local folder that its library reads.
+`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: a folder of
+class folders (or of `train`, `val`, `test` folders of those), or a csv with columns path,label. `hf:NAME` is a data set
+of the Hugging Face hub, or a local folder that its library reads.
 
 Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
 """

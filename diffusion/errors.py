@@ -1,8 +1,15 @@
-"""The kernel: how badly the network, told each arm, predicts what it was trained to predict, at shared points."""
+"""The kernel: how badly the network, told each arm, predicts what it was trained to predict, at shared points.
+
+An evaluation is one row of a network call: one image's latent at one point, told one arm. Rows of several images fill
+one call (see `together`); what a row gives does not depend on the others.
+"""
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,10 +21,9 @@ CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CP
 def losses(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean over c, h, w of d^2, |d| and Huber(d) (delta 1), d = prediction - target, in float32.
 
-    prediction [p, a, c, h, w], target [p, c, h, w] -> [p, a, 3]
+    prediction [n, c, h, w], target [n, c, h, w] -> [n, 3]
     """
-    prediction = prediction.float()
-    target = target.float()[:, None].expand_as(prediction)
+    prediction, target = prediction.float(), target.float()
     mean = (-3, -2, -1)
     return torch.stack([
         F.mse_loss(prediction, target, reduction="none").mean(mean),
@@ -33,7 +39,7 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     of 2/255, the outer ones open beyond +-0.999 (arXiv 2006.11239, eqs. 5-8, 13). The log variance lies between those
     of the posterior (-1) and of the forward step (+1) (arXiv 2102.09672, eq. 15). For networks that predict epsilon.
 
-    x [c, h, w] (or [p, 1, c, h, w]), eps [p, c, h, w], i [p], prediction and variance [p, a, c, h, w] -> [p, a]
+    x, eps, prediction and variance [n, c, h, w], i [n] -> [n]
     """
     abar = process.alpha**2
     before = torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
@@ -43,9 +49,9 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     spread = beta.log() - posterior.log()
 
     def at(table: Tensor) -> Tensor:
-        return table[i.cpu()].to(torch.float32).to(eps.device)[:, None, None, None, None]
+        return table[i.cpu()].to(torch.float32).to(eps.device)[:, None, None, None]
 
-    eps, prediction, variance = eps.float()[:, None], prediction.float(), variance.float()
+    eps, prediction, variance = eps.float(), prediction.float(), variance.float()
     wider = at(spread) * (variance + 1) / 2  # log variance above the posterior's
     step = beta / (process.sigma * (1 - beta).sqrt())  # an error in eps, as an error in the mean
     kl = 0.5 * (wider + torch.expm1(-wider) + at(step**2 / posterior) * (prediction - eps) ** 2 * torch.exp(-wider))
@@ -53,7 +59,7 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     if (first := (i == 0).to(eps.device)).any():
         off = (at(step) * (prediction - eps))[first]  # x - mean
         sd = torch.exp((at(posterior.log()) + wider)[first] / 2)
-        x = x.float().expand_as(prediction)[first]
+        x = x.float()[first]
         low, high = (off - 1 / 255) / sd, (off + 1 / 255) / sd
         low, high = torch.where(off > 0, -high, low), torch.where(off > 0, -low, high)  # the lower tail keeps digits
         a, b = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
@@ -64,67 +70,144 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     return bound / math.log(2)
 
 
-# What `measure` keeps of the network's answers [p, a, c or 2c, h, w]: functions of (process, x [c, h, w],
-# eps [p, c, h, w], i [p], answer) -> [p, a, k], whose first three columns are the losses.
+# What is kept of the network's answers [n, c or 2c, h, w]: functions of (process, x [n, c, h, w], eps [n, c, h, w],
+# i [n], answer) -> [n, k], whose first three columns are the losses.
 
 
 def plain(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses. [p, a, 3]"""
-    return losses(answer[:, :, : len(x)], process.target(x, eps, i))
+    """The losses. [n, 3]"""
+    return losses(answer[:, : x.shape[1]], process.target(x, eps, i))
 
 
 def with_bound(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses and the term of the variational bound. [p, a, 4]"""
-    prediction, variance = answer.chunk(2, 2)
+    """The losses and the term of the variational bound. [n, 4]"""
+    prediction, variance = answer.chunk(2, 1)
     bound = variational_bound(process, x, eps, i, prediction, variance)
-    return torch.cat([losses(prediction, process.target(x, eps, i)), bound[..., None]], -1)
+    return torch.cat([losses(prediction, process.target(x, eps, i)), bound[:, None]], 1)
 
 
 def with_map(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses and the squared error at each place of the latent, its mean over channels. [p, a, 3 + h w]"""
-    target = process.target(x, eps, i)[:, None]
-    square = (answer[:, :, : len(x)].float() - target) ** 2
-    return torch.cat([plain(process, x, eps, i, answer), square.mean(2).flatten(2)], -1)
+    """The losses and the squared error at each place of the latent, its mean over channels. [n, 3 + h w]"""
+    square = (answer[:, : x.shape[1]].float() - process.target(x, eps, i)) ** 2
+    return torch.cat([plain(process, x, eps, i, answer), square.mean(1).flatten(1)], 1)
 
 
 def with_prediction(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses and what the network predicts. [p, a, 3 + c h w]"""
-    return with_answer(process, x, eps, i, answer[:, :, : len(x)])
+    """The losses and what the network predicts. [n, 3 + c h w]"""
+    return with_answer(process, x, eps, i, answer[:, : x.shape[1]])
 
 
 def with_answer(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses and all that the network says. [p, a, 3 + (c or 2c) h w]"""
-    return torch.cat([plain(process, x, eps, i, answer), answer.float().flatten(2)], -1)
+    """The losses and all that the network says. [n, 3 + (c or 2c) h w]"""
+    return torch.cat([plain(process, x, eps, i, answer), answer.float().flatten(1)], 1)
+
+
+# ---- many images, one stream of network calls ----
+
+
+@dataclass(frozen=True)
+class Block:
+    """Evaluations wanted of one image: every arm at every point, a rows for each of p points."""
+
+    x: Tensor  # [c, h, w] clean latent
+    conditions: Tensor  # of all arms of the image, indexable by arm
+    arms: np.ndarray  # [a] which of them
+    levels: Tensor  # [p]
+    rows: Tensor  # [p] the noise draw of each point
+    noise: Tensor  # a bank [n, c, h, w], or anything that gives such when indexed by draws
+
+    def __len__(self) -> int:
+        return len(self.arms) * len(self.levels)
+
+
+Task = Generator[Block, Tensor, object]  # yields blocks, is sent their errors [a, p, k] float32, returns a result
 
 
 @torch.inference_mode()
-def measure(
-    model, x: Tensor, conditions, levels: Tensor, noise: Tensor, *, batch_size: int, keep: Callable = plain
-) -> Tensor:
-    """Errors of every arm at every point, ||target - network(z_i, i, c)|| under each loss.
+def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callable) -> Tensor:
+    """One network call for rows [start, stop) of each block, filled up with copies of the last row to `size`.
 
-    x [c, h, w] clean latent; conditions of a arms; levels [p] and noise [p, c, h, w], one row a point, shared by all
-    arms -> [a, p, k] float32 on the CPU, where the k columns are what `keep` keeps: the losses, by default.
-    About `batch_size` evaluations go through the network at once, whole points while that fits; on a CPU the answer is
-    the same bits for any batch size. Costs a * p NFE.
+    The error of a row is ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `keep` keeps
     """
-    arms, points = len(conditions), len(levels)
-    assert noise.shape == (points, *x.shape), f"noise {tuple(noise.shape)} for {points} points of {tuple(x.shape)}"
-    x, noise = x.float(), noise.to(x.device, torch.float32)  # levels stay on the host, where the tables are
-    kept = []
-    rows = CPU_ROWS if x.device.type == "cpu" else 1
-    most = max(batch_size, rows)
-    a_step = math.ceil(arms / math.ceil(arms / most))  # blocks of equal size: 37 arms as 19 + 18, not 32 + 5
-    p_step = most // arms or 1
-    for p in range(0, points, p_step):
-        i, eps = levels[p : p + p_step], noise[p : p + p_step]
+    columns = []
+    for block, start, stop in parts:
+        point, arm = np.divmod(np.arange(start, stop), len(block.arms))
+        seen = slice(point[0], point[-1] + 1)  # its points, each drawn and noised once
+        inside = torch.from_numpy(point - point[0])
+        x, i = block.x.float(), block.levels[seen]
+        eps = block.noise[block.rows[seen]].to(x.device, torch.float32)
         z = model.process.noised(x, eps, i)
-        for a in range(0, arms, a_step):
-            block = conditions[a : a + a_step]
-            pad = max(0, -(-rows // len(block)) - len(i))  # rows too few: the last point again, its answers dropped
-            shown = torch.arange(len(i) + pad).clamp(max=len(i) - 1) if pad else slice(None)
-            answer = model.denoise(z[shown], i[shown], block)[: len(i)]  # [p, a, c or 2c, h, w]
-            kept.append(keep(model.process, x, eps, i, answer))
-    blocks = math.ceil(arms / a_step)
-    rows = [torch.cat(kept[k : k + blocks], 1) for k in range(0, len(kept), blocks)]
-    return torch.cat(rows).transpose(0, 1).cpu()  # the one copy, and the one wait, of the whole block
+        columns.append((x.expand_as(eps)[inside], eps[inside], i[inside], z[inside], block.conditions[block.arms[arm]]))
+    x, eps, i, z, conditions = (torch.cat(column) for column in zip(*columns, strict=True))
+    n = len(i)
+    shown = torch.arange(max(n, size)).clamp(max=n - 1) if n < size else slice(None)
+    answer = model.denoise(z[shown], i[shown], conditions[shown])[:n]
+    return keep(model.process, x, eps, i, answer)  # levels stay on the host, where the tables are
+
+
+@dataclass
+class _Asked:
+    """A block that a task waits for."""
+
+    number: int
+    task: Task
+    block: Block
+    sent: int = 0  # rows
+    answers: list[Tensor] = field(default_factory=list)
+
+
+def together(
+    model, tasks: Iterable[Task], *, batch_size: int, in_flight: int | None = None, keep: Callable = plain
+) -> Iterator:
+    """Run tasks side by side, so that every network call is full; yields what they return, as they end.
+
+    Calls hold `batch_size` rows, of the oldest tasks first; when those in flight want fewer, the next task is started
+    (with `in_flight`, at most so many at a time). On a CPU the same row gives the same bits whatever shares its call
+    (calls are of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call
+    are read while the next one runs. Costs one NFE per row of the blocks.
+    """
+    on_cpu = model.device.type == "cpu"
+    batch_size = max(batch_size, CPU_ROWS) if on_cpu else batch_size
+    size = CPU_ROWS if on_cpu else batch_size
+    tasks = enumerate(tasks)
+    asked: list[_Asked] = []  # with rows to send, the oldest first
+    unread: deque[tuple[list, Tensor]] = deque()
+    running = 0
+
+    def go_on(number: int, task: Task, errors: Tensor | None) -> Iterator:
+        """Let a task run until it asks for a block, or else yield its result."""
+        nonlocal running
+        try:
+            asked.append(_Asked(number, task, task.send(errors)))
+        except StopIteration as end:
+            running -= 1
+            yield end.value
+
+    while True:
+        while (wanted := sum(len(a.block) - a.sent for a in asked)) < batch_size and running != in_flight:
+            if (new := next(tasks, None)) is None:
+                break
+            running += 1
+            yield from go_on(*new, None)
+        if wanted >= batch_size or (asked and not unread):
+            parts, room = [], batch_size
+            while asked and room:
+                first = asked[0]
+                stop = min(first.sent + room, len(first.block))
+                parts.append((first, first.sent, stop))
+                room -= stop - first.sent
+                first.sent = stop
+                if stop == len(first.block):
+                    asked.pop(0)
+            unread.append((parts, measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)))
+        if not unread:
+            return
+        if len(unread) == 2 or wanted < batch_size:
+            parts, answers = unread.popleft()
+            answers = answers.cpu().split([stop - start for _, start, stop in parts])
+            for (a, _, stop), part in zip(parts, answers, strict=True):
+                a.answers.append(part)
+                if stop == len(a.block):
+                    errors = torch.cat(a.answers).unflatten(0, (-1, len(a.block.arms))).transpose(0, 1)
+                    yield from go_on(a.number, a.task, errors)
+            asked.sort(key=lambda a: a.number)

@@ -37,9 +37,10 @@ class Model:
     """A diffusion model as the kernel sees it."""
 
     process: Process
+    device: torch.device
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
     conditions: Callable[[list], Tensor]  # n prompts or class ids -> conditions, indexable by arm
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [p, c, h, w], i [p], a arms -> [p, a, c or 2c, h, w]
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], i [n], conditions [n] -> [n, c or 2c, h, w]
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def _read_configs(source: str) -> dict:
     return config
 
 
-def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device) -> Model:
-    """Load the pipeline that a card (or a name that `read_card` takes) describes.
+def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.device, compiled: bool = False) -> Model:
+    """Load the pipeline that a card (or a name that `read_card` takes) describes; on CUDA, its network may be compiled.
 
     Where there are no safetensors (DiT's repositories are older), diffusers reads .bin files with weights_only=True.
     """
@@ -142,7 +143,7 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
         library.set_verbosity(logging.CRITICAL)
         library.disable_progress_bar()
     card = read_card(card) if isinstance(card, str) else card
-    *_, adapter = ADAPTERS[card.pipeline]
+    part, _, adapter = ADAPTERS[card.pipeline]
     try:
         given = {} if card.vae is None else {"vae": AutoencoderKL.from_pretrained(card.vae, dtype=torch.float32)}
         pipeline = DiffusionPipeline.from_pretrained(
@@ -158,6 +159,11 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{card.source}: cannot read its weights; a local folder will do as well: {why}") from error
     pipeline.to(device)
+    network = getattr(pipeline, part).eval()
+    if pipeline.device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # what its convolutions are fastest in
+    if compiled:
+        network.compile(mode="max-autotune", dynamic=False)
     return adapter(pipeline, dtype, torch.device(device))
 
 
@@ -175,7 +181,7 @@ def _encoder(pipeline, device: torch.device) -> Callable[[Tensor], Tensor]:
 def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Model:
     """Stable Diffusion 1.x and 2.x, epsilon and v-prediction: text through cross-attention."""
     process = Process.from_scheduler(pipeline.scheduler)
-    unet, tokenizer = pipeline.unet.eval(), pipeline.tokenizer
+    unet, tokenizer = pipeline.unet, pipeline.tokenizer
 
     @torch.inference_mode()
     def conditions(prompts: list[str]) -> Tensor:  # -> [n, tokens, width]
@@ -188,30 +194,23 @@ def _stable_diffusion(pipeline, dtype: torch.dtype, device: torch.device) -> Mod
         return torch.cat([pipeline.encode_prompt(chunk, device, 1, False)[0] for chunk in chunks])
 
     def denoise(z: Tensor, i: Tensor, text: Tensor) -> Tensor:
-        p, a = len(z), len(text)
-        return unet(
-            z.to(dtype).repeat_interleave(a, 0),
-            process.time[i].to(device).repeat_interleave(a),
-            encoder_hidden_states=text.repeat(p, 1, 1),
-        ).sample.unflatten(0, (p, a))
+        return unet(z.to(dtype), process.time[i].to(device), encoder_hidden_states=text).sample
 
-    return Model(process, _encoder(pipeline, device), conditions, denoise)
+    return Model(process, device, _encoder(pipeline, device), conditions, denoise)
 
 
 def _dit(pipeline, dtype: torch.dtype, device: torch.device) -> Model:
     """DiT: class ids through adaptive layer norm; where the variance is learned, it is the second c channels."""
     process = Process.from_scheduler(pipeline.scheduler)
-    transformer = pipeline.transformer.eval()
+    transformer = pipeline.transformer
 
     def denoise(z: Tensor, i: Tensor, classes: Tensor) -> Tensor:
-        p, a = len(z), len(classes)
-        return transformer(
-            z.to(dtype).repeat_interleave(a, 0),
-            timestep=process.time[i].to(device).repeat_interleave(a),
-            class_labels=classes.repeat(p),
-        ).sample.unflatten(0, (p, a))
+        return transformer(z.to(dtype), timestep=process.time[i].to(device), class_labels=classes).sample
 
-    return Model(process, _encoder(pipeline, device), lambda classes: torch.tensor(classes, device=device), denoise)
+    def conditions(classes: list[int]) -> Tensor:
+        return torch.tensor(classes, device=device)
+
+    return Model(process, device, _encoder(pipeline, device), conditions, denoise)
 
 
 ADAPTERS = {  # pipeline class -> (the folder of its network, what the network is told, adapter)

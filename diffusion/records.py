@@ -95,9 +95,9 @@ def competitors(run: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(classes, return_inverse=True)
 
 
-def record_name(index: int, total: int) -> str:
+def record_path(folder: Path, total: int, index: int) -> Path:
     """The file of image `index` in a data set of `total`: zero-padded to the width of the last index."""
-    return f"{index:0{len(str(total - 1))}d}.pt"
+    return folder / f"{index:0{len(str(total - 1))}d}.pt"
 
 
 def finished(folder: Path) -> dict[int, Path]:

@@ -1,13 +1,15 @@
 """Who is measured next, and when to stop. Pure: numbers in, classes out; it knows no diffusion.
 
 A search is a generator: it yields `(classes, points)`, "measure these classes up to that many leading points", is sent
-the classes' errors at the new points, and returns the classes that are left.
+the classes' errors at the new points, and returns the classes that are left, the leader first; more than one where
+its budget ended before it came to a decision.
 """
 
 import itertools
 from collections.abc import Generator
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from diffusion import InputError
 
@@ -36,6 +38,16 @@ def level_sequence(n_samples: list[int], T: int) -> tuple[np.ndarray, np.ndarray
         taken.update(dict.fromkeys(grid[even(n, len(grid))].tolist()))
         ends.append(len(taken))
     return np.array(list(taken)), np.array(ends)
+
+
+def spread_sequence(n: int, T: int) -> np.ndarray:
+    """n levels spread evenly over range(T), in an order whose every prefix is spread over all of it. [n]
+
+    Van der Corput's: the k-th at the bits of k mirrored at the point: 1/2, 1/4, 3/4, 1/8, 5/8, ..., and at last 0.
+    """
+    bits = (n - 1).bit_length()
+    mirrored = [int(f"{k:0{bits}b}"[::-1], 2) for k in [*range(1, 2**bits), 0]]
+    return even(n, T)[[k for k in mirrored if k < n]]
 
 
 def every(interval: int, T: int) -> int:
@@ -90,3 +102,42 @@ def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:
         total[left] += errors.sum(1, dtype=np.float64)
         left = np.sort(left[np.argsort(total[left], kind="stable")[:keep]])
     return left
+
+
+PRIOR = 4  # degrees of freedom that the spread of all classes counts as, beside a class's own
+
+
+def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf) -> Search:
+    """Drop a class as soon as it is clearly worse than the leader; one point at a time, from the second on.
+
+    levels [P] of the points in the order of measurement, best spread_sequence's; arms [classes] is how many arms each
+    class has. A class goes when its mean difference to the leader, at the n points that both were measured on, is more
+    than t standard errors. Their square is s^2 / n (1 - n / P): the sample is part of a finite set, and when that is
+    used up the smaller mean wins, as in the full grid. s^2 comes from the successive differences in the order of
+    levels (von Neumann, 1941), which do not take a trend over levels for noise, and is drawn towards the mean of all
+    classes left by PRIOR degrees of freedom. t is Student's quantile with n - 1 + PRIOR, at the normal z.
+
+    What it promises: nothing at a single look beyond a test of that z; and it looks often. How many decisions of the
+    full grid it keeps is measured, not proved. `budget` ends it before the evaluation that would exceed it; always
+    measured is the first look, two points of every class.
+    """
+    left = np.arange(len(arms))
+    errors = np.empty((len(arms), 0))
+    spent = 0
+    for n in range(2, len(levels) + 1):
+        spent += arms[left].sum() * (n - errors.shape[1])
+        if spent > budget and n > 2:
+            return left[np.argsort(errors.mean(1), kind="stable")]
+        errors = np.concatenate([errors, (yield left, n)], 1, dtype=np.float64)
+        mean = errors.mean(1)
+        difference = errors - errors[mean.argmin()]
+        steps = np.diff(difference[:, np.argsort(levels[:n], kind="stable")])
+        own = (steps**2).mean(1) / 2
+        pooled = own.sum() / max(len(left) - 1, 1)  # the leader's is 0
+        variance = (PRIOR * pooled + (n - 1) * own) / (PRIOR + n - 1)
+        t = stdtrit(n - 1 + PRIOR, ndtr(z))
+        stays = ~(difference.mean(1) > t * np.sqrt(variance / n * (1 - n / len(levels))))  # nan stays
+        left, errors = left[stays], errors[stays]
+        if len(left) == 1 or not np.isfinite(errors).all():
+            break
+    return left[[errors.mean(1).argmin()]]
