@@ -159,12 +159,17 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{card.source}: cannot read its weights; a local folder will do as well: {why}") from error
     pipeline.to(device)
-    network = getattr(pipeline, part).eval()
-    if pipeline.device.type == "cuda":
+    prepare(getattr(pipeline, part), compiled)
+    return adapter(pipeline, dtype, torch.device(device))
+
+
+def prepare(network: torch.nn.Module, compiled: bool) -> None:
+    """Make a network that lies on its device fast there."""
+    network.eval()
+    if next(network.parameters()).device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # what its convolutions are fastest in
     if compiled:
         network.compile(mode="max-autotune", dynamic=False)
-    return adapter(pipeline, dtype, torch.device(device))
 
 
 def _encoder(pipeline, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,314 @@
+"""Measure what an evaluation costs beside the network, and what an image costs against the published way.
+
+    python scripts/benchmark.py                    # all parts, on the CPU in some 15 minutes; or name some
+    python scripts/benchmark.py network size --device cuda --dtype float16 --latent 64    # at 512 px, on a GPU
+
+Each part runs the two sides of a ratio in turns in one process and prints the median of the ratios. Parts:
+
+    network    per NFE, ours against the bare network at the same batch; how full the batches are
+    size       the same with a U-Net of Stable Diffusion 2's size and random weights; FLOP per NFE, share of the peak
+    published  per image, the published schedule in a plain loop (tests/published.py) against the race, embedded model
+    host       per image, all but the network, 1000 prompts by ImageNet's schedule and by the race
+    memory     peak with 1000 prompts and 16 images in flight, against one bare network call
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion import cli
+from diffusion.classify import Measured, classify
+from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
+from diffusion.errors import together
+from diffusion.models import Model, load_model, prepare, read_card
+from diffusion.process import Process
+from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
+
+ROOT = Path(__file__).parent.parent
+T = 1000
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"{', '.join(PARTS)}; default all")
+    p.add_argument("--repeats", type=int, default=5, help="ratios of which the median is printed")
+    p.add_argument("--images", type=int, default=16, help="embedded images in each")
+    p.add_argument("--latent", type=int, default=8, help="side of the latent of the part size; 64 is 512 px")
+    p.add_argument("--threads", type=int, help="of torch; default its own choice")
+    cli.add_model_options(p)
+    return p
+
+
+def seconds(work: Callable, device: torch.device) -> float:
+    """Wall-clock time of `work()`, the device's part included."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    started = now()
+    work()
+    return now() - started
+
+
+def counted(model: Model) -> tuple[Model, list[int]]:
+    """The model, and a list that grows by the rows of each of its calls."""
+    calls: list[int] = []
+
+    def denoise(z: Tensor, i: Tensor, conditions: Tensor) -> Tensor:
+        calls.append(len(z))
+        return model.denoise(z, i, conditions)
+
+    return replace(model, denoise=denoise), calls
+
+
+@torch.inference_mode()
+def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[int]) -> None:
+    """The network alone, on random input, in calls of so many rows."""
+    inputs = {n: torch.randn(n, *latent, device=model.device) for n in set(calls)}
+    for n in calls:
+        model.denoise(inputs[n], torch.full([n], T // 2), conditions[torch.arange(n) % len(conditions)])
+
+
+def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args) -> list[Measured]:
+    """A search, `start()`, on each of the encoded images [c, h, w]; each condition is a class. In the images' order."""
+    rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
+
+    def one_image(k: int, x: Tensor):
+        noise = cli.ImageNoise(0, k, tuple(x.shape))
+        measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss="l2")
+        return k, measured
+
+    tasks = (one_image(k, x) for k, x in enumerate(images))
+    done = dict(together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight))
+    return [done[k] for k in range(len(images))]
+
+
+def race_all(model: Model, images: list[Tensor], conditions: Tensor, args) -> list[Measured]:
+    levels = spread_sequence(500, T)
+    arms = np.ones(len(conditions), dtype=int)
+    return search_all(model, images, conditions, levels, lambda: race(levels, arms, 3.0), args)
+
+
+def embedded(device: torch.device):
+    """The embedded model, its ten prompts as conditions, the labels, and what opens an image."""
+    card, dataset = read_card("digits"), load_dataset("digits")
+    model = load_model(card, dtype=torch.float32, device=device)
+    conditions = model.conditions(read_prompts(ROOT / "prompts" / prompts_file("digits")).texts)
+    return model, conditions, dataset.labels, lambda k: centre_crop(dataset.open(k), card.image_size, "bicubic")
+
+
+def network(args, device: torch.device) -> None:
+    model, conditions, labels, open_image = embedded(device)
+    images = [model.encode(open_image(k)[None])[0] for k in range(0, len(labels), 8)]
+    bare(model, images[0].shape, conditions, [args.batch_size] * 3)  # warm
+    ratios, fills, speeds = [], [], []
+    for _ in tqdm(range(args.repeats), leave=False):
+        watched, calls = counted(model)
+        done: list[Measured] = []
+        ours = seconds(lambda m=watched, d=done: d.extend(race_all(m, images, conditions, args)), device)
+        alone = seconds(lambda c=calls: bare(model, images[0].shape, conditions, c), device)
+        nfe = sum(measured.nfe for measured in done)
+        ratios.append((ours / nfe) / (alone / sum(calls)))
+        fills.append(nfe / (args.batch_size * len(calls)))
+        speeds.append(nfe / ours)
+    ratio, fill, speed = (statistics.median(x) for x in (ratios, fills, speeds))
+    print(
+        f"network: race over {len(images)} embedded images, batch {args.batch_size}: {ratio:.3f} of the bare network's"
+        f" time per NFE, batches {fill:.1%} full, {speed:,.0f} NFE/s"
+    )
+
+
+def fake_model(denoise: Callable, device: torch.device) -> Model:
+    """Stable Diffusion's schedule around any network; nothing to encode."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2
+    abar = (1 - betas).cumprod(0)
+    process = Process(abar.sqrt(), (1 - abar).sqrt(), torch.arange(T), "epsilon")
+    return Model(process, device, lambda images: images, lambda prompts: prompts, denoise)
+
+
+def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
+    """A U-Net of Stable Diffusion 2's size, weights random."""
+    from diffusers import UNet2DConditionModel
+
+    dtype = cli.DTYPES[args.dtype]
+    with torch.device(device):
+        unet = UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True
+        )
+    prepare(unet.to(dtype), compiled=args.compile)
+
+    def denoise(z: Tensor, i: Tensor, text: Tensor) -> Tensor:
+        return unet(z.to(dtype), i.to(device), encoder_hidden_states=text).sample
+
+    return fake_model(denoise, device), unet
+
+
+def size(args, device: torch.device) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, unet = large_model(args, device)
+    dtype, latent = unet.dtype, (4, args.latent, args.latent)
+    conditions = torch.randn(10, 77, 1024, dtype=dtype, device=device)
+    with FlopCounterMode(display=False) as counter:
+        bare(model, latent, conditions, [1])
+    flop = counter.get_total_flops()
+    square = torch.randn(4096, 4096, dtype=dtype, device=device)
+    peak = 2 * 4096**3 / min(seconds(lambda: square @ square, device) for _ in range(3))
+    images = [torch.randn(latent, device=device) for _ in range(2)]
+    levels = spread_sequence(args.batch_size // 10 or 1, T)  # about two full calls
+    bare(model, latent, conditions, [args.batch_size] * 2)  # warm, and compiled
+    start = partial(halving, 10, [len(levels)], [1])
+    ratios, speeds = [], []
+    for _ in tqdm(range(args.repeats), leave=False):
+        watched, calls = counted(model)
+        ours = seconds(lambda m=watched: search_all(m, images, conditions, levels, start, args), device)
+        alone = seconds(lambda c=calls: bare(model, latent, conditions, c), device)
+        ratios.append(ours / alone)
+        speeds.append(sum(calls) / ours)
+    ratio, speed = statistics.median(ratios), statistics.median(speeds)
+    weights = sum(p.numel() for p in unet.parameters()) / 1e6
+    print(
+        f"size: {weights:,.0f} M parameters, {args.dtype}, latent {latent}, batch {args.batch_size}: {ratio:.3f} of"
+        f" the bare network's time, {speed:,.1f} NFE/s; {flop / 1e9:,.1f} GFLOP per NFE, {flop * speed / peak:.0%} of a"
+        f" matmul's {peak / 1e9:,.0f} GFLOP/s"
+    )
+
+
+def published(args, device: torch.device) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from published import classify as plain
+
+    model, conditions, labels, open_image = embedded(device)
+    pipe = StableDiffusionPipeline.from_pretrained(read_card("digits").source, dtype=torch.float32)
+    ratios, times, answers, nfe = [], [], [], []
+    for turn in tqdm(range(args.repeats), leave=False):
+        chosen = [(turn * args.images + k) * 7 % len(labels) for k in range(args.images)]
+        theirs: list[int] = []
+        ours: list[Measured] = []
+
+        def one_by_one(chosen=chosen, theirs=theirs):
+            for n, k in enumerate(chosen):
+                noise = cli.ImageNoise(0, n, (4, 8, 8))[range(500)]
+                theirs.append(plain(pipe, open_image(k), conditions, noise, [5, 1], [50, 500])[0])
+
+        def race_them(chosen=chosen, ours=ours):
+            images = [model.encode(open_image(k)[None])[0] for k in chosen]
+            ours += race_all(model, images, conditions, args)
+
+        slow, fast = seconds(one_by_one, device), seconds(race_them, device)
+        ratios.append(slow / fast)
+        times.append((slow / len(chosen), fast / len(chosen)))
+        answers += [(a, b.winner, labels[k]) for a, b, k in zip(theirs, ours, chosen, strict=True)]
+        nfe += [measured.nfe for measured in ours]
+    slow, fast = np.median(times, 0)
+    a, b, truth = np.array(answers).T
+    print(
+        f"published: {slow:.2f} s per image in the plain loop (2750 NFE), {fast:.3f} s by the race ({np.mean(nfe):,.0f}"
+        f" NFE): {statistics.median(ratios):.1f} times; {len(truth)} images, accuracy {np.mean(a == truth):.1%} and"
+        f" {np.mean(b == truth):.1%}, the same answer for {np.mean(a == b):.1%}"
+    )
+
+
+def host(args, device: torch.device) -> None:
+    """A network that answers at once; what it is told is the error of its answer."""
+    cpu = torch.device("cpu")
+    model = fake_model(lambda z, i, conditions: conditions[:, :, None, None].expand(z.shape), cpu)
+    conditions = torch.randn(1000, 4)
+    nested, ends = level_sequence([50, 100, 500, 1000], T)
+    spread = spread_sequence(500, T)
+    cases = {
+        "ImageNet's schedule": (nested, lambda: halving(1000, ends, [500, 50, 10, 1])),
+        "race": (spread, lambda: race(spread, np.ones(1000, dtype=int), 3.0)),
+    }
+    for side in (8, 64):
+        for name, (levels, start) in cases.items():
+            took, x = [], torch.zeros(4, side, side)
+            for _ in range(args.repeats):
+                done: list[Measured] = []
+                work = partial(search_all, model, [x], conditions, levels, start, args)
+                took.append(seconds(lambda w=work, d=done: d.extend(w()), cpu))
+            s, nfe = statistics.median(took), done[0].nfe
+            print(
+                f"host: 1000 prompts, latents 4x{side}x{side}, {name}: {s:.2f} s an image of {nfe:,} NFE,"
+                f" {1e6 * s / nfe:.0f} us each: {s / (nfe / 100):.2%} of the network's time at 100 NFE/s"
+            )
+
+
+def peak_memory(args, whole: bool, answer) -> None:
+    """Puts the peak in bytes, above what Python and the libraries take, into the queue `answer`."""
+    device, _ = cli.pick_device(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    def peak() -> int:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+    import diffusers.models.unets.unet_2d_condition  # noqa: F401  what it takes is no part of the peak
+
+    before = peak()
+    model, unet = large_model(args, device)
+    latent = (4, args.latent, args.latent)
+    conditions = torch.randn(1000 if whole else args.batch_size, 77, 1024, dtype=unet.dtype, device=device)
+    if whole:  # 16 images in flight: each wants two points of one class, so that a full call takes all of them
+
+        def start():
+            yield np.array([999]), 2
+            return np.array([999])
+
+        args.in_flight = 16
+        search_all(model, [torch.randn(latent, device=device) for _ in range(32)], conditions, [1, 500], start, args)
+    else:
+        bare(model, latent, conditions, [args.batch_size] * 2)
+    answer.put(peak() - before)
+
+
+def memory(args, device: torch.device) -> None:
+    peaks = []
+    spawn = multiprocessing.get_context("spawn")
+    for whole in (False, True):  # a process each, since a peak does not go down
+        answer = spawn.Queue()
+        child = spawn.Process(target=peak_memory, args=(args, whole, answer))
+        child.start()
+        peaks.append(answer.get())
+        child.join()
+    alone, ours = peaks
+    print(
+        f"memory: {ours / 1e9:.2f} GB with 1000 prompts and 16 images in flight, {alone / 1e9:.2f} GB for one call of"
+        f" the bare network ({args.dtype}, batch {args.batch_size}): {ours / alone:.2f} times"
+    )
+
+
+PARTS = {part.__name__: part for part in (network, size, published, host, memory)}
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    cli.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
+    device, args.dtype = cli.pick_device(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for name in args.parts or PARTS:
+        PARTS[name](args, device)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
