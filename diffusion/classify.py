@@ -59,7 +59,9 @@ def classify(
     try:
         classes, end = next(search)
         while True:
-            arms = np.flatnonzero(np.isin(arm_class, classes))
+            left = np.zeros(arm_class.max() + 1, dtype=bool)
+            left[classes] = True
+            arms = np.flatnonzero(left[arm_class])
             errors = yield Block(x, conditions, arms, levels[seen:end], rows[seen:end], noise)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
@@ -78,9 +80,9 @@ def classify(
 
 def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
     """Mean over the arms of each class, classes ascending: errors [arms, ...], arm_class [arms] -> [classes, ...]."""
-    _, row, size = np.unique(arm_class, return_inverse=True, return_counts=True)
-    if len(size) == len(arm_class):  # one arm a class: nothing to average, and no rounding
-        return errors[np.argsort(row)]
+    size = np.bincount(arm_class)
+    if size.max() == 1:  # nothing to average, and no rounding
+        return errors[np.argsort(arm_class)]
     total = np.zeros((len(size), *errors.shape[1:]))
-    np.add.at(total, row, errors)
-    return total / size.reshape(-1, *[1] * (errors.ndim - 1))
+    np.add.at(total, arm_class, errors)
+    return total[size > 0] / size[size > 0].reshape(-1, *[1] * (errors.ndim - 1))

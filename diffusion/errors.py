@@ -132,17 +132,16 @@ def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callabl
     columns = []
     for block, start, stop in parts:
         point, arm = np.divmod(np.arange(start, stop), len(block.arms))
-        seen = slice(point[0], point[-1] + 1)  # its points, each drawn and noised once
-        inside = torch.from_numpy(point - point[0])
-        x, i = block.x.float(), block.levels[seen]
-        eps = block.noise[block.rows[seen]].to(x.device, torch.float32)
-        z = model.process.noised(x, eps, i)
-        columns.append((x.expand_as(eps)[inside], eps[inside], i[inside], z[inside], block.conditions[block.arms[arm]]))
-    x, eps, i, z, conditions = (torch.cat(column) for column in zip(*columns, strict=True))
+        seen = slice(point[0], point[-1] + 1)  # its points: each is drawn once
+        eps = block.noise[block.rows[seen]].to(block.x.device, torch.float32)[point - point[0]]
+        x = block.x.float().expand_as(eps)
+        columns.append((x, eps, block.levels[point], block.conditions[block.arms[arm]]))
+    x, eps, i, conditions = (torch.cat(column) for column in zip(*columns, strict=True))
+    z = model.process.noised(x, eps, i)  # levels stay on the host, where the tables are
     n = len(i)
-    shown = torch.arange(max(n, size)).clamp(max=n - 1) if n < size else slice(None)
+    shown = torch.arange(size).clamp(max=n - 1) if n < size else slice(None)
     answer = model.denoise(z[shown], i[shown], conditions[shown])[:n]
-    return keep(model.process, x, eps, i, answer)  # levels stay on the host, where the tables are
+    return keep(model.process, x, eps, i, answer)
 
 
 @dataclass
