@@ -64,7 +64,7 @@ def by_diffusion(args, device, dtype: str, pairs):
     card = read_card(args.version, args.img_size)
     arm_class = np.arange(2 + args.normalize)
     if args.search == "race":
-        cli.refuse(args, parser(), ["t_interval", "normalize"], "is for --search grid, not for race")
+        cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         levels, start = cli.race_of(args, np.ones(2, dtype=int), card.levels)
     else:
         cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")

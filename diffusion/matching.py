@@ -42,16 +42,20 @@ def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[st
 
 
 def print_scores(folder: Path, loss: str) -> int:
-    """Print text, image and group scores, of all examples and by tag; where the empty caption was measured, also with
-    its error subtracted from its image's. The exit code.
+    """Print text, image and group scores (of a race, the text score), of all examples and by tag.
+
+    Where the empty caption was measured, also with its error subtracted from its image's. The exit code.
     """
     run = _read_run(folder)
     errors, examples, problems = read_errors(folder, loss)
     tags = np.array([run["examples"][str(e)]["tag"] for e in examples])
+    raced = run["options"].get("search") == "race"  # then two images may have been measured at different points
     print(f"{'examples':<16}{len(examples)} of {max(run['images'] // 2, len(examples))}")
     right = {"": metrics.winoground(-errors[:, :2])}
     if len(errors) and not np.isnan(errors).any():
         right[", normalized"] = metrics.winoground(errors[:, 2:] - errors[:, :2])
+    if raced:
+        right = {"": {"text": right[""]["text"]}}
     groups = {"all": np.full(len(examples), True)} | {tag: tags == tag for tag in dict.fromkeys(tags) if tag}
     for how, scores in right.items():
         print(f"\n{'score' + how:<20}{'n':>6}" + "".join(f"{name:>24}" for name in scores))
@@ -67,6 +71,8 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
     from matplotlib.figure import Figure
 
     run = _read_run(folder)
+    if run["options"].get("search") == "race":
+        raise InputError(f"--gallery: wanted a grid; {folder} is a race, its images were measured at different points")
     errors, examples, _ = read_errors(folder, loss)
     if not examples:
         raise InputError(f"{folder}: no example is done yet")
