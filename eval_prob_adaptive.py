@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, cli, records
 from diffusion.classify import classify
@@ -140,6 +141,7 @@ def main(argv: list[str]) -> int:
     def classify_all(images, dtype: str):
         model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
         conditions = model.conditions(prompts.texts)
+        tqdm.write(f"{len(conditions)} prompts, kept as {conditions.nbytes / 1e6:,.1f} MB of embeddings")
 
         def one_image(index: int, image: Tensor):
             x = model.encode(image[None])[0]  # [c, h, w]
