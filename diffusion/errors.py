@@ -155,6 +155,19 @@ class _Asked:
     answers: list[Tensor] = field(default_factory=list)
 
 
+def _take(asked: list[_Asked], room: int) -> list[tuple[_Asked, int, int]]:
+    """At most `room` rows of what is asked, from the first on: whose, and its rows [start, stop)."""
+    parts = []
+    while asked and room:
+        first = asked[0]
+        start, first.sent = first.sent, min(first.sent + room, len(first.block))
+        parts.append((first, start, first.sent))
+        room -= first.sent - start
+        if first.sent == len(first.block):
+            asked.pop(0)
+    return parts
+
+
 def together(
     model, tasks: Iterable[Task], *, batch_size: int, in_flight: int | None = None, keep: Callable = plain
 ) -> Iterator:
@@ -189,15 +202,7 @@ def together(
             running += 1
             yield from go_on(*new, None)
         if wanted >= batch_size or (asked and not unread):
-            parts, room = [], batch_size
-            while asked and room:
-                first = asked[0]
-                stop = min(first.sent + room, len(first.block))
-                parts.append((first, first.sent, stop))
-                room -= stop - first.sent
-                first.sent = stop
-                if stop == len(first.block):
-                    asked.pop(0)
+            parts = _take(asked, batch_size)
             unread.append((parts, measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)))
         if not unread:
             return
