@@ -104,7 +104,8 @@ def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:
     return left
 
 
-PRIOR = 8  # degrees of freedom that the spread of all classes counts as, beside a class's own
+PRIOR = 8  # degrees of freedom that the spread of the nearest classes counts as, beside a class's own
+NEAREST = 9  # these are so many, and at least a tenth of the classes left
 
 
 def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf) -> Search:
@@ -114,8 +115,9 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf)
     class has. A class goes when its mean difference to the leader, at the n points that both were measured on, is more
     than t standard errors. Their square is s^2 / n (1 - n / P): the sample is part of a finite set, and when that is
     used up the smaller mean wins, as in the full grid. s^2 comes from the successive differences in the order of
-    levels (von Neumann, 1941), which do not take a trend over levels for noise, and is drawn towards the mean of all
-    classes left by PRIOR degrees of freedom. t is Student's quantile with n - 1 + PRIOR, at the normal z.
+    levels (von Neumann, 1941), which do not take a trend over levels for noise, and is drawn towards the mean of the
+    NEAREST classes by PRIOR degrees of freedom; that of far classes is larger and says nothing about near ones. t is
+    Student's quantile with n - 1 + PRIOR degrees of freedom, at the normal z.
 
     What it promises: nothing at a single look beyond a test of that z; and it looks often. How many decisions of the
     full grid it keeps is measured, not proved. `budget` ends it before the evaluation that would exceed it; always
@@ -131,10 +133,10 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf)
             return left[np.argsort(errors.mean(1), kind="stable")]
         n += more
         errors = np.concatenate([errors, (yield left, n)], 1, dtype=np.float64)
-        mean = errors.mean(1)
-        difference = errors - errors[mean.argmin()]
+        leader, *others = np.argsort(errors.mean(1), kind="stable")
+        difference = errors - errors[leader]
         own = (np.diff(difference[:, np.argsort(levels[:n], kind="stable")]) ** 2).mean(1) / 2
-        pooled = own.sum() / max(len(left) - 1, 1)  # the leader's is 0
+        pooled = own[others[: max(NEAREST, len(others) // 10)]].mean() if others else 0.0
         variance = (PRIOR * pooled + (n - 1) * own) / (PRIOR + n - 1)
         t = stdtrit(n - 1 + PRIOR, ndtr(z))
         stays = ~(difference.mean(1) > t * np.sqrt(variance / n * (1 - n / P)))  # nan stays
