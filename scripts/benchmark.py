@@ -143,7 +143,9 @@ def fake_model(denoise: Callable, device: torch.device) -> Model:
 def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
     """A U-Net of Stable Diffusion 2's size, weights random."""
     from diffusers import UNet2DConditionModel
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # it advises another way to cast
     dtype = cli.DTYPES[args.dtype]
     with torch.device(device):
         unet = UNet2DConditionModel(
