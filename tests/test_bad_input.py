@@ -38,13 +38,19 @@ def refused(run_main, tmp_path, monkeypatch):
 
 
 def options(**change) -> list[str]:
-    """A command line that works, with flags changed; a list is given as several words."""
+    """A command line that works, with flags changed; a list is given as several words, None not at all."""
     given = {"dataset": "digits", "version": "digits", "device": "cpu", "to_keep": [3, 1], "n_samples": [4, 12]}
     words = []
     for flag, value in (given | change).items():
         values = value if isinstance(value, list) else [value]
+        if value is None or value is True:
+            words += [f"--{flag}"] if value else []
+            continue
         words += [f"--{flag}={values[0]}"] if len(values) == 1 else [f"--{flag}", *map(str, values)]
     return words
+
+
+RACE = {"search": "race", "to_keep": None, "n_samples": None}
 
 
 # ---- flags ----
@@ -62,9 +68,26 @@ def options(**change) -> list[str]:
         ({"to_keep": [3, 2]}, ["--to_keep 3 2", "must end in 1"]),
         ({"to_keep": [11, 1]}, ["--to_keep 11 1", "11 of 10 classes"]),
         ({"n_samples": [4, 1001]}, ["--n_samples 4 1001", "only 1000 noise levels"]),
+        ({"to_keep": None, "n_samples": None}, ["--to_keep and --n_samples", "--search race"]),
+        ({"to_keep": None}, ["--to_keep and --n_samples", "--search race"]),
+        ({"n_samples": None}, ["--to_keep and --n_samples", "--search race"]),
+        # the race
+        (RACE | {"z": 0}, ["--z 0", "greater than 0"]),
+        (RACE | {"z": -1}, ["--z -1", "greater than 0"]),
+        (RACE | {"z": "nan"}, ["--z nan", "greater than 0"]),
+        (RACE | {"max_samples": 1}, ["--max_samples 1", "2..1000"]),
+        (RACE | {"max_samples": 5000}, ["--max_samples 5000", "2..1000"]),
+        (RACE | {"budget": 19}, ["--budget 19", "20 NFE"]),
+        (RACE | {"budget": 0}, ["--budget 0", "20 NFE"]),
+        (RACE | {"to_keep": [3, 1]}, ["--to_keep", "not for race"]),
+        (RACE | {"n_samples": [4, 12]}, ["--n_samples", "not for race"]),
+        ({"budget": 1000}, ["--budget", "is for --search race"]),
+        ({"z": 2}, ["--z", "is for --search race"]),
+        ({"max_samples": 100}, ["--max_samples", "is for --search race"]),
         # numbers
         ({"batch_size": 0}, ["--batch_size 0", "at least 1"]),
         ({"batch_size": -3}, ["--batch_size -3", "at least 1"]),
+        ({"in_flight": 0}, ["--in_flight 0", "at least 1"]),
         ({"n_trials": 0}, ["--n_trials 0", "at least 1"]),
         ({"seed": -1}, ["--seed -1", "at least 0"]),
         ({"img_size": 33}, ["--img_size 33", "multiple of 4"]),
@@ -87,6 +110,7 @@ def options(**change) -> list[str]:
         ({"extra": ""}, ["--extra ''"]),
         # where it runs
         ({"dtype": "float16"}, ["--dtype float16"]),
+        ({"compile": True}, ["--compile", "CUDA", "cpu"]),
         ({"device": "nonsense"}, ["--device nonsense"]),
         ({"device": "meta"}, ["--device meta"]),
         ({"device": "cpu:x"}, ["--device cpu:x"]),
@@ -222,7 +246,9 @@ def test_noise_banks_that_cannot_be_read(refused, tmp_path, content):
 
 
 def test_a_bank_must_last_for_every_trial(refused, tmp_path):
+    """And to the end of a race, which may need it."""
     torch.save(torch.zeros(12, 4, 8, 8), tmp_path / "n.pt")
+    assert "holds 12 draws, the schedule needs 13" in refused(*options(noise_path="n.pt", max_samples=13, **RACE))
     assert "needs 24" in refused(*options(noise_path="n.pt", n_trials=2))
 
 

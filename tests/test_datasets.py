@@ -446,11 +446,13 @@ def test_hub_image_folder(hub, tmp_path):
 # ---- the embedded digits ----
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-colour", "digits-unseen"])
+@pytest.mark.parametrize(
+    "name, classes", [("digits", 10), ("digits-colour", 60), ("digits-unseen", 60), ("digits-two", 3600)]
+)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_digits(name, split):
+def test_digits(name, classes, split):
     data = load_dataset(name, split, "/nowhere")
-    assert len(data.classes) == (10 if name == "digits" else 60)
+    assert len(data.classes) == classes
     alone = load_dataset(name, split).open(7)  # without the six before it
     assert [data.open(k).size for k in range(8)] == [(32, 32)] * 8
     assert np.array_equal(data.open(7), alone) and np.array(alone).max() > 150
@@ -472,6 +474,33 @@ def test_digits_pairs():
             colour = np.array(list(digits.COLOURS.values())[data.labels[k] // 10], float)
             brightest = image[image.sum(1).argmax()]
             assert np.abs(brightest / brightest.max() - colour / colour.max()).max() < 0.02
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits_two(split):
+    """The label is what is to be seen: on the left the digit of that index, on the right another, in seen colours."""
+    data = load_dataset("digits-two", split)
+    ink, handwritten = digits.handwriting(split)
+    sides = np.array([(*divmod(label // 60, 10), *divmod(label % 60, 10)) for label in data.labels])  # c, d, c, d
+    assert sides[:, 1].tolist() == handwritten.tolist()
+    assert {(c, d) for c, d in sides[:, :2]} == set(digits.SEEN)
+    assert {(c, d) for c, d in sides[:, 2:]} <= set(digits.SEEN)
+    for label in (0, 61, 60 * 59 + 3):
+        left, right = (f"{digits.NAMES[k // 10]} {digits.WORDS[k % 10]}" for k in divmod(label, 60))
+        assert data.classes[label] == f"{left} to the left of a {right}"
+    means = np.stack([ink[handwritten == d].numpy().mean(0) for d in range(10)]).reshape(10, -1)
+    seen = []
+    for k in range(0, len(data), 7):
+        canvas = np.array(data.open(k), float)
+        for side, c in ((canvas[:, :13], sides[k, 0]), (canvas[:, 19:], sides[k, 2])):  # they may touch between
+            brightest = side.reshape(-1, 3)[side.sum(-1).argmax()]
+            colour = np.array(list(digits.COLOURS.values())[c], float)
+            assert np.abs(brightest / brightest.max() - colour / colour.max()).max() < 0.02
+        for side, d in ((canvas[8:24, :16], sides[k, 1]), (canvas[8:24, 16:], sides[k, 3])):
+            small = side.max(-1).reshape(8, 2, 8, 2).mean((1, 3)).ravel()  # 16 x 16 pixels to the ink's 8 x 8
+            cosine = means @ small / np.linalg.norm(means, axis=1)
+            seen.append(cosine.argmax() == d)
+    assert np.mean(seen) > 0.6  # by chance one in ten
 
 
 # ---- image modes ----

@@ -125,10 +125,14 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
     if csv.exists():  # ObjectNet's is written on the user's machine
         assert classes == len(set(read_prompts(csv).classes))
     mine = [c[1:] for c in DOCUMENTS["commands.md"] if c[1:2] == ["eval_prob_adaptive.py"] and named(c) == dataset]
-    assert mine
+    assert any("race" not in words for words in mine)
     for words in mine:
         with monkeypatch.context() as patch:
             args = parse(words, patch)
+        if args.search == "race":  # its cost depends on the image
+            assert args.to_keep is None and args.n_samples is None and args.max_samples <= 1000
+            assert args.budget is None or args.budget >= 2 * classes
+            continue
         check_schedule(classes, args.n_samples, args.to_keep, 1000)
         _, ends = level_sequence(args.n_samples, 1000)
         assert np.dot([classes, *args.to_keep[:-1]], np.diff(ends, prepend=0)) * args.n_trials == nfe

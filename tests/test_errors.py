@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusion.errors import LOSSES, losses, measure
+from diffusion.errors import LOSSES, Block, losses, measure, plain, together
 from diffusion.process import Process
 
 SHAPE = (2, 3, 4)  # c, h, w
@@ -21,26 +22,26 @@ def by_hand(d: float) -> list[float]:
 @pytest.mark.parametrize("d", [0.0, 0.25, -0.5, 1.0, -1.0, 1.5, -3.0])
 def test_losses_of_one_difference(d):
     assert LOSSES == ("l2", "l1", "huber")
-    out = losses(torch.full((1, 1, *SHAPE), 2 + d), torch.full((1, *SHAPE), 2.0))
-    assert out.shape == (1, 1, 3) and out.flatten().tolist() == by_hand(d)
+    out = losses(torch.full((1, *SHAPE), 2 + d), torch.full((1, *SHAPE), 2.0))
+    assert out.shape == (1, 3) and out.flatten().tolist() == by_hand(d)
 
 
 def test_losses_are_means_over_the_latent():
-    """Half the entries are off by 0.5 and half by -3; points and arms do not mix."""
-    prediction = torch.zeros(2, 3, *SHAPE)  # 2 points, 3 arms
-    prediction[1, 2, 0], prediction[1, 2, 1] = 0.5, -3
-    wanted = torch.zeros(2, 3, 3)
-    wanted[1, 2] = torch.tensor([(0.25 + 9) / 2, (0.5 + 3) / 2, (0.125 + 2.5) / 2])
-    assert torch.equal(losses(prediction, torch.zeros(2, *SHAPE)), wanted)
+    """Half the entries are off by 0.5 and half by -3; rows do not mix."""
+    prediction = torch.zeros(3, *SHAPE)
+    prediction[2, 0], prediction[2, 1] = 0.5, -3
+    wanted = torch.zeros(3, 3)
+    wanted[2] = torch.tensor([(0.25 + 9) / 2, (0.5 + 3) / 2, (0.125 + 2.5) / 2])
+    assert torch.equal(losses(prediction, torch.zeros(3, *SHAPE)), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_answers_are_reduced_in_float32(dtype):
     """300^2 overflows float16, and 2 + 1/4096 is not in either: the target keeps its own precision."""
-    prediction, target = torch.full((1, 1, *SHAPE), 300.0, dtype=dtype), torch.zeros(1, *SHAPE)
+    prediction, target = torch.full((1, *SHAPE), 300.0, dtype=dtype), torch.zeros(1, *SHAPE)
     out = losses(prediction, target)
     assert out.dtype == torch.float32 and out.flatten().tolist() == by_hand(float(prediction.flatten()[0]))
-    out = losses(torch.full((1, 1, *SHAPE), 2, dtype=dtype), torch.full((1, *SHAPE), 2 + 1 / 4096))
+    out = losses(torch.full((1, *SHAPE), 2, dtype=dtype), torch.full((1, *SHAPE), 2 + 1 / 4096))
     assert out.flatten().tolist() == by_hand(1 / 4096)
 
 
@@ -48,21 +49,36 @@ def test_half_precision_answers_are_reduced_in_float32(dtype):
 
 
 def fake(process=PROCESS):
-    """A network that says g z + c + i / 1000 for condition c (g = 1/4), and the rows (z, i, c) that it was asked."""
+    """A network that says z / 4 + c + i / 1000 for condition c, and the rows (z, i, c) of each of its calls."""
     asked = []
 
     def denoise(z, i, c):
-        assert z.shape[1:] == SHAPE and len(z) == len(i)
-        asked.append([(z[p], int(i[p]), float(c[a])) for p in range(len(z)) for a in range(len(c))])
-        return 0.25 * z[:, None] + c[None, :, None, None, None] + i[:, None, None, None, None] / 1000
+        assert z.shape[1:] == SHAPE and len(z) == len(i) == len(c)
+        asked.append(list(zip(z, i.tolist(), c.tolist(), strict=True)))
+        return 0.25 * z + (c + i / 1000)[:, None, None, None]
 
-    return SimpleNamespace(process=process, denoise=denoise), asked
+    return SimpleNamespace(process=process, device=torch.device("cpu"), denoise=denoise), asked
 
 
 def problem(arms, points):
     draw = torch.Generator().manual_seed(arms * 1000 + points)
     x, noise = torch.randn(SHAPE, generator=draw), torch.randn(points, *SHAPE, generator=draw)
     return x, torch.linspace(-2, 2, arms), torch.randint(1000, (points,), generator=draw), noise
+
+
+def block_of(x, c, levels, noise) -> Block:
+    """Every condition at every level, each with its own draw."""
+    return Block(x, c, np.arange(len(c)), levels, torch.arange(len(levels)), noise)
+
+
+def errors(model, *problem, **how):
+    """[arms, points, k]: what a task that asks for one block is sent."""
+
+    def task():
+        return (yield block_of(*problem))
+
+    (out,) = together(model, [task()], **how)
+    return out
 
 
 def expected(x, c, levels, noise, process=PROCESS):
@@ -83,7 +99,7 @@ def expected(x, c, levels, noise, process=PROCESS):
 def test_errors_of_a_known_network(predicts):
     process = Process(PROCESS.alpha, PROCESS.sigma, PROCESS.time, predicts)
     args = problem(3, 4)
-    out = measure(fake(process)[0], *args, batch_size=32)
+    out = errors(fake(process)[0], *args, batch_size=32)
     assert out.shape == (3, 4, 3) and out.dtype == torch.float32 and out.device.type == "cpu"
     torch.testing.assert_close(out.double(), expected(*args, process), rtol=1e-5, atol=1e-6)
 
@@ -92,10 +108,11 @@ def test_a_perfect_network_has_no_error():
     """x = 0: the network that divides z by sigma_i sees the noise itself."""
     model = SimpleNamespace(
         process=PROCESS,
-        denoise=lambda z, i, c: (z / PROCESS.sigma[i].float()[:, None, None, None])[:, None] + c.view(1, -1, 1, 1, 1),
+        device=torch.device("cpu"),
+        denoise=lambda z, i, c: z / PROCESS.sigma[i].float()[:, None, None, None] + c[:, None, None, None],
     )
     _, _, levels, noise = problem(2, 6)
-    out = measure(model, torch.zeros(SHAPE), torch.tensor([0.0, 2.0]), levels, noise, batch_size=4)
+    out = errors(model, torch.zeros(SHAPE), torch.tensor([0.0, 2.0]), levels, noise, batch_size=4)
     torch.testing.assert_close(out[0], torch.zeros(6, 3), rtol=0, atol=1e-6)
     torch.testing.assert_close(out[1], torch.tensor(by_hand(2.0)).expand(6, 3), rtol=1e-5, atol=0)
 
@@ -106,32 +123,50 @@ def test_any_batch_size_gives_the_same_rectangle(arms, points, batch_size):
     """Padding never leaks, arms beyond the batch are not lost, each (arm, point) is asked and no other."""
     x, c, levels, noise = problem(arms, points)
     model, asked = fake()
-    out = measure(model, x, c, levels, noise, batch_size=batch_size)
+    out = errors(model, x, c, levels, noise, batch_size=batch_size)
     torch.testing.assert_close(out.double(), expected(x, c, levels, noise), rtol=1e-5, atol=1e-6)
-    assert torch.equal(out, measure(fake()[0], x, c, levels, noise, batch_size=32))
+    assert torch.equal(out, errors(fake()[0], x, c, levels, noise, batch_size=32))
     distinct = {(tuple(z.flatten().tolist()), i, v) for call in asked for z, i, v in call}
     assert len(distinct) == arms * points
     z = PROCESS.noised(x, noise, levels)
     assert distinct == {(tuple(z[p].flatten().tolist()), int(levels[p]), float(v)) for p in range(points) for v in c}
-    assert all(16 <= len(call) < max(batch_size, 16) + 16 for call in asked)
+    assert all(16 <= len(call) <= max(batch_size, 16) for call in asked)
+    assert sum(map(len, asked)) - arms * points < 16  # only a last call that is too short is filled up
 
 
 def test_no_padding_where_the_batch_is_full():
     model, asked = fake()
-    measure(model, *problem(10, 32), batch_size=40)
+    errors(model, *problem(10, 32), batch_size=40)
     assert [len(call) for call in asked] == [40] * 8
 
 
-def test_noise_of_the_wrong_shape_is_refused():
-    x, c, levels, noise = problem(2, 3)
-    with pytest.raises(AssertionError, match="noise"):
-        measure(fake()[0], x, c, levels, noise[:2], batch_size=4)
+def test_a_call_of_parts_of_several_blocks():
+    """Rows are point by point, arm by arm; arms, levels and draws are those of their own block."""
+    (x, c, levels, noise), (y, d, others, draws) = problem(3, 4), problem(5, 6)
+    first = Block(x, c, np.array([0, 2]), levels, torch.tensor([3, 0, 1, 3]), noise)
+    second = Block(y, d, np.array([4, 1, 3]), others, torch.tensor([5, 5, 0, 2, 1, 4]), draws)
+    model, asked = fake()
+    out = measure(model, [(first, 3, 8), (second, 0, 18), (first, 0, 1)], 16, plain)
+    assert [len(call) for call in asked] == [24]
+    whole = expected(x, c[[0, 2]], levels, noise[[3, 0, 1, 3]]).transpose(0, 1).flatten(0, 1)
+    other = expected(y, d[[4, 1, 3]], others, draws[[5, 5, 0, 2, 1, 4]]).transpose(0, 1).flatten(0, 1)
+    wanted = torch.cat([whole[3:8], other, whole[:1]])
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 5, 11])
+def test_a_short_call_is_filled_up_with_its_last_row(n):
+    model, asked = fake()
+    out = measure(model, [(block_of(*problem(3, 4)), 0, n)], 12, plain)
+    assert out.shape == (n, 3) and [len(call) for call in asked] == [12]
+    z, i, c = asked[0][n - 1]
+    assert all(torch.equal(row[0], z) and row[1:] == (i, c) for row in asked[0][n:])
 
 
 def test_half_precision_noise_is_taken_in_float32():
     x, c, levels, noise = problem(2, 3)
     noise = noise.half()
     assert torch.equal(
-        measure(fake()[0], x.double(), c, levels, noise, batch_size=4),
-        measure(fake()[0], x, c, levels, noise.float(), batch_size=4),
+        errors(fake()[0], x.double(), c, levels, noise, batch_size=4),
+        errors(fake()[0], x, c, levels, noise.float(), batch_size=4),
     )

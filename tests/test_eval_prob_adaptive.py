@@ -11,18 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import oracle
+import published
 import pytest
 import torch
 from conftest import ROOT, import_script
+from diffusers import StableDiffusionPipeline
 from PIL import Image
+from test_search import play
 
 from diffusion import cli
 from diffusion.datasets import centre_crop, load_dataset
 from diffusion.errors import LOSSES
 from diffusion.records import load_record, read_run
+from diffusion.search import race, spread_sequence
 
 SCRIPT = "eval_prob_adaptive.py"
 LATENT = (4, 8, 8)
+PLAIN = {  # what a record holds beside tensors
+    "index": int, "label": int, "pred": int, "nfe": int, "decided": bool, "margin": float, "losses": list,
+}  # fmt: skip
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
@@ -40,6 +47,11 @@ def folder_of(result) -> Path:
     """Where a run said that its results go."""
     assert result.code in (0, 1), result.err
     return Path(re.search(r"-> (.*)", result.out)[1])
+
+
+def table_of(result) -> list[str]:
+    """The lines at the end."""
+    return result.out[result.out.index("\nimages ") :].splitlines()[1:]
 
 
 def records_of(result) -> dict[int, dict]:
@@ -70,9 +82,9 @@ def csv_of(path: Path, *rows: str) -> Path:
 
 
 def assert_agrees(record, version, prompts, noise, image) -> None:
-    """Every stored error of a record, to 1e-5 relative."""
+    """Every stored error of a record, to 1e-5 relative; a level's noise is that of its place in the grid."""
     levels = record["levels"].tolist()
-    wanted = oracle.errors(version, image, prompts, levels, noise)
+    wanted = oracle.errors(version, image, prompts, levels, noise[[sorted(levels).index(level) for level in levels]])
     for arm, block in enumerate(blocks(record)):
         np.testing.assert_allclose(block, wanted[arm, : len(block)], rtol=1e-5)
 
@@ -86,8 +98,21 @@ def test_errors_agree_with_the_oracle(run_main, tmp_path, model, request):
     records = records_of(result)
     assert list(records) == [0, 301]
     for index, record in records.items():
-        noise = cli.noise_of_image(0, index, 5, LATENT)
+        noise = cli.ImageNoise(0, index, LATENT)[range(5)]
         assert_agrees(record, version, prompts, noise, centre_crop(digits.open(index), 32))
+
+
+def test_the_published_way_decides_the_same(run_main, tmp_path, model_folder):
+    """In a plain loop over prompts and batches of levels, for the same NFE."""
+    result = run_main(SCRIPT, *options(model_folder, to_keep="3 1", n_samples="4 20"), *subset(tmp_path, 0, 1, 301))
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    text, _ = pipe.encode_prompt([f"a photo of the number {word}." for word in WORDS], "cpu", 1, False)
+    for index, record in records_of(result).items():
+        noise = cli.ImageNoise(0, index, LATENT)[range(20)]
+        pixels = centre_crop(load_dataset("digits").open(index), 32)
+        wanted = published.classify(pipe, pixels, text, noise, [3, 1], [4, 20], batch_size=8)
+        assert (record["pred"], record["nfe"]) == wanted
 
 
 def test_a_record_holds_what_it_says(run_main, tmp_path, model_folder):
@@ -98,19 +123,22 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, model_folder):
     # the grid of 12 in 1000 that reaches the noisy end, four of it first, each level twice
     grid = [1000 * (2 * k + 1) // 24 for k in range(12)]
     first = [grid[k] for k in (1, 4, 7, 10)]
-    assert record["levels"].tolist() == [t for t in first + [t for t in grid if t not in first] for _ in range(2)]
-    assert record["noise"].tolist() == list(range(24))
+    order = first + [t for t in grid if t not in first]
+    assert record["levels"].tolist() == [t for t in order for _ in range(2)]
+    assert record["noise"].tolist() == [2 * grid.index(t) + k for t in order for k in range(2)]
     # ten classes on 8 points, three on 24
     counts, stage = record["counts"].numpy(), np.array([b[:8, 1].mean(dtype=np.float64) for b in blocks(record)])
     assert sorted(counts) == [8] * 7 + [24] * 3 and set(np.flatnonzero(counts == 24)) == set(np.argsort(stage)[:3])
-    assert record["nfe"] == counts.sum() == 7 * 8 + 3 * 24
+    assert record["nfe"] == counts.sum() == 7 * 8 + 3 * 24 and record["decided"]
     assert record["errors"].shape == (record["nfe"], 3) and record["errors"].dtype == torch.float32
     last = [b[:, 1].mean(dtype=np.float64) if len(b) == 24 else np.inf for b in blocks(record)]
     assert record["pred"] == np.argmin(last)
+    best, second, *_ = sorted(last)
+    assert record["margin"] == pytest.approx(second / best - 1, rel=1e-9)
 
 
-def test_the_noise_bank_gives_row_k_to_point_k(run_main, tmp_path, model_folder):
-    """For every image, and rows beyond the schedule are not used."""
+def test_the_noise_bank_gives_row_k_to_level_k(run_main, tmp_path, model_folder):
+    """Of the grid, for every image; rows beyond the schedule are not used."""
     bank = torch.randn(20, *LATENT, generator=torch.Generator().manual_seed(3))
     torch.save(bank, tmp_path / "bank.pt")
     few = options(model_folder, to_keep="1", n_samples="5")
@@ -136,8 +164,9 @@ def test_batch_size_and_workers_change_no_bit(run_main, tmp_path, model_folder):
     args = [*options(model_folder), *subset(tmp_path, 0, 3, 10, 496)]
     reference = records_of(run_main(SCRIPT, *args, log="reference"))
     assert list(reference) == [0, 3, 10, 496]
-    for batch_size in (1, 7):
-        assert_same(records_of(run_main(SCRIPT, *args, "-b", batch_size, log=f"b{batch_size}")), reference)
+    for batch_size, in_flight in ((1, 4), (23, 1)):
+        result = run_main(SCRIPT, *args, "-b", batch_size, "--in_flight", in_flight, log=f"b{batch_size}")
+        assert_same(records_of(result), reference)
     for worker in (2, 0, 1):
         result = run_main(SCRIPT, *args, "--n_workers", 3, "--worker_idx", worker, log="workers")
         assert result.code == 0
@@ -195,7 +224,7 @@ def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypat
     monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = run_main(module, *args, "--load_stats")
     assert again.code == 0 and "2 images, 2 done before" in again.out
-    assert again.out.splitlines()[1:] == first.out.splitlines()[1:]
+    assert table_of(again) == table_of(first)
 
 
 def test_load_stats_counts_what_was_done_before(run_main, tmp_path, model_folder):
@@ -210,6 +239,184 @@ def test_load_stats_counts_what_was_done_before(run_main, tmp_path, model_folder
         right = [load_record(path.parent / name)[key] for name in ("000.pt", "003.pt") for key in ("pred", "label")]
         share = ((right[0] == right[1]) + (right[2] == right[3])) / 2
         assert f"accuracy {share:.1%}" in result.err and "20 NFE/image" in result.err
+
+
+def test_a_stage_without_a_new_level(run_main, tmp_path, model_folder):
+    """1 and 2 of 3 levels are all three: the last stage finds them measured, and decides."""
+    result = run_main(SCRIPT, *options(model_folder, to_keep="3 2 1", n_samples="1 2 3"), *subset(tmp_path, 0))
+    assert result.code == 0, result.err
+    assert records_of(result)[0]["nfe"] == 10 + 3 * 2
+
+
+# ---- the race ----
+
+
+def race_options(version, *more) -> list:
+    return ["--dataset", "digits", "--version", version, "--device", "cpu", "--search", "race", *more]
+
+
+def replayed(record: dict, levels: np.ndarray, column: int, arm_class: np.ndarray, **how):
+    """What a race does on the errors of a record of the full grid: (left, counts [arms], points)."""
+    at = {level: k for k, level in enumerate(zip(record["levels"].tolist(), record["noise"].tolist(), strict=True))}
+    order = [at[point] for point in zip(*points_of(levels), strict=True)]
+    arms = np.stack(blocks(record))[:, order, column].astype(np.float64)
+    errors = np.stack([arms[arm_class == k].mean(0) for k in range(arm_class.max() + 1)])
+    size = np.bincount(arm_class)
+    left, asked, nfe = play(race(levels, size, **how), errors, size)
+    counts = [max(end for classes, end in asked if k in classes) for k in arm_class]
+    return left, counts, nfe
+
+
+def points_of(levels: np.ndarray) -> tuple[list[int], list[int]]:
+    """Levels, and the place of each in the ascending grid; the second of two trials comes after the first."""
+    order = np.argsort(levels, kind="stable")
+    return levels.tolist(), np.argsort(order, kind="stable").tolist()
+
+
+@pytest.mark.parametrize("loss, trials, bank", [("l2", 1, True), ("l1", 2, False)])
+def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, loss, trials, bank):
+    """The same bits at the same points, the same answer, for less; and who runs how far is what race() says of them."""
+    torch.save(torch.randn(60, *LATENT, generator=torch.Generator().manual_seed(3)), tmp_path / "bank.pt")
+    more = ["--loss", loss, "--n_trials", trials, *subset(tmp_path, 0, 1, 10, 301)]
+    more += ["--noise_path", tmp_path / "bank.pt"] * bank
+    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="30"), *more))
+    raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 30), *more))
+    assert raced.keys() == grid.keys()
+    levels = np.repeat(spread_sequence(30, 1000), trials)
+    column = LOSSES.index(loss)
+    for index, record in raced.items():
+        whole, seen = grid[index], len(record["levels"])
+        assert record["levels"].tolist() == levels[:seen].tolist()
+        assert record["noise"].tolist() == points_of(levels)[1][:seen]
+        at = whole["noise"].tolist()
+        for block, full in zip(blocks(record), blocks(whole), strict=True):
+            assert np.array_equal(block, full[[at.index(row) for row in record["noise"].tolist()[: len(block)]]])
+        left, counts, nfe = replayed(whole, levels, column, np.arange(10), z=3.0)
+        assert record["counts"].tolist() == counts and record["nfe"] == nfe and record["decided"]
+        assert [record["pred"]] == left == [whole["pred"]]
+        means = [b[:, column].mean(dtype=np.float64) for b in blocks(record) if len(b) == seen]
+        margin = np.divide(*sorted(means)[1::-1]) - 1 if len(means) > 1 else np.inf
+        assert record["margin"] == pytest.approx(margin, rel=1e-9)
+    assert sum(record["nfe"] for record in raced.values()) < 0.7 * sum(record["nfe"] for record in grid.values())
+
+
+def test_a_race_depends_on_its_options_alone(run_main, tmp_path, model_folder):
+    """Not on the batch, on who is in flight, on workers; resumed after half, it ends as if nothing had happened."""
+    args = [*race_options(model_folder, "--max_samples", 20), *subset(tmp_path, 0, 1, 2, 3, 301, 496)]
+    reference = records_of(run_main(SCRIPT, *args, log="reference"))
+    assert len({record["nfe"] for record in reference.values()}) > 1
+    for batch_size, in_flight in ((1, 1), (64, 3)):
+        result = run_main(SCRIPT, *args, "-b", batch_size, "--in_flight", in_flight, log=f"b{batch_size}")
+        assert_same(records_of(result), reference)
+    for worker in (1, 0):
+        result = run_main(SCRIPT, *args, "--n_workers", 2, "--worker_idx", worker)
+    assert_same(records_of(result), reference)
+    folder = folder_of(result)
+    for index in (0, 3, 496):
+        (folder / f"{index:03d}.pt").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+    resumed = run_main(SCRIPT, *args)
+    assert resumed.code == 0 and "6 images, 3 done before" in resumed.out
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert_same(records_of(resumed), reference)
+
+
+def test_a_budget_ends_a_race(run_main, tmp_path, model_folder):
+    """Before it is exceeded; what was not decided says so, and the leader is taken."""
+    args = [*race_options(model_folder, "--max_samples", 30), *subset(tmp_path, 0, 1, 2, 3, 301)]
+    free = records_of(run_main(SCRIPT, *args))
+    limit = sorted(record["nfe"] for record in free.values())[2] - 1  # some need less, some more
+    result = run_main(SCRIPT, *args, "--budget", limit)
+    assert folder_of(result).name == f"v{model_folder.name}_1trials_race_3z_30samples_{limit}NFE"
+    for index, record in records_of(result).items():
+        assert record["nfe"] <= limit and record["decided"] == (free[index]["nfe"] <= limit)
+        if record["decided"]:
+            assert_same({index: record}, {index: free[index]})
+            continue
+        for block, whole in zip(blocks(record), blocks(free[index]), strict=True):
+            assert np.array_equal(block, whole[: len(block)])
+        last = len(record["levels"])
+        means = [b[:, 0].mean(dtype=np.float64) if len(b) == last else np.inf for b in blocks(record)]
+        assert record["pred"] == np.argmin(means)
+    assert {record["decided"] for record in records_of(result).values()} == {True, False}
+
+
+def test_a_race_of_classes_with_several_prompts(run_main, tmp_path, model_folder):
+    """Class 0 has three: its error is their mean, and each counts in NFE and budget."""
+    words = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(WORDS)]
+    more = ["a photo of a red zero.,zero,0", "a photo of a blue zero.,zero,0"]
+    prompts = csv_of(tmp_path / "p.csv", *words[:5], more[0], *words[5:], more[1])
+    args = [*subset(tmp_path, 0, 1, 301), "--prompt_path", prompts]
+    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="20"), *args))
+    arm_class = np.array([0, 1, 2, 3, 4, 0, 5, 6, 7, 8, 9, 0])
+    for budget in (None, 40):
+        given = ["--budget", budget] if budget else []
+        raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 20), *given, *args))
+        for index, record in raced.items():
+            how = {"z": 3.0} | ({"budget": budget} if budget else {})
+            left, counts, nfe = replayed(grid[index], spread_sequence(20, 1000), 0, arm_class, **how)
+            assert record["counts"].tolist() == counts and record["pred"] == left[0]
+            assert record["nfe"] == sum(counts) == nfe <= (budget or np.inf)
+            assert record["decided"] == (len(left) == 1)
+
+
+def test_what_a_race_leaves(run_main, tmp_path, model_folder):
+    """Its options in run.json, and what the other scripts make of it."""
+    args = [*race_options(model_folder, "--max_samples", 20, "--z", 2.5), *subset(tmp_path, *range(6))]
+    result = run_main(SCRIPT, *args)
+    folder = folder_of(result)
+    assert folder == tmp_path / f"data/digits/v{model_folder.name}_1trials_race_2.5z_20samples"
+    told = read_run(folder)["options"]
+    assert (told["search"], told["z"], told["max_samples"], told["budget"]) == ("race", 2.5, 20, None)
+    assert not {"to_keep", "n_samples"} & told.keys()
+    records = records_of(result)
+    right = sum(record["pred"] == record["label"] for record in records.values())
+    printed = run_main(PRINT, folder)
+    assert printed.code == 0 and printed.out.splitlines() == table_of(result)
+    assert "6 of 6" in printed.out and f"top-1 accuracy  {100 * right / 6:.2f}%" in printed.out
+    assert f"(in all {sum(record['nfe'] for record in records.values()):,})" in printed.out
+    right = 0
+    for record in records.values():
+        means = [b[:, 1].mean() if len(b) == len(record["levels"]) else np.inf for b in blocks(record)]
+        right += np.argmin(means) == record["label"]
+    other = run_main(PRINT, folder, "--loss", "l1", "--confusion", tmp_path / "c.png")
+    assert other.code == 0 and f"top-1 accuracy  {100 * right / 6:.2f}%" in other.out
+    drawn = run_main("scripts/plot_errors.py", folder, tmp_path / "errors.png")
+    assert drawn.code == 0, drawn.err
+    assert Image.open(tmp_path / "errors.png").format == Image.open(tmp_path / "c.png").format == "PNG"
+    halved = folder_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="1"), *subset(tmp_path, 0)))
+    told = read_run(halved)["options"]
+    assert told["search"] == "halving" and not {"z", "max_samples", "budget"} & told.keys()
+
+
+def test_a_race_and_its_seed_are_one_run(run_main, tmp_path, model_folder):
+    args = [*race_options(model_folder, "--max_samples", 2), *subset(tmp_path, 0)]
+    assert run_main(SCRIPT, *args).code == 0
+    other = run_main(SCRIPT, *args, "--seed", 1)
+    assert other.code == 2 and "seed was 0, now 1" in other.err
+
+
+# ---- what a reduced dtype cannot tell apart ----
+
+
+def test_near_ties_in_bfloat16_are_measured_again_in_float32(run_main, tmp_path, model_folder):
+    """Classes 0 and 1 have the same prompt: images of a zero are ties. Their records are float32's, and cost both."""
+    rows = [f"a photo of the number {WORDS[max(k, 1) - 1]}.,{k},{k}" for k in range(10)]
+    labels = load_dataset("digits").labels
+    zeros = [k for k, label in enumerate(labels) if label == 0][:2]
+    clear = [k for k, label in enumerate(labels) if label == 6][:2]
+    args = [*options(model_folder, to_keep="1", n_samples="10"), *subset(tmp_path, *zeros, *clear)]
+    args += ["--prompt_path", csv_of(tmp_path / "p.csv", *rows)]
+    exact, coarse = (run_main(SCRIPT, *args, "--dtype", d, log=d) for d in ("float32", "bfloat16"))
+    assert exact.code == coarse.code == 0, coarse.err
+    exact, coarse = records_of(exact), records_of(coarse)
+    assert coarse.keys() == exact.keys() and all(record["nfe"] == 100 for record in exact.values())
+    for index in zeros:
+        assert exact[index]["margin"] == 0 and coarse[index]["nfe"] == 200
+        assert_same({0: coarse[index] | {"nfe": 100}}, {0: exact[index]})
+    for index in clear:
+        assert coarse[index]["margin"] > cli.CLOSE["bfloat16"], "this test shows nothing: find clearer images"
+        assert coarse[index]["nfe"] == 100 and not torch.equal(coarse[index]["errors"], exact[index]["errors"])
 
 
 # ---- prompts ----
@@ -293,6 +500,15 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
         ({"dataset": "/data/my pets.csv"}, "my_pets/v2-0_1trials_5_1keep_50_500samples_l1"),
         ({"dataset": "hf:me/pets"}, "pets/v2-0_1trials_5_1keep_50_500samples_l1"),
         ({"dataset": "../.."}, "data/v2-0_1trials_5_1keep_50_500samples_l1"),
+        ({"search": "race"}, "cifar10/v2-0_1trials_race_3z_500samples_l1"),
+        (
+            {"search": "race", "z": 2.5, "budget": 2000, "n_trials": 2},
+            "cifar10/v2-0_2trials_race_2.5z_500samples_2000NFE_l1",
+        ),
+        (
+            {"search": "race", "max_samples": 64, "interpolation": "lanczos", "img_size": 256},
+            "cifar10/v2-0_1trials_race_3z_64samples_lanczos_l1_256",
+        ),
     ],
 )
 def test_run_folder(change, name, monkeypatch):
@@ -301,6 +517,7 @@ def test_run_folder(change, name, monkeypatch):
         "extra": None,
         "version": "2-0",
         "n_trials": 1,
+        "search": "halving",
         "to_keep": [5, 1],
         "n_samples": [50, 500],
         "interpolation": "bicubic",
@@ -308,6 +525,8 @@ def test_run_folder(change, name, monkeypatch):
         "img_size": None,
     }
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
+    if "search" in change:
+        change = {"to_keep": None, "n_samples": None, "z": 3.0, "max_samples": 500, "budget": None} | change
     folder = import_script(SCRIPT).run_folder(Namespace(**published | change))
     assert str(folder) == f"data/{name}"
 
@@ -322,8 +541,9 @@ def test_from_the_shell(run_script, tmp_path):
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
     assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"]
-    head, *table = result.out.splitlines()
+    head, embeddings, *table = result.out.splitlines()
     assert head == f"digits, test split: 2 images, 0 done before -> {folder}"
+    assert embeddings == "10 prompts, kept as 0.1 MB of embeddings"  # 24 tokens of 128 float32 numbers each
     assert [line.split()[0] for line in table] == ["images", "top-1", "mean", "NFE"]
     assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each
     assert "NFE/image" in result.err and "NFE/s" in result.err
@@ -454,4 +674,4 @@ def test_records_need_no_trust_to_open(a_run):
     for path in a_run.glob("*.pt"):
         record = torch.load(path, weights_only=True)
         plain = {key: type(value) for key, value in record.items() if not isinstance(value, torch.Tensor)}
-        assert plain == {"index": int, "label": int, "pred": int, "nfe": int, "losses": list}
+        assert plain == PLAIN

@@ -16,7 +16,7 @@ from conftest import ROOT, import_script
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file
-from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, subset
+from test_eval_prob_adaptive import PLAIN, assert_same, blocks, folder_of, records_of, subset
 from test_records import Malicious
 
 from diffusion import cli
@@ -25,6 +25,7 @@ from diffusion.errors import LOSSES, variational_bound
 from diffusion.models import Card, read_card
 from diffusion.process import Process
 from diffusion.records import load_record, read_run
+from diffusion.search import spread_sequence
 
 SCRIPT = "eval_prob_dit.py"
 LATENT = (4, 8, 8)
@@ -81,7 +82,7 @@ def test_errors_agree_with_the_oracle(run_main, tmp_path, dit_folder, bank, with
     for index, record in records.items():
         assert record["levels"].tolist() == levels and record["noise"].tolist() == rows
         assert record["losses"] == [*LOSSES, "vb"] and record["counts"].tolist() == [4 * trials] * 10
-        draws = torch.load(bank) if with_bank else cli.noise_of_image(0, index, 8, LATENT)
+        draws = torch.load(bank) if with_bank else cli.ImageNoise(0, index, LATENT)[range(8)]
         wanted = oracle.class_errors(dit_folder, image_of(index), [0, 3, 9], levels, draws[rows])
         np.testing.assert_allclose(np.array(blocks(record))[[0, 3, 9]], wanted, rtol=1e-5)
 
@@ -92,7 +93,7 @@ def test_every_level_with_cls(run_main, tmp_path, dit_folder):
     (record,) = records_of(run_main(SCRIPT, *args)).values()
     assert record["levels"].tolist() == list(range(1000)) and record["nfe"] == 1000
     at = [0, 1, 2, 10, 500, 998, 999]
-    noise = cli.noise_of_image(0, 7, 1000, LATENT)
+    noise = cli.ImageNoise(0, 7, LATENT)[range(1000)]
     wanted = oracle.class_errors(dit_folder, image_of(7), [3], at, noise[at])
     np.testing.assert_allclose(record["errors"][at], wanted[0], rtol=1e-5)
 
@@ -173,6 +174,91 @@ def test_imgs_to_eval_takes_the_first(run_main, tmp_path, dit_folder):
     assert list(records_of(run_main(SCRIPT, *args, *subset(tmp_path, 9, 4, 300), log="subset"))) == [4, 9]
 
 
+# ---- the race ----
+
+
+@pytest.fixture(scope="module")
+def raced(bank, dit_folder) -> list:
+    return options(dit_folder, "--noise_path", bank, "--randomize_noise", "--search", "race", "--max_samples", 20)
+
+
+@pytest.mark.parametrize("flag", ["--save_vb", "--save_eps"])
+def test_a_race_sees_what_the_full_grid_sees(run_once, run_main, grid, raced, three, flag):
+    """Of the grid's levels, which are its own, the same bits; the same answer, for less. What is kept beside, too."""
+    grid = [*[word for word in grid if word != "--save_vb"], flag]
+    whole, records = (records_of(run_main(SCRIPT, *args, *three)) for args in (grid, [*raced, flag]))
+    for index, record in records.items():
+        seen = len(record["levels"])
+        assert record["levels"].tolist() == spread_sequence(20, 1000)[:seen].tolist()
+        assert record["noise"].tolist() == [GRID.index(level) for level in record["levels"].tolist()]
+        place = [arm * 20 + row for arm, n in enumerate(record["counts"]) for row in record["noise"].tolist()[:n]]
+        for key in ("errors", "eps") if flag == "--save_eps" else ("errors",):
+            assert torch.equal(record[key], whole[index][key][place])
+        assert record["nfe"] == int(record["counts"].sum()) == len(record["errors"])
+        assert record["decided"] and record["pred"] == whole[index]["pred"]
+    assert sum(record["nfe"] for record in records.values()) < 0.5 * 3 * 200
+
+
+def test_a_race_depends_on_its_options_alone(run_once, run_main, raced, three):
+    whole = run_once(SCRIPT, *raced, *three)
+    told = read_run(folder_of(whole))["options"]
+    assert (told["search"], told["z"], told["max_samples"], told["budget"]) == ("race", 3.0, 20, None)
+    assert "3 images, at most 200 NFE and" in whole.out
+    for batch_size, in_flight in ((1, 2), (64, 1)):
+        result = run_main(SCRIPT, *raced, *three, "-b", batch_size, "--in_flight", in_flight, log=f"b{batch_size}")
+        assert_same(records_of(result), records_of(whole))
+    for worker in (1, 0):
+        result = run_main(SCRIPT, *raced, *three, "--n_workers", 2, "--worker_idx", worker)
+    assert_same(records_of(result), records_of(whole))
+    (folder_of(result) / "003.pt").unlink()
+    resumed = run_main(SCRIPT, *raced, *three)
+    assert "2 done before" in resumed.out
+    assert_same(records_of(resumed), records_of(whole))
+
+
+def test_a_budget_ends_a_race(run_once, run_main, raced, three):
+    free = records_of(run_once(SCRIPT, *raced, *three))
+    result = run_main(SCRIPT, *raced, *three, "--budget", 20)
+    assert folder_of(result).parent.name == "DiT32x32-dit_1trials_race_3z_20samples_20NFE_randnoise"
+    assert "3 images, at most 20 NFE and" in result.out
+    for index, record in records_of(result).items():
+        assert record["nfe"] == 20 and record["counts"].tolist() == [2] * 10
+        assert record["decided"] == (free[index]["nfe"] == 20)
+        assert record["pred"] == np.argmin([block[:, 0].mean(dtype=np.float64) for block in blocks(record)])
+    assert not all(record["decided"] for record in records_of(result).values())
+
+
+def test_the_other_scripts_read_a_race(run_once, run_main, tmp_path, raced, three):
+    """print_dit_acc.py gives the accuracy that the run itself and print_acc.py give, and its NFE."""
+    result = run_once(SCRIPT, *raced, *three)
+    folder = folder_of(result)
+    printed = run_main("scripts/print_acc.py", folder)
+    assert printed.code == 0 and printed.out.splitlines() == result.out.splitlines()[1:]
+    drawn = run_main("scripts/plot_errors.py", folder, tmp_path / "errors.png")
+    assert drawn.code == 0 and Image.open(tmp_path / "errors.png").format == "PNG", drawn.err
+    by_loss = run_main("scripts/print_dit_acc.py", folder.parents[1], "--dataset", "digits")
+    assert by_loss.code == 0, by_loss.err
+    right = re.search(r"top-1 accuracy +(.*)", printed.out)[1]
+    assert re.search(r"L2 +(.*)", by_loss.out)[1] == right and "10 of 10" in by_loss.out
+    nfe = re.compile(r"NFE per image +(.*)")
+    assert nfe.search(by_loss.out)[1] == nfe.search(printed.out)[1]
+
+
+def test_a_race_is_not_merged_with_other_runs(run_main, tmp_path, raced):
+    """It measured other points than a grid, and than a race of another length."""
+    few = ["--imgs_to_eval", 1]
+    runs = {name: run_main(SCRIPT, *raced, *few, *more, "--extra", name) for name, more in
+            {"long": [], "short": ["--max_samples", 10]}.items()}  # fmt: skip
+    runs["grid"] = run_main(SCRIPT, *[w for w in raced if w not in ("--search", "race", "--max_samples", 20)],
+                            "--t_interval", 50, *few, "--extra", "grid")  # fmt: skip
+    for first, second in (("long", "grid"), ("long", "short")):
+        folder = tmp_path / f"{first} {second}"
+        for name in (first, second):
+            shutil.copytree(folder_of(runs[name]).parent, folder / name)
+        printed = run_main("scripts/print_dit_acc.py", folder)
+        assert printed.code == 2 and "cannot be merged: " in printed.err and printed.err.count("\n") == 1
+
+
 # ---- records, folders, decisions ----
 
 
@@ -181,7 +267,8 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
     args = options(dit_folder, "--to_keep", 3, 1, "--n_samples", 5, 20, "--loss", loss, *subset(tmp_path, 5))
     result = run_main(SCRIPT, *args)
     (record,) = records_of(result).values()
-    assert record.keys() == {"index", "label", "pred", "nfe", "losses", "levels", "noise", "counts", "errors"}
+    keys = {"index", "label", "pred", "nfe", "decided", "margin", "losses", "levels", "noise", "counts", "errors"}
+    assert record.keys() == keys
     assert record["index"] == 5 and record["label"] == load_dataset("digits").labels[5]
     assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
     assert record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"]) and "1 images, 95 NFE" in result.out
@@ -218,11 +305,15 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
         ({}, [300], [1], "imagenet/DiT256x256_1trials_1keep_300samples/test"),
         ({"version": "me/my dit", "extra": "x", "split": "train"}, [200], [1],
          "imagenet_x/DiT256x256-my_dit_t5_1trials/train"),
+        ({"search": "race", "z": 3.0, "max_samples": 250, "budget": None, "n_trials": 2}, [], [],
+         "imagenet/DiT256x256_2trials_race_3z_250samples/test"),
+        ({"search": "race", "z": 2.5, "max_samples": 500, "budget": 9000, "keep": "spatial", "randomize_noise": True,
+          "loss": "l1"}, [], [], "imagenet/DiT256x256_1trials_race_2.5z_500samples_9000NFE_randnoise_l1_spatial/test"),
     ],
 )  # fmt: skip
 def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
-    given |= {"randomize_noise": False, "loss": "l2", "split": "test"} | change
+    given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test"} | change
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", 1000, (4, 32, 32), 256, 1000, True)
     assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, n_samples, to_keep)) == f"data/{name}"
@@ -282,8 +373,8 @@ def test_what_is_kept(run_once, run_main, tmp_path, dit_folder, bank, flag, key,
     torch.testing.assert_close(((kept[:, :4] - noise) ** 2).mean((1, 2, 3)), record["errors"][:, 0], rtol=1e-6, atol=0)
     if key == "eps_and_var":  # above level 0 the bound does not depend on the image
         process = Process.from_scheduler(DDIMScheduler.from_pretrained(dit_folder, subfolder="scheduler"))
-        bits = variational_bound(process, torch.zeros(LATENT), noise, levels, kept[:, None, :4], kept[:, None, 4:])
-        torch.testing.assert_close(bits[:, 0], bound["errors"][:, 3], rtol=1e-6, atol=0)
+        bits = variational_bound(process, torch.zeros_like(noise), noise, levels, kept[:, :4], kept[:, 4:])
+        torch.testing.assert_close(bits, bound["errors"][:, 3], rtol=1e-6, atol=0)
 
 
 def test_save_vb_changes_nothing_else(run_once, dit_folder, bank):
@@ -515,6 +606,17 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--to_keep 11 1 --n_samples 4 8", ["11 of 10 classes"]),
         ("--to_keep 3 1 --n_samples 4 8 --cls 4-5", ["3 of 2 classes"]),
         ("--to_keep 1 --n_samples 1001", ["only 1000 noise levels"]),
+        # the race
+        ("--search race --cls 0-4", ["--cls", "not for race"]),
+        ("--search race --t_interval 50", ["--t_interval", "not for race"]),
+        ("--search race --to_keep 3 1", ["--to_keep", "not for race"]),
+        ("--search race --n_samples 4 12", ["--n_samples", "not for race"]),
+        ("--search race --z 0", ["--z 0", "greater than 0"]),
+        ("--search race --max_samples 1", ["--max_samples 1", "2..1000"]),
+        ("--search race --max_samples 5000", ["--max_samples 5000", "2..1000"]),
+        ("--search race --budget 19", ["--budget 19", "20 NFE"]),
+        ("--budget 1000", ["--budget", "is for --search race"]),
+        ("--z 2 --t_interval 50", ["--z", "is for --search race"]),
         # at most one
         ("--save_vb --spatial", ["--save_vb --spatial", "at most one"]),
         ("--save_eps --save_eps_and_var", ["--save_eps --save_eps_and_var", "at most one"]),
@@ -523,6 +625,7 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--imgs_to_eval 0", ["--imgs_to_eval 0", "at least 1"]),
         ("--n_trials 0", ["--n_trials 0", "at least 1"]),
         ("--batch_size 0", ["--batch_size 0", "at least 1"]),
+        ("--in_flight 0", ["--in_flight 0", "at least 1"]),
         ("--seed=-1", ["--seed -1", "at least 0"]),
         ("--worker_idx 1", ["--worker_idx 1", "0..0"]),
         # names
@@ -533,6 +636,7 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--vae gone", ["--vae gone"]),
         ("--noise_path gone.pt", ["--noise_path gone.pt"]),
         ("--dtype float16", ["--dtype float16"]),
+        ("--compile", ["--compile", "CUDA", "cpu"]),
     ],
     ids=str,
 )
@@ -554,6 +658,7 @@ def test_default_models_are_not_to_be_had_offline(refused):
         ("--randomize_noise --t_interval 40 --n_trials 2", "holds 40 draws, the schedule needs 50"),
         ("--randomize_noise --to_keep 3 1 --n_samples 4 41", "holds 40 draws, the schedule needs 41"),
         ("--t_interval 5 --n_trials 41", "holds 40 draws, the schedule needs 41"),
+        ("--randomize_noise --search race --max_samples 41", "holds 40 draws, the schedule needs 41"),
     ],
 )
 def test_banks_that_are_too_short(refused, dit_folder, bank, more, says):
@@ -647,4 +752,4 @@ def test_records_need_no_trust_to_open(run_once, grid, three):
         record = torch.load(path, weights_only=True)
         assert load_record(path).keys() == record.keys()
         plain = {key: type(value) for key, value in record.items() if not isinstance(value, torch.Tensor)}
-        assert plain == {"index": int, "label": int, "pred": int, "nfe": int, "losses": list}
+        assert plain == PLAIN

@@ -31,6 +31,7 @@ COUNTS = {
     "fashion-mnist": 10,
     "digits": 10,
     "digits-colour": 60,
+    "digits-two": 3600,
 }
 NEEDS = {
     "clip_benchmark": ["flowers", "mnist", "eurosat", "caltech101", "pets"],
@@ -107,6 +108,7 @@ def test_counts_ids_and_distinct_prompts(dataset):
         ("imagenetA", "a photo of a stingray.,stingray,6"),
         ("digits", "a photo of the number three.,three,3"),
         ("digits-colour", "a photo of a red three.,red three,3"),
+        ("digits-two", "a photo of a red three to the left of a blue seven.,red three to the left of a blue seven,207"),
     ],
 )
 def test_golden_lines(dataset, line):
@@ -117,6 +119,9 @@ def test_digits_are_prompted_as_they_were_trained():
     assert [row["prompt"] for row in committed("digits")] == [digits.caption_one(d) for d in range(10)]
     colour = [digits.caption_one(d, c) for c in range(6) for d in range(10)]
     assert [row["prompt"] for row in committed("digits-colour")] == colour
+    one = [(c, d) for c in range(6) for d in range(10)]
+    two = [digits.caption_two(left, right) for left in one for right in one]
+    assert [row["prompt"] for row in committed("digits-two")] == two
 
 
 def test_order_is_that_of_torchvisions_labels():

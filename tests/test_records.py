@@ -1,5 +1,6 @@
 """Whole records or none, whenever the writer dies; runs that do not mix; nothing unpickled."""
 
+import math
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ from diffusion.records import (
     load_record,
     open_run,
     read_run,
-    record_name,
+    record_path,
     save_record,
     sha256,
     write_atomic,
@@ -29,6 +30,8 @@ OURS = {
     "label": 3,
     "pred": 5,
     "nfe": 30,
+    "decided": True,
+    "margin": math.inf,
     "losses": ["l2", "l1", "huber"],
     "levels": torch.arange(10),
     "counts": torch.tensor([10, 10, 10]),
@@ -48,10 +51,10 @@ write_atomic(Path(sys.argv[1]), write)
 """
 
 
-def test_names_are_padded_to_the_last_index():
-    assert [record_name(7, n) for n in (10, 11, 100, 101, 10_000, 50_000)] == [
-        "7.pt", "07.pt", "07.pt", "007.pt", "0007.pt", "00007.pt",
-    ]  # fmt: skip
+def test_names_are_padded_to_the_last_index(tmp_path):
+    assert [record_path(tmp_path, n, 7) for n in (10, 11, 100, 101, 10_000, 50_000)] == [
+        tmp_path / name for name in ("7.pt", "07.pt", "07.pt", "007.pt", "0007.pt", "00007.pt")
+    ]
 
 
 def test_a_saved_record_comes_back(tmp_path):

@@ -1,12 +1,24 @@
-"""Golden grids and costs of the published schedules, and elimination on matrices worked by hand."""
+"""Golden grids and costs of the published schedules; elimination and the race on matrices worked by hand."""
 
 import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion import InputError
-from diffusion.search import check_schedule, even, every, halving, level_sequence, noise_rows
+from diffusion.search import (
+    NEAREST,
+    PRIOR,
+    check_schedule,
+    even,
+    every,
+    halving,
+    level_sequence,
+    noise_rows,
+    race,
+    spread_sequence,
+)
 
 GOLDEN = [  # n_samples, where each stage ends; T = 1000
     ([50, 500], [50, 500]),
@@ -76,6 +88,55 @@ def test_even_is_the_middle_of_equal_parts(n, total):
     assert all(a + b in (total - 1, total) for a, b in zip(wanted, wanted[::-1], strict=True))  # symmetric
 
 
+# ---- an order whose every prefix is spread ----
+
+
+@pytest.mark.parametrize(
+    "n, T, wanted",
+    [
+        (1, 1000, [500]),
+        (2, 1000, [750, 250]),
+        (4, 1000, [625, 375, 875, 125]),
+        (8, 8, [4, 2, 6, 1, 5, 3, 7, 0]),
+        (3, 3, [2, 1, 0]),
+        (7, 7, [4, 2, 6, 1, 5, 3, 0]),
+    ],
+)
+def test_the_spread_sequence_by_hand(n, T, wanted):
+    """1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8 of the next power of two, without those beyond n, and at last 0."""
+    assert spread_sequence(n, T).tolist() == wanted
+
+
+@pytest.mark.parametrize("n, T", [(1, 1), (2, 2), (5, 5), (24, 1000), (500, 1000), (512, 1000), (1000, 1000)])
+def test_the_spread_sequence_is_the_grid_in_another_order(n, T):
+    assert sorted(spread_sequence(n, T).tolist()) == even(n, T).tolist()
+
+
+@pytest.mark.parametrize("n", [8, 64, 512])
+def test_prefixes_of_the_spread_sequence_are_evenly_spread(n):
+    """2^k - 1 points cut the range into 2^k equal parts."""
+    order = spread_sequence(n, n)
+    for k in range(1, n.bit_length()):
+        gap = n >> k
+        assert sorted(order[: 2**k - 1].tolist()) == list(range(gap, n, gap))
+
+
+@pytest.mark.parametrize("n", [3, 9, 24, 100, 257, 500, 1000])
+def test_no_prefix_of_the_spread_sequence_leaves_a_hole(n):
+    """No stretch without a point is twice as long as it would be if the points were spread evenly."""
+    order = spread_sequence(n, n)
+    for m in range(1, n + 1):
+        ends = np.sort(np.concatenate([[-1, n], order[:m]]))
+        assert np.diff(ends).max() <= 2 * n / m
+
+
+def test_the_first_prefixes_of_the_default_cut_it_evenly():
+    """500 is no power of two: 511 parts are cut as if it were 512, up to 31 points exactly."""
+    order = spread_sequence(500, 500)
+    for k in range(1, 6):
+        assert sorted(order[: 2**k - 1].tolist()) == [512 * j >> k for j in range(1, 2**k)]
+
+
 # ---- the full grid and its noise ----
 
 
@@ -117,14 +178,15 @@ def test_noise_rows_by_hand(levels, trials, shared, own):
 # ---- elimination ----
 
 
-def play(search, errors: np.ndarray):
-    """Answer a search from a matrix [classes, points] -> (left, [(classes, end)], NFE)."""
+def play(search, errors: np.ndarray, arms=None):
+    """Answer a search from a matrix [classes, points] -> (left, [(classes, end)], NFE); arms [classes] of each."""
     asked, seen, nfe = [], 0, 0
+    arms = np.ones(len(errors), dtype=int) if arms is None else np.array(arms)
     try:
         classes, end = next(search)
         while True:
             asked.append((classes.tolist(), int(end)))
-            nfe += len(classes) * (end - seen)
+            nfe += arms[classes].sum() * (end - seen)
             block, seen = errors[classes, seen:end], end
             classes, end = search.send(block)
     except StopIteration as stop:
@@ -215,3 +277,245 @@ def test_schedules_that_cannot_be_run(to_keep, n_samples, says):
 @pytest.mark.parametrize("to_keep, n_samples", [([1], [1]), ([10, 1], [1, 1000]), ([5, 1], [50, 500])])
 def test_schedules_at_the_limits(to_keep, n_samples):
     check_schedule(10, n_samples, to_keep, 1000)
+
+
+# ---- the race ----
+
+LOOKS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 27, 30, 33, 37, 41, 46, 51, 57, 64, 72]
+
+
+def run(errors, *, levels=None, arms=None, z=3.0, budget=np.inf):
+    """`play` of a race; levels as they come unless given."""
+    errors = np.array(errors, dtype=float)
+    arms = np.ones(len(errors), dtype=int) if arms is None else np.array(arms)
+    levels = np.arange(errors.shape[1]) if levels is None else np.array(levels)
+    return play(race(levels, arms, z, budget), errors, arms)
+
+
+def reference(errors, levels, arms, z, budget=float("inf")):
+    """The rule in loops, one class, one point, one difference at a time -> as `run`."""
+    K, P = len(errors), len(levels)
+    left, asked, n, spent = list(range(K)), [], 0, 0
+    while True:
+        mean = {c: sum(float(errors[c][p]) for p in range(n)) / n for c in left} if n else {}
+        if n == P:
+            break
+        new = 2 if n == 0 else max(1, n // 8)
+        new = min(new, P - n)
+        cost = new * sum(int(arms[c]) for c in left)
+        if n and spent + cost > budget:
+            return sorted(left, key=lambda c: mean[c]), asked, spent
+        n, spent = n + new, spent + cost
+        asked.append((left, n))
+        mean = {c: sum(float(errors[c][p]) for p in range(n)) / n for c in left}
+        leader = min(left, key=lambda c: (mean[c], c))
+        by_level = sorted(range(n), key=lambda p: levels[p])
+        own = {}
+        for c in left:
+            d = [float(errors[c][p]) - float(errors[leader][p]) for p in by_level]
+            own[c] = sum((b - a) ** 2 for a, b in itertools.pairwise(d)) / (n - 1) / 2
+        others = sorted((c for c in left if c != leader), key=lambda c: (mean[c], c))
+        nearest = others[: max(NEAREST, len(others) // 10)]
+        pooled = sum(own[c] for c in nearest) / len(nearest)
+        t = scipy.stats.t.ppf(scipy.stats.norm.cdf(z), n - 1 + PRIOR)
+        for c in others:
+            s2 = (PRIOR * pooled + (n - 1) * own[c]) / (PRIOR + n - 1)
+            if mean[c] - mean[leader] > t * (s2 / n * (1 - n / P)) ** 0.5:
+                left = [k for k in left if k != c]
+        if len(left) == 1:
+            break
+    return [min(left, key=lambda c: (mean[c], c))], asked, spent
+
+
+def test_constant_differences_are_dropped_at_the_first_look():
+    """However small: they do not vary, so nothing is uncertain."""
+    shared = np.random.default_rng(0).random(50).round(3)
+    left, asked, nfe = run(shared + 2.0 ** -np.array([[1], [4], [8], [4]]) * 4)
+    assert left == [2] and asked == [([0, 1, 2, 3], 2)] and nfe == 8
+
+
+@pytest.mark.parametrize("P", [2, 3, 17, 72, 80])
+def test_identical_classes_run_to_the_end_and_the_smaller_wins(P):
+    left, asked, nfe = run(np.tile(np.random.default_rng(1).random(P), (3, 1)))
+    assert left == [0] and nfe == 3 * P
+    assert asked == [([0, 1, 2], n) for n in [k for k in LOOKS if k < P] + [P]]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # infinity times the 0 at the end
+def test_what_cannot_be_told_apart_is_decided_by_the_full_grid():
+    """Where z is out of reach: every class at every point, then the smallest mean; of two such, the smaller class."""
+    rng = np.random.default_rng(2)
+    for z in (8.0, 50.0):  # ndtr(50) is 1, its quantile infinite
+        for _ in range(20):
+            errors = rng.integers(0, 4, (5, 30)).astype(float)
+            left, asked, nfe = run(errors, z=z, levels=rng.permutation(30))
+            assert left == [errors.mean(1).argmin()] and nfe == 150 and asked[-1] == ([0, 1, 2, 3, 4], 30)
+
+
+def test_two_classes_by_hand():
+    """Differences m - h and m + h at two of 8 points: s^2 = (2 h)^2 / 2, their mean's error h sqrt(1 - 2 / 8)."""
+    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 1 + PRIOR) * np.sqrt(3 / 4)
+    assert PRIOR == 8 and limit == pytest.approx(2.0090, abs=1e-4)  # t of 9 degrees of freedom: 2.3198
+    for m, dropped in ((0.999 * limit, False), (1.001 * limit, True)):
+        errors = np.zeros((2, 8))
+        errors[1] = m + np.array([-1, 1] * 4)
+        left, asked, _ = run(errors, z=2)
+        assert (len(asked) == 1) == dropped and left == [0]
+
+
+def test_a_class_leans_on_the_spread_of_others():
+    """At two points a class has one degree of freedom, they have PRIOR: s^2 = (8 (s_1^2 + s_2^2) / 2 + s_k^2) / 9."""
+    t = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 9)
+    h = np.array([0.0, 0.5, 2.0])  # half the step of a class's differences: s_k^2 = 2 h_k^2
+    for k in (1, 2):
+        limit = t * np.sqrt((8 * (h**2).sum() + 2 * h[k] ** 2) / 9 / 2 * (1 - 2 / 8))
+        for share, after in ((0.999, [0, k]), (1.001, [0])):
+            mean = np.array([0, 10, 10])  # the other one is far beyond its limit
+            mean[k] = 0
+            errors = mean[:, None] + h[:, None] * np.array([-1, 1] * 4)
+            errors[k] += share * limit
+            left, asked, _ = run(errors, z=2)
+            assert (asked[1][0] if len(asked) > 1 else left) == after
+
+
+@pytest.mark.parametrize("far, pooled", [(2, 1), (121, (9 * 1 + 4 * 9) / 13)])
+def test_the_spread_of_far_classes_is_not_leant_on(far, pooled):
+    """Nine near classes have steps of 2, those after them of 6; the nearest nine count, of 130 the nearest 13."""
+    assert NEAREST == 9
+    h = np.array([0.0, *[1.0] * 9, *[3.0] * far])
+    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 9) * np.sqrt((8 * 2 * pooled + 2) / 9 / 2 * (1 - 2 / 8))
+    for share, after in ((0.999, list(range(10))), (1.001, [0])):
+        mean = np.array([0, *[share * limit] * 9, *[100] * far])
+        left, asked, _ = run(mean[:, None] + h[:, None] * np.array([-1, 1] * 4), z=2)
+        assert (asked[1][0] if len(asked) > 1 else left) == after
+
+
+def test_a_trend_over_levels_is_no_noise():
+    """Differences level - 2 at levels 4, 2, 6: mean 2. By level the steps are 2 and 2, s^2 = 2, and the limit is
+    t sqrt(2 / 3 (1 - 3 / 8)) = 1.47; as measured they are -2 and 4, s^2 = 5, and it would be 2.33.
+    """
+    levels = np.array([4, 2, 6, 1, 5, 3, 7, 0])
+    errors = np.stack([np.zeros(8), levels - 2.0])
+    assert run(errors, levels=levels, z=2)[1] == [([0, 1], 2), ([0, 1], 3)]
+    assert len(run(errors, z=2)[1]) > 2
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_the_looks():
+    """At two points, at each one more, from 16 on at each eighth more, and at the last."""
+    errors = np.random.default_rng(3).random((2, 75))
+    assert [n for _, n in run(errors, z=50)[1]] == [*LOOKS, 75]
+
+
+def test_what_is_dropped_stays_out_though_it_would_win():
+    """Class 1 is clearly worse at first, and would be the best of all."""
+    errors = np.zeros((3, 16))
+    errors[0], errors[1], errors[2] = 5, [9, 9] + [-99] * 14, np.resize([4, 6], 16)
+    left, asked, _ = run(errors)
+    assert asked[0] == ([0, 1, 2], 2) and all(classes == [0, 2] for classes, _ in asked[1:]) and left == [0]
+
+
+# ---- its budget ----
+
+
+@pytest.mark.parametrize(
+    "budget, points",
+    [(12, 2), (17, 2), (18, 3), (23, 3), (24, 4), (107, 16), (108, 18), (119, 18), (120, 20)],
+)
+def test_a_budget_counts_every_arm(budget, points):
+    """A point of these three classes costs 1 + 3 + 2. From 16 points on, 96 NFE, a look is at two more, for 12."""
+    errors = np.random.default_rng(4).random((3, 40))
+    left, asked, nfe = run(errors, arms=[1, 3, 2], z=50, budget=budget)
+    assert asked[-1] == ([0, 1, 2], points) and nfe == 6 * points <= budget
+    assert left == np.argsort(errors[:, :points].mean(1)).tolist()
+
+
+def test_a_budget_is_kept_whatever_happens():
+    """What is left is in the order of the means, the leader first; with enough, nothing is different."""
+    rng = np.random.default_rng(5)
+    outcomes = set()
+    for _ in range(200):
+        errors, levels, arms = some(rng)
+        free = run(errors, levels=levels, arms=arms, z=2.0)
+        first = 2 * arms.sum()
+        budget = int(rng.integers(first, 2 * free[2] + 1))
+        left, asked, nfe = run(errors, levels=levels, arms=arms, z=2.0, budget=budget)
+        assert nfe <= budget and asked == free[1][: len(asked)]
+        if nfe == free[2]:
+            assert left == free[0]
+        else:
+            mean = {c: errors[c, : asked[-1][1]].mean() for c in free[1][len(asked)][0]}
+            assert left == sorted(mean, key=mean.get)
+        outcomes.add((nfe == free[2], len(left) > 1))
+    assert outcomes == {(True, False), (False, True)}
+
+
+def test_no_budget_is_too_small_for_the_first_look():
+    left, _, nfe = run(np.random.default_rng(6).random((3, 9)), z=50, budget=1)
+    assert len(left) == 3 and nfe == 6
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_errors_that_are_not_finite_end_it(wrong):
+    """There is nothing to decide; the image is measured again in float32, or left out."""
+    errors = np.random.default_rng(7).random((3, 40))
+    errors[1, 6] = wrong
+    left, asked, _ = run(errors, z=50)
+    assert len(left) == 1 and asked[-1] == ([0, 1, 2], 7)
+
+
+# ---- against the rule in loops ----
+
+
+def some(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors as they are: what all classes share at a point, a trend over levels, noise; levels and arms."""
+    K, P, trials = rng.integers([2, 2, 1], [25, 50, 3]).tolist()
+    levels = np.repeat(rng.choice([spread_sequence(P, 1000), rng.permutation(1000)[:P]]), trials)
+    points = len(levels)
+    own = rng.random(K)[:, None] * rng.choice([0.02, 0.2, 2])
+    trend = rng.standard_normal((K, 1)) * levels / 1000 * rng.choice([0, 0.5])
+    return 3 * rng.random(points) + own + trend + 0.3 * rng.standard_normal((K, points)), levels, rng.integers(1, 4, K)
+
+
+def test_random_races_agree_with_the_rule_in_loops():
+    rng = np.random.default_rng(8)
+    shares = []
+    for _ in range(300):
+        errors, levels, arms = some(rng)
+        z, budget = rng.choice([1.0, 2.0, 3.0, 4.5]), rng.choice([np.inf, 3 * arms.sum(), 10 * arms.sum()])
+        wanted = reference(errors.tolist(), levels.tolist(), arms.tolist(), float(z), float(budget))
+        assert run(errors, levels=levels, arms=arms, z=z, budget=budget) == wanted
+        shares.append(wanted[1][-1][1] / len(levels))
+    shares = np.array(shares)
+    assert (shares < 0.5).mean() > 0.3 and (shares == 1).mean() > 0.05  # of the points that there are
+
+
+# ---- what does not matter to it ----
+
+
+def test_the_order_of_the_classes_does_not_matter():
+    rng = np.random.default_rng(9)
+    for _ in range(100):
+        errors, levels, arms = some(rng)
+        order = rng.permutation(len(errors))
+        left, asked, nfe = run(errors, levels=levels, arms=arms, z=2.0)
+        other = run(errors[order], levels=levels, arms=arms[order], z=2.0)
+        assert order[other[0]].tolist() == left and other[2] == nfe
+        assert [(sorted(order[classes].tolist()), n) for classes, n in other[1]] == asked
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 1 / 3, 1000])
+def test_neither_does_what_all_classes_share_nor_the_unit(scale):
+    rng = np.random.default_rng(10)
+    for _ in range(100):
+        errors, levels, arms = some(rng)
+        shared = 10 * rng.standard_normal(len(levels))
+        wanted = run(errors, levels=levels, arms=arms, z=2.0)
+        assert run(scale * (errors + shared), levels=levels, arms=arms, z=2.0) == wanted
+
+
+def test_float32_errors_are_added_in_float64():
+    """1 + 1e-8 is 1 in float32: the last point decides."""
+    errors = np.array([[1, 1, 2e-8], [1, 1, 1e-8]], dtype=np.float32)
+    assert play(race(np.arange(3), np.ones(2, dtype=int), 3.0), errors)[0] == [1]

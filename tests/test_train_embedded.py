@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, import_script
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
@@ -46,6 +46,24 @@ def test_a_few_steps_give_a_class_conditional_model(run_script, run_main, tmp_pa
     assert done.code == 0, done.err
     (record,) = (load_record(path) for path in (tmp_path / "data").rglob("*.pt"))
     assert record["errors"].shape == (20, 4) and (record["errors"] > 0).all()
+
+
+@pytest.mark.slow
+def test_the_bound_is_trained_on_as_rows(tmp_path, monkeypatch):
+    """Each image's prediction with its own noise and level: shapes that broadcast would mix them, and say nothing."""
+    module = import_script("scripts/train_embedded.py")
+    bound, shapes = module.variational_bound, []
+
+    def watched(process, x, eps, i, prediction, variance):
+        out = bound(process, x, eps, i, prediction, variance)
+        shapes.append({x.shape, eps.shape, prediction.shape, variance.shape, (len(i), *x.shape[1:])})
+        assert out.shape == i.shape
+        return out
+
+    monkeypatch.setattr(module, "variational_bound", watched)
+    with torch.random.fork_rng():
+        module.train_dit(1, tmp_path / "dit")
+    assert shapes and all(len(each) == 1 for each in shapes)
 
 
 @pytest.mark.slow

@@ -1,0 +1,213 @@
+"""What the scripts share: noise by the draw, images read ahead, the loop that measures and saves."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.cli import CLOSE, ImageNoise, ahead, evaluate
+from diffusion.records import load_record, record_path
+
+LATENT = (4, 8, 8)
+
+
+# ---- noise, a draw at a time ----
+
+
+def test_a_draw_is_standard_normal():
+    noise = ImageNoise(0, 0, LATENT)[range(400)]
+    assert noise.shape == (400, *LATENT) and noise.dtype == torch.float32
+    n = noise.numel()
+    assert abs(noise.mean()) < 4 / n**0.5 and abs(noise.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((noise**4).mean() - 3) < 4 * (96 / n) ** 0.5  # the variance of the fourth power is 96
+    flat = noise.flatten(1)
+    assert abs((flat[1:] * flat[:-1]).mean()) < 4 / n**0.5 and abs((flat[:, 1:] * flat[:, :-1]).mean()) < 4 / n**0.5
+
+
+def test_a_draw_depends_on_seed_index_and_row_alone():
+    """Not on what else is asked for, nor on the order, nor on what was asked before."""
+    noise = ImageNoise(3, 7, LATENT)
+    whole = noise[range(20)]
+    for rows in ([0], [19], [5, 0, 5], range(19, -1, -1), torch.tensor([2, 11]), np.array([4])):
+        assert torch.equal(noise[rows], whole[torch.as_tensor(list(rows))])
+        assert torch.equal(ImageNoise(3, 7, LATENT)[rows], noise[rows])
+    bank = whole.clone()
+    rows = torch.tensor([3, 1, 4, 1, 5])
+    assert torch.equal(noise[rows], bank[rows])  # as the kernel indexes either
+
+
+def test_no_two_draws_are_the_same():
+    """Whichever of the three numbers is another, in whichever place the same number stands."""
+    drawn = {
+        (seed, index, row): tuple(ImageNoise(seed, index, LATENT)[[row]].flatten().tolist())
+        for seed, index, row in itertools.product((0, 1, 2, 10), repeat=3)
+    }
+    assert len(set(drawn.values())) == len(drawn) == 64
+
+
+def test_draws_do_not_disturb_the_global_generators():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    ImageNoise(0, 0, LATENT)[range(3)]
+    assert torch.equal(torch.rand(3), wanted)
+
+
+# ---- images ahead ----
+
+
+def test_ahead_keeps_the_order():
+    """Whichever is read first."""
+    last_is_read = threading.Event()
+
+    def load(k):
+        if k == 3:
+            last_is_read.set()
+        elif k == 0:
+            assert last_is_read.wait(20)
+        return 10 * k
+
+    problems = []
+    assert list(ahead([0, 1, 2, 3, 9, 4], load, problems)) == [(k, 10 * k) for k in (0, 1, 2, 3, 9, 4)]
+    assert problems == [] and list(ahead([], load, problems)) == []
+
+
+@pytest.mark.parametrize("most", [1, 5, 16])
+def test_ahead_reads_so_many_and_no_more(most):
+    """Of what is not asked for yet; with 16, all of the next 16 are read while the consumer does something else."""
+    started, lock, enough = [], threading.Semaphore(0), []
+
+    def load(k):
+        started.append(k)
+        lock.release()
+        return k
+
+    for done, (k, _) in enumerate(ahead(range(60), load, [], most), 1):
+        while len(started) < min(60, done - 1 + most):  # they come without being asked for
+            assert lock.acquire(timeout=20)
+        enough.append(len(started) - done)
+        assert k == done - 1
+    assert max(enough) == most - 1 and sorted(started) == list(range(60))
+
+
+def test_ahead_leaves_out_what_cannot_be_read():
+    """And says so, in its turn; what is no OSError is a bug, and is raised when the image's turn comes."""
+
+    def load(k):
+        if k in (2, 5):
+            raise OSError(f"cannot read {k}.png")
+        if k == 8:
+            raise ZeroDivisionError
+        return k
+
+    problems = []
+    images = ahead(range(10), load, problems, 4)
+    assert [k for k, _ in itertools.islice(images, 6)] == [0, 1, 3, 4, 6, 7]
+    assert problems == ["image 2: cannot read 2.png", "image 5: cannot read 5.png"]
+    with pytest.raises(ZeroDivisionError):
+        next(images)
+
+
+def test_ahead_stops_reading_when_it_is_closed():
+    started = []
+    images = ahead(range(1000), lambda k: started.append(k), [], 8)
+    next(images)
+    images.close()
+    assert len(started) <= 8 and threading.active_count() < 5
+
+
+# ---- the loop ----
+
+
+def errors(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None].expand(-1, 3)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """`measured(table, dtype) -> records, problems, turns`: evaluate() on a table dtype -> index -> a record's part.
+
+    An image that stands nowhere cannot be read; turns lists (dtype, indices) as they were asked for.
+    """
+
+    def run(table, dtype, *, earlier=()):
+        turns = []
+
+        def load(index):
+            if not any(index in each for each in table.values()):
+                raise OSError("gone")
+            return f"image {index}"
+
+        def classify(images, dtype):
+            images = list(images)
+            assert all(image == f"image {index}" for index, image in images)
+            turns.append((dtype, [index for index, _ in images]))
+            for index, _ in reversed(images):  # in any order
+                yield {"index": index, "label": 1, "pred": index % 2, **table[dtype][index]}
+
+        indices = range(max(max(each, default=0) for each in table.values()) + 1)
+        problems = evaluate(
+            list(indices), load, classify, lambda k: record_path(tmp_path, 100, k), dtype=dtype, earlier=earlier
+        )
+        found = {int(path.stem): load_record(path) for path in sorted(tmp_path.glob("*.pt"))}
+        return found, problems, turns
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_a_reduced_dtype_cannot_tell_is_measured_in_float32(measured, dtype):
+    close, good = CLOSE[dtype], errors(1.0, 2.0)
+    first = {
+        0: {"nfe": 10, "margin": 2 * close, "errors": good},
+        1: {"nfe": 11, "margin": 1.0, "errors": errors(1.0, np.nan)},
+        2: {"nfe": 12, "margin": 0.9 * close, "errors": good},
+        3: {"nfe": 13, "margin": np.nan, "errors": errors(np.inf, np.inf)},
+        5: {"nfe": 15, "margin": close, "errors": good},
+        6: {"nfe": 16, "errors": good},  # CLIP has no margin
+        7: {"nfe": 17, "margin": np.inf, "errors": good},
+    }
+    again = {k: {"nfe": 100 + k, "margin": 0.0, "errors": errors(3.0, 4.0)} for k in (1, 2, 5)}
+    again[3] = {"nfe": 103, "margin": np.nan, "errors": errors(1.0, np.nan)}
+    found, problems, turns = measured({dtype: first, "float32": again}, dtype)
+    assert turns[0] == (dtype, [0, 1, 2, 3, 5, 6, 7])
+    (name, second), *none = turns[1:]
+    assert name == "float32" and sorted(second) == [1, 2, 3, 5] and not none
+    assert {k: record["nfe"] for k, record in found.items()} == {0: 10, 1: 112, 2: 114, 5: 120, 6: 16, 7: 17}
+    for k, record in found.items():
+        assert torch.equal(record["errors"], again[k]["errors"] if k in again else good)
+        assert record["pred"] == k % 2
+    assert problems == [
+        "image 4: gone", "image 3: the network's answers are not all finite, in float32 too"
+    ]  # fmt: skip
+
+
+def test_in_float32_nothing_is_measured_twice(measured):
+    """A tie stays one; what is not finite is left out."""
+    table = {
+        0: {"nfe": 10, "margin": 0.0, "errors": errors(1.0, 1.0)},
+        1: {"nfe": 11, "margin": np.nan, "errors": errors(1.0, np.nan)},
+        2: {"nfe": 12, "margin": 1e-9, "errors": errors(1.0, 2.0)},
+    }
+    found, problems, turns = measured({"float32": table}, "float32")
+    assert turns == [("float32", [0, 1, 2])]
+    assert {k: record["nfe"] for k, record in found.items()} == {0: 10, 2: 12}
+    assert problems == ["image 1: the network's answers are not all finite, in float32 too"]
+
+
+def test_the_bar_counts_what_was_done_before(measured, capsys):
+    """Of two images before, one is right; of the two now, image 1 is: 50% at the end, and 25 NFE an image."""
+    table = {k: {"nfe": 20, "margin": 1.0, "errors": errors(1.0)} for k in (0, 1)}
+    earlier = [{"pred": 1, "label": 1, "nfe": 20}, {"pred": 0, "label": 1, "nfe": 40}]
+    measured({"float32": table}, "float32", earlier=earlier)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "accuracy 50.0%, 25 NFE/image" in last and "2/2" in last
+
+
+def test_nothing_to_do_loads_nothing(tmp_path):
+    def never(*_):
+        raise AssertionError
+
+    assert evaluate([], never, never, never, dtype="bfloat16") == []

@@ -1,0 +1,301 @@
+"""Many tasks, one stream of network calls: how full the calls are, and that nobody can tell from the results."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from diffusers import DDPMScheduler
+
+from diffusion.classify import classify
+from diffusion.cli import ImageNoise
+from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
+from diffusion.errors import Block, measure, plain, together
+from diffusion.models import load_model
+from diffusion.process import Process
+from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
+
+PROCESS = Process.from_scheduler(DDPMScheduler(beta_schedule="scaled_linear", prediction_type="epsilon"))
+SHAPE = (2, 3, 4)  # c, h, w
+
+
+def fake(device: str = "cpu"):
+    """A network that says z + c, and how many rows each of its calls had. Its tensors are on the CPU in any case."""
+    calls = []
+
+    def denoise(z, i, c):
+        calls.append(len(z))
+        return z + c[:, None, None, None]
+
+    return SimpleNamespace(process=PROCESS, device=torch.device(device), denoise=denoise), calls
+
+
+def asking(k: int, *blocks: tuple[int, int]):
+    """A task that asks for blocks of so many arms and points, and returns k and what it was sent."""
+    draw = torch.Generator().manual_seed(k)
+    x, noise = torch.randn(SHAPE, generator=draw), torch.randn(10, *SHAPE, generator=draw)
+    sent = []
+    for arms, points in blocks:
+        levels = torch.randint(1000, (points,), generator=draw)
+        sent.append((yield Block(x, torch.linspace(0, 1, 10), np.arange(arms), levels, torch.arange(points), noise)))
+    return k, sent
+
+
+def several(n: int) -> list[list[tuple[int, int]]]:
+    """For each of n tasks, its blocks: from none to five, of 1 to 81 rows."""
+    rng = np.random.default_rng(n)
+    return [[tuple(rng.integers(1, 10, 2).tolist()) for _ in range(rng.integers(6))] for _ in range(n)]
+
+
+def alone(model, task):
+    """What a task returns when nothing shares its calls, each of 16 rows."""
+    try:
+        block = next(task)
+        while True:
+            rows = range(0, len(block), 16)
+            parts = [measure(model, [(block, k, min(k + 16, len(block)))], 16, plain) for k in rows]
+            block = task.send(torch.cat(parts).unflatten(0, (-1, len(block.arms))).transpose(0, 1))
+    except StopIteration as end:
+        return end.value
+
+
+def counting():
+    """`plain`, and the list of how many rows each call gave it."""
+    counted = []
+
+    def keep(process, x, eps, i, answer):
+        counted.append(len(answer))
+        return plain(process, x, eps, i, answer)
+
+    return keep, counted
+
+
+# ---- over a network that answers at once ----
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 7, None])
+@pytest.mark.parametrize("batch_size", [1, 16, 23, 64, 1000])
+def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
+    """The bits that it gets alone, each row evaluated once; calls hold the batch at most, and on a CPU 16 at least."""
+    blocks = several(30)
+    assert [] in blocks  # a task that never asks
+    (model, calls), (keep, counted) = fake(), counting()
+    tasks = (asking(k, *blocks[k]) for k in range(30))
+    done = dict(together(model, tasks, batch_size=batch_size, in_flight=in_flight, keep=keep))
+    assert sorted(done) == list(range(30))
+    for k, sent in done.items():
+        _, wanted = alone(fake()[0], asking(k, *blocks[k]))
+        assert [tuple(errors.shape) for errors in sent] == [(*shape, 3) for shape in blocks[k]]
+        assert all(torch.equal(errors, other) for errors, other in zip(sent, wanted, strict=True))
+    assert sum(counted) == sum(arms * points for each in blocks for arms, points in each)
+    assert len(calls) == len(counted) and all(16 <= n <= max(16, batch_size) for n in calls)
+
+
+@pytest.mark.parametrize("batch_size", [16, 32, 40])
+def test_calls_are_full_as_long_as_there_are_images(batch_size):
+    """Exactly so; after that, what is in flight may leave a few that are not, of 16 rows at least."""
+    model, calls = fake()
+    before_the_end = []
+
+    def tasks():
+        yield from (asking(k, *blocks) for k, blocks in enumerate(several(60)))
+        before_the_end.append(len(calls))
+
+    assert len(list(together(model, tasks(), batch_size=batch_size))) == 60
+    (full,) = before_the_end
+    assert set(calls[:full]) == {batch_size} and full > 0.8 * len(calls)
+    assert all(16 <= n <= batch_size for n in calls[full:])
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_elsewhere_than_on_a_cpu_every_call_has_the_same_shape(batch_size):
+    """The last too, filled up; and not 16 rows when fewer are wanted."""
+    (model, calls), (keep, counted) = fake("meta"), counting()
+    blocks = several(20)
+    done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, keep=keep))
+    assert set(calls) == {batch_size}
+    assert sum(counted) == sum(arms * points for each in blocks for arms, points in each)
+    assert all(n == batch_size for n in counted[:-10]) and (batch_size == 1 or counted[-1] < batch_size)
+    for k, sent in done.items():
+        _, wanted = alone(fake()[0], asking(k, *blocks[k]))
+        assert all(torch.equal(errors, other) for errors, other in zip(sent, wanted, strict=True))
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_at_most_so_many_in_flight(in_flight):
+    model, _ = fake()
+    now, most = 0, 0
+
+    def watched(k, blocks):
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        yield from asking(k, *blocks)
+        now -= 1
+
+    tasks = (watched(k, blocks) for k, blocks in enumerate(several(30)))
+    assert len(list(together(model, tasks, batch_size=64, in_flight=in_flight))) == 30
+    assert now == 0 and most == in_flight
+
+
+def test_one_in_flight_comes_in_order():
+    tasks = (asking(k, *blocks) for k, blocks in enumerate(several(30)))
+    assert [k for k, _ in together(fake()[0], tasks, batch_size=64, in_flight=1)] == list(range(30))
+
+
+def test_the_oldest_come_first():
+    """Of tasks that want more than a call holds, the first is served whole before the second, and ends before it."""
+    tasks = (asking(k, (8, 9), (8, 9)) for k in range(10))
+    assert [k for k, _ in together(fake()[0], tasks, batch_size=32)] == list(range(10))
+
+
+def test_no_more_are_started_than_fill_the_batch():
+    """What is started holds memory: the latent, and the errors so far."""
+    model, calls = fake()
+    started = []
+
+    def tasks():
+        for k in range(20):
+            started.append(len(calls))
+            yield asking(k, (4, 8))
+
+    list(together(model, tasks(), batch_size=32))
+    assert started == list(range(20))  # each fills one call
+
+
+def test_errors_are_read_while_the_next_call_runs():
+    """The device has its next call before the host waits for the answer to the one before."""
+    model, calls = fake()
+    read = []
+
+    def task():
+        yield from asking(0, (4, 8))
+        read.append(len(calls))
+
+    list(together(model, (task() for _ in range(6)), batch_size=32))
+    assert read == [2, 3, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("tasks", [[], [[]], [[]] * 5, [[], [(3, 4)], []]], ids=str)
+@pytest.mark.parametrize("in_flight", [1, None])
+def test_tasks_that_never_ask(tasks, in_flight):
+    model, calls = fake()
+    made = [asking(k, *blocks) for k, blocks in enumerate(tasks)]
+    done = [(k, len(sent)) for k, sent in together(model, made, batch_size=32, in_flight=in_flight)]
+    assert sorted(done) == [(k, len(blocks)) for k, blocks in enumerate(tasks)]
+    assert calls == [16] * any(tasks)
+
+
+@pytest.mark.parametrize("place", ["first", "later", "network", "source"])
+def test_errors_of_a_task_are_not_swallowed(place):
+    """Neither a task's own, nor the network's, nor those of what makes the tasks."""
+    model, calls = fake()
+
+    def fails(here: str) -> None:
+        if place == here:
+            raise ZeroDivisionError(place)
+
+    def denoise(z, i, c):
+        calls.append(len(z))
+        if len(calls) == 2:
+            fails("network")
+        return z
+
+    def task(k: int):
+        if k == 2:
+            fails("first")
+        yield from asking(k, (4, 5))
+        if k == 2:
+            fails("later")
+
+    def tasks():
+        for k in range(5):
+            yield task(k)
+        fails("source")
+
+    model.denoise = denoise
+    with pytest.raises(ZeroDivisionError, match=place):
+        list(together(model, tasks(), batch_size=32))
+
+
+# ---- over the embedded model: real images, searches of both kinds side by side ----
+
+IMAGES = (0, 1, 2, 3, 301, 496)
+SPREAD = spread_sequence(24, 1000)
+NESTED, ENDS = level_sequence([4, 12], 1000)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The embedded model, its prompts, and the latent of each of IMAGES."""
+    model = load_model("digits", dtype=torch.float32, device="cpu")
+    conditions = model.conditions(read_prompts(ROOT / "prompts" / prompts_file("digits")).texts)
+    data = load_dataset("digits")
+    return model, conditions, {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in IMAGES}
+
+
+def one_image(images, k: int):
+    """Every other image is raced; the others are halved."""
+    _, conditions, latents = images
+    raced = IMAGES.index(k) % 2
+    levels = SPREAD if raced else NESTED
+    search = race(SPREAD, np.ones(10, dtype=int), 3.0) if raced else halving(10, ENDS, [3, 1])
+    noise, rows = ImageNoise(0, k, (4, 8, 8)), noise_rows(levels, 1, True)
+    measured = yield from classify(latents[k], conditions, np.arange(10), search, levels, rows, noise, loss="l2")
+    return k, measured
+
+
+@pytest.fixture(scope="module")
+def by_themselves(images):
+    found = dict(alone(images[0], one_image(images, k)) for k in IMAGES)
+    halved, raced = ([found[k] for k in IMAGES[start::2]] for start in (0, 1))
+    assert {measured.nfe for measured in halved} == {10 * 4 + 3 * 8}
+    assert {len(measured.levels) for measured in raced} != {24}  # not all go to the end
+    return found
+
+
+def assert_same(done: dict, wanted: dict) -> None:
+    assert done.keys() == wanted.keys()
+    for k, measured in done.items():
+        for name, value in vars(measured).items():
+            other = getattr(wanted[k], name)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (k, name)
+
+
+@pytest.mark.parametrize(
+    "batch_size, in_flight",
+    [(1, None), (7, 1), (16, 7), (17, 2), (24, None), (32, 1), (32, None), (33, 7), (48, 2), (63, None), (64, None)],
+)
+def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
+    """Nor does the size of the batch; NFE are the rows that were evaluated."""
+    keep, counted = counting()
+    tasks = (one_image(images, k) for k in IMAGES)
+    done = dict(together(images[0], tasks, batch_size=batch_size, in_flight=in_flight, keep=keep))
+    assert_same(done, by_themselves)
+    assert sum(counted) == sum(measured.nfe for measured in done.values())
+
+
+@pytest.mark.parametrize("order", [IMAGES[::-1], (301, 0, 496, 2, 1, 3)])
+def test_the_order_of_the_images_changes_no_bit(images, by_themselves, order):
+    tasks = (one_image(images, k) for k in order)
+    assert_same(dict(together(images[0], tasks, batch_size=32)), by_themselves)
+
+
+def test_searches_of_both_kinds_fill_their_calls(images):
+    """A race asks for a few rows at a time; together they make full calls, as long as there are images."""
+    calls, full = [], []
+
+    def denoise(z, i, conditions):
+        calls.append(len(z))
+        return images[0].denoise(z, i, conditions)
+
+    def tasks():
+        yield from (one_image(images, k) for k in itertools.chain(IMAGES, IMAGES))
+        full.append(len(calls))
+
+    assert len(list(together(replace(images[0], denoise=denoise), tasks(), batch_size=32))) == 12
+    assert set(calls[: full[0]]) == {32} and full[0] > len(calls) / 2
+    assert all(16 <= n <= 32 for n in calls)
