@@ -249,7 +249,7 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
             t[64:] = torch.randint(300, 900, [64])
             weight[64:] = errors_of_x(abar[t[64:]])
         prediction, variance = transformer(scheduler.add_noise(x, eps, t), t, told).sample.chunk(2, 1)
-        bound = variational_bound(process, x[:, None], eps, t, prediction.detach()[:, None], variance[:, None])
+        bound = variational_bound(process, x, eps, t, prediction.detach(), variance)
         return (weight * ((prediction - eps) ** 2).mean((1, 2, 3))).mean() + bound.mean()
 
     def save(average):
