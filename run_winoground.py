@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, cli, matching, metrics, records
@@ -90,7 +91,8 @@ def by_diffusion(args, device, dtype: str, pairs):
             measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
             record = measured.record(index=number, label=number % 2)
             errors, _ = metrics.class_errors(record, arm_class, args.loss)
-            return record | {"pred": int(errors[:2].argmin())}  # the empty caption is no answer
+            best, other = np.sort(errors[:2])  # the empty caption is no answer
+            return record | {"pred": int(errors[:2].argmin()), "margin": float(other / best - 1)}
 
         tasks = (one_image(number, image) for number, image in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
@@ -115,9 +117,10 @@ def by_clip(args, device, dtype: str, pairs):
 
     def classify_all(images, dtype: str):
         similarity = load_clip(found, pretrained, dtype=dtype, device=device)
-        for number, image in images:
+
+        def record_of(number: int, image: Image.Image) -> dict:
             distance = 1 - similarity(image, list(pairs.captions[number // 2]))  # [2]
-            yield {
+            return {
                 "index": number,
                 "label": number % 2,
                 "pred": int(distance.argmin()),
@@ -128,6 +131,8 @@ def by_clip(args, device, dtype: str, pairs):
                 "counts": torch.ones(2, dtype=torch.int64),
                 "errors": distance[:, None],
             }
+
+        return (record_of(number, image) for number, image in images)
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     options = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}

@@ -337,21 +337,26 @@ def ahead(indices: Iterable[int], load, problems: list[str], most: int = 16) -> 
 def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: Iterable[dict] = ()) -> list[str]:
     """Measure and save images, under a bar of accuracy, NFE per image and NFE/s.
 
-    `load(index)` reads an image; `classify(images, dtype)` takes pairs (index, what was read) and yields records, in
-    any order; `path_of(index)` is where one goes; `earlier` rows count in the bar. An image whose errors in a reduced
-    dtype are not finite, or whose best two are closer than that dtype's noise, is measured again in float32 at the end.
-    One that cannot be read, or whose errors are not finite even then, is left out; returns what was wrong with those.
+    `load(index)` reads an image; `classify(images, dtype)` loads the model, takes pairs (index, what was read) and
+    gives an iterator of records, in any order; `path_of(index)` is where one goes; `earlier` rows count in the bar.
+
+    An image whose errors in a reduced dtype are not finite, or whose best two are closer than that dtype's noise, is
+    measured again in float32 at the end. One that cannot be read, or whose errors are not finite even then, is left
+    out; returns what was wrong with those.
     """
     problems, again = [], {}  # index -> NFE spent in vain
     total = Counter()
     for row in earlier:
         total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
+    if not todo:
+        return problems
+    found = classify(
+        ahead(todo, load, problems), dtype
+    )  # loads the model; what is wrong with that comes before the bar
     before, started = total["nfe"], time.monotonic()
     with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
-        for turn, indices in (dtype, todo), ("float32", again):
-            if not indices:
-                break
-            for record in classify(ahead(indices, load, problems), turn):
+        for turn in dict.fromkeys([dtype, "float32"]):
+            for record in found:
                 index, finite = record["index"], bool(record["errors"].isfinite().all())
                 if turn != "float32" and not (finite and record.get("margin", np.inf) > CLOSE[turn]):
                     again[index] = record["nfe"]
@@ -366,4 +371,7 @@ def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: I
                 speed = (total["nfe"] - before) / (time.monotonic() - started)
                 bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
                 bar.update()
+            if not again or turn == "float32":
+                break
+            found = classify(ahead(again, load, problems), "float32")
     return problems

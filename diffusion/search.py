@@ -97,9 +97,12 @@ def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:
     """
     left = np.arange(n_classes)
     total = np.zeros(n_classes)
+    seen = 0
     for end, keep in zip(ends, to_keep, strict=True):
-        errors = yield left, end
-        total[left] += errors.sum(1, dtype=np.float64)
+        if end > seen:  # else all its levels were measured before
+            errors = yield left, end
+            total[left] += errors.sum(1, dtype=np.float64)
+            seen = end
         left = np.sort(left[np.argsort(total[left], kind="stable")[:keep]])
     return left
 

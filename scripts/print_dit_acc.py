@@ -37,7 +37,8 @@ def find_runs(folder: Path) -> dict[Path, dict]:
 
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
-        return {key: value for key, value in options.items() if key not in FREE} | {"levels": max(options["n_samples"])}
+        levels = max(options["n_samples"], default=options.get("max_samples"))  # a race has no stages
+        return {key: value for key, value in options.items() if key not in FREE} | {"levels": levels}
 
     first, *others = runs
     for other in others:

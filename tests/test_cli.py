@@ -111,11 +111,18 @@ def test_ahead_leaves_out_what_cannot_be_read():
 
 
 def test_ahead_stops_reading_when_it_is_closed():
-    started = []
-    images = ahead(range(1000), lambda k: started.append(k), [], 8)
-    next(images)
+    """What its four threads are at is finished, what waits for them is not begun."""
+    started, gate = [], threading.Event()
+
+    def load(k):
+        started.append(k)
+        assert k == 0 or gate.wait(20)
+
+    images = ahead(range(1000), load, [], 16)
+    assert next(images) == (0, None)
+    threading.Timer(0.2, gate.set).start()
     images.close()
-    assert len(started) <= 8 and threading.active_count() < 5
+    assert gate.is_set() and set(started) <= {0, 1, 2, 3, 4}
 
 
 # ---- the loop ----

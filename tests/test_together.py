@@ -147,9 +147,13 @@ def test_one_in_flight_comes_in_order():
 
 
 def test_the_oldest_come_first():
-    """Of tasks that want more than a call holds, the first is served whole before the second, and ends before it."""
-    tasks = (asking(k, (8, 9), (8, 9)) for k in range(10))
-    assert [k for k, _ in together(fake()[0], tasks, batch_size=32)] == list(range(10))
+    """The next block of a task goes into the next call, before those that wait already: ten small ones take 20 calls,
+    of which every other is on its way when an answer is read.
+    """
+    model, calls = fake()
+    tasks = (asking(k, *[(2, 4)] * 10 if k == 0 else [(8, 8)]) for k in range(30))
+    ends = [(k, len(calls)) for k, _ in together(model, tasks, batch_size=32)]
+    assert dict(ends)[0] == 20
 
 
 def test_no_more_are_started_than_fill_the_batch():
