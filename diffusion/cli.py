@@ -350,9 +350,7 @@ def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: I
         total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
     if not todo:
         return problems
-    found = classify(
-        ahead(todo, load, problems), dtype
-    )  # loads the model; what is wrong with that comes before the bar
+    found = classify(ahead(todo, load, problems), dtype)  # loads the model: its errors come before the bar
     before, started = total["nfe"], time.monotonic()
     with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
         for turn in dict.fromkeys([dtype, "float32"]):
