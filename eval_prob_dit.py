@@ -107,9 +107,8 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
 def search_of(args, n_arms: int, T: int) -> tuple[list[int], list[int], np.ndarray, Callable[[], Search], int]:
     """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE."""
     if args.search == "race":
-        cli.refuse(
-            args, parser(), ["cls", "t_interval", "to_keep", "n_samples"], "is for --search halving, not for race"
-        )
+        halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
+        cli.refuse(args, parser(), halving_only, "is for --search halving, not for race")
         levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), T)
         return [], [], levels, start, args.budget or n_arms * len(levels)  # at most
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
@@ -163,16 +162,13 @@ def main(argv: list[str]) -> int:
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = (
-        cli.options_of(args, names, card, dataset.labels, dtype, bank)
-        | cli.search_options(args)
-        | {
-            "cls": None if args.cls is None else cli.ranges(arms),
-            "to_keep": to_keep,
-            "n_samples": n_samples,
-            "interpolation": "adm",
-        }
-    )
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
+    options |= {
+        "cls": None if args.cls is None else cli.ranges(arms),
+        "to_keep": to_keep,
+        "n_samples": n_samples,
+        "interpolation": "adm",
+    }
     names = dataset.classes or [str(k) for k in range(card.classes)]
     table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
     all_ids = cli.ranges(sorted(all_arms))

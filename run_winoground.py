@@ -90,18 +90,17 @@ def by_diffusion(args, device, dtype: str, pairs):
             conditions = model.conditions([*captions, ""][: len(arm_class)])
             measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
             record = measured.record(index=number, label=number % 2)
-            errors, _ = metrics.class_errors(record, arm_class, args.loss)
-            best, other = np.sort(errors[:2])  # the empty caption is no answer
-            return record | {"pred": int(errors[:2].argmin()), "margin": float(other / best - 1)}
+            errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
+            return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
 
         tasks = (one_image(number, image) for number, image in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
     names = ["dataset", "version", "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation"]
     options = cli.options_of(args, [*names, "loss"], card, pairs.captions, dtype, bank) | cli.search_options(args)
-    race = args.search == "race"
-    name = f"v{cli.tag(args.version)}_{'' if race else f't{args.t_interval}_'}{args.n_trials}trials"
-    name += f"_{cli.race_tag(args)}" if race else ""
+    trials = f"{args.n_trials}trials"
+    how = f"{trials}_{cli.race_tag(args)}" if args.search == "race" else f"t{args.t_interval}_{trials}"
+    name = f"v{cli.tag(args.version)}_{how}"
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.interpolation}" if args.interpolation != "bilinear" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""

@@ -1,6 +1,5 @@
 """One image: a search over errors, and the record of it."""
 
-import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import LOSSES, Block
+from diffusion.metrics import class_errors, margin
 from diffusion.search import Search
 
 
@@ -70,12 +70,9 @@ def classify(
     except StopIteration as stop:
         winner, *others = stop.value.tolist()
     counts = torch.tensor([sum(map(len, blocks)) for blocks in parts])
-    last = np.flatnonzero(counts == seen)
-    means = np.array([torch.cat(parts[arm])[:, LOSSES.index(loss)].mean(dtype=torch.float64) for arm in last])
-    best, *after = np.sort(class_means(means, arm_class[last]))
-    margin = float(after[0] / best - 1) if after else math.inf
     errors = torch.cat([block for blocks in parts for block in blocks])
-    return Measured(winner, not others, margin, levels[:seen], rows[:seen], counts, errors)
+    means, points = class_errors({"counts": counts, "losses": LOSSES, "errors": errors}, arm_class, loss)
+    return Measured(winner, not others, margin(means[points == seen]), levels[:seen], rows[:seen], counts, errors)
 
 
 def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:

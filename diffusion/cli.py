@@ -62,8 +62,12 @@ def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--search", choices=[default, "race"], default=default, help="how levels are spent; default %(default)s"
     )
-    parser.add_argument("--z", type=float, default=3.0, help="race: standard errors a class must lose by; default 3")
-    parser.add_argument("--max_samples", type=int, default=500, help="race: noise levels, if need be; default 500")
+    parser.add_argument(
+        "--z", type=float, default=3.0, help="race: standard errors a class must lose by; default %(default)g"
+    )
+    parser.add_argument(
+        "--max_samples", type=int, default=500, help="race: noise levels, if need be; default %(default)s"
+    )
     parser.add_argument("--budget", type=int, help="race: NFE per image, at most; then the leader is taken, undecided")
 
 
@@ -319,19 +323,19 @@ def ahead(indices: Iterable[int], load, problems: list[str], most: int = 16) -> 
     What cannot be read (OSError) is left out and noted among the problems.
     """
     indices, waiting = iter(indices), deque()
-    with ThreadPoolExecutor(4) as pool:
-        try:
-            while True:
-                waiting.extend((k, pool.submit(load, k)) for k in itertools.islice(indices, most - len(waiting)))
-                if not waiting:
-                    return
-                index, image = waiting.popleft()
-                if isinstance(error := image.exception(), OSError):
-                    problems.append(f"image {index}: {error}")
-                else:
-                    yield index, image.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(4)
+    try:
+        while True:
+            waiting.extend((k, pool.submit(load, k)) for k in itertools.islice(indices, most - len(waiting)))
+            if not waiting:
+                return
+            index, image = waiting.popleft()
+            if isinstance(error := image.exception(), OSError):
+                problems.append(f"image {index}: {error}")
+            else:
+                yield index, image.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: Iterable[dict] = ()) -> list[str]:

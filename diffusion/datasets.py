@@ -351,7 +351,7 @@ def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:
     id is colour * 10 + digit, else the digit.
     """
     ink, digit = digits.handwriting(split)
-    colours = [[c for c, d in pairs if d == wanted] for wanted in range(10)]
+    colours = digits.colours_of(pairs)
     kept = [j for j, d in enumerate(digit) if colours[d]]
 
     def choose(j: int) -> tuple[int, np.random.Generator]:
@@ -362,7 +362,7 @@ def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:
         j = kept[k]
         colour, rng = choose(j)
         canvas = digits.one(ink[j : j + 1], torch.tensor([colour]), rng)[0]  # [3, 32, 32] in 0..1
-        return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
+        return digits.picture(canvas)
 
     if coloured:
         return [choose(j)[0] * 10 + int(digit[j]) for j in kept], digits.names_of_one(), open_canvas
@@ -375,7 +375,7 @@ def _digits_two(split: str) -> Read:
     The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
     """
     ink, digit = digits.handwriting(split)
-    colours = [[c for c, d in digits.SEEN if d == wanted] for wanted in range(10)]
+    colours = digits.colours_of(digits.SEEN)
 
     def choose(j: int) -> tuple[list[int], list[int], np.random.Generator]:
         rng = np.random.default_rng([2, j, DIGITS_SEED])
@@ -385,7 +385,7 @@ def _digits_two(split: str) -> Read:
     def open_canvas(j: int) -> Image.Image:
         both, colour, rng = choose(j)
         canvas = digits.two(ink[both][None], torch.tensor([colour]), np.array([False]), rng)[0]  # [3, 32, 32] in 0..1
-        return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
+        return digits.picture(canvas)
 
     labels = []
     for j in range(len(ink)):

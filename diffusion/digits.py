@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 SIZE = 32  # pixels of a canvas
@@ -76,6 +77,16 @@ def two(ink: Tensor, colour: Tensor, vertical: np.ndarray, rng: np.random.Genera
     centre = np.stack([first, 32 - first], 1).reshape(2 * n, 2)
     drawn = paint(ink.flatten(0, 1), colour.flatten(), centre, np.full(2 * n, 16.0), rng)
     return drawn.view(n, 2, 3, SIZE, SIZE).amax(1)
+
+
+def picture(canvas: Tensor) -> Image.Image:
+    """The image of a canvas [3, 32, 32] in 0..1."""
+    return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def colours_of(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    """Of `pairs` (colour, digit), the colours of each digit 0..9."""
+    return [[c for c, d in pairs if d == digit] for digit in range(10)]
 
 
 def caption_one(digit: int, colour: int | None = None) -> str:

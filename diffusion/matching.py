@@ -16,6 +16,11 @@ def _read_run(folder: Path) -> dict:
     return run
 
 
+def _raced(run: dict) -> bool:
+    """Then two images may have been measured at different points."""
+    return run["options"].get("search") == "race"
+
+
 def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[str]]:
     """Mean errors [n, caption 2 (and the empty one) 3, image 2] of the complete examples, their indices, what is wrong.
 
@@ -49,18 +54,17 @@ def print_scores(folder: Path, loss: str) -> int:
     run = _read_run(folder)
     errors, examples, problems = read_errors(folder, loss)
     tags = np.array([run["examples"][str(e)]["tag"] for e in examples])
-    raced = run["options"].get("search") == "race"  # then two images may have been measured at different points
     print(f"{'examples':<16}{len(examples)} of {max(run['images'] // 2, len(examples))}")
     right = {"": metrics.winoground(-errors[:, :2])}
-    if len(errors) and not np.isnan(errors).any():
-        right[", normalized"] = metrics.winoground(errors[:, 2:] - errors[:, :2])
-    if raced:
+    if _raced(run):
         right = {"": {"text": right[""]["text"]}}
+    elif len(errors) and not np.isnan(errors).any():
+        right[", normalized"] = metrics.winoground(errors[:, 2:] - errors[:, :2])
     groups = {"all": np.full(len(examples), True)} | {tag: tags == tag for tag in dict.fromkeys(tags) if tag}
     for how, scores in right.items():
         print(f"\n{'score' + how:<20}{'n':>6}" + "".join(f"{name:>24}" for name in scores))
         for group, mask in groups.items():
-            cells = [metrics.accuracy(correct[mask], np.full(mask.sum(), True)) for correct in scores.values()]
+            cells = [metrics.share(correct[mask]) for correct in scores.values()]
             shown = [f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f})" for p, (low, high) in cells]
             print(f"{group:<20}{mask.sum():>6}" + "".join(f"{cell:>24}" for cell in shown))
     return cli.report(problems)
@@ -71,7 +75,7 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
     from matplotlib.figure import Figure
 
     run = _read_run(folder)
-    if run["options"].get("search") == "race":
+    if _raced(run):
         raise InputError(f"--gallery: wanted a grid; {folder} is a race, its images were measured at different points")
     errors, examples, _ = read_errors(folder, loss)
     if not examples:

@@ -14,12 +14,17 @@ def wilson(p: float, n: float, z: float = Z95) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
+def share(hits: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The share of hits [n] bool that are true and its 95% interval; nan for n = 0."""
+    if len(hits) == 0:
+        return float("nan"), (0.0, 1.0)
+    p = float(np.mean(hits))
+    return p, wilson(p, len(hits))
+
+
 def accuracy(pred: np.ndarray, label: np.ndarray) -> tuple[float, tuple[float, float]]:
     """Top-1 accuracy of pred [n], label [n] and its 95% interval; nan for n = 0."""
-    if len(label) == 0:
-        return float("nan"), (0.0, 1.0)
-    p = float(np.mean(pred == label))
-    return p, wilson(p, len(label))
+    return share(pred == label)
 
 
 def per_class(pred: np.ndarray, label: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -63,6 +68,12 @@ def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.nda
     points = np.zeros(K, dtype=int)
     points[arm_class] = counts  # every arm of a class goes equally far
     return np.bincount(arm_class, weights=sums, minlength=K) / (points * arms), points
+
+
+def margin(errors: np.ndarray) -> float:
+    """How much larger the second smallest of mean errors is than the smallest, relatively; inf where there is one."""
+    best, *others = np.sort(errors)
+    return float(others[0] / best - 1) if others else np.inf
 
 
 def rescore(record: dict, arm_class: np.ndarray, loss: str) -> int:

@@ -157,6 +157,6 @@ def _digits_pairs(n: int) -> Pairs:
         drawn = torch.stack([ink[rng.choice(np.flatnonzero(labels == d))] for _, d in sides[side]])
         colour = torch.tensor([c for c, _ in sides[side]])
         canvas = digits.two(drawn[None], colour[None], np.array([vertical]), rng)[0]  # [3, 32, 32] in 0..1
-        return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())
+        return digits.picture(canvas)
 
     return _pairs("digits-pairs", rows, open_image)

@@ -134,9 +134,9 @@ def network(args, device: torch.device) -> None:
 
 def fake_model(denoise: Callable, device: torch.device) -> Model:
     """Stable Diffusion's schedule around any network; nothing to encode."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2
-    abar = (1 - betas).cumprod(0)
-    process = Process(abar.sqrt(), (1 - abar).sqrt(), torch.arange(T), "epsilon")
+    from diffusers import DDPMScheduler
+
+    process = Process.from_scheduler(DDPMScheduler(T, 0.00085, 0.012, "scaled_linear"))
     return Model(process, device, lambda images: images, lambda prompts: prompts, denoise)
 
 

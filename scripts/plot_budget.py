@@ -83,9 +83,10 @@ def searches(levels: np.ndarray, arms: np.ndarray) -> dict[str, dict[str, Callab
     }  # fmt: skip
 
 
-def read(folder: Path, run: dict, loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read(
+    folder: Path, loss: str, class_ids: np.ndarray, arm_class: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors [images, classes, points in ascending levels], class rows [images] (-1: none's), ascending levels [P]."""
-    class_ids, arm_class = records.competitors(run)
     errors, labels, levels = [], [], None
     for index, path in records.finished(folder).items():
         record = records.load_record(path)
@@ -109,12 +110,15 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     run = records.read_run(args.folder)
     loss = args.loss or run["options"]["loss"]
-    errors, label, levels = read(args.folder, run, loss)
-    _, arm_class = records.competitors(run)
+    class_ids, arm_class = records.competitors(run)
+    errors, label, levels = read(args.folder, loss, class_ids, arm_class)
     arms = np.bincount(arm_class)
     full = errors.mean(2).argmin(1)
-    same = np.full(len(full), True)
-    rows = [("every class", f"{len(levels)} points", len(arm_class) * len(levels), same, full == label)]
+
+    def row(name: str, setting: str, nfe: float, wins: np.ndarray) -> tuple:
+        return name, setting, nfe, metrics.accuracy(wins, full), metrics.accuracy(wins, label)
+
+    table = [row("every class", f"{len(levels)} points", len(arm_class) * len(levels), full)]
     for name, settings in searches(levels, arms).items():
         for setting, of in tqdm(settings.items(), desc=name, leave=False):
             wins, costs = [], []
@@ -123,12 +127,7 @@ def main(argv: list[str]) -> int:
                 winner, nfe = replay(search, one[:, order], arms)
                 wins.append(winner)
                 costs.append(nfe)
-            wins = np.array(wins)
-            rows.append((name, setting, float(np.mean(costs)), wins == full, wins == label))
-    table = [
-        (name, setting, nfe, *(metrics.accuracy(hit, np.full(len(hit), True)) for hit in (agrees, right)))
-        for name, setting, nfe, agrees, right in rows
-    ]
+            table.append(row(name, setting, float(np.mean(costs)), np.array(wins)))
     print(f"{len(full)} images, {len(arms)} classes; agreement is with the decision at all {len(levels)} points")
     print(f"{'search':<15}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
     for name, setting, nfe, *hits in table:

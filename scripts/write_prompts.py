@@ -35,8 +35,8 @@ TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it s
     "fashion-mnist": "a photo of a {}, a type of clothing.",
     "digits": digits.caption_one(0).replace(digits.WORDS[0], "{}"),
     "digits-colour": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
-    "digits-two": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
 }
+TEMPLATES["digits-two"] = TEMPLATES["digits-colour"]
 
 
 def library_file(package: str, requirement: str, file: str) -> Path:
