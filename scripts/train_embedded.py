@@ -4,6 +4,7 @@ python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, 
 python scripts/train_embedded.py sd-2    # goes on with models/digits-sd, with an eye to high noise
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
 python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
+python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout, VAE of digits-sd
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
@@ -23,13 +24,16 @@ from diffusers import (
     DiffusionPipeline,
     DiTPipeline,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffusion import digits
 from diffusion.digits import SEEN, UNSEEN
@@ -69,8 +73,8 @@ def captioned_canvases(
     return x * 2 - 1, captions
 
 
-def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer class with a byte-pair vocabulary of the captions' words."""
+def tokenizer(length: int = 24) -> CLIPTokenizer:
+    """CLIP's tokenizer class with a byte-pair vocabulary of the captions' words; texts of `length` tokens."""
     pairs = SEEN + UNSEEN
     words = [digits.caption_one(d) for d in range(10)] + [digits.caption_one(d, c) for c, d in pairs]
     words += [digits.caption_two(pairs[0], pairs[1], name) for relation in digits.RELATIONS for name in relation[1:]]
@@ -83,7 +87,15 @@ def tokenizer() -> CLIPTokenizer:
     tokens = sorted(alphabet) + [a + "</w>" for a in sorted(alphabet)]
     tokens += [t for t in sorted(bpe.get_vocab(), key=bpe.get_vocab().get) if t not in set(tokens)]
     vocab = {token: k for k, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=24)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+
+
+def text_config(tok: CLIPTokenizer, width: int, layers: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tok), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        num_attention_heads=width // 32, max_position_embeddings=tok.model_max_length, projection_dim=width,
+        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
+    )  # fmt: skip
 
 
 def train_vae(steps: int, rng: np.random.Generator) -> AutoencoderKL:
@@ -146,11 +158,7 @@ def train_sd(steps: int, folder: Path) -> None:
     tok = tokenizer()
     vae = train_vae(-(-steps * 4 // 25), rng)
     scheduler = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1)
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tok), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=tok.model_max_length, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id, projection_dim=128,
-    ))  # fmt: skip
+    text_encoder = CLIPTextModel(text_config(tok, width=128, layers=3))
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=[32, 64, 96], layers_per_block=1,
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
@@ -259,6 +267,50 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
     optimise(torch.nn.ModuleDict({"transformer": transformer}), loss_of_step, steps, save)
 
 
+def train_flow(steps: int, folder: Path) -> None:
+    """Stable Diffusion 3 in small: two text encoders and no T5, pooled text, a shifted flow-matching schedule.
+
+    Half of the noise levels are logit-normal as there (arXiv 2403.03206, section 3.1), half even in the table.
+    """
+    rng = np.random.default_rng(0)
+    vae16 = AutoencoderKL.from_pretrained(MODELS / "digits-sd", subfolder="vae", dtype=torch.float16)
+    vae16.register_to_config(shift_factor=0.073)  # a tenth of a standard deviation, as large as SD3's is
+    vae = copy.deepcopy(vae16).float().eval().requires_grad_(False)
+    scheduler = FlowMatchEulerDiscreteScheduler(1000, shift=3.0)
+    tok = tokenizer(16)
+    networks = torch.nn.ModuleDict({
+        "text_encoder": CLIPTextModelWithProjection(text_config(tok, width=96, layers=3)),
+        "text_encoder_2": CLIPTextModelWithProjection(text_config(tok, width=32, layers=2)),
+        "transformer": SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=5, attention_head_dim=32,
+            num_attention_heads=4, joint_attention_dim=128, caption_projection_dim=128, pooled_projection_dim=128,
+            pos_embed_max_size=8,
+        ),
+    }).train()  # fmt: skip
+    tokenizers = {"tokenizer": tok, "tokenizer_2": tok, "text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline(scheduler=scheduler, vae=vae, **tokenizers, **networks)
+
+    def loss_of_step():
+        x, captions = captioned_canvases(96, rng)
+        with torch.no_grad():
+            x = (vae.encode(x).latent_dist.mean - vae.config.shift_factor) * vae.config.scaling_factor
+        text, _, pooled, _ = pipeline.encode_prompt(
+            captions, None, None, do_classifier_free_guidance=False, max_sequence_length=tok.model_max_length
+        )
+        even = torch.cat([torch.randn(48).sigmoid(), torch.rand(48)])
+        s = scheduler.shift * even / (1 + (scheduler.shift - 1) * even)
+        eps = torch.randn_like(x)
+        z = torch.lerp(x, eps, s[:, None, None, None])
+        said = networks["transformer"](z, text, pooled, 1000 * s).sample
+        return ((said - (eps - x)) ** 2).mean()
+
+    def save(average):
+        save_pipeline(StableDiffusion3Pipeline(scheduler=scheduler, vae=vae16, **tokenizers, **average), folder)
+
+    print({k: f"{sum(p.numel() for p in n.parameters()):,}" for k, n in networks.items()})
+    optimise(networks, loss_of_step, steps, save)
+
+
 def train_clip(steps: int, folder: Path) -> None:
     """CLIP on the canvases and captions of `train_sd`, with its tokenizer; the average with the best held-out loss.
 
@@ -311,7 +363,7 @@ def train_clip(steps: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "clip"])
+    parser.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "clip"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
@@ -321,6 +373,7 @@ if __name__ == "__main__":
         "sd-2": train_sd_2,
         "dit": train_dit,
         "dit-2": partial(train_dit, go_on=True),
+        "flow": train_flow,
         "clip": train_clip,
     }[args.model]
     train(args.steps, args.folder or MODELS / f"digits-{args.model.removesuffix('-2')}")
