@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
     options["prompts"] = records.sha256(repr(table))
-    todo, done = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
+    todo, earlier = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
     def load(index: int) -> Tensor:
@@ -153,10 +153,10 @@ def main(argv: list[str]) -> int:
         tasks = (one_image(index, image) for index, image in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
-    earlier, _ = cli.read_rows(done[k] for k in mine if k in done) if args.load_stats else ([], [])
     path_of = partial(records.record_path, folder, len(dataset))
-    problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype, earlier=earlier)
-    return cli.finish(folder, images, problems)
+    counted = earlier if args.load_stats else []
+    rows, problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype, grace=args.grace, earlier=counted)
+    return cli.print_accuracy(earlier + rows, len(mine), problems)
 
 
 if __name__ == "__main__":

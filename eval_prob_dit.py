@@ -173,7 +173,7 @@ def main(argv: list[str]) -> int:
     table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
     all_ids = cli.ranges(sorted(all_arms))
     about = {"images": len(images), "indices": cli.ranges(images), "arms": table, "all_arms": all_ids}
-    todo, _ = cli.join_run(folder, options, about, mine)
+    todo, earlier = cli.join_run(folder, options, about, mine)
     c, h, w = card.latent
     extra = {None: 0, "save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
     most = "at most " if args.search == "race" else ""
@@ -210,8 +210,8 @@ def main(argv: list[str]) -> int:
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 
     path_of = partial(records.record_path, folder, len(dataset))
-    problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype)
-    return cli.finish(folder, images, problems)
+    rows, problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype, grace=args.grace)
+    return cli.print_accuracy(earlier + rows, len(mine), problems)
 
 
 if __name__ == "__main__":

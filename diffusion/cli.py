@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, metrics, records
+from diffusion import InputError, InputWarning, cluster, metrics, records
 from diffusion.search import Search, race, spread_sequence
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
@@ -38,6 +38,11 @@ def run(main) -> None:
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+    except cluster.Stopped as by:
+        print(
+            f"{program}: ended by {by}; what is measured is saved, the same command goes on from there", file=sys.stderr
+        )
+        sys.exit(cluster.STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
@@ -102,15 +107,20 @@ def race_tag(args) -> str:
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--n_workers", type=int, default=1, help="split the images over this many workers")
-    parser.add_argument("--worker_idx", type=int, default=0, help="which of them this is: it takes images[w::n]")
+    here = "default: what Slurm's job array or torchrun says, else"
+    parser.add_argument("--n_workers", type=int, help=f"split the images over this many workers; {here} 1")
+    parser.add_argument("--worker_idx", type=int, help=f"which of them this is: it takes images[w::n]; {here} 0")
+    parser.add_argument(
+        "--grace", type=float, default=20, help="seconds to finish images in after SIGTERM or SIGUSR1; default 20"
+    )
     parser.add_argument("--subset_path", type=Path, help="npy file of the dataset indices to evaluate")
 
 
 def pick_device(args) -> tuple[torch.device, str]:
     """The device and the dtype's name, from --device and --dtype or what the machine has."""
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    cuda = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun's
+    best = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(args.device or best)
         torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
@@ -138,9 +148,8 @@ def not_negative(args, *names: str) -> None:
 
 def my_images(args, total: int, most: int | None = None) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending (the first `most`), and this worker's."""
-    at_least_one(args, "n_workers")
-    if not 0 <= args.worker_idx < args.n_workers:
-        raise InputError(f"--worker_idx {args.worker_idx}: must be in 0..{args.n_workers - 1}")
+    not_negative(args, "grace")
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx)
     chosen = np.arange(total)
     if args.subset_path:
         try:
@@ -159,7 +168,7 @@ def my_images(args, total: int, most: int | None = None) -> tuple[list[int], lis
                 f" data set's 0..{total - 1}"
             )
     chosen = chosen[:most].tolist()
-    return chosen, chosen[args.worker_idx :: args.n_workers]
+    return chosen, chosen[worker_idx::n_workers]
 
 
 def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
@@ -245,19 +254,25 @@ def options_of(args, names: Iterable[str], card, data: list, dtype: str, bank: t
     return {name: getattr(args, name) for name in names} | {
         "img_size": card.image_size,
         "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": records.sha256(repr(data)),  # an image more or less would shift the others
+        "data": f"{len(data)}, sha256 {records.sha256(repr(data))}",  # an image more or less would shift the others
         "dtype": dtype,
         "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
     }
 
 
-def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], dict[int, Path]]:
-    """Open the run's folder; which of the images `mine` are still to do, and the records that are there."""
+def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
+    """Open the run's folder; which of the images `mine` are still to do, and the rows of the others.
+
+    A file that is no record of its image is named, and its image is to do.
+    """
     records.open_run(folder, options, about)
-    done = records.finished(folder)
-    todo = [k for k in mine if k not in done]
-    records.clean(folder, todo)
-    return todo, done
+    records.clean(folder, mine)
+    there = records.finished(folder)
+    rows, problems = read_rows((there[k] for k in mine if k in there), own=True)
+    for problem in problems:
+        warnings.warn(f"{problem}; the image is measured again", InputWarning, stacklevel=2)
+    done = {row["index"] for row in rows}
+    return [k for k in mine if k not in done], rows
 
 
 def save_figure(figure, path: Path, dpi: int) -> None:
@@ -268,22 +283,26 @@ def save_figure(figure, path: Path, dpi: int) -> None:
         raise InputError(f"{path}: cannot be written ({error})") from None
 
 
-def read_rows(paths: Iterable[Path], change=lambda record: record) -> tuple[list[dict], list[str]]:
-    """The pred, label and nfe of records, and what is wrong with those that cannot be read.
+def read_rows(paths: Iterable[Path], *, own: bool, change=None) -> tuple[list[dict], list[str]]:
+    """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
 
-    `change(record)` may decide again while the errors are at hand; they are not kept, since they do not fit in memory.
+    `own`: published records will not do. `change(record)` may decide again while the errors are at hand; they are not
+    kept, since they do not fit in memory, nor read without it.
     """
     rows, problems = [], []
     for path in paths:
         try:
-            rows.append(brief(change(records.load_record(path))))
+            record = records.load_record(path, own=own, lazily=change is None)
+            rows.append(brief(change(record) if change else record))
         except InputError as error:
             problems.append(str(error))
     return rows, problems
 
 
 def brief(record: dict) -> dict:
-    return {key: record[key] for key in ("pred", "label", "nfe") if key in record}  # published files count no NFE
+    return {
+        key: record[key] for key in ("index", "pred", "label", "nfe") if key in record
+    }  # published files count no NFE
 
 
 def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:
@@ -310,17 +329,10 @@ def report(problems: list[str], most: int = 20) -> int:
     return 1 if problems else 0
 
 
-def finish(folder: Path, images: list[int], problems: list[str]) -> int:
-    """Print the table of the whole run, as far as it is done, and what went wrong; the exit code."""
-    done = records.finished(folder)
-    rows, unreadable = read_rows(done[k] for k in images if k in done)
-    return print_accuracy(rows, len(images), problems + unreadable)
-
-
-def ahead(indices: Iterable[int], load, problems: list[str], most: int = 16) -> Iterator[tuple[int, object]]:
+def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[int, object]]:
     """(index, load(index)) in order; up to `most` are loaded, in threads, before they are asked for.
 
-    What cannot be read (OSError) is left out and noted among the problems.
+    What cannot be read (OSError) is left out, after `fail(index, why)`.
     """
     indices, waiting = iter(indices), deque()
     pool = ThreadPoolExecutor(4)
@@ -331,49 +343,69 @@ def ahead(indices: Iterable[int], load, problems: list[str], most: int = 16) -> 
                 return
             index, image = waiting.popleft()
             if isinstance(error := image.exception(), OSError):
-                problems.append(f"image {index}: {error}")
+                fail(index, str(error))
             else:
                 yield index, image.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def evaluate(todo: list[int], load, classify, path_of, *, dtype: str, earlier: Iterable[dict] = ()) -> list[str]:
-    """Measure and save images, under a bar of accuracy, NFE per image and NFE/s.
+def evaluate(
+    todo: list[int], load, classify, path_of, *, dtype: str, grace: float, earlier: Iterable[dict] = ()
+) -> tuple[list[dict], list[str]]:
+    """Measure and save images, under a bar of accuracy, NFE per image and NFE/s; their rows and what went wrong.
 
     `load(index)` reads an image; `classify(images, dtype)` loads the model, takes pairs (index, what was read) and
     gives an iterator of records, in any order; `path_of(index)` is where one goes; `earlier` rows count in the bar.
 
     An image whose errors in a reduced dtype are not finite, or whose best two are closer than that dtype's noise, is
     measured again in float32 at the end. One that cannot be read, or whose errors are not finite even then, is left
-    out; returns what was wrong with those.
+    out, with a note in the run's folder that goes when it succeeds. Raises cluster.Stopped when a signal asked for an
+    end: the images in hand are finished if that takes less than `grace` seconds.
     """
-    problems, again = [], {}  # index -> NFE spent in vain
+    rows, problems, again = [], [], {}  # again: index -> NFE spent in vain
+    if not todo:
+        return rows, problems
+    notes = records.failed(path_of(todo[0]).parent)
+
+    def fail(index: int, why: str) -> None:
+        problems.append(f"image {index}: {why}")
+        records.note_failure(path_of(index), why)
+
     total = Counter()
     for row in earlier:
         total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
-    if not todo:
-        return problems
-    found = classify(ahead(todo, load, problems), dtype)  # loads the model: its errors come before the bar
-    before, started = total["nfe"], time.monotonic()
-    with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
-        for turn in dict.fromkeys([dtype, "float32"]):
-            for record in found:
-                index, finite = record["index"], bool(record["errors"].isfinite().all())
-                if turn != "float32" and not (finite and record.get("margin", np.inf) > CLOSE[turn]):
-                    again[index] = record["nfe"]
-                    continue
-                if not finite:
-                    problems.append(f"image {index}: the network's answers are not all finite, in float32 too")
-                    continue
-                record["nfe"] += again.get(index, 0)
-                records.save_record(path_of(index), record)
-                total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
-                said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
-                speed = (total["nfe"] - before) / (time.monotonic() - started)
-                bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
-                bar.update()
-            if not again or turn == "float32":
-                break
-            found = classify(ahead(again, load, problems), "float32")
-    return problems
+    before = total["nfe"]
+    with cluster.asked_to_end(grace) as asked:
+
+        def found(indices: Iterable[int], dtype: str) -> Iterator[dict]:
+            return classify(itertools.takewhile(lambda _: not asked, ahead(indices, load, fail)), dtype)
+
+        measured = found(todo, dtype)  # loads the model: its errors come before the bar
+        started = time.monotonic()
+        with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
+            for turn in dict.fromkeys([dtype, "float32"]):
+                for record in measured:
+                    index, finite = record["index"], bool(record["errors"].isfinite().all())
+                    if turn != "float32" and not (finite and record.get("margin", np.inf) > CLOSE[turn]):
+                        again[index] = record["nfe"]
+                        continue
+                    if not finite:
+                        fail(index, "the network's answers are not all finite, in float32 too")
+                        continue
+                    record["nfe"] += again.get(index, 0)
+                    records.save_record(path_of(index), record)
+                    if index in notes:
+                        records.forget_failure(notes[index])
+                    rows.append(brief(record))
+                    total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
+                    said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
+                    speed = (total["nfe"] - before) / (time.monotonic() - started)
+                    bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
+                    bar.update()
+                if not again or turn == "float32":
+                    break
+                measured = found(again, "float32")
+        if asked and len(rows) + len(problems) < len(todo):
+            raise cluster.Stopped(asked.by)
+    return rows, problems

@@ -5,6 +5,7 @@ one call (see `together`); what a row gives does not depend on the others.
 """
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from diffusion import InputWarning
 
 LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
 CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
@@ -176,11 +179,13 @@ def together(
     Calls hold `batch_size` rows, of the oldest tasks first; when those in flight want fewer, the next task is started
     (with `in_flight`, at most so many at a time). On a CPU the same row gives the same bits whatever shares its call
     (calls are of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call
-    are read while the next one runs. Costs one NFE per row of the blocks.
+    are read while the next one runs. Costs one NFE per row of the blocks. A call that does not fit into memory is made
+    again in halves, and so are those after it.
     """
     on_cpu = model.device.type == "cpu"
-    batch_size = max(batch_size, CPU_ROWS) if on_cpu else batch_size
-    size = CPU_ROWS if on_cpu else batch_size
+    least = CPU_ROWS if on_cpu else 1
+    batch_size = max(batch_size, least)
+    size = least if on_cpu else batch_size
     tasks = enumerate(tasks)
     asked: list[_Asked] = []  # with rows to send, the oldest first
     unread: deque[tuple[list, Tensor]] = deque()
@@ -203,7 +208,21 @@ def together(
             yield from go_on(*new, None)
         if wanted >= batch_size or (asked and not unread):
             parts = _take(asked, batch_size)
-            unread.append((parts, measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)))
+            try:
+                answers = measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)
+            except torch.OutOfMemoryError:
+                if batch_size == least:
+                    raise
+                batch_size = max(batch_size // 2, least)
+                size = least if on_cpu else batch_size
+                warnings.warn(
+                    f"out of memory: from here on {batch_size} evaluations in a call", InputWarning, stacklevel=2
+                )
+                asked = sorted({id(a): a for a in [*(a for a, _, _ in parts), *asked]}.values(), key=lambda a: a.number)
+                for a, start, _ in parts:
+                    a.sent = start
+                continue
+            unread.append((parts, answers))
         if not unread:
             return
         if len(unread) == 2 or wanted < batch_size:

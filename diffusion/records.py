@@ -1,10 +1,13 @@
 """Runs on disk: a folder of one file per image, and the `run.json` that says which options produced them."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +29,44 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def write_atomic(path: Path, write) -> None:
-    """`write(file)` into a temporary file beside `path`, then rename: a reader sees all of it or none of it."""
+def link(temporary: Path, path: Path) -> None:
+    """Give a file its name, if nobody has it: FileExistsError. Where there are no hard links, the last one has it."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        temporary.replace(path)
+
+
+def write_atomic(path: Path, write, replace: bool = True) -> None:
+    """`write(file)` into a temporary file beside `path`, then rename: a reader sees all of it or none of it.
+
+    Without `replace`, FileExistsError when the path is there: of several writers the first wins. Raises InputError
+    when the disk is full, the folder cannot be written, and the like; `path` is as it was then.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        for last in (False, False, True):
+            try:
+                with temporary.open("wb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if replace:
+                    temporary.replace(path)
+                else:
+                    link(temporary, path)
+                return
+            except FileNotFoundError:  # another worker took our temporary file for a dead one's: once more
+                if last:
+                    raise
+            finally:
+                temporary.unlink(missing_ok=True)
+    except FileExistsError:
         raise
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
+        raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
 
 
 def open_run(folder: Path, options: dict, about: dict) -> None:
@@ -46,25 +75,33 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     `options` is everything that can change a number; `about` is what readers need besides (it may grow or shrink: the
     last writer's holds). Raises InputError, naming every difference, when the folder was made with other options.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
-    options = json.loads(json.dumps(options))  # tuples become lists, as they will be when read
-    if path.exists():
-        there = read_run(folder)["options"]
-        differences = [
-            f"{key} was {there.get(key)!r}, now {options.get(key)!r}"
-            for key in sorted(there.keys() | options.keys())
-            if there.get(key) != options.get(key)
-        ]
-        if differences:
-            raise InputError(
-                f"{folder} holds a run with other options: {'; '.join(differences)}."
-                " Give this one its own folder with --extra NAME, or delete that one"
-            )
-    elif any(folder.glob("*.pt")):
-        raise InputError(f"{folder} holds results but no run.json, so what made them is unknown; use --extra NAME")
-    text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
-    write_atomic(path, lambda file: file.write(text.encode()))
+    run = json.loads(json.dumps({"options": options, **about}))  # tuples become lists, as they will be when read
+    text = json.dumps(run, indent=1, ensure_ascii=False).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+    if not path.exists():
+        if any(folder.glob("*.pt")):
+            raise InputError(f"{folder} holds results but no run.json, so what made them is unknown; use --extra NAME")
+        with contextlib.suppress(FileExistsError):  # another worker was faster: join its run
+            return write_atomic(path, lambda file: file.write(text), replace=False)
+    there = read_run(folder)
+    if there == run:
+        return
+    was, now = there["options"], run["options"]
+    differences = [
+        f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{folder} holds a run with other options: {'; '.join(differences)}."
+            " Give this one its own folder with --extra NAME, or delete that one"
+        )
+    write_atomic(path, lambda file: file.write(text))
 
 
 def read_run(folder: Path) -> dict:
@@ -100,17 +137,40 @@ def record_path(folder: Path, total: int, index: int) -> Path:
     return folder / f"{index:0{len(str(total - 1))}d}.pt"
 
 
+def _listed(folder: Path, pattern: str) -> dict[int, Path]:
+    """The number in the name -> path, of the files whose whole name matches; from one listing, in order."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return dict(sorted((int(m[1]), folder / m[0]) for name in names if (m := re.fullmatch(pattern, name))))
+
+
 def finished(folder: Path) -> dict[int, Path]:
     """Dataset index -> record, from one listing of the folder."""
-    found = {int(m[1]): folder / m[0] for name in os.listdir(folder) if (m := re.fullmatch(r"(\d+)\.pt", name))}
-    return dict(sorted(found.items()))
+    return _listed(folder, r"(\d+)\.pt")
+
+
+def failed(folder: Path) -> dict[int, Path]:
+    """Dataset index -> the note `failed/INDEX.txt` that says why there is no record."""
+    return _listed(folder / "failed", r"(\d+)\.txt")
+
+
+def note_failure(path: Path, why: str) -> None:
+    """Leave a note beside the record that is not there, until `forget_failure(path)`."""
+    (path.parent / "failed").mkdir(exist_ok=True)
+    write_atomic(path.parent / "failed" / f"{path.stem}.txt", lambda file: file.write(f"{why}\n".encode()))
+
+
+def forget_failure(note: Path) -> None:
+    note.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are there
+        note.parent.rmdir()
 
 
 def clean(folder: Path, indices) -> None:
-    """Remove the temporary files that a killed writer of these images left."""
+    """Remove the temporary files that killed writers of these images left; a living writer makes its file again."""
     mine = set(indices)
     for name in os.listdir(folder):
-        if (m := re.match(r"\.(\d+)\.pt\.", name)) and int(m[1]) in mine:
+        m = re.match(r"\.(\d+)\.pt\.|\.run\.json\.", name)
+        if m and (m[1] is None or int(m[1]) in mine):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -119,15 +179,20 @@ def save_record(path: Path, record: dict) -> None:
     write_atomic(path, lambda file: torch.save(record, file))
 
 
-def load_record(path: Path) -> dict:
+def load_record(path: Path, *, own: bool = False, lazily: bool = False) -> dict:
     """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
 
-    Raises InputError naming the file when it is no record.
+    `own`: a published one will not do. `lazily`: tensors are read from the file as they are looked at. Raises
+    InputError naming the file when it is no record, or another image's.
     """
     try:
         with torch.serialization.safe_globals(_SCALARS):
-            record = torch.load(path, weights_only=True)
+            record = torch.load(path, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
+        if own and (missing := {"index", "nfe", "errors"} - record.keys()):
+            raise ValueError(f"no {' and no '.join(sorted(missing))}")
+        if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
+            raise ValueError(f"it is of image {record['index']}")
         return record
     except FileNotFoundError:
         raise

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: no such folder")
     paths = list(records.finished(args.folder).values())
-    if not paths:
+    failed = records.failed(args.folder)
+    if not paths and not failed:
         raise InputError(f"{args.folder}: no per-image files (000.pt, ...) there")
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
     if run and run["options"].get("cls") is not None and (args.loss or args.confusion):
@@ -54,11 +55,10 @@ def main(argv: list[str]) -> int:
     class_ids, arm_class = records.competitors(run) if run else ([], [])
 
     def decide_again(record: dict) -> dict:
-        if "counts" not in record:
-            raise InputError(f"image {record.get('index')}: a prediction without its errors")
         return record | {"pred": int(class_ids[metrics.rescore(record, arm_class, args.loss)])}
 
-    rows, problems = cli.read_rows(paths, decide_again if args.loss else lambda record: record)
+    rows, problems = cli.read_rows(paths, own=run is not None, change=decide_again if args.loss else None)
+    problems += [f"image {index}: {note.read_text().strip()}" for index, note in failed.items()]
     if args.confusion:
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
         names = {c: name for _, name, c in run["arms"]} if run else {}

@@ -4,7 +4,7 @@ python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, 
 python scripts/train_embedded.py sd-2    # goes on with models/digits-sd, with an eye to high noise
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
 python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
-python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout, VAE of digits-sd
+python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 

@@ -1,0 +1,80 @@
+"""Being one of many: which share of the images is ours, and ending well when the scheduler asks for the machine."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from diffusion import InputError
+
+STOPPED = os.EX_TEMPFAIL  # the exit code of a run that was asked to end and will go on when it is started again
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end; what was measured is saved."""
+
+
+def share(n_workers: int | None, worker_idx: int | None, environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(worker_idx, n_workers): as given, else this task's place in Slurm's job array, times torchrun's rank in it.
+
+    An array may begin anywhere and have any step. With n_workers given, a task's number is its worker's: so a part of
+    an array can be started again, gaps and all. Raises InputError for a worker that there is none of.
+    """
+    place, places = 0, 1
+    if "SLURM_ARRAY_TASK_ID" in environ:
+        task, first, last, places = (int(environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT"))
+        step = max(1, (last - first) // max(1, places - 1))
+        place = (task - first) // step
+        if n_workers is not None:
+            place = task
+        elif worker_idx is None and (first + step * place, first + step * (places - 1)) != (task, last):
+            raise InputError(f"--n_workers: wanted for task {task} of a job array with gaps, such as --array=3,7,8")
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        place, places = place * world + rank, places * world
+    place, places = place if worker_idx is None else worker_idx, places if n_workers is None else n_workers
+    if places < 1:
+        raise InputError(f"--n_workers {places}: must be at least 1")
+    if not 0 <= place < places:
+        raise InputError(f"--worker_idx {place}: must be in 0..{places - 1}")
+    return place, places
+
+
+@dataclass
+class Asked:
+    """Which signal asked the run to end, and when; falsy until one has."""
+
+    by: str = ""
+    at: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.by)
+
+
+@contextmanager
+def asked_to_end(grace: float) -> Iterator[Asked]:
+    """SIGTERM and SIGUSR1 no longer kill: they are noted, and after `grace` seconds Stopped is raised wherever we are.
+
+    The body is to begin nothing new once it is asked.
+    """
+    asked = Asked()
+
+    def note(number, _frame) -> None:
+        if not asked:
+            asked.by, asked.at = signal.Signals(number).name, time.monotonic()
+            # again and again, since an exception is lost where it meets a destructor
+            signal.setitimer(signal.ITIMER_REAL, max(grace, 1e-3), 1)
+
+    def drop(*_) -> None:
+        raise Stopped(asked.by)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, drop)
+    try:
+        yield asked
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
