@@ -2,13 +2,14 @@
 
 import itertools
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from diffusion.cli import CLOSE, ImageNoise, ahead, evaluate
-from diffusion.records import load_record, record_path
+from diffusion.records import failed, load_record, record_path
 
 LATENT = (4, 8, 8)
 
@@ -69,9 +70,8 @@ def test_ahead_keeps_the_order():
             assert last_is_read.wait(20)
         return 10 * k
 
-    problems = []
-    assert list(ahead([0, 1, 2, 3, 9, 4], load, problems)) == [(k, 10 * k) for k in (0, 1, 2, 3, 9, 4)]
-    assert problems == [] and list(ahead([], load, problems)) == []
+    assert list(ahead([0, 1, 2, 3, 9, 4], load, None)) == [(k, 10 * k) for k in (0, 1, 2, 3, 9, 4)]
+    assert list(ahead([], load, None)) == []
 
 
 @pytest.mark.parametrize("most", [1, 5, 16])
@@ -84,7 +84,7 @@ def test_ahead_reads_so_many_and_no_more(most):
         lock.release()
         return k
 
-    for done, (k, _) in enumerate(ahead(range(60), load, [], most), 1):
+    for done, (k, _) in enumerate(ahead(range(60), load, None, most), 1):
         while len(started) < min(60, done - 1 + most):  # they come without being asked for
             assert lock.acquire(timeout=20)
         enough.append(len(started) - done)
@@ -103,9 +103,9 @@ def test_ahead_leaves_out_what_cannot_be_read():
         return k
 
     problems = []
-    images = ahead(range(10), load, problems, 4)
+    images = ahead(range(10), load, lambda *problem: problems.append(problem), 4)
     assert [k for k, _ in itertools.islice(images, 6)] == [0, 1, 3, 4, 6, 7]
-    assert problems == ["image 2: cannot read 2.png", "image 5: cannot read 5.png"]
+    assert problems == [(2, "cannot read 2.png"), (5, "cannot read 5.png")]
     with pytest.raises(ZeroDivisionError):
         next(images)
 
@@ -118,7 +118,7 @@ def test_ahead_stops_reading_when_it_is_closed():
         started.append(k)
         assert k == 0 or gate.wait(20)
 
-    images = ahead(range(1000), load, [], 16)
+    images = ahead(range(1000), load, None, 16)
     assert next(images) == (0, None)
     threading.Timer(0.2, gate.set).start()
     images.close()
@@ -155,10 +155,14 @@ def measured(tmp_path):
                 yield {"index": index, "label": 1, "pred": index % 2, **table[dtype][index]}
 
         indices = range(max(max(each, default=0) for each in table.values()) + 1)
-        problems = evaluate(
-            list(indices), load, classify, lambda k: record_path(tmp_path, 100, k), dtype=dtype, earlier=earlier
-        )
+        path_of = partial(record_path, tmp_path, 100)
+        rows, problems = evaluate(list(indices), load, classify, path_of, dtype=dtype, grace=20, earlier=earlier)
         found = {int(path.stem): load_record(path) for path in sorted(tmp_path.glob("*.pt"))}
+        keys = ("index", "pred", "label", "nfe")
+        assert sorted(row["index"] for row in rows) == sorted(found)
+        assert all(row == {key: found[row["index"]][key] for key in keys} for row in rows)
+        notes = {f"image {index}: {path.read_text().strip()}" for index, path in failed(tmp_path).items()}
+        assert notes == set(problems)
         return found, problems, turns
 
     return run
@@ -217,4 +221,4 @@ def test_nothing_to_do_loads_nothing(tmp_path):
     def never(*_):
         raise AssertionError
 
-    assert evaluate([], never, never, never, dtype="bfloat16") == []
+    assert evaluate([], never, never, never, dtype="bfloat16", grace=20) == ([], [])
