@@ -1,0 +1,424 @@
+"""Being one of many, and what may happen to each: killed, stopped, out of disk, out of memory, other people's files."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, call_main
+
+from diffusion import InputError, InputWarning, cli, cluster, errors, records
+from diffusion.datasets import load_dataset
+
+SCRIPT = "eval_prob_adaptive.py"
+RUN = "digits/vdigits_1trials_3_1keep_4_12samples"
+OPTIONS = [
+    "--version",
+    "digits",
+    "--dataset",
+    "digits",
+    "--device",
+    "cpu",
+    "--to_keep",
+    "3",
+    "1",
+    "--n_samples",
+    "4",
+    "12",
+]
+
+
+@pytest.fixture(scope="module")
+def subset(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("subset") / "subset.npy"
+    np.save(path, np.arange(0, 480, 20))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, subset) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert call_main(folder, SCRIPT, *OPTIONS, "--subset_path", subset).code == 0
+    return files(folder)
+
+
+def files(data: Path) -> dict[str, bytes]:
+    """Path -> content of everything under a folder."""
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+# ---- which worker this is ----
+
+
+def array(task: int, first: int, last: int, count: int) -> dict[str, str]:
+    return {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in zip(
+        ("ID", "MIN", "MAX", "COUNT"), (task, first, last, count), strict=True)}  # fmt: skip
+
+
+RANK = {"RANK": "3", "WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    "environ, given, wanted",
+    [
+        ({}, (None, None), (0, 1)),
+        ({}, (5, 3), (3, 5)),
+        ({}, (5, None), (0, 5)),
+        (array(0, 0, 99, 100), (None, None), (0, 100)),
+        (array(100, 1, 100, 100), (None, None), (99, 100)),
+        (array(7, 3, 9, 4), (None, None), (2, 4)),  # --array=3-9:2
+        (array(7, 7, 7, 1), (None, None), (0, 1)),
+        (array(7, 3, 7, 2), (100, None), (7, 100)),  # two of a hundred, once more
+        (array(7, 3, 9, 3), (100, None), (7, 100)),
+        (array(7, 3, 9, 3), (100, 8), (8, 100)),
+        (RANK, (None, None), (3, 4)),
+        (RANK, (10, None), (3, 10)),
+        (RANK, (10, 1), (1, 10)),
+        (array(7, 3, 9, 4) | RANK, (None, None), (11, 16)),
+    ],
+)
+def test_share(environ, given, wanted):
+    assert cluster.share(*given, environ) == wanted
+
+
+@pytest.mark.parametrize("first, step, count", [(0, 1, 5), (1, 1, 4), (3, 2, 4), (10, 7, 1), (5, 100, 3)])
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_tasks_of_an_array_are_all_the_workers(first, step, count, world):
+    tasks = range(first, first + step * count, step)
+    found = [
+        cluster.share(
+            None, None, array(task, tasks[0], tasks[-1], count) | {"RANK": f"{rank}", "WORLD_SIZE": f"{world}"}
+        )
+        for task in tasks
+        for rank in range(world)
+    ]
+    assert found == [(k, count * world) for k in range(count * world)]
+
+
+@pytest.mark.parametrize(
+    "environ, given, says",
+    [
+        (array(7, 3, 8, 3), (None, None), "with gaps"),
+        (array(8, 3, 9, 3), (None, None), "with gaps"),
+        (array(100, 1, 100, 100), (100, None), "--worker_idx 100: must be in 0..99"),
+        ({}, (0, None), "--n_workers 0"),
+        ({}, (None, 1), "--worker_idx 1: must be in 0..0"),
+    ],
+)
+def test_no_such_worker(environ, given, says):
+    with pytest.raises(InputError, match=says):
+        cluster.share(*given, environ)
+
+
+def test_the_environment_is_asked(run_script, tmp_path):
+    """Task 12 of --array=10-12 takes every third image from the third on; torchrun's local rank picks the device."""
+    env = array(12, 10, 12, 3)
+    done = run_script(SCRIPT, *OPTIONS, "--to_keep", "1", "--n_samples", "2", env=env)
+    assert done.code == 0, done.err
+    found = records.finished(tmp_path / "data/digits/vdigits_1trials_1keep_2samples")
+    assert list(found) == list(range(2, 497, 3))
+
+
+# ---- asked to end ----
+
+
+def images_with_a_signal(number: int, seconds: float):
+    """What classifies images, and reads one ahead; a signal comes while it is at image 4, which takes so long."""
+
+    def classify(images, dtype):
+        hand = []
+        for index, _ in images:
+            hand.append(index)
+            if len(hand) == 2:
+                yield record_of(hand.pop(0))
+            if index == 4:
+                os.kill(os.getpid(), number)
+                time.sleep(seconds)
+        yield from map(record_of, hand)
+
+    return classify
+
+
+def record_of(index: int) -> dict:
+    return {"index": index, "label": 1, "pred": 1, "nfe": 7, "margin": 1.0, "errors": torch.ones(2, 3)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("grace, kept", [(20, [0, 1, 2, 3, 4]), (0.05, [0, 1, 2, 3]), (0, [0, 1, 2, 3])])
+def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, kept):
+    """In hand is image 4; after it, signals do again what they did."""
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+    started = time.monotonic()
+    classify = images_with_a_signal(number, 0 if grace == 20 else 30)
+    path_of = partial(records.record_path, tmp_path, 100)
+    with pytest.raises(cluster.Stopped, match=number.name):
+        cli.evaluate(list(range(10)), lambda k: k, classify, path_of, dtype="float32", grace=grace)
+    assert time.monotonic() - started < 15
+    assert sorted(os.listdir(tmp_path)) == [f"{k:02d}.pt" for k in kept]
+    assert before == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+
+
+def test_a_signal_during_the_last_images_changes_nothing(tmp_path):
+    classify = images_with_a_signal(signal.SIGTERM, 0)
+    path_of = partial(records.record_path, tmp_path, 100)
+    rows, problems = cli.evaluate(list(range(5)), lambda k: k, classify, path_of, dtype="float32", grace=20)
+    assert len(rows) == 5 and not problems
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopped_run_goes_on(tmp_path, subset, undisturbed, number):
+    command = [sys.executable, ROOT / SCRIPT, *OPTIONS, "--subset_path", subset, "--in_flight", "2"]
+    env = os.environ | {"LOG_DIR": str(tmp_path)}
+    worker = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while worker.poll() is None and not list(tmp_path.rglob("*.pt")):
+        time.sleep(0.02)
+    worker.send_signal(number)
+    _, said = worker.communicate()
+    assert worker.returncode == 75 and f"ended by {number.name}" in said and "Traceback" not in said
+    there = files(tmp_path)
+    assert there.keys() < undisturbed.keys() and there == {name: undisturbed[name] for name in there}
+    assert call_main(tmp_path, SCRIPT, *OPTIONS, "--subset_path", subset).code == 0
+    assert files(tmp_path) == undisturbed
+
+
+# ---- killed ----
+
+
+def work(data: Path, arguments: list, torch_threads: int = 1) -> None:
+    torch.set_num_threads(torch_threads)
+    os._exit(call_main(data, SCRIPT, *arguments).code)
+
+
+@pytest.mark.slow
+def test_killed_fifty_times(tmp_path, subset, undisturbed):
+    """At random moments of a run; what it leaves is a part of the undisturbed run, and what it becomes is that run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["diffusion.cli", "diffusion.models", "diffusers", "transformers", "sklearn.datasets"]
+    )
+    arguments = [*OPTIONS, "--subset_path", subset, "--batch_size", "16", "--in_flight", "1"]
+    rng, kills, done = random.Random(0), 0, 0
+    while kills < 50:
+        folder = tmp_path / f"{done}"
+        worker = context.Process(target=work, args=(folder, arguments))
+        worker.start()
+        worker.join(rng.uniform(0.3, 4))
+        if worker.is_alive():
+            os.kill(worker.pid, signal.SIGKILL)
+            kills += 1
+        worker.join()
+        there = {name: data for name, data in files(folder).items() if not Path(name).name.startswith(".")}
+        assert there == {name: undisturbed[name] for name in there}
+        done += len(there) == len(undisturbed)
+    assert call_main(folder, SCRIPT, *OPTIONS, "--subset_path", subset).code == 0
+    assert done and all(files(each) == undisturbed for each in tmp_path.iterdir())
+
+
+# ---- the disk ----
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 kB. It needs root; where that may not mount either, the tests say so."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"SKIPPED: cannot mount a small tmpfs here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk(small_disk, subset, undisturbed):
+    """One line; what is there is whole; with room again, the run goes on."""
+    (small_disk / "ballast").write_bytes(bytes(60_000))
+    result = call_main(small_disk, SCRIPT, *OPTIONS, "--subset_path", subset)
+    last = result.err.splitlines()[-1]
+    assert (
+        result.code == 2 and "cannot be written" in last and "No space left" in last and "Traceback" not in result.err
+    )
+    (small_disk / "ballast").unlink()
+    there = files(small_disk)
+    assert 1 < len(there) < len(undisturbed) and there == {name: undisturbed[name] for name in there}
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    assert call_main(small_disk, SCRIPT, *OPTIONS, "--subset_path", subset).code == 0
+    assert files(small_disk) == undisturbed
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_folder_that_cannot_be_written(small_disk, subset, begun):
+    if begun:
+        records.open_run(small_disk / RUN, {}, {"images": 1, "arms": []})
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    result = call_main(small_disk, SCRIPT, *OPTIONS, *(["--extra", "x"] if not begun else []), "--subset_path", subset)
+    assert result.code == 2 and result.err.count("\n") == 1
+
+
+# ---- files that are no records ----
+
+
+def foreign(path: Path) -> None:
+    torch.save({"label": 3, "pred": 3}, path)  # as published
+
+
+BAD = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "text": lambda path: path.write_text("hello"),
+    "published": foreign,
+    "another image's": lambda path: path.write_bytes(path.with_name("020.pt").read_bytes()),
+    "a tensor": lambda path: torch.save(torch.ones(3), path),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_file_that_is_no_record_is_named_and_done_again(tmp_path, run_main, subset, undisturbed, how):
+    for name, data in undisturbed.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(data)
+    folder = tmp_path / "data" / RUN
+    BAD[how](folder / "060.pt")
+    printed = run_main("scripts/print_acc.py", folder)
+    assert printed.code == 1 and "images          23 of 24" in printed.out
+    assert "060.pt is no record" in printed.err and printed.err.count("\n") == 1
+    result = run_main(SCRIPT, *OPTIONS, "--subset_path", subset)
+    assert result.code == 0 and "060.pt is no record" in result.err and "measured again" in result.err
+    assert "24 images, 23 done before" in result.out and "images          24 of 24" in result.out
+    assert files(tmp_path / "data") == undisturbed
+
+
+# ---- other workers ----
+
+
+def test_other_numbers_of_workers_finish_together(tmp_path, run_main, subset, undisturbed):
+    def worker(n: int, k: int):
+        return run_main(SCRIPT, *OPTIONS, "--subset_path", subset, "--n_workers", n, "--worker_idx", k)
+
+    assert [worker(5, k).code for k in (0, 3)] == [0, 0]
+    assert [worker(3, k).code for k in (2, 0, 1)] == [0, 0, 0]
+    assert files(tmp_path / "data") == undisturbed
+
+
+def test_two_workers_on_the_same_images(tmp_path, subset, undisturbed):
+    context = multiprocessing.get_context("forkserver")
+    workers = [context.Process(target=work, args=(tmp_path, [*OPTIONS, "--subset_path", subset])) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0] and files(tmp_path) == undisturbed
+
+
+def test_a_temporary_file_taken_for_a_dead_ones(tmp_path):
+    """Another worker removes it while it is written: it is written again; a folder that is gone is said."""
+    tries = []
+
+    def write(file):
+        file.write(b"all")
+        tries.append(1)
+        if len(tries) == 1:
+            records.clean(tmp_path, [7])
+
+    records.write_atomic(tmp_path / "007.pt", write)
+    assert len(tries) == 2 and files(tmp_path) == {"007.pt": b"all"}
+    with pytest.raises(InputError, match="cannot be written"):
+        records.write_atomic(tmp_path / "gone/007.pt", write)
+
+
+def test_of_two_first_workers_one_makes_the_run(tmp_path, monkeypatch):
+    """The other, who saw no run either, joins it or is refused."""
+    about = {"images": 1, "arms": []}
+    records.open_run(tmp_path, {"loss": "l1"}, about)
+    there = files(tmp_path)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name != "run.json" and exists(path))
+    records.open_run(tmp_path, {"loss": "l1"}, about)
+    with pytest.raises(InputError, match="loss was 'l1', now 'l2'"):
+        records.open_run(tmp_path, {"loss": "l2"}, about)
+    assert files(tmp_path) == there
+
+
+# ---- images, and memory ----
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Two even digits and two odd ones, in a folder each."""
+    digits = load_dataset("digits", "test", tmp_path)
+    for k in range(4):
+        path = tmp_path / "pictures" / ("even", "odd")[k // 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digits.open(k).save(path)
+    return tmp_path / "pictures"
+
+
+PICTURES = ["--version", "digits", "--to_keep", "1", "--n_samples", "2", "--dataset"]
+
+
+def test_a_note_stays_until_the_image_is_done(tmp_path, run_main, pictures):
+    """Seen by print_acc.py meanwhile."""
+    whole = (pictures / "odd/3.png").read_bytes()
+    (pictures / "odd/3.png").write_bytes(whole[:50])
+    result = run_main(SCRIPT, *PICTURES, pictures)
+    folder = next((tmp_path / "data").rglob("run.json")).parent
+    assert result.code == 1 and list(records.failed(folder)) == [3]
+    printed = run_main("scripts/print_acc.py", folder)
+    assert printed.code == 1 and "images          3 of 4" in printed.out
+    assert "image 3: " in printed.err and "3.png" in printed.err
+    (pictures / "odd/3.png").write_bytes(whole)
+    assert run_main(SCRIPT, *PICTURES, pictures).code == 0
+    assert not (folder / "failed").exists() and run_main("scripts/print_acc.py", folder).code == 0
+
+
+def test_a_data_set_that_shrank(tmp_path, run_main, pictures):
+    assert run_main(SCRIPT, *PICTURES, pictures).code == 0
+    there = files(tmp_path / "data")
+    (pictures / "even/0.png").unlink()
+    result = run_main(SCRIPT, *PICTURES, pictures)
+    assert result.code == 2 and "data was '4, sha256" in result.err and "now '3, sha256" in result.err
+    assert files(tmp_path / "data") == there
+
+
+@pytest.mark.parametrize("fits", [200, 31, 16])
+def test_out_of_memory_halves_the_calls(tmp_path, monkeypatch, subset, undisturbed, fits):
+    """The same bits, since a call's rows do not depend on what shares it."""
+    measure, sizes = errors.measure, []
+
+    def small(model, parts, size, keep):
+        rows = sum(stop - start for _, start, stop in parts)
+        if rows > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(rows)
+        return measure(model, parts, size, keep)
+
+    monkeypatch.setattr(errors, "measure", small)
+    result = call_main(tmp_path, SCRIPT, *OPTIONS, "--subset_path", subset, "--batch_size", "150")
+    assert result.code == 0 and max(sizes) > fits // 2 - 8 and files(tmp_path) == undisturbed
+    assert result.err.count("out of memory: ") == {200: 0, 31: 3, 16: 4}[fits]
+
+
+def test_memory_for_nothing(monkeypatch):
+    """When even the smallest call does not fit, that is said."""
+
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(errors, "measure", never)
+
+    class Model:
+        device = torch.device("cpu")
+
+    def task():
+        yield errors.Block(torch.zeros(1, 1, 1), torch.zeros(3), np.arange(3), torch.arange(9), torch.arange(9), None)
+
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
+        list(errors.together(Model(), [task()], batch_size=20))
