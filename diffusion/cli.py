@@ -149,7 +149,8 @@ def not_negative(args, *names: str) -> None:
 def my_images(args, total: int, most: int | None = None) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending (the first `most`), and this worker's."""
     not_negative(args, "grace")
-    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx)
+    by_class = getattr(args, "cls", None) is not None  # then a job array is one over classes
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, {} if by_class else os.environ)
     chosen = np.arange(total)
     if args.subset_path:
         try:

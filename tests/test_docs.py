@@ -100,9 +100,12 @@ def test_command_parses_and_its_files_exist(words, monkeypatch):
         if words[1].endswith(".py"):
             parse(words[1:], monkeypatch)
     elif words[0] == "sbatch":
-        wrapped = shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "7"))
-        assert is_python(wrapped)
-        parse(wrapped[1:], monkeypatch)
+        if "--wrap" in words:
+            wrapped = shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "7"))
+            assert is_python(wrapped)
+            parse(wrapped[1:], monkeypatch)
+        else:
+            parse(words[words.index("scripts/slurm_array.sh") + 1 :], monkeypatch)
     else:
         assert words[0] in OTHERS or (ROOT / words[0]).exists(), "is this a command? Then add it to OTHERS"
 
