@@ -50,7 +50,10 @@ def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[
 
 def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Callable[[Image.Image, list[str]], Tensor]:
     """A function of an RGB image and n captions -> their cosine similarities [n] float64. InputError: no weights."""
+    from transformers import dynamic_module_utils
+
     open_clip = _import()
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether to run a folder's code
     logging.disable(logging.CRITICAL)
     config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     try:

@@ -565,11 +565,8 @@ BAITS = [
     (WINO, f"{CLIP} m", model("digits-clip", weights="open_clip_pytorch_model.bin")),
     (WINO, f"{CLIP} RN50 --pretrained w.pt", lambda folder: saved(folder / "w.pt")),
     (WINO, f"{CLIP} RN50 --pretrained w.pt", lambda folder: pickled(folder / "w.pt")),
-    *bug(
-        "open_clip lets transformers ask whether to run the code, and a y on stdin is yes",
-        (WINO, f"{CLIP} m", model("digits-clip", code="my.py", tokenizer_config=TOKENIZER)),
-        (WINO, f"{CLIP} m", model("digits-clip", code="my.py", config=LOADED, open_clip_config=HF_TEXT)),
-    ),
+    (WINO, f"{CLIP} m", model("digits-clip", code="my.py", tokenizer_config=TOKENIZER)),
+    (WINO, f"{CLIP} m", model("digits-clip", code="my.py", config=LOADED, open_clip_config=HF_TEXT)),
 ]
 
 
