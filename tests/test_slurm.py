@@ -13,7 +13,7 @@ from conftest import ROOT, call_main
 
 from diffusion import records
 
-RUN = "vdigits_1trials_1keep_4samples"
+RUN = "vdigits_1trials_1keep_8samples"
 COMMAND = ["eval_prob_adaptive.py", "--version", "digits", "--dataset", "digits", "--to_keep", "1", "--n_samples", "8"]
 NEEDED = ["slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue"]
 pytestmark = pytest.mark.slow
