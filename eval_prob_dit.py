@@ -10,6 +10,7 @@ merge with the others. Results go to $LOG_DIR (default data), one file per image
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -153,7 +154,8 @@ def main(argv: list[str]) -> int:
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
-    images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval)
+    environ = os.environ if args.cls is None else {}  # with --cls, a job array is one over classes
+    images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval, environ)
     all_arms, arms = arms_of(args, dataset, card)
     n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), card.levels)
     folder = run_folder(args, card, n_samples, to_keep)

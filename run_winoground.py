@@ -161,8 +161,9 @@ def main(argv: list[str]) -> int:
     print(f"{args.dataset}: {len(mine)} examples of {cost} -> {folder}")
 
     path_of = partial(records.record_path, folder, 2 * len(pairs))
-    load_one = lambda number: load(*divmod(number, 2))  # noqa: E731
-    _, problems = cli.evaluate(todo, load_one, classify_all, path_of, dtype=dtype, grace=args.grace)
+    _, problems = cli.evaluate(
+        todo, lambda number: load(*divmod(number, 2)), classify_all, path_of, dtype=dtype, grace=args.grace
+    )
     code = matching.print_scores(folder, options["loss"])
     if args.gallery:
         matching.draw_gallery(folder, options["loss"], pairs, args.gallery)

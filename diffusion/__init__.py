@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """What the user gave works, but perhaps not as meant; one line too."""
+
+
+def one_line(error: Exception, most: int | None = 160) -> str:
+    """What a library's error says, without its line breaks, cut after so many characters."""
+    return " ".join(str(error).split())[:most]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, cluster, metrics, records
+from diffusion import InputError, InputWarning, cluster, metrics, one_line, records
 from diffusion.search import Search, race, spread_sequence
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
@@ -39,9 +39,8 @@ def run(main) -> None:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except cluster.Stopped as by:
-        print(
-            f"{program}: ended by {by}; what is measured is saved, the same command goes on from there", file=sys.stderr
-        )
+        saved = "what is measured is saved, the same command goes on from there"
+        print(f"{program}: ended by {by}; {saved}", file=sys.stderr)
         sys.exit(cluster.STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -146,11 +145,10 @@ def not_negative(args, *names: str) -> None:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 0")
 
 
-def my_images(args, total: int, most: int | None = None) -> tuple[list[int], list[int]]:
-    """The dataset indices of the run, ascending (the first `most`), and this worker's."""
+def my_images(args, total: int, most: int | None = None, environ=os.environ) -> tuple[list[int], list[int]]:
+    """The dataset indices of the run, ascending (the first `most`), and this worker's, as `environ` says."""
     not_negative(args, "grace")
-    by_class = getattr(args, "cls", None) is not None  # then a job array is one over classes
-    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, {} if by_class else os.environ)
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ)
     chosen = np.arange(total)
     if args.subset_path:
         try:
@@ -177,7 +175,7 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
     try:
         bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
-        raise InputError(f"--noise_path {path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
+        raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None
     if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
         found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
         raise InputError(
@@ -267,8 +265,7 @@ def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple
     A file that is no record of its image is named, and its image is to do.
     """
     records.open_run(folder, options, about)
-    records.clean(folder, mine)
-    there = records.finished(folder)
+    there = records.clean(folder, mine)
     rows, problems = read_rows((there[k] for k in mine if k in there), own=True)
     for problem in problems:
         warnings.warn(f"{problem}; the image is measured again", InputWarning, stacklevel=2)
@@ -301,9 +298,8 @@ def read_rows(paths: Iterable[Path], *, own: bool, change=None) -> tuple[list[di
 
 
 def brief(record: dict) -> dict:
-    return {
-        key: record[key] for key in ("index", "pred", "label", "nfe") if key in record
-    }  # published files count no NFE
+    """Of a record, what a table needs; published files have no index and count no NFE."""
+    return {key: record[key] for key in ("index", "pred", "label", "nfe") if key in record}
 
 
 def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:

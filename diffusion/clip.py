@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError
+from diffusion import InputError, one_line
 from diffusion.models import EMBEDDED
 
 DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
@@ -66,7 +66,7 @@ def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Calla
         )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
     finally:
         logging.disable(logging.NOTSET)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,10 +43,9 @@ def share(n_workers: int | None, worker_idx: int | None, environ: Mapping[str, s
 
 @dataclass
 class Asked:
-    """Which signal asked the run to end, and when; falsy until one has."""
+    """Which signal asked the run to end; falsy until one has."""
 
     by: str = ""
-    at: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.by)
@@ -63,7 +61,7 @@ def asked_to_end(grace: float) -> Iterator[Asked]:
 
     def note(number, _frame) -> None:
         if not asked:
-            asked.by, asked.at = signal.Signals(number).name, time.monotonic()
+            asked.by = signal.Signals(number).name
             # again and again, since an exception is lost where it meets a destructor
             signal.setitimer(signal.ITIMER_REAL, max(grace, 1e-3), 1)
 

@@ -43,7 +43,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffusion import InputError, digits
+from diffusion import InputError, digits, one_line
 
 Read = tuple[list[int], list[str], Callable[[int], Image.Image]]  # labels, classes, open
 
@@ -100,7 +100,7 @@ def open_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Imag
         with Image.open(file) as image:
             return to_rgb(image)
     except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
-        raise OSError(f"cannot read image {name or file}: {_one_line(error)}") from error
+        raise OSError(f"cannot read image {name or file}: {_said(error)}") from error
 
 
 def hub_image(cell: dict | None, name: str) -> Image.Image:
@@ -209,7 +209,7 @@ def _rows(path: str | Path, columns: tuple[str, ...]) -> dict[int, list[str]]:
                     raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
                 rows[reader.line_num] = [row[header.index(column)] for column in columns]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv: {_one_line(error)}") from error
+        raise InputError(f"{path}: cannot be read as csv: {_said(error)}") from error
     if not rows:
         raise InputError(f"{path}: no row below the header {','.join(header)}")
     return rows
@@ -311,7 +311,7 @@ def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
     try:
         return list(_objectnet_classes(folder).values())
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {_one_line(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read: {_said(error)}") from error
 
 
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
@@ -328,7 +328,7 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         ids = {labels[line].strip(): int(i) for i, line in lines.items()}
         return [[ids[label] for label in shared[name].split("; ")] for name in _objectnet_classes(folder).values()]
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {_one_line(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read: {_said(error)}") from error
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
@@ -443,7 +443,7 @@ def _read_known(name: str, split: str, root: Path) -> Read:
     except (InputError, ImportError):
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
-        why = _one_line(error).partition(" You can use download=True")[0]
+        why = _said(error).partition(" You can use download=True")[0]
         raise InputError(f"dataset {name!r}: {folder} is incomplete or damaged: {why}") from error
 
 
@@ -501,7 +501,7 @@ def _read_hub(name: str, split: str) -> Read:
     try:
         data = hub.load_dataset(name, split="validation" if split == "val" else split)  # never with trust_remote_code
     except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
-        raise InputError(f"dataset 'hf:{name}' cannot be read: {_one_line(error)}") from error
+        raise InputError(f"dataset 'hf:{name}' cannot be read: {_said(error)}") from error
     columns = data.features
     image = _column(name, "image", [c for c in columns if isinstance(columns[c], hub.Image)], ("image", "img"))
     labelled = [c for c in columns if isinstance(columns[c], hub.ClassLabel) or c in ("label", "labels", "fine_label")]
@@ -539,5 +539,5 @@ def _is_image(file: str) -> bool:
     return file.lower().endswith(tv.folder.IMG_EXTENSIONS) and not file.startswith(".")
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, None)}"

@@ -159,15 +159,13 @@ class _Asked:
 
 
 def _take(asked: list[_Asked], room: int) -> list[tuple[_Asked, int, int]]:
-    """At most `room` rows of what is asked, from the first on: whose, and its rows [start, stop)."""
+    """At most `room` of the rows still to send, from the first on: whose, and its rows [start, stop)."""
     parts = []
-    while asked and room:
-        first = asked[0]
-        start, first.sent = first.sent, min(first.sent + room, len(first.block))
-        parts.append((first, start, first.sent))
-        room -= first.sent - start
-        if first.sent == len(first.block):
-            asked.pop(0)
+    for each in asked:
+        stop = min(each.sent + room, len(each.block))
+        if each.sent < stop:
+            parts.append((each, each.sent, stop))
+            room -= stop - each.sent
     return parts
 
 
@@ -185,7 +183,6 @@ def together(
     on_cpu = model.device.type == "cpu"
     least = CPU_ROWS if on_cpu else 1
     batch_size = max(batch_size, least)
-    size = least if on_cpu else batch_size
     tasks = enumerate(tasks)
     asked: list[_Asked] = []  # with rows to send, the oldest first
     unread: deque[tuple[list, Tensor]] = deque()
@@ -208,20 +205,19 @@ def together(
             yield from go_on(*new, None)
         if wanted >= batch_size or (asked and not unread):
             parts = _take(asked, batch_size)
+            size = least if on_cpu else batch_size
             try:
                 answers = measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)
             except torch.OutOfMemoryError:
                 if batch_size == least:
                     raise
                 batch_size = max(batch_size // 2, least)
-                size = least if on_cpu else batch_size
-                warnings.warn(
-                    f"out of memory: from here on {batch_size} evaluations in a call", InputWarning, stacklevel=2
-                )
-                asked = sorted({id(a): a for a in [*(a for a, _, _ in parts), *asked]}.values(), key=lambda a: a.number)
-                for a, start, _ in parts:
-                    a.sent = start
+                halved = f"out of memory: from here on {batch_size} evaluations in a call"
+                warnings.warn(halved, InputWarning, stacklevel=2)
                 continue
+            for a, _, stop in parts:
+                a.sent = stop
+            asked = [a for a in asked if a.sent < len(a.block)]
             unread.append((parts, answers))
         if not unread:
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion import InputError, InputWarning
+from diffusion import InputError, InputWarning, one_line
 from diffusion.process import Process
 
 EMBEDDED = Path(__file__).parent.parent / "models"
@@ -70,7 +70,7 @@ def read_card(name: str, image_size: int | None = None, *, told: str = "text", v
         except InputError:
             raise
         except (OSError, ValueError, KeyError) as error:  # not there, not reachable, damaged
-            reasons.append(f"{source} ({type(error).__name__}: {' '.join(str(error).split())[:160]})")
+            reasons.append(f"{source} ({type(error).__name__}: {one_line(error)})")
     raise InputError(
         f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES[told])}, a"
         " hub id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-model"
@@ -114,8 +114,8 @@ def _read_vae(source: str) -> dict:
     try:
         return AutoencoderKL.load_config(source)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:160]
-        raise InputError(f"--vae {source}: cannot be read; wanted a hub id or the folder of a VAE: {why}") from None
+        wanted = "wanted a hub id or the folder of a VAE"
+        raise InputError(f"--vae {source}: cannot be read; {wanted}: {one_line(error)}") from None
 
 
 def _read_configs(source: str) -> dict:
@@ -156,7 +156,7 @@ def load_model(card: Card | str, *, dtype: torch.dtype, device: str | torch.devi
             **given,
         )
     except OSError as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error, 300)
         raise InputError(f"{card.source}: cannot read its weights; a local folder will do as well: {why}") from error
     pipeline.to(device)
     prepare(getattr(pipeline, part), compiled)

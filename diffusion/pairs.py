@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion import InputError, digits
+from diffusion import InputError, digits, one_line
 from diffusion.datasets import hub_image, open_rgb
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
@@ -107,7 +107,7 @@ def _hub(name: str) -> Pairs:
     try:
         data = hub.load_dataset(name, split="test")  # the token of `hf auth login`, or HF_TOKEN
     except Exception as error:  # no access, no network, no such data set, broken files, ...
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {one_line(error, 200)}"
         how = "if it is gated, accept its terms on its page on huggingface.co, then `hf auth login`"
         how += " (older: `huggingface-cli login`) or HF_TOKEN"
         raise InputError(f"--dataset hf:{name}: cannot be read ({why}); {how}") from None

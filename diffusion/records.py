@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError
+from diffusion import InputError, one_line
 
 # What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
 _SCALARS = [
@@ -29,7 +29,7 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def link(temporary: Path, path: Path) -> None:
+def _link(temporary: Path, path: Path) -> None:
     """Give a file its name, if nobody has it: FileExistsError. Where there are no hard links, the last one has it."""
     try:
         os.link(temporary, path)
@@ -56,7 +56,7 @@ def write_atomic(path: Path, write, replace: bool = True) -> None:
                 if replace:
                     temporary.replace(path)
                 else:
-                    link(temporary, path)
+                    _link(temporary, path)
                 return
             except FileNotFoundError:  # another worker took our temporary file for a dead one's: once more
                 if last:
@@ -66,7 +66,7 @@ def write_atomic(path: Path, write, replace: bool = True) -> None:
     except FileExistsError:
         raise
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
-        raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
+        raise InputError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
 def open_run(folder: Path, options: dict, about: dict) -> None:
@@ -76,8 +76,9 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     last writer's holds). Raises InputError, naming every difference, when the folder was made with other options.
     """
     path = folder / "run.json"
-    run = json.loads(json.dumps({"options": options, **about}))  # tuples become lists, as they will be when read
-    text = json.dumps(run, indent=1, ensure_ascii=False).encode()
+    text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
+    run = json.loads(text)  # tuples become lists, as they will be when read
+    text = text.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,24 +138,25 @@ def record_path(folder: Path, total: int, index: int) -> Path:
     return folder / f"{index:0{len(str(total - 1))}d}.pt"
 
 
-def _listed(folder: Path, pattern: str) -> dict[int, Path]:
-    """The number in the name -> path, of the files whose whole name matches; from one listing, in order."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    return dict(sorted((int(m[1]), folder / m[0]) for name in names if (m := re.fullmatch(pattern, name))))
+def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
+    """Dataset index -> path, in order, of the files of a folder that are named INDEX and the suffix."""
+    matches = (re.fullmatch(rf"(\d+)\.{suffix}", name) for name in names)
+    return dict(sorted((int(m[1]), folder / m[0]) for m in matches if m))
 
 
 def finished(folder: Path) -> dict[int, Path]:
     """Dataset index -> record, from one listing of the folder."""
-    return _listed(folder, r"(\d+)\.pt")
+    return _numbered(folder, os.listdir(folder), "pt")
 
 
 def failed(folder: Path) -> dict[int, Path]:
     """Dataset index -> the note `failed/INDEX.txt` that says why there is no record."""
-    return _listed(folder / "failed", r"(\d+)\.txt")
+    notes = folder / "failed"
+    return _numbered(notes, os.listdir(notes) if notes.is_dir() else [], "txt")
 
 
 def note_failure(path: Path, why: str) -> None:
-    """Leave a note beside the record that is not there, until `forget_failure(path)`."""
+    """Leave a note beside the record that is not there, until `forget_failure` removes it."""
     (path.parent / "failed").mkdir(exist_ok=True)
     write_atomic(path.parent / "failed" / f"{path.stem}.txt", lambda file: file.write(f"{why}\n".encode()))
 
@@ -165,13 +167,17 @@ def forget_failure(note: Path) -> None:
         note.parent.rmdir()
 
 
-def clean(folder: Path, indices) -> None:
-    """Remove the temporary files that killed writers of these images left; a living writer makes its file again."""
-    mine = set(indices)
-    for name in os.listdir(folder):
+def clean(folder: Path, indices) -> dict[int, Path]:
+    """Remove the temporary files that killed writers of these images left; a living writer makes its file again.
+
+    Gives what `finished` does, from the same listing.
+    """
+    mine, names = set(indices), os.listdir(folder)
+    for name in names:
         m = re.match(r"\.(\d+)\.pt\.|\.run\.json\.", name)
         if m and (m[1] is None or int(m[1]) in mine):
             (folder / name).unlink(missing_ok=True)
+    return _numbered(folder, names, "pt")
 
 
 def save_record(path: Path, record: dict) -> None:
@@ -197,4 +203,4 @@ def load_record(path: Path, *, own: bool = False, lazily: bool = False) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever a foreign or truncated file makes the reader say
-        raise InputError(f"{path} is no record: {' '.join(str(error).split())[:160]}") from None
+        raise InputError(f"{path} is no record: {one_line(error)}") from None

@@ -123,6 +123,12 @@ def train_vae(steps: int, rng: np.random.Generator) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
+@torch.no_grad()
+def latents(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
+    """Canvases [n, 3, 32, 32] in -1..1 as the networks see them, [n, 4, 8, 8]."""
+    return (vae.encode(x).latent_dist.mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+
 def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> None:
     """AdamW, one cycle, exponential moving average of the weights; `save(average)` every 1000 steps and at the end."""
     average = copy.deepcopy(networks).requires_grad_(False)
@@ -208,8 +214,7 @@ def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, fo
 
     def loss_of_step():
         x, captions, level, weight = batch()
-        with torch.no_grad():
-            x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
+        x = latents(vae, x)
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
         eps, t = torch.randn_like(x), (1000 * level).long().clamp(max=999)
         text = networks["text_encoder"](ids)[0]
@@ -249,8 +254,7 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
         drawn = rng.integers(len(ink), size=128)
         digit = labels[drawn]
         x = digits.one(ink[drawn], torch.tensor([rng.choice(colours[d]) for d in digit]), rng) * 2 - 1
-        with torch.no_grad():
-            x = vae.encode(x).latent_dist.mean * vae.config.scaling_factor
+        x = latents(vae, x)
         told = torch.tensor(np.where(rng.random(128) < 0.1, 10, digit))  # 10: not told
         eps, t, weight = torch.randn_like(x), torch.randint(1000, [128]), torch.ones(128)
         if go_on:
@@ -292,8 +296,7 @@ def train_flow(steps: int, folder: Path) -> None:
 
     def loss_of_step():
         x, captions = captioned_canvases(96, rng)
-        with torch.no_grad():
-            x = (vae.encode(x).latent_dist.mean - vae.config.shift_factor) * vae.config.scaling_factor
+        x = latents(vae, x)
         text, _, pooled, _ = pipeline.encode_prompt(
             captions, None, None, do_classifier_free_guidance=False, max_sequence_length=tok.model_max_length
         )

@@ -192,8 +192,8 @@ def test_a_stopped_run_goes_on(tmp_path, subset, undisturbed, number):
 # ---- killed ----
 
 
-def work(data: Path, arguments: list, torch_threads: int = 1) -> None:
-    torch.set_num_threads(torch_threads)
+def work(data: Path, arguments: list) -> None:
+    torch.set_num_threads(1)
     os._exit(call_main(data, SCRIPT, *arguments).code)
 
 
