@@ -13,7 +13,7 @@ class Process:
     alpha: Tensor  # [T] float64
     sigma: Tensor  # [T] float64
     time: Tensor  # [T] what the network is told at level i
-    predicts: str  # "epsilon" | "v_prediction" | "sample"
+    predicts: str  # "epsilon" | "v_prediction" | "sample" | "flow"
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -23,20 +23,38 @@ class Process:
         return _at(self.alpha, i, eps) * x + _at(self.sigma, i, eps) * eps
 
     def target(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
-        """The network's right answer at z: eps, v = alpha eps - sigma x (arXiv 2202.00512) or x; shapes as `noised`."""
+        """The network's right answer at z; shapes as `noised`.
+
+        eps, v = alpha eps - sigma x (arXiv 2202.00512), x, or u = dz/dsigma = eps - x (arXiv 2210.02747).
+        """
         if self.predicts == "epsilon":
             return eps
         if self.predicts == "v_prediction":
             return _at(self.alpha, i, eps) * eps - _at(self.sigma, i, eps) * x
         if self.predicts == "sample":
             return x.expand_as(eps)
-        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction and sample")
+        if self.predicts == "flow":
+            return eps - x
+        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction, sample and flow")
 
     @classmethod
     def from_scheduler(cls, scheduler) -> "Process":
-        """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits."""
-        abar = (1 - scheduler.betas.double()).cumprod(0)
-        return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), scheduler.config.prediction_type)
+        """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits.
+
+        Flow matching: alpha = 1 - sigma; T levels u = 1/T .. 1 are shifted towards noise, sigma = k u / (1 + (k - 1) u)
+        (arXiv 2403.03206, eq. 23), and the network is told T sigma. Where the shift depends on the picture's size
+        (`use_dynamic_shifting`) it belongs to sampling alone, and the levels are even in sigma.
+        """
+        config = scheduler.config
+        predicts = config.get("prediction_type", "flow")  # FlowMatchEulerDiscreteScheduler knows no other
+        if predicts not in ("flow", "flow_prediction"):
+            abar = (1 - scheduler.betas.double()).cumprod(0)
+            return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), predicts)
+        T = config.num_train_timesteps
+        u = torch.arange(1, T + 1, dtype=torch.float64) / T
+        shift = 1.0 if config.get("use_dynamic_shifting") else config.get("shift", config.get("flow_shift"))
+        sigma = shift * u / (1 + (shift - 1) * u)
+        return cls(1 - sigma, sigma, T * sigma, "flow")
 
 
 def _at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def fake_model(denoise: Callable, device: torch.device) -> Model:
     from diffusers import DDPMScheduler
 
     process = Process.from_scheduler(DDPMScheduler(T, 0.00085, 0.012, "scaled_linear"))
-    return Model(process, device, lambda images: images, lambda prompts: prompts, denoise)
+    return Model(process, device, 0, lambda images: images, lambda prompts: prompts, denoise)
 
 
 def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:

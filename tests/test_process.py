@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from diffusion.process import Process
 
@@ -90,5 +97,69 @@ def test_agrees_with_diffusers():
 
 
 def test_unknown_prediction_type():
-    with pytest.raises(ValueError, match=r"'flow'.*epsilon, v_prediction and sample"):
-        Process(torch.ones(5), torch.ones(5), torch.arange(5), "flow").target(*points())
+    with pytest.raises(ValueError, match=r"'score'.*epsilon, v_prediction, sample and flow"):
+        Process(torch.ones(5), torch.ones(5), torch.arange(5), "score").target(*points())
+
+
+# ---- flow matching ----
+
+
+def sana(**config):
+    return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, **config)
+
+
+@pytest.mark.parametrize(
+    "scheduler, shift",
+    [
+        (FlowMatchEulerDiscreteScheduler(), 1),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), 3),
+        (FlowMatchEulerDiscreteScheduler(50, shift=6.0), 6),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), 1),
+        (sana(flow_shift=3.0), 3),
+    ],
+)
+def test_flow_tables(scheduler, shift):
+    """By hand: the middle level is sigma = shift / (shift + 1), the last one pure noise, and time is T sigma."""
+    p = Process.from_scheduler(scheduler)
+    T = scheduler.config.num_train_timesteps
+    assert len(p) == T and p.predicts == "flow" and p.sigma.dtype == torch.float64
+    assert p.sigma[T // 2 - 1].item() == pytest.approx(shift / (shift + 1), rel=1e-15)
+    assert p.sigma[0].item() == pytest.approx(shift / (T + shift - 1), rel=1e-15)
+    assert p.sigma[-1] == 1 and p.alpha[-1] == 0
+    assert torch.equal(p.alpha + p.sigma, torch.ones(T, dtype=torch.float64))
+    assert torch.equal(p.time, T * p.sigma) and (p.sigma.diff() > 0).all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+def test_flow_tables_agree_with_diffusers(shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    p = Process.from_scheduler(scheduler)
+    torch.testing.assert_close(p.sigma.float().flip(0), scheduler.sigmas, rtol=1e-6, atol=0)
+    torch.testing.assert_close(p.time.float().flip(0), scheduler.timesteps, rtol=1e-6, atol=0)
+    x, eps, i = (a.float() if a.is_floating_point() else a for a in points())
+    z = scheduler.scale_noise(x.expand_as(eps), scheduler.timesteps[999 - i], eps)
+    torch.testing.assert_close(p.noised(x, eps, i), z, rtol=0, atol=1e-6)
+    solver = sana(flow_shift=shift)  # Sana's, whose 999 steps leave pure noise out
+    solver.set_timesteps(999)
+    torch.testing.assert_close(p.sigma[:-1].float().flip(0), solver.sigmas[:-1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(p.time[:-1].flip(0).long(), solver.timesteps, rtol=0, atol=1)
+
+
+def test_flow_gives_back_image_and_noise():
+    x, eps, i = points()
+    p = Process.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    z, u = p.noised(x, eps, i), p.target(x, eps, i)
+    torch.testing.assert_close(z - at(p.sigma) * u, x.expand_as(eps), rtol=0, atol=1e-14)
+    torch.testing.assert_close(z + at(p.alpha) * u, eps, rtol=0, atol=1e-14)
+
+
+def test_the_sampler_goes_from_noise_to_the_image_along_u():
+    """One step of diffusers' own sampler from level i: x + sigma' eps, not the other way."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    p = Process.from_scheduler(scheduler)
+    x, eps, _ = (a.float() if a.is_floating_point() else a for a in points())
+    i = torch.tensor([700])
+    z, u = p.noised(x, eps[:1], i), p.target(x, eps[:1], i)
+    scheduler.set_begin_index(999 - 700)
+    after = scheduler.step(u, scheduler.timesteps[999 - 700], z).prev_sample
+    torch.testing.assert_close(after, p.noised(x, eps[:1], i - 1), rtol=0, atol=1e-6)
