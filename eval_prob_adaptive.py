@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, cli, records
-from diffusion.classify import classify
 from diffusion.datasets import (
     TABLE,
     Dataset,
@@ -28,8 +27,9 @@ from diffusion.datasets import (
     prompts_file,
     read_prompts,
 )
-from diffusion.errors import LOSSES, together
-from diffusion.models import ALIASES, load_model, read_card
+from diffusion.errors import LOSSES, ImageNoise, together
+from diffusion.image import search_image
+from diffusion.models import ALIASES, read_card
 from diffusion.search import Search, check_schedule, halving, level_sequence, noise_rows
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n_samples", type=int, nargs="+", help="halving: noise levels measured by each stage")
     cli.add_search_options(p, "halving")
     p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
+    cli.add_text_options(p)
     cli.add_model_options(p)
     cli.add_shard_options(p)
     return p
@@ -100,7 +101,7 @@ def search_of(args, arm_class: np.ndarray, T: int) -> tuple[np.ndarray, Callable
 
 def run_folder(args) -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
-    name = f"v{cli.tag(args.version)}_{args.n_trials}trials_"
+    name = f"{cli.model_tag(args)}_{args.n_trials}trials_"
     if args.search == "race":
         name += cli.race_tag(args)
     else:
@@ -119,7 +120,7 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset))
     prompts = prompts_of(args, dataset)
-    card = read_card(args.version, args.img_size)
+    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5)
     check(args, dataset, prompts)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     levels, start = search_of(args, arm_class, card.levels)
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> int:
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
     folder = run_folder(args)
-    names = ["dataset", "split", "version", "n_trials", "interpolation", "loss", "seed"]
+    names = ["dataset", "split", "version", "lora", "t5", "n_trials", "interpolation", "loss", "seed"]
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
@@ -139,14 +140,14 @@ def main(argv: list[str]) -> int:
         return centre_crop(dataset.open(index), card.image_size, args.interpolation)  # [3, H, W]
 
     def classify_all(images, dtype: str):
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
+        model = cli.load(args, card, device, dtype)
         conditions = model.conditions(prompts.texts)
         tqdm.write(f"{len(conditions)} prompts, kept as {conditions.nbytes / 1e6:,.1f} MB of embeddings")
 
         def one_image(index: int, image: Tensor):
             x = model.encode(image[None])[0]  # [c, h, w]
-            noise = cli.ImageNoise(args.seed, index, card.latent) if bank is None else bank
-            measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
+            measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
             pred = int(class_ids[measured.winner])
             return measured.record(index=index, label=dataset.labels[index], pred=pred)
 

@@ -20,10 +20,10 @@ import numpy as np
 from torch import Tensor
 
 from diffusion import InputError, cli, records
-from diffusion.classify import classify
 from diffusion.datasets import Dataset, adm_crop, class_arms, load_dataset
-from diffusion.errors import LOSSES, plain, together, with_answer, with_bound, with_map, with_prediction
-from diffusion.models import ALIASES, Card, load_model, read_card
+from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
+from diffusion.image import search_image
+from diffusion.models import ALIASES, Card, read_card
 from diffusion.search import Search, check_schedule, every, halving, level_sequence, noise_rows
 
 KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's folder
@@ -187,13 +187,13 @@ def main(argv: list[str]) -> int:
         return adm_crop(dataset.open(index), card.image_size)  # [3, H, W]
 
     def classify_all(images, dtype: str):
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
+        model = cli.load(args, card, device, dtype)
         conditions = model.conditions(arms)
 
         def one_image(index: int, image: Tensor):
             x = model.encode(image[None])[0]  # [c, h, w]
-            noise = cli.ImageNoise(args.seed, index, card.latent) if bank is None else bank
-            measured = yield from classify(
+            noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
+            measured = yield from search_image(
                 x, conditions, np.arange(len(arms)), start(), levels, rows, noise, loss=args.loss
             )
             record = measured.record(index=index, label=dataset.labels[index])

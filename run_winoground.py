@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, cli, matching, metrics, records
-from diffusion.classify import classify
 from diffusion.clip import DEFAULTS, find_clip, load_clip
 from diffusion.datasets import centre_crop
-from diffusion.errors import LOSSES, together
-from diffusion.models import load_model, read_card
+from diffusion.errors import LOSSES, ImageNoise, together
+from diffusion.image import search_image
+from diffusion.models import read_card
 from diffusion.pairs import load_pairs
 from diffusion.search import every, halving, level_sequence, noise_rows
 
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that is printed; all are stored")
     p.add_argument("--gallery", type=Path, metavar="PNG", help="draw the examples, the worst first")
     p.add_argument("--extra", help="a suffix for the data set's folder")
+    cli.add_text_options(p)
     cli.add_model_options(p)
     cli.add_shard_options(p)
     return p
@@ -55,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
 
 SD_ONLY = [
     "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "in_flight", "compile",
+    "interpolation", "img_size", "loss", "in_flight", "compile", "offload", "lora", "t5",
 ]  # fmt: skip
 
 
 def by_diffusion(args, device, dtype: str, pairs):
     """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
-    card = read_card(args.version, args.img_size)
+    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5)
     arm_class = np.arange(2 + args.normalize)
     if args.search == "race":
         cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
@@ -76,19 +77,19 @@ def by_diffusion(args, device, dtype: str, pairs):
     if args.noise_path:
         noise = bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
     else:  # one bank for all images here too, so that their errors can be compared
-        noise, bank = cli.ImageNoise(args.seed, 0, card.latent), None
+        noise, bank = ImageNoise(args.seed, 0, card.latent), None
 
     def load(k: int, side: int) -> Tensor:
         return centre_crop(pairs.open(k, side), card.image_size, args.interpolation)  # [3, H, W]
 
     def classify_all(images, dtype: str):
-        model = load_model(card, dtype=cli.DTYPES[dtype], device=device, compiled=args.compile)
+        model = cli.load(args, card, device, dtype)
 
         def one_image(number: int, image: Tensor):
             captions = pairs.captions[number // 2]
             x = model.encode(image[None])[0]  # [c, h, w]
             conditions = model.conditions([*captions, ""][: len(arm_class)])
-            measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
             record = measured.record(index=number, label=number % 2)
             errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
             return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
@@ -96,11 +97,13 @@ def by_diffusion(args, device, dtype: str, pairs):
         tasks = (one_image(number, image) for number, image in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
-    names = ["dataset", "version", "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation"]
-    options = cli.options_of(args, [*names, "loss"], card, pairs.captions, dtype, bank) | cli.search_options(args)
+    names = ["dataset", "version", "lora", "t5", "t_interval", "n_trials", "randomize_noise", "seed", "normalize"]
+    options = cli.options_of(
+        args, [*names, "interpolation", "loss"], card, pairs.captions, dtype, bank
+    ) | cli.search_options(args)
     trials = f"{args.n_trials}trials"
     how = f"{trials}_{cli.race_tag(args)}" if args.search == "race" else f"t{args.t_interval}_{trials}"
-    name = f"v{cli.tag(args.version)}_{how}"
+    name = f"{cli.model_tag(args)}_{how}"
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.interpolation}" if args.interpolation != "bilinear" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, cluster, metrics, one_line, records
+from diffusion import InputError, InputWarning, cluster, metrics, models, one_line, records
 from diffusion.search import Search, race, spread_sequence
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
@@ -42,6 +42,10 @@ def run(main) -> None:
         saved = "what is measured is saved, the same command goes on from there"
         print(f"{program}: ended by {by}; {saved}", file=sys.stderr)
         sys.exit(cluster.STOPPED)
+    except torch.OutOfMemoryError as error:
+        smaller = "try a smaller --batch_size, --dtype float16 or bfloat16, or --offload; what is measured is saved"
+        print(f"{program}: out of memory, {smaller}: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
@@ -55,7 +59,16 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None)
     parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
     parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations in one network call")
     parser.add_argument("--in_flight", type=int, help="images at work at a time, at most; default: as fill the batch")
+    parser.add_argument("--offload", action="store_true", help="text encoders and VAE on the device only while at work")
     parser.add_argument("--compile", action="store_true", help="compile the network (CUDA); the first call takes long")
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """What else a text-to-image model may be loaded with."""
+    parser.add_argument("--lora", help="a LoRA to add to the weights: hub id, folder or .safetensors file")
+    parser.add_argument(
+        "--t5", action="store_true", default=None, help="Stable Diffusion 3: load its T5 too (float16: 9.5 GB)"
+    )
 
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -133,6 +146,19 @@ def pick_device(args) -> tuple[torch.device, str]:
     return device, dtype
 
 
+def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Model:
+    """Load the model, after a line that says how large it is."""
+    size = models.weights_size(card, DTYPES[dtype]) / 1e9
+    without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
+    tqdm.write(f"{args.version or card.source}: {size:,.2f} GB of weights, the network's in {dtype}{without}")
+    return models.load_model(card, dtype=DTYPES[dtype], device=device, compiled=args.compile, offload=args.offload)
+
+
+def model_tag(args) -> str:
+    """The model in the name of a run's folder."""
+    return f"v{tag(args.version)}{'_t5' if args.t5 else ''}{f'_{tag(args.lora)}' if args.lora else ''}"
+
+
 def at_least_one(args, *names: str) -> None:
     for name in names:
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -184,21 +210,6 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
     if len(bank) < points:
         raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
     return bank[:points].float()
-
-
-class ImageNoise:
-    """Standard normal draws [n, c, h, w] that depend on (seed, dataset index, number of the draw) alone.
-
-    Indexed like a bank of noise; a draw is made when it is asked for, since a search uses few of them.
-    """
-
-    def __init__(self, seed: int, index: int, latent: tuple[int, int, int]):
-        self.seed, self.index, self.latent = seed, index, latent
-
-    def __getitem__(self, rows: Iterable[int]) -> torch.Tensor:
-        # numpy's generator: torch's on a CPU uses 32 bits of a seed, and its first 16 numbers depend on how many follow
-        drawn = [np.random.default_rng([self.seed, self.index, int(row)]) for row in rows]
-        return torch.from_numpy(np.stack([rng.standard_normal(self.latent, dtype=np.float32) for rng in drawn]))
 
 
 def tag(name: str) -> str:

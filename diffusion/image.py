@@ -43,7 +43,7 @@ class Measured:
         }
 
 
-def classify(
+def search_image(
     x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, rows: np.ndarray, noise, *,
     loss: str,
 ) -> Generator[Block, Tensor, Measured]:  # fmt: skip

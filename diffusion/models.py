@@ -74,6 +74,7 @@ class Card:
     has_bound: bool = False  # predicts epsilon and a variance
     vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
     lora: str | None = None  # hub id or file of what is added to its weights
+    lacks_t5: bool = False  # it has a T5, which is not loaded
 
 
 def read_card(
@@ -115,6 +116,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         raise InputError(f"--version {name}: {source} is a {pipeline}, which is told a {takes}; that is {script}'s")
     if t5 and T5 - parts.keys():
         raise InputError(f"--t5: is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without")
+    lacks_t5 = not t5 and not T5 - parts.keys()
     parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
     for key, (library, class_name) in parts.items():
         if library not in ("diffusers", "transformers") or not _has(library, class_name):
@@ -149,6 +151,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         has_bound=network.get("out_channels") == 2 * c and config["scheduler"].get("prediction_type") == "epsilon",
         vae=vae,
         lora=lora,
+        lacks_t5=lacks_t5,
     )
 
 

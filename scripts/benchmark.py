@@ -29,9 +29,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion import cli
-from diffusion.classify import Measured, classify
 from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
-from diffusion.errors import together
+from diffusion.errors import ImageNoise, together
+from diffusion.image import Measured, search_image
 from diffusion.models import Model, load_model, prepare, read_card
 from diffusion.process import Process
 from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
@@ -88,8 +88,8 @@ def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, s
     rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
-        noise = cli.ImageNoise(0, k, tuple(x.shape))
-        measured = yield from classify(x, conditions, arm_class, start(), levels, rows, noise, loss="l2")
+        noise = ImageNoise(0, k, tuple(x.shape))
+        measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss="l2")
         return k, measured
 
     tasks = (one_image(k, x) for k, x in enumerate(images))
@@ -206,7 +206,7 @@ def published(args, device: torch.device) -> None:
 
         def one_by_one(chosen=chosen, theirs=theirs):
             for n, k in enumerate(chosen):
-                noise = cli.ImageNoise(0, n, (4, 8, 8))[range(500)]
+                noise = ImageNoise(0, n, (4, 8, 8))[range(500)]
                 theirs.append(plain(pipe, open_image(k), conditions, noise, [5, 1], [50, 500])[0])
 
         def race_them(chosen=chosen, ours=ours):

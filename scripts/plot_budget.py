@@ -16,8 +16,8 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from diffusion import InputError, cli, metrics, records
-from diffusion.classify import class_means
 from diffusion.errors import LOSSES
+from diffusion.image import class_means
 from diffusion.search import Search, halving, level_sequence, race, spread_sequence
 
 Z = [1.5, 2, 2.5, 3, 3.5, 4, 5]

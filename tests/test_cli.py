@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.cli import CLOSE, ImageNoise, ahead, evaluate
+from diffusion.cli import CLOSE, ahead, evaluate
+from diffusion.errors import ImageNoise
 from diffusion.records import failed, load_record, record_path
 
 LATENT = (4, 8, 8)

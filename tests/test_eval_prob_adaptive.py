@@ -21,7 +21,7 @@ from test_search import play
 
 from diffusion import cli
 from diffusion.datasets import centre_crop, load_dataset
-from diffusion.errors import LOSSES
+from diffusion.errors import LOSSES, ImageNoise
 from diffusion.records import load_record, read_run
 from diffusion.search import race, spread_sequence
 
@@ -98,7 +98,7 @@ def test_errors_agree_with_the_oracle(run_main, tmp_path, model, request):
     records = records_of(result)
     assert list(records) == [0, 301]
     for index, record in records.items():
-        noise = cli.ImageNoise(0, index, LATENT)[range(5)]
+        noise = ImageNoise(0, index, LATENT)[range(5)]
         assert_agrees(record, version, prompts, noise, centre_crop(digits.open(index), 32))
 
 
@@ -109,7 +109,7 @@ def test_the_published_way_decides_the_same(run_main, tmp_path, model_folder):
     pipe.set_progress_bar_config(disable=True)
     text, _ = pipe.encode_prompt([f"a photo of the number {word}." for word in WORDS], "cpu", 1, False)
     for index, record in records_of(result).items():
-        noise = cli.ImageNoise(0, index, LATENT)[range(20)]
+        noise = ImageNoise(0, index, LATENT)[range(20)]
         pixels = centre_crop(load_dataset("digits").open(index), 32)
         wanted = published.classify(pipe, pixels, text, noise, [3, 1], [4, 20], batch_size=8)
         assert (record["pred"], record["nfe"]) == wanted

@@ -21,7 +21,7 @@ from test_records import Malicious
 
 from diffusion import cli
 from diffusion.datasets import adm_crop, class_arms, load_dataset
-from diffusion.errors import LOSSES, variational_bound
+from diffusion.errors import LOSSES, ImageNoise, variational_bound
 from diffusion.models import Card, read_card
 from diffusion.process import Process
 from diffusion.records import load_record, read_run
@@ -82,7 +82,7 @@ def test_errors_agree_with_the_oracle(run_main, tmp_path, dit_folder, bank, with
     for index, record in records.items():
         assert record["levels"].tolist() == levels and record["noise"].tolist() == rows
         assert record["losses"] == [*LOSSES, "vb"] and record["counts"].tolist() == [4 * trials] * 10
-        draws = torch.load(bank) if with_bank else cli.ImageNoise(0, index, LATENT)[range(8)]
+        draws = torch.load(bank) if with_bank else ImageNoise(0, index, LATENT)[range(8)]
         wanted = oracle.class_errors(dit_folder, image_of(index), [0, 3, 9], levels, draws[rows])
         np.testing.assert_allclose(np.array(blocks(record))[[0, 3, 9]], wanted, rtol=1e-5)
 
@@ -93,7 +93,7 @@ def test_every_level_with_cls(run_main, tmp_path, dit_folder):
     (record,) = records_of(run_main(SCRIPT, *args)).values()
     assert record["levels"].tolist() == list(range(1000)) and record["nfe"] == 1000
     at = [0, 1, 2, 10, 500, 998, 999]
-    noise = cli.ImageNoise(0, 7, LATENT)[range(1000)]
+    noise = ImageNoise(0, 7, LATENT)[range(1000)]
     wanted = oracle.class_errors(dit_folder, image_of(7), [3], at, noise[at])
     np.testing.assert_allclose(record["errors"][at], wanted[0], rtol=1e-5)
 

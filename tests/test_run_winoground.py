@@ -15,7 +15,7 @@ from PIL import Image
 from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, replayed, subset
 
 from diffusion import cli
-from diffusion.errors import LOSSES
+from diffusion.errors import LOSSES, ImageNoise
 from diffusion.matching import GALLERY
 from diffusion.pairs import load_pairs
 from diffusion.records import load_record, read_run
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_errors_agree_with_the_oracle(run_main, tmp_path, bank, request, model, args, texts, rows):
     """All losses of both captions and of the empty one, to 1e-5 relative; the noise is the same for all images."""
     version, seed = request.getfixturevalue(model), 9 if "--seed" in args else 0
-    noise = torch.load(bank) if "bank" in args else cli.ImageNoise(seed, 0, LATENT)[range(8)]
+    noise = torch.load(bank) if "bank" in args else ImageNoise(seed, 0, LATENT)[range(8)]
     words = [word for arg in args for word in (["--noise_path", bank] if arg == "bank" else [arg])]
     records = records_of(run_main(SCRIPT, *options(version), *words, *subset(tmp_path, 1, 300)))
     assert list(records) == [2, 3, 600, 601]
@@ -105,7 +105,7 @@ def test_own_photographs_are_cropped_in_the_middle(run_main, tmp_path, model_fol
             small = image.resize((42, 32), how).crop((5, 0, 37, 32))  # 42 2/3 wide
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
         captions = load_pairs("digits-pairs").captions[0]
-        wanted = oracle.errors(model_folder, pixels, captions, [500], cli.ImageNoise(0, 0, LATENT)[range(1)])
+        wanted = oracle.errors(model_folder, pixels, captions, [500], ImageNoise(0, 0, LATENT)[range(1)])
         np.testing.assert_allclose(blocks(record), wanted, rtol=1e-5)
 
 

@@ -10,10 +10,9 @@ import torch
 from conftest import ROOT
 from diffusers import DDPMScheduler
 
-from diffusion.classify import classify
-from diffusion.cli import ImageNoise
 from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
-from diffusion.errors import Block, measure, plain, together
+from diffusion.errors import Block, ImageNoise, measure, plain, together
+from diffusion.image import search_image
 from diffusion.models import load_model
 from diffusion.process import Process
 from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
@@ -248,7 +247,7 @@ def one_image(images, k: int):
     levels = SPREAD if raced else NESTED
     search = race(SPREAD, np.ones(10, dtype=int), 3.0) if raced else halving(10, ENDS, [3, 1])
     noise, rows = ImageNoise(0, k, (4, 8, 8)), noise_rows(levels, 1, True)
-    measured = yield from classify(latents[k], conditions, np.arange(10), search, levels, rows, noise, loss="l2")
+    measured = yield from search_image(latents[k], conditions, np.arange(10), search, levels, rows, noise, loss="l2")
     return k, measured
 
 
