@@ -147,7 +147,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         levels=config["scheduler"]["num_train_timesteps"],
         latent=(c, size // factor, size // factor),
         image_size=size,
-        classes=network.get("num_embeds_ada_norm"),
+        classes=network["num_embeds_ada_norm"] if told == "class" else None,
         has_bound=network.get("out_channels") == 2 * c and config["scheduler"].get("prediction_type") == "epsilon",
         vae=vae,
         lora=lora,
@@ -184,8 +184,6 @@ def _read_configs(source: str) -> tuple[str, dict[str, tuple[str, str]], dict[st
 
 def weights_size(card: Card, dtype: torch.dtype) -> int:
     """How many bytes the weights of a model will take in memory, from its configurations alone."""
-    from accelerate import init_empty_weights
-
     total = 0
     for part, (library, class_name) in card.parts.items():
         cls = getattr(importlib.import_module(library), class_name)
@@ -195,7 +193,7 @@ def weights_size(card: Card, dtype: torch.dtype) -> int:
         source = card.source
         if part == "vae" and card.vae is not None:
             source, place = card.vae, {}
-        with init_empty_weights():
+        with torch.device("meta"):
             if library == "diffusers":
                 module = cls.from_config(cls.load_config(source, **place))
             else:
