@@ -1,4 +1,7 @@
-"""Diffusion Classifier: a diffusion model's prediction errors, read as a classifier."""
+"""Diffusion Classifier: a diffusion model's prediction errors, read as a classifier.
+
+from diffusion import classify, load_model
+"""
 
 
 class InputError(ValueError):
@@ -12,3 +15,16 @@ class InputWarning(UserWarning):
 def one_line(error: Exception, most: int | None = 160) -> str:
     """What a library's error says, without its line breaks, cut after so many characters."""
     return " ".join(str(error).split())[:most]
+
+
+def __getattr__(name: str):
+    """`load_model` and `classify`, whose modules are only imported when they are asked for."""
+    if name == "load_model":
+        from diffusion.models import load_model
+
+        return load_model
+    if name == "classify":
+        from diffusion.image import classify
+
+        return classify
+    raise AttributeError(f"module 'diffusion' has no attribute {name!r}")

@@ -1,15 +1,18 @@
-"""One image: a search over errors, and the record of it."""
+"""One image: a search over errors, and the record of it; `classify` does all of it, from Python."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from diffusion.errors import LOSSES, Block
+from diffusion.datasets import centre_crop, to_rgb
+from diffusion.errors import LOSSES, Block, ImageNoise, together
 from diffusion.metrics import class_errors, margin
-from diffusion.search import Search
+from diffusion.models import Model
+from diffusion.search import Search, noise_rows, race, spread_sequence
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,44 @@ def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
     total = np.zeros((len(size), *errors.shape[1:]))
     np.add.at(total, arm_class, errors)
     return total[size > 0] / size[size > 0].reshape(-1, *[1] * (errors.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of one image."""
+
+    best: int  # which of the prompts
+    scores: np.ndarray  # [prompts] mean error less the winner's, over the points that both were measured on; 0 is best
+    nfe: int  # network evaluations spent
+    decided: bool  # False where the budget ended before the others were clearly worse
+
+
+def classify(
+    model: Model,
+    image: Image.Image,
+    prompts: list,
+    *,
+    loss: str = "l2",
+    z: float = 3.0,
+    max_samples: int = 500,
+    budget: float = np.inf,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Answer:
+    """Race the prompts (for a class-conditional model, class ids) on one image: eval_prob_adaptive.py --search race.
+
+    `z`, `max_samples` and `budget` as there. The noise is that of the first image of a data set with this seed.
+    """
+    pixels = centre_crop(to_rgb(image), model.image_size)  # [3, H, W]
+    x = model.encode(pixels[None])[0]  # [c, h, w]
+    levels = spread_sequence(min(max_samples, len(model.process)), len(model.process))
+    one = np.ones(len(prompts), dtype=int)
+    task = search_image(
+        x, model.conditions(prompts), np.arange(len(prompts)), race(levels, one, z, budget), levels,
+        noise_rows(levels, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
+    )  # fmt: skip
+    (measured,) = together(model, [task], batch_size=batch_size)
+    column = measured.errors[:, LOSSES.index(loss)].double().split(measured.counts.tolist())
+    best = column[measured.winner]
+    scores = [(errors - best[: len(errors)]).mean().item() for errors in column]
+    return Answer(measured.winner, np.array(scores), measured.nfe, measured.decided)
