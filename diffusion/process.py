@@ -41,9 +41,8 @@ class Process:
     def from_scheduler(cls, scheduler) -> "Process":
         """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits.
 
-        Flow matching: alpha = 1 - sigma; T levels u = 1/T .. 1 are shifted towards noise, sigma = k u / (1 + (k - 1) u)
-        (arXiv 2403.03206, eq. 23), and the network is told T sigma. Where the shift depends on the picture's size
-        (`use_dynamic_shifting`) it belongs to sampling alone, and the levels are even in sigma.
+        Flow matching: alpha = 1 - sigma, and the network is told T sigma. Its T levels are even in sigma: a scheduler's
+        `shift` says where sampling steps and training are dense, and such levels decide worse (README, "Any model").
         """
         config = scheduler.config
         predicts = config.get("prediction_type", "flow")  # FlowMatchEulerDiscreteScheduler knows no other
@@ -51,9 +50,7 @@ class Process:
             abar = (1 - scheduler.betas.double()).cumprod(0)
             return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), predicts)
         T = config.num_train_timesteps
-        u = torch.arange(1, T + 1, dtype=torch.float64) / T
-        shift = 1.0 if config.get("use_dynamic_shifting") else config.get("shift", config.get("flow_shift"))
-        sigma = shift * u / (1 + (shift - 1) * u)
+        sigma = torch.arange(1, T + 1, dtype=torch.float64) / T
         return cls(1 - sigma, sigma, T * sigma, "flow")
 
 

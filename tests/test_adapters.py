@@ -44,10 +44,7 @@ def sigma_time(scheduler, i: int) -> tuple[float, float, float]:
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
         abar = np.cumprod(1 - scheduler.betas.numpy().astype(np.float64))[i]
         return abar**0.5, (1 - abar) ** 0.5, i
-    u = (i + 1) / 1000
-    shift = 1 if config.get("use_dynamic_shifting") else config.get("flow_shift", config.get("shift"))
-    sigma = shift * u / (1 + (shift - 1) * u)
-    return 1 - sigma, sigma, 1000 * sigma
+    return 1 - (i + 1) / 1000, (i + 1) / 1000, i + 1
 
 
 def plain_errors(pipe, pixels, samplings, levels, noise) -> np.ndarray:

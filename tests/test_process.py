@@ -109,40 +109,40 @@ def sana(**config):
 
 
 @pytest.mark.parametrize(
-    "scheduler, shift",
+    "scheduler",
     [
-        (FlowMatchEulerDiscreteScheduler(), 1),
-        (FlowMatchEulerDiscreteScheduler(shift=3.0), 3),
-        (FlowMatchEulerDiscreteScheduler(50, shift=6.0), 6),
-        (FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), 1),
-        (sana(flow_shift=3.0), 3),
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(50, shift=3.0),
+        FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        sana(flow_shift=3.0),
     ],
 )
-def test_flow_tables(scheduler, shift):
-    """By hand: the middle level is sigma = shift / (shift + 1), the last one pure noise, and time is T sigma."""
+def test_flow_tables(scheduler):
+    """Even in sigma, whatever the shift of sampling; the last level is pure noise, and time is T sigma."""
     p = Process.from_scheduler(scheduler)
     T = scheduler.config.num_train_timesteps
-    assert len(p) == T and p.predicts == "flow" and p.sigma.dtype == torch.float64
-    assert p.sigma[T // 2 - 1].item() == pytest.approx(shift / (shift + 1), rel=1e-15)
-    assert p.sigma[0].item() == pytest.approx(shift / (T + shift - 1), rel=1e-15)
-    assert p.sigma[-1] == 1 and p.alpha[-1] == 0
+    assert len(p) == T and p.predicts == "flow" and p.sigma.dtype == p.alpha.dtype == torch.float64
+    assert p.sigma[0] == 1 / T and p.sigma[T // 2 - 1] == 0.5 and p.sigma[-1] == 1 and p.alpha[-1] == 0
     assert torch.equal(p.alpha + p.sigma, torch.ones(T, dtype=torch.float64))
-    assert torch.equal(p.time, T * p.sigma) and (p.sigma.diff() > 0).all()
+    torch.testing.assert_close(p.time, torch.arange(1, T + 1, dtype=torch.float64), rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
-def test_flow_tables_agree_with_diffusers(shift):
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    p = Process.from_scheduler(scheduler)
+def test_flow_tables_agree_with_diffusers():
+    """Without shift the levels are those of its samplers; what is told at a sigma does not depend on the shift."""
+    p = Process.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    scheduler = FlowMatchEulerDiscreteScheduler()
     torch.testing.assert_close(p.sigma.float().flip(0), scheduler.sigmas, rtol=1e-6, atol=0)
     torch.testing.assert_close(p.time.float().flip(0), scheduler.timesteps, rtol=1e-6, atol=0)
     x, eps, i = (a.float() if a.is_floating_point() else a for a in points())
     z = scheduler.scale_noise(x.expand_as(eps), scheduler.timesteps[999 - i], eps)
     torch.testing.assert_close(p.noised(x, eps, i), z, rtol=0, atol=1e-6)
-    solver = sana(flow_shift=shift)  # Sana's, whose 999 steps leave pure noise out
+    solver = sana(flow_shift=1.0)  # Sana's, whose 999 steps leave pure noise out
     solver.set_timesteps(999)
     torch.testing.assert_close(p.sigma[:-1].float().flip(0), solver.sigmas[:-1], rtol=1e-5, atol=0)
     torch.testing.assert_close(p.time[:-1].flip(0).long(), solver.timesteps, rtol=0, atol=1)
+    for shifted in (FlowMatchEulerDiscreteScheduler(shift=3.0), sana(flow_shift=3.0)):
+        shifted.set_timesteps(20)
+        torch.testing.assert_close(shifted.timesteps.float(), 1000 * shifted.sigmas[:-1], rtol=0, atol=1)
 
 
 def test_flow_gives_back_image_and_noise():
@@ -155,7 +155,7 @@ def test_flow_gives_back_image_and_noise():
 
 def test_the_sampler_goes_from_noise_to_the_image_along_u():
     """One step of diffusers' own sampler from level i: x + sigma' eps, not the other way."""
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler = FlowMatchEulerDiscreteScheduler()
     p = Process.from_scheduler(scheduler)
     x, eps, _ = (a.float() if a.is_floating_point() else a for a in points())
     i = torch.tensor([700])
