@@ -158,7 +158,7 @@ def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callabl
     z = model.process.noised(x, eps, i)  # levels stay on the host, where the tables are
     n = len(i)
     shown = torch.arange(size).clamp(max=n - 1) if n < size else slice(None)
-    answer = model.denoise(z[shown], i[shown], conditions[shown])[:n]
+    answer = model.denoise(z[shown], model.process.time[i[shown]], conditions[shown])[:n]
     return keep(model.process, x, eps, i, answer)
 
 

@@ -57,7 +57,7 @@ class Model:
     image_size: int  # pixels
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
     conditions: Callable[[list], Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], i [n], conditions [n] -> [n, c or 2c, h, w]
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,6 @@ def load_model(
     else:
         pipeline.to(device)
     prepare(network, compiled)
-    process = Process.from_scheduler(pipeline.scheduler)
-    time = process.time.float() if process.time.is_floating_point() else process.time  # MPS has no float64
     tell, say = adapter(pipeline, device)
 
     @torch.inference_mode()
@@ -264,10 +262,11 @@ def load_model(
         release()
         return x
 
-    def denoise(z: Tensor, i: Tensor, told: Tensor) -> Tensor:
-        return say(z.to(dtype), time[i].to(device), told)
+    def denoise(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
+        time = time.float() if time.is_floating_point() else time  # MPS has no float64
+        return say(z.to(dtype), time.to(device), told)
 
-    return Model(process, device, card.image_size, encode, conditions, denoise)
+    return Model(Process.from_scheduler(pipeline.scheduler), device, card.image_size, encode, conditions, denoise)
 
 
 def _add_lora(pipeline, lora: str) -> None:

@@ -68,9 +68,9 @@ def counted(model: Model) -> tuple[Model, list[int]]:
     """The model, and a list that grows by the rows of each of its calls."""
     calls: list[int] = []
 
-    def denoise(z: Tensor, i: Tensor, conditions: Tensor) -> Tensor:
+    def denoise(z: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
         calls.append(len(z))
-        return model.denoise(z, i, conditions)
+        return model.denoise(z, time, conditions)
 
     return replace(model, denoise=denoise), calls
 
@@ -153,8 +153,8 @@ def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
         )
     prepare(unet.to(dtype), compiled=args.compile)
 
-    def denoise(z: Tensor, i: Tensor, text: Tensor) -> Tensor:
-        return unet(z.to(dtype), i.to(device), encoder_hidden_states=text).sample
+    def denoise(z: Tensor, time: Tensor, text: Tensor) -> Tensor:
+        return unet(z.to(dtype), time.to(device), encoder_hidden_states=text).sample
 
     return fake_model(denoise, device), unet
 
@@ -230,7 +230,7 @@ def published(args, device: torch.device) -> None:
 def host(args, device: torch.device) -> None:
     """A network that answers at once; what it is told is the error of its answer."""
     cpu = torch.device("cpu")
-    model = fake_model(lambda z, i, conditions: conditions[:, :, None, None].expand(z.shape), cpu)
+    model = fake_model(lambda z, time, conditions: conditions[:, :, None, None].expand(z.shape), cpu)
     conditions = torch.randn(1000, 4)
     nested, ends = level_sequence([50, 100, 500, 1000], T)
     spread = spread_sequence(500, T)

@@ -145,7 +145,7 @@ def answers(model, prompts=tuple(PROMPTS)) -> torch.Tensor:
     z = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         return torch.stack(
-            [model.denoise(z, torch.tensor([0, 250, 500, 999]), row.expand(4, *row.shape)) for row in told]
+            [model.denoise(z, model.process.time[[0, 250, 500, 999]], row.expand(4, *row.shape)) for row in told]
         )
 
 
@@ -171,8 +171,7 @@ def test_lora(tmp_path, saved, build):
     for lora in (tmp_path / "lora", file):
         model = load_model(read_card(str(folder), SIZE, lora=str(lora)))
         ours, without = answers(model), answers(load_model(read_card(str(folder), SIZE)))
-        time = model.process.time
-        theirs = answers(replace(model, conditions=tell, denoise=lambda z, i, c, time=time: say(z, time[i].float(), c)))
+        theirs = answers(replace(model, conditions=tell, denoise=lambda z, time, c: say(z, time.float(), c)))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         assert (ours - without).abs().max() > 1e-3
 

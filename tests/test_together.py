@@ -291,9 +291,9 @@ def test_searches_of_both_kinds_fill_their_calls(images):
     """A race asks for a few rows at a time; together they make full calls, as long as there are images."""
     calls, full = [], []
 
-    def denoise(z, i, conditions):
+    def denoise(z, time, conditions):
         calls.append(len(z))
-        return images[0].denoise(z, i, conditions)
+        return images[0].denoise(z, time, conditions)
 
     def tasks():
         yield from (one_image(images, k) for k in itertools.chain(IMAGES, IMAGES))
