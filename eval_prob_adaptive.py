@@ -7,7 +7,6 @@ Results go to $LOG_DIR (default data), one file per image; data is read from $DA
 """
 
 import argparse
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,23 +15,12 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, cli, records
-from diffusion.datasets import (
-    TABLE,
-    Dataset,
-    Prompts,
-    centre_crop,
-    duplicates,
-    load_dataset,
-    prompts_file,
-    read_prompts,
-)
+from diffusion import InputError, cli, records
+from diffusion.datasets import TABLE, centre_crop, load_dataset, prompts_for
 from diffusion.errors import LOSSES, ImageNoise, together
 from diffusion.image import search_image
 from diffusion.models import ALIASES, read_card
 from diffusion.search import Search, check_schedule, halving, level_sequence, noise_rows
-
-PROMPTS = Path(__file__).parent / "prompts"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,31 +46,6 @@ def parser() -> argparse.ArgumentParser:
     cli.add_model_options(p)
     cli.add_shard_options(p)
     return p
-
-
-def prompts_of(args, dataset: Dataset) -> Prompts:
-    """The prompts of --prompt_path, of the data set's own csv, or "a photo of a CLASS." for data without one."""
-    if args.prompt_path:
-        return read_prompts(args.prompt_path)
-    if args.dataset in TABLE:
-        return read_prompts(PROMPTS / prompts_file(args.dataset))
-    if len(dataset.classes) < 2:
-        raise InputError(f"--dataset {args.dataset}: its classes have no names, so it needs --prompt_path")
-    texts = [f"a photo of a {name.replace('_', ' ')}." for name in dataset.classes]
-    return Prompts(texts, dataset.classes, list(range(len(texts))))
-
-
-def check(args, dataset: Dataset, prompts: Prompts) -> None:
-    """Raises InputError for whatever cannot work, warns of what looks wrong; no weight is loaded yet."""
-    missing = sorted(set(dataset.labels) - set(prompts.classes))
-    if missing:
-        raise InputError(f"the prompts have no class {missing[:10]}, which images of {args.dataset} are labelled with")
-    unused = sorted(c for c in set(prompts.classes) if c >= len(dataset.classes) > 0)
-    if unused:
-        raise InputError(f"the prompts have class ids {unused[:10]}, {args.dataset} only 0..{len(dataset.classes) - 1}")
-    for prompt, names in duplicates(prompts):
-        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
-        warnings.warn(alike, InputWarning, stacklevel=1)
 
 
 def search_of(args, arm_class: np.ndarray, T: int) -> tuple[np.ndarray, Callable[[], Search]]:
@@ -119,9 +82,8 @@ def main(argv: list[str]) -> int:
     device, dtype = cli.pick_device(args)
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset))
-    prompts = prompts_of(args, dataset)
+    prompts = prompts_for(args.dataset, dataset, args.prompt_path)
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5)
-    check(args, dataset, prompts)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     levels, start = search_of(args, arm_class, card.levels)
     rows = noise_rows(levels, args.n_trials, True)

@@ -118,10 +118,10 @@ def by_clip(args, device, dtype: str, pairs):
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
     def classify_all(images, dtype: str):
-        similarity = load_clip(found, pretrained, dtype=dtype, device=device)
+        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
 
         def record_of(number: int, image: Image.Image) -> dict:
-            distance = 1 - similarity(image, list(pairs.captions[number // 2]))  # [2]
+            distance = 1 - of_texts(list(pairs.captions[number // 2])) @ of_image(image)  # [2]
             return {
                 "index": number,
                 "label": number % 2,

@@ -53,10 +53,14 @@ def run(main) -> None:
         sys.exit(0)
 
 
-def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None) -> None:
+def add_device_options(parser: argparse.ArgumentParser, dtype: str | None = None) -> None:
     default = dtype or "float16 on CUDA, else float32"
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of the network; default {default}")
     parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default the best there is")
+
+
+def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None) -> None:
+    add_device_options(parser, dtype)
     parser.add_argument("--batch_size", "-b", type=int, default=32, help="evaluations in one network call")
     parser.add_argument("--in_flight", type=int, help="images at work at a time, at most; default: as fill the batch")
     parser.add_argument("--offload", action="store_true", help="text encoders and VAE on the device only while at work")
@@ -139,7 +143,7 @@ def pick_device(args) -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
-    if args.compile and device.type != "cuda":
+    if getattr(args, "compile", False) and device.type != "cuda":
         raise InputError(f"--compile: is for CUDA, the device is {device}")
     if dtype == "float16" and device.type == "cpu":
         raise InputError("--dtype float16: CPUs compute it hundreds of times slower; use bfloat16 or float32")
@@ -264,10 +268,15 @@ def options_of(args, names: Iterable[str], card, data: list, dtype: str, bank: t
     return {name: getattr(args, name) for name in names} | {
         "img_size": card.image_size,
         "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": f"{len(data)}, sha256 {records.sha256(repr(data))}",  # an image more or less would shift the others
+        "data": fingerprint(data),
         "dtype": dtype,
         "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
     }
+
+
+def fingerprint(data: list) -> str:
+    """Of a data set's labels: an image more or less would shift the others."""
+    return f"{len(data)}, sha256 {records.sha256(repr(data))}"
 
 
 def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -48,8 +49,13 @@ def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[
     return name, pretrained
 
 
-def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Callable[[Image.Image, list[str]], Tensor]:
-    """A function of an RGB image and n captions -> their cosine similarities [n] float64. InputError: no weights."""
+def load_clip(
+    name: str, pretrained: str | None, *, dtype: str, device
+) -> tuple[Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
+    """Two functions: an RGB image -> its features [d], n texts -> theirs [n, d]; float64, of length 1.
+
+    So `texts @ image` are cosine similarities [n]. Raises InputError: no weights.
+    """
     from transformers import dynamic_module_utils
 
     open_clip = _import()
@@ -73,12 +79,16 @@ def load_clip(name: str, pretrained: str | None, *, dtype: str, device) -> Calla
     model.eval()
 
     @torch.inference_mode()
-    def similarity(image: Image.Image, captions: list[str]) -> Tensor:
+    def of_image(image: Image.Image) -> Tensor:
         x = preprocess(image)[None].to(device, open_clip.get_input_dtype(PRECISION[dtype]))
-        a, b = model.encode_image(x).double(), model.encode_text(tokenizer(captions).to(device)).double()
-        return torch.cosine_similarity(a, b).cpu()
+        return F.normalize(model.encode_image(x).double(), dim=-1)[0].cpu()
 
-    return similarity
+    @torch.inference_mode()
+    def of_texts(texts: list[str]) -> Tensor:
+        chunks = [tokenizer(texts[k : k + 64]).to(device) for k in range(0, len(texts), 64)]
+        return torch.cat([F.normalize(model.encode_text(chunk).double(), dim=-1).cpu() for chunk in chunks])
+
+    return of_image, of_texts
 
 
 def _import():

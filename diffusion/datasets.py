@@ -30,6 +30,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -43,7 +44,9 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffusion import InputError, digits, one_line
+from diffusion import InputError, InputWarning, digits, one_line
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
 
 Read = tuple[list[int], list[str], Callable[[int], Image.Image]]  # labels, classes, open
 
@@ -184,6 +187,32 @@ def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     for text, name, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
         meanings.setdefault(text, {}).setdefault(class_id, name)
     return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
+
+
+def prompts_for(name: str, dataset: Dataset, path: Path | None = None) -> Prompts:
+    """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
+
+    Raises InputError when they are not prompts for the classes of the data set; warns of classes with the same prompt.
+    """
+    if path:
+        prompts = read_prompts(path)
+    elif name in TABLE:
+        prompts = read_prompts(PROMPTS / prompts_file(name))
+    elif len(dataset.classes) < 2:
+        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompt_path")
+    else:
+        texts = [f"a photo of a {known.replace('_', ' ')}." for known in dataset.classes]
+        prompts = Prompts(texts, dataset.classes, list(range(len(texts))))
+    missing = sorted(set(dataset.labels) - set(prompts.classes))
+    if missing:
+        raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
+    unused = sorted(c for c in set(prompts.classes) if c >= len(dataset.classes) > 0)
+    if unused:
+        raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(dataset.classes) - 1}")
+    for prompt, names in duplicates(prompts):
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
+        warnings.warn(alike, InputWarning, stacklevel=1)
+    return prompts
 
 
 def _rows(path: str | Path, columns: tuple[str, ...]) -> dict[int, list[str]]:

@@ -103,9 +103,9 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
 
     def crop(image):
-        if options["interpolation"] == "adm":
+        if options.get("interpolation") == "adm":
             return adm_crop(image, options["img_size"])
-        return centre_crop(image, options["img_size"], options["interpolation"])
+        return centre_crop(image, options.get("img_size", 224), options.get("interpolation", "bicubic"))
 
     class_ids, arm_class = records.competitors(run)
     names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
         images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
     right = sum(row["pred"] == row["label"] for row in rows)
-    model = options["version"] or options["model"]
+    model = options.get("version") or options["model"]
     draw(
         images,
         rows,

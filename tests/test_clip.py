@@ -278,8 +278,9 @@ def test_a_real_architecture_from_a_file(run_main, tmp_path):
 def test_the_embedded_clip_names_single_digits():
     """Of 60 captions, the right colour and digit for at least 45 of 50 held-out digits."""
     data, prompts = load_dataset("digits-colour"), read_prompts(ROOT / "prompts/digits_colour_prompts.csv")
-    similarity = load_clip(*find_clip("clip", "digits", None), dtype="float32", device="cpu")
-    said = [prompts.classes[int(similarity(data.open(k), prompts.texts).argmax())] for k in range(0, 450, 9)]
+    of_image, of_texts = load_clip(*find_clip("clip", "digits", None), dtype="float32", device="cpu")
+    texts = of_texts(prompts.texts)
+    said = [prompts.classes[int((texts @ of_image(data.open(k))).argmax())] for k in range(0, 450, 9)]
     assert sum(a == b for a, b in zip(said, data.labels[0:450:9], strict=True)) >= 45
 
 
