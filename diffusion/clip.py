@@ -19,10 +19,13 @@ DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
-def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[str, str | None]:
+def find_clip(
+    model: str, version: str | None, pretrained: str | None, flag: str = "--version "
+) -> tuple[str, str | None]:
     """open_clip's name of a model and the tag or file of its weights, from --model, --version and --pretrained.
 
-    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights. InputError: unknown.
+    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights; `flag` is what it was
+    given by. InputError: unknown.
     """
     open_clip = _import()
     default, default_tag = DEFAULTS[model]
@@ -30,20 +33,20 @@ def find_clip(model: str, version: str | None, pretrained: str | None) -> tuple[
     folder = EMBEDDED / "digits-clip" if version == "digits" else Path(version).expanduser()
     if (folder / "open_clip_config.json").is_file():
         if pretrained is not None:
-            raise InputError(f"--pretrained {pretrained}: --version {version} brings its own weights")
+            raise InputError(f"--pretrained {pretrained}: {flag}{version} brings its own weights")
         return f"local-dir:{folder}", None
     name = version.replace("/", "-")
     if name not in open_clip.list_models():
         near = ", ".join(known for known in open_clip.list_models() if known.startswith(name[:5])) or "ViT-L-14, ..."
         raise InputError(
-            f"--version {version}: open_clip has no such model (it has {near}), and no folder of that name holds"
+            f"{flag}{version}: open_clip has no such model (it has {near}), and no folder of that name holds"
             " open_clip_config.json"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and default_tag in tags:
         return name, default_tag
     if pretrained not in tags and not Path(pretrained or "").is_file():
-        given = f"--pretrained {pretrained}" if pretrained else f"--version {version} needs --pretrained"
+        given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
         known = f" or, for {name}, {', '.join(tags)}" if tags else ""
         raise InputError(f"{given}: wanted a file of weights{known}")
     return name, pretrained

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def by_clip(args, name: str, dataset, device):
     """What goes into run.json, its arms, and what makes the answer to an image: (pred, errors [arms])."""
-    found, pretrained = find_clip("clip", name, args.pretrained)
+    found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
     prompts = prompts_for(args.dataset, dataset, args.prompt_path)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
