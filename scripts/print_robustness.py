@@ -50,7 +50,7 @@ def hits(folder: Path, run: dict, only: set[int] | None = None) -> np.ndarray:
 
 
 def trend(base: np.ndarray, shifted: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the line logit(shifted) over logit(base), least squares; accuracies [n] in 0..1, n >= 2."""
+    """Slope and intercept of the least-squares line logit(shifted) over logit(base); accuracies [n], n >= 2."""
     slope, intercept = np.polyfit(logit(base), logit(shifted), 1)
     return float(slope), float(intercept)
 
