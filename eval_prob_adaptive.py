@@ -83,14 +83,14 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset))
     prompts = prompts_for(args.dataset, dataset, args.prompt_path)
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5)
+    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     levels, start = search_of(args, arm_class, card.levels)
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
     folder = run_folder(args)
-    names = ["dataset", "split", "version", "lora", "t5", "n_trials", "interpolation", "loss", "seed"]
+    names = ["dataset", "split", "version", "config", "lora", "t5", "n_trials", "interpolation", "loss", "seed"]
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)

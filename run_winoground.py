@@ -56,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
 
 SD_ONLY = [
     "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "in_flight", "compile", "offload", "lora", "t5",
+    "interpolation", "img_size", "loss", "in_flight", "compile", "offload", "config", "lora", "t5",
 ]  # fmt: skip
 
 
 def by_diffusion(args, device, dtype: str, pairs):
     """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5)
+    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     arm_class = np.arange(2 + args.normalize)
     if args.search == "race":
         cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
@@ -97,7 +97,18 @@ def by_diffusion(args, device, dtype: str, pairs):
         tasks = (one_image(number, image) for number, image in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
-    names = ["dataset", "version", "lora", "t5", "t_interval", "n_trials", "randomize_noise", "seed", "normalize"]
+    names = [
+        "dataset",
+        "version",
+        "config",
+        "lora",
+        "t5",
+        "t_interval",
+        "n_trials",
+        "randomize_noise",
+        "seed",
+        "normalize",
+    ]
     options = cli.options_of(
         args, [*names, "interpolation", "loss"], card, pairs.captions, dtype, bank
     ) | cli.search_options(args)

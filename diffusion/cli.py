@@ -69,6 +69,7 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None)
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """What else a text-to-image model may be loaded with."""
+    parser.add_argument("--config", help="of a single file: hub id or folder of a model of its kind; default: a guess")
     parser.add_argument("--lora", help="a LoRA to add to the weights: hub id, folder or .safetensors file")
     parser.add_argument(
         "--t5", action="store_true", default=None, help="Stable Diffusion 3: load its T5 too (float16: 9.5 GB)"
@@ -267,7 +268,7 @@ def options_of(args, names: Iterable[str], card, data: list, dtype: str, bank: t
     """What goes into run.json: the options `names`, and what every run's numbers depend on; `data` is its labels."""
     return {name: getattr(args, name) for name in names} | {
         "img_size": card.image_size,
-        "model": args.version if Path(card.source).is_dir() else card.source,  # which of the mirrors
+        "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
         "data": fingerprint(data),
         "dtype": dtype,
         "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,

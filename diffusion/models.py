@@ -3,14 +3,15 @@
 import importlib
 import inspect
 import logging
-import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, one_line
@@ -64,7 +65,7 @@ class Model:
 class Card:
     """What a model's configuration says, before any weight is loaded."""
 
-    source: str  # hub id or folder
+    source: str  # hub id or folder, which says all this
     pipeline: str  # the diffusers class
     parts: dict[str, tuple[str, str]]  # what is loaded: name -> library and class
     levels: int  # T
@@ -75,6 +76,7 @@ class Card:
     vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
     lora: str | None = None  # hub id or file of what is added to its weights
     lacks_t5: bool = False  # it has a T5, which is not loaded
+    file: str | None = None  # the single file that holds the weights
 
 
 def read_card(
@@ -85,21 +87,38 @@ def read_card(
     vae: str | None = None,
     lora: str | None = None,
     t5: bool = False,
+    config: str | None = None,
 ) -> Card:
-    """Read the configuration of an alias, a hub id or a local folder in diffusers layout; no weights.
+    """Read the configuration of an alias, a hub id, a local folder in diffusers layout or a single file; no weights.
 
-    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3. Raises InputError
-    when the model cannot be reached, is no pipeline that we know, needs code of its own, is told something else, or
+    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the hub
+    id or folder whose configuration a single file has, by default what diffusers takes it for. Raises InputError when
+     the model cannot be reached, is no pipeline that we know, needs code of its own, is told something else, or
     does not take that image size or that VAE.
     """
+    single = name.endswith(".safetensors")
+    if config is not None and not single:
+        raise InputError(f"--config {config}: is for a --version that is a single .safetensors file, not for {name}")
     reasons = []
-    for source in ALIASES[told].get(name, [name]):
+    for source in [config] if config else ALIASES[told].get(name, [name]):
         try:
-            return _card(name, source, image_size, told, vae, lora, t5)
+            source = _looks_like(name) if single and not config else source
+            card = _card(name, source, image_size, told, vae, lora, t5)
+            return replace(card, file=name) if single else card
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # not there, unreachable, damaged
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:  # not there, unreachable, damaged
             reasons.append(f"{source} ({type(error).__name__}: {one_line(error)})")
+    if single:
+        wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
+        raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
     raise InputError(
         f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES[told])}, a"
         " hub id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-model"
@@ -153,6 +172,15 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         lora=lora,
         lacks_t5=lacks_t5,
     )
+
+
+def _looks_like(file: str) -> str:
+    """The hub id of the model whose shapes the weights in a file have."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    with safe_open(Path(file).expanduser(), "pt") as weights:
+        shapes = {key: torch.empty(weights.get_slice(key).get_shape(), device="meta") for key in [*weights.keys()]}
+    return fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
 
 
 def _has(library: str, class_name: str) -> bool:
@@ -219,6 +247,7 @@ def load_model(
     are missing or damaged.
     """
     from diffusers import AutoencoderKL, DiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -232,12 +261,20 @@ def load_model(
         given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
         if card.vae is not None:
             given["vae"] = AutoencoderKL.from_pretrained(card.vae, dtype=torch.float32)
-        pipeline = DiffusionPipeline.from_pretrained(
-            card.source, dtype={"vae": torch.float32, "default": dtype}, **given
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        if card.file is None:
+            dtypes = {"vae": torch.float32, "default": dtype}
+            pipeline = DiffusionPipeline.from_pretrained(card.source, dtype=dtypes, **given)
+        else:
+            cls, file = getattr(importlib.import_module("diffusers"), card.pipeline), Path(card.file).expanduser()
+            pipeline = cls.from_single_file(str(file), config=card.source, torch_dtype=torch.float32, **given)
+            for key in card.parts.keys() - {"vae"}:
+                if isinstance(module := getattr(pipeline, key), torch.nn.Module):
+                    module.to(dtype)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError, SingleFileComponentError) as error:
         why = one_line(error, 300)
-        raise InputError(f"{card.source}: cannot read its weights; a local folder will do as well: {why}") from error
+        raise InputError(
+            f"{card.file or card.source}: cannot read its weights; a local folder will do as well: {why}"
+        ) from error
     if card.lora is not None:
         _add_lora(pipeline, card.lora)
     network = getattr(pipeline, part)

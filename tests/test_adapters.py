@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import single_file
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
 
 from diffusion.datasets import adm_crop, centre_crop, load_dataset
 from diffusion.errors import ImageNoise
@@ -259,3 +261,43 @@ def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):
         "--device", "cpu", "--batch_size", 64,
     )  # fmt: skip
     assert done.code == 2 and "--offload" in done.err and "--batch_size" in done.err and "Traceback" not in done.err
+
+
+# ---- single files ----
+
+
+def test_a_single_file_is_the_folder(run_main, tmp_path, model_folder):
+    """The same weights in the original layout: the same bits in the record."""
+    np.save(tmp_path / "first.npy", np.array([2]))
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    args = "--dataset", "digits", "--subset_path", tmp_path / "first.npy", "--search", "race", "--device", "cpu"
+    for log, version in (("a", [model_folder]), ("b", [tmp_path / "one.safetensors", "--config", model_folder])):
+        done = run_main(SCRIPT, "--version", *version, *args, log=log)
+        assert done.code == 0, done.err
+    (a,), (b,) = ([*(tmp_path / log / "digits").glob("*/002.pt")] for log in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_single_file_is_recognised(run_main, tmp_path, model_folder):
+    """As what it looks like; the configuration is then the hub's, which is out of reach here."""
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    args = "--dataset", "digits", "--search", "race", "--device", "cpu"
+    done = run_main(SCRIPT, "--version", tmp_path / "one.safetensors", *args)
+    assert done.code == 2 and "stable-diffusion-v1-5" in done.err and "--config" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_bad_single_files(run_main, tmp_path, model_folder):
+    args = "--dataset", "digits", "--search", "race", "--device", "cpu"
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    for version, config in (
+        (tmp_path / "none.safetensors", []),
+        (tmp_path / "broken.safetensors", []),
+        (tmp_path / "broken.safetensors", ["--config", model_folder]),
+        (tmp_path / "other.safetensors", ["--config", model_folder]),
+        (tmp_path / "other.safetensors", ["--config", tmp_path / "nothing"]),
+        ("digits", ["--config", model_folder]),
+    ):
+        done = run_main(SCRIPT, "--version", version, *config, *args)
+        assert done.code == 2 and done.err.count("\n") == 1 and str(version) in done.err, (version, config, done)
