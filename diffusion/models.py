@@ -1,5 +1,6 @@
 """The models: small adapters over diffusers pipelines. Everything about one is read from its own config."""
 
+import contextlib
 import importlib
 import inspect
 import logging
@@ -45,6 +46,7 @@ ALIASES = {  # what the network is told -> name -> places, tried in order; some 
         "digits": [str(EMBEDDED / "digits-dit")],
     },
 }
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
 
@@ -93,7 +95,7 @@ def read_card(
 
     `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the hub
     id or folder whose configuration a single file has, by default what diffusers takes it for. Raises InputError when
-     the model cannot be reached, is no pipeline that we know, needs code of its own, is told something else, or
+    the model cannot be reached, is no pipeline that we know, needs code of its own, is told something else, or
     does not take that image size or that VAE.
     """
     single = name.endswith(".safetensors")
@@ -107,14 +109,7 @@ def read_card(
             return replace(card, file=name) if single else card
         except InputError:
             raise
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            SafetensorError,
-        ) as error:  # not there, unreachable, damaged
+        except UNREADABLE as error:
             reasons.append(f"{source} ({type(error).__name__}: {one_line(error)})")
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
@@ -210,24 +205,35 @@ def _read_configs(source: str) -> tuple[str, dict[str, tuple[str, str]], dict[st
     return str(declared["_class_name"]), parts, config
 
 
+@contextlib.contextmanager
+def _reading(card: Card):
+    """What readers say of missing, damaged or foreign files, as InputError."""
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    try:
+        yield
+    except (*UNREADABLE, RuntimeError, UnpicklingError, SingleFileComponentError) as error:
+        why = one_line(error, 300)
+        where = card.file or card.source
+        raise InputError(f"{where}: cannot read its weights; a local folder will do as well: {why}") from error
+
+
 def weights_size(card: Card, dtype: torch.dtype) -> int:
-    """How many bytes the weights of a model will take in memory, from its configurations alone."""
+    """How many bytes a model will take in memory, from its configurations alone. Raises InputError, as load_model."""
     total = 0
-    for part, (library, class_name) in card.parts.items():
-        cls = getattr(importlib.import_module(library), class_name)
-        if not issubclass(cls, torch.nn.Module):
-            continue
-        place = {"subfolder": part}
-        source = card.source
-        if part == "vae" and card.vae is not None:
-            source, place = card.vae, {}
-        with torch.device("meta"):
+    with _reading(card), torch.device("meta"):
+        for part, (library, class_name) in card.parts.items():
+            cls = getattr(importlib.import_module(library), class_name)
+            if not issubclass(cls, torch.nn.Module):
+                continue
+            own = part == "vae" and card.vae is not None
+            source, place = (card.vae, {}) if own else (card.source, {"subfolder": part})
             if library == "diffusers":
                 module = cls.from_config(cls.load_config(source, **place))
             else:
                 module = cls(cls.config_class.from_pretrained(source, **place))
-        itemsize = torch.float32.itemsize if part == "vae" else dtype.itemsize
-        total += sum(p.numel() for p in module.parameters()) * itemsize
+            itemsize = torch.float32.itemsize if part == "vae" else dtype.itemsize
+            total += sum(p.numel() for p in module.parameters()) * itemsize
     return total
 
 
@@ -247,7 +253,6 @@ def load_model(
     are missing or damaged.
     """
     from diffusers import AutoencoderKL, DiffusionPipeline
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -257,7 +262,7 @@ def load_model(
     card = read_card(card) if isinstance(card, str) else card
     device = torch.device(device)
     part, _, adapter = ADAPTERS[card.pipeline]
-    try:
+    with _reading(card):
         given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
         if card.vae is not None:
             given["vae"] = AutoencoderKL.from_pretrained(card.vae, dtype=torch.float32)
@@ -270,11 +275,6 @@ def load_model(
             for key in card.parts.keys() - {"vae"}:
                 if isinstance(module := getattr(pipeline, key), torch.nn.Module):
                     module.to(dtype)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, UnpicklingError, SingleFileComponentError) as error:
-        why = one_line(error, 300)
-        raise InputError(
-            f"{card.file or card.source}: cannot read its weights; a local folder will do as well: {why}"
-        ) from error
     if card.lora is not None:
         _add_lora(pipeline, card.lora)
     network = getattr(pipeline, part)

@@ -24,7 +24,7 @@ def refused(run_main, tmp_path, monkeypatch):
     def load_model(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(module, "load_model", load_model)
+    monkeypatch.setattr("diffusion.models.load_model", load_model)
 
     def run(*args):
         before = sorted(os.listdir(tmp_path))

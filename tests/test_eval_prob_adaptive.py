@@ -221,7 +221,7 @@ def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypat
     args = [*options(model_folder, to_keep="1", n_samples="1"), *subset(tmp_path, 0, 1)]
     first = run_main(SCRIPT, *args)
     module = import_script(SCRIPT)
-    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = run_main(module, *args, "--load_stats")
     assert again.code == 0 and "2 images, 2 done before" in again.out
     assert table_of(again) == table_of(first)
