@@ -78,8 +78,14 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     path = folder / "run.json"
     text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
     run = json.loads(text)  # tuples become lists, as they will be when read
-    text = text.encode()
     try:
+        text = text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair of JSON, or what is no UTF-8 in a folder's name
+        before = one_line(text[max(error.start - 40, 0) : error.start])
+        raise InputError(f"{folder}: a text that is no Unicode, after {before!r}") from None
+    try:
+        if max(len(os.fsencode(part)) for part in folder.parts) > 255:  # else the folders above it would be made
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None

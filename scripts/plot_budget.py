@@ -108,6 +108,7 @@ def read(
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    cli.check_picture(args.out)
     run = records.read_run(args.folder)
     loss = args.loss or run["options"]["loss"]
     class_ids, arm_class = records.competitors(run)

@@ -95,6 +95,7 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     cli.at_least_one(args, "images")
+    cli.check_picture(args.out)
     run = records.read_run(args.folder)
     options = run["options"]
     done = records.finished(args.folder)

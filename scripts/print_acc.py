@@ -4,6 +4,7 @@ python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 60:
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
+        shown = [cli.shorten(name, 40) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90)
+        axes.set_yticks(range(len(names)), shown)
         for row, column in zip(*np.nonzero(table), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, table[row, column], ha="center", va="center", color=colour, fontsize=7)
@@ -41,7 +43,8 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    if not args.folder.is_dir():
+    cli.check_picture(args.confusion)
+    if not os.path.isdir(args.folder):
         raise InputError(f"{args.folder}: no such folder")
     paths = list(records.finished(args.folder).values())
     failed = records.failed(args.folder)

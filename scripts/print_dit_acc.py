@@ -4,6 +4,7 @@ python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 def find_runs(folder: Path) -> dict[Path, dict]:
     """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder")
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}

@@ -21,12 +21,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    cli.check_picture(args.gallery)
     options = records.read_run(args.folder)["options"]
     loss = args.loss or options["loss"]
-    code = matching.print_scores(args.folder, loss)
     if args.gallery:
         matching.draw_gallery(args.folder, loss, load_pairs(options["dataset"], cli.DATASET_ROOT), args.gallery)
-    return code
+    return matching.print_scores(args.folder, loss)
 
 
 if __name__ == "__main__":
