@@ -298,16 +298,16 @@ def save_figure(figure, path: Path, dpi: int) -> None:
         raise InputError(f"{path}: cannot be written ({error})") from None
 
 
-def read_rows(paths: Iterable[Path], *, own: bool, change=None) -> tuple[list[dict], list[str]]:
+def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tuple[list[dict], list[str]]:
     """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
 
-    `own`: published records will not do. `change(record)` may decide again while the errors are at hand; they are not
-    kept, since they do not fit in memory, nor read without it.
+    `own`: published records will not do. `change(record)` may decide again while the errors are at hand, which
+    are as `wanted` of records.load_record; they are not kept, since they do not fit in memory, nor read without it.
     """
     rows, problems = [], []
     for path in paths:
         try:
-            record = records.load_record(path, own=own, lazily=change is None)
+            record = records.load_record(path, own=own, lazily=change is None, **wanted)
             rows.append(brief(change(record) if change else record))
         except InputError as error:
             problems.append(str(error))

@@ -81,13 +81,17 @@ RUNS = {  # folder -> what differs in its run.json (...: is not there), and in i
     "blur": ({"interpolation": "blur"}, {}),
     "big": ({"img_size": "big"}, {}),
     "counts": ({}, {"counts": torch.tensor([5, 5])}),
-    "stages": ({}, {"counts": torch.tensor([1, 3])}),
+    "stages": ({}, {"counts": torch.tensor([1, 3]), "levels": torch.arange(3), "noise": torch.zeros(3)}),
+    "three": ({"arms": [["a 0.", "0", 0], ["a 1.", "1", 1], ["a 2.", "2", 2]]}, {}),
+    "clip": ({"loss": "cosine"}, {"losses": ["cosine"], "errors": torch.arange(4.0).reshape(4, 1)}),
     "errors": ({}, {"errors": [1, 2]}),
     "nfe": ({}, {"nfe": "a lot"}),
     "nan": ({}, {"errors": torch.full([4, 3], float("nan"))}),
     "dit": (OF_DIT, {}),
     "dit-arms": (OF_DIT | {"all_arms": "all"}, {}),
     "dit-indices": (OF_DIT | {"indices": ...}, {}),
+    "dit-others": (OF_DIT | {"all_arms": "1-2"}, {}),
+    "dit-three": (OF_DIT | {"arms": [[0, "0", 0]]}, {}),
     "dit-nfe": (OF_DIT, {"nfe": "a lot"}),
     "dit-losses": (OF_DIT, {"losses": 5}),
     "mixed/a": (OF_DIT, {}),
@@ -95,6 +99,8 @@ RUNS = {  # folder -> what differs in its run.json (...: is not there), and in i
     "wino": (OF_WINO, {}),
     "wino-race": (OF_WINO | {"search": "race"}, {}),
     "wino-examples": (OF_WINO | {"examples": {}}, {}),
+    "wino-example": (OF_WINO | {"examples": {"0": {"id": 7, "tag": "", "captions": ["a", "b"]}}}, {}),
+    "wino-loss": (OF_WINO | {"loss": "cosine"}, {}),
     "wino-counts": (OF_WINO, {"counts": torch.tensor([5, 5])}),
 }
 FILES = {  # what they hold; "" after the last slash: an empty folder
@@ -155,6 +161,7 @@ def theirs(tmp_path_factory) -> Path:
     return folder
 
 
+READ = [(ERRORS, " x.png"), (BUDGET, "")]  # what reads the numbers of a run, and what follows its folder
 ROWS = [  # script, what is wrong with its command line, what the message names
     # classification by class ids
     (DIT, "--cls seven", ["--cls seven", "0-99"]),
@@ -270,27 +277,31 @@ ROWS = [  # script, what is wrong with its command line, what the message names
     (DIT_ACC, "dit --dataset imagenet", ["--dataset imagenet", "digits"]),
     (DIT_ACC, "mixed", ["mixed/a and mixed/b", "seed is None and 5"]),
     (PRINT_WINO, "good", ["good", "no run of run_winoground.py"]),
-    *bug(
-        "the values in run.json are not looked at",
-        *((ACC, run, [f"{run}/run.json"]) for run in ("odd-arms", "many")),
-        *((ERRORS, f"{run} x.png", [run]) for run in ("few-arms", "no-loss", "cosine", "two-sets", "blur", "big")),
-        *((BUDGET, run, [run]) for run in ("few-arms", "no-loss", "cosine")),
-        *((DIT_ACC, run, [run]) for run in ("dit-arms", "dit-indices")),
-        (PRINT_WINO, "wino-examples", ["wino-examples"]),
-    ),
-    *bug("only eval_prob_adaptive.py's and eval_prob_dit.py's can be drawn", (ERRORS, "wino x.png", ["wino"])),
-    *bug(
-        "the values in a record are not looked at",
-        *((ERRORS, f"{run} x.png", [run]) for run in ("counts", "errors", "nan")),
-        (BUDGET, "errors", ["errors"]),
-        *((DIT_ACC, run, [run]) for run in ("dit-nfe", "dit-losses")),
-        (PRINT_WINO, "wino-counts", ["wino-counts"]),
-        (ACC, "nfe", ["nfe"]),
-        (ACC, "counts --loss l1", ["counts"]),
-    ),
-    *bug("json.loads of deep nesting: RecursionError", (BUDGET, "deep", ["deep/run.json"])),
-    *bug("run.json is a folder: IsADirectoryError", (BUDGET, "folder", ["folder/run.json"])),
-    *bug("the folder is a file: NotADirectoryError", (BUDGET, "file", ["file"]), (PRINT_WINO, "file", ["file"])),
+    (ACC, "odd-arms", ["odd-arms/run.json is damaged: an arm is ['a', 'b', 'c']"]),
+    (ACC, "many", ["many/run.json is damaged: images is 'many', wanted int"]),
+    *((script, f"few-arms{out}", ["few-arms/run.json: no arms"]) for script, out in READ),
+    *((script, f"no-loss{out}", ["no-loss/run.json: no loss"]) for script, out in READ),
+    *((script, f"cosine{out}", ["cosine/0.pt is no record: no loss cosine, it has l2, l1"]) for script, out in READ),
+    *((script, f"errors{out}", ["errors/0.pt is no record"]) for script, out in READ),
+    *((script, f"three{out}", ["three/0.pt is no record: counts of 2 arms, the run has 3"]) for script, out in READ),
+    *((script, f"deep{out}", ["deep/run.json is damaged"]) for script, out in READ),
+    *((script, f"folder{out}", ["folder/run.json: cannot be read (Is a directory)"]) for script, out in READ),
+    *((script, f"file{out}", ["file/run.json: cannot be read (Not a directory)"]) for script, out in READ),
+    (PRINT_WINO, "file", ["file/run.json: cannot be read (Not a directory)"]),
+    *((script, f"{LONG}{out}", [LONG, "too long"]) for script, out in [*READ, (PRINT_WINO, "")]),
+    *((script, LONG, [LONG, "no such folder"]) for script in (ACC, DIT_ACC)),
+    (ERRORS, "two-sets x.png", ["two-sets/run.json is damaged: dataset is ['digits'], wanted str"]),
+    (ERRORS, "blur x.png", ["blur/run.json is damaged: interpolation is 'blur', wanted bilinear|"]),
+    (ERRORS, "big x.png", ["big/run.json is damaged: img_size is 'big', wanted int"]),
+    (ERRORS, "wino x.png", ["wino", "run_winoground.py"]),
+    (ERRORS, "counts x.png", ["counts/0.pt is no record: counts from 5 to 5 of 2 levels"]),
+    (ERRORS, "nan x.png", ["nan/0.pt is no record", "finite"]),
+    (ACC, "clip --loss l1", ["--loss l1", "clip has cosine"]),
+    (DIT_ACC, "dit-arms", ["dit-arms/run.json is damaged: all_arms is 'all'"]),
+    (DIT_ACC, "dit-indices", ["dit-indices/run.json: no indices"]),
+    (DIT_ACC, "dit-others", ["dit-others/run.json: arms [0] are none of all_arms 1-2"]),
+    (PRINT_WINO, "wino-examples", ["wino-examples/run.json: example 0 is None"]),
+    (PRINT_WINO, "wino-example", ["wino-example/run.json: example 0 is {'id': 7"]),
     *((BUDGET, f"good --out {name}", [name, "cannot be written"]) for name in ("nodir/x.png", "empty", "x")),
     (PRINT_WINO, "wino --gallery nodir/x.png", ["nodir/x.png", "cannot be written"]),
     (PRINT_WINO, "wino-race --gallery x.png", ["--gallery", "wanted a grid"]),
@@ -337,6 +348,24 @@ def test_refused_in_one_line(theirs, tmp_path, monkeypatch, script, words, says)
     assert result.err.startswith(f"{Path(script).name}: ") and result.err.endswith("\n") and result.err.count("\n") == 1
     assert all(part in result.err for part in says), result.err
     assert listing(theirs) == before and not listing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script, words, name",
+    [
+        *((ACC, "nfe", "nfe"), (ACC, "counts --loss l1", "counts"), (ACC, "nan --loss l1", "nan")),
+        *((ACC, "three --loss l1", "three"), (ACC, "cosine", None)),
+        *((DIT_ACC, run, run) for run in ("dit-nfe", "dit-losses", "dit-three")),
+        *((PRINT_WINO, "wino-counts", "wino-counts"), (PRINT_WINO, "wino-loss", "wino-loss")),
+    ],
+)
+def test_a_record_that_is_none_is_named(theirs, tmp_path, monkeypatch, script, words, name):
+    """It costs one image, and the rest is counted."""
+    monkeypatch.chdir(theirs)
+    result = run_there(tmp_path / "log", script, words)
+    assert result.code == (1 if name else 0), result
+    assert all(line.startswith("not counted: ") for line in result.err.splitlines())
+    assert f"not counted: {name}/0.pt is no record: " in result.err if name else not result.err
 
 
 # ---- data is data ----
