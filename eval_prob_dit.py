@@ -78,7 +78,7 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[in
     if args.cls is None:
         return arms, sorted(arms)
     given = " ".join(args.cls)
-    if not all(re.fullmatch(r"\d+(-\d+)?", word) for word in args.cls):
+    if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
         raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
     bounds = cli.bounds(args.cls)
     if any(first > last for first, last in bounds):

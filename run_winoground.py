@@ -160,6 +160,7 @@ def main(argv: list[str]) -> int:
     cli.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
         raise InputError(f"--pretrained {args.pretrained}: is for --model clip and openclip; sd takes --version")
+    cli.check_picture(args.gallery)
     device, dtype = cli.pick_device(args)
     pairs = load_pairs(args.dataset, cli.DATASET_ROOT)
     chosen, mine = cli.my_images(args, len(pairs))

@@ -12,8 +12,8 @@ class InputWarning(UserWarning):
     """What the user gave works, but perhaps not as meant; one line too."""
 
 
-def one_line(error: Exception, most: int | None = 160) -> str:
-    """What a library's error says, without its line breaks, cut after so many characters."""
+def one_line(error: Exception | str, most: int | None = 160) -> str:
+    """What an error says, without its line breaks, cut after so many characters."""
     return " ".join(str(error).split())[:most]
 
 

@@ -1,6 +1,7 @@
 """Trained classifiers of ImageNet, as baselines. A thin layer over timm, imported only when used."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ def find_timm(name: str) -> tuple[str, int]:
     Raises InputError when timm has no such model, or none with weights, or the folder is not one of timm's.
     """
     timm = _import()
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isfile(folder / "config.json"):
         try:
             config = json.loads((folder / "config.json").read_text())
             known = config["architecture"], int(config["num_classes"])

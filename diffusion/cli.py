@@ -32,11 +32,11 @@ def run(main) -> None:
     program = Path(sys.argv[0]).name
     warnings.simplefilter("ignore")  # what the libraries say to their programmers
     warnings.simplefilter("always", InputWarning)
-    warnings.showwarning = lambda message, *_: print(f"{program}: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
     try:
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
         sys.exit(2)
     except cluster.Stopped as by:
         saved = "what is measured is saved, the same command goes on from there"
@@ -164,10 +164,15 @@ def model_tag(args) -> str:
     return f"v{tag(args.version)}{'_t5' if args.t5 else ''}{f'_{tag(args.lora)}' if args.lora else ''}"
 
 
+MOST = {"n_trials": 10_000}  # draws are listed, at every level, before the first is made
+
+
 def at_least_one(args, *names: str) -> None:
     for name in names:
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+        value, most = getattr(args, name), MOST.get(name, np.inf)
+        if value is not None and not 1 <= value <= most:
+            limit = f" and at most {most}" if name in MOST else ""
+            raise InputError(f"--{name} {value}: must be at least 1{limit}")
 
 
 def not_negative(args, *names: str) -> None:
@@ -294,24 +299,36 @@ def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple
     return [k for k in mine if k not in done], rows
 
 
+def check_picture(path: Path | None) -> None:
+    """InputError where `save_figure` would find no such folder, or the suffix no picture's: before the work."""
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        raise InputError(f"{path}: cannot be written: wanted a file in a folder that exists")
+    if path.suffix[1:].lower() not in (known := Figure().canvas.get_supported_filetypes()):
+        raise InputError(f"{path}: cannot be written: supported are .{', .'.join(known)}")
+
+
 def save_figure(figure, path: Path, dpi: int) -> None:
-    """Save a matplotlib figure; InputError when there is no such folder, or the suffix is no picture's."""
+    """Save a matplotlib figure; InputError when it cannot be written."""
     try:
         figure.savefig(path, dpi=dpi)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be written ({error})") from None
 
 
-def read_rows(paths: Iterable[Path], *, own: bool, change=None) -> tuple[list[dict], list[str]]:
+def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tuple[list[dict], list[str]]:
     """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
 
-    `own`: published records will not do. `change(record)` may decide again while the errors are at hand; they are not
-    kept, since they do not fit in memory, nor read without it.
+    `own`: published records will not do. `change(record)` may decide again while the errors are at hand, which
+    are as `wanted` of records.load_record; they are not kept, since they do not fit in memory, nor read without it.
     """
     rows, problems = [], []
     for path in paths:
         try:
-            record = records.load_record(path, own=own, lazily=change is None)
+            record = records.load_record(path, own=own, lazily=change is None, **wanted)
             rows.append(brief(change(record) if change else record))
         except InputError as error:
             problems.append(str(error))
@@ -341,7 +358,7 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:
 def report(problems: list[str], most: int = 20) -> int:
     """Print what was left out, at most so many lines of it; the exit code."""
     for problem in problems[:most]:
-        print(f"not counted: {problem}", file=sys.stderr)
+        print(f"not counted: {one_line(problem, None)}", file=sys.stderr)
     if len(problems) > most:
         print(f"not counted: {len(problems) - most} more", file=sys.stderr)
     return 1 if problems else 0

@@ -1,6 +1,7 @@
 """The baselines: how alike CLIP finds an image and captions. A thin layer over open_clip, imported only when used."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def find_clip(
     open_clip = _import()
     default, default_tag = DEFAULTS[model]
     version = version or default
-    folder = EMBEDDED / "digits-clip" if version == "digits" else Path(version).expanduser()
-    if (folder / "open_clip_config.json").is_file():
+    folder = EMBEDDED / "digits-clip" if version == "digits" else Path(os.path.expanduser(version))
+    if os.path.isfile(folder / "open_clip_config.json"):
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained}: {flag}{version} brings its own weights")
         return f"local-dir:{folder}", None
@@ -45,7 +46,7 @@ def find_clip(
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and default_tag in tags:
         return name, default_tag
-    if pretrained not in tags and not Path(pretrained or "").is_file():
+    if pretrained not in tags and not os.path.isfile(pretrained or ""):
         given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
         known = f" or, for {name}, {', '.join(tags)}" if tags else ""
         raise InputError(f"{given}: wanted a file of weights{known}")

@@ -16,6 +16,17 @@ def _read_run(folder: Path) -> dict:
     return run
 
 
+def _check_examples(folder: Path, run: dict, examples: list[int]) -> None:
+    """Raises InputError where run.json does not tell of one of them."""
+    for e in examples:
+        match run["examples"].get(str(e)):
+            case {"id": str(), "tag": str(), "captions": [str(), str()]}:
+                pass
+            case told:
+                wanted = "wanted its id, tag and captions"
+                raise InputError(f"{folder / 'run.json'}: example {e} is {told!r:.60}, {wanted}")
+
+
 def _raced(run: dict) -> bool:
     """Then two images may have been measured at different points."""
     return run["options"].get("search") == "race"
@@ -29,16 +40,10 @@ def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[st
     found, problems = {}, []
     for number, path in records.finished(folder).items():
         try:
-            record = records.load_record(path)
-            if loss not in record["losses"]:
-                raise InputError(f"--loss {loss}: {folder} has {', '.join(record['losses'])}")
+            record = records.load_record(path, own=True, loss=loss)
             column = record["errors"][:, record["losses"].index(loss)].double()
-            means = [float(part.mean()) for part in column.split(record["counts"].tolist())]
-        except KeyError as error:
-            raise InputError(f"{path} is no record of run_winoground.py: no {error}") from None
+            means = [float(part.mean()) for part in column.split(record["counts"].tolist())][:3]
         except InputError as error:
-            if str(error).startswith("--"):
-                raise
             problems.append(str(error))
             continue
         found.setdefault(number // 2, np.full((3, 2), np.nan))[: len(means), number % 2] = means
@@ -53,6 +58,7 @@ def print_scores(folder: Path, loss: str) -> int:
     """
     run = _read_run(folder)
     errors, examples, problems = read_errors(folder, loss)
+    _check_examples(folder, run, examples)
     tags = np.array([run["examples"][str(e)]["tag"] for e in examples])
     print(f"{'examples':<16}{len(examples)} of {max(run['images'] // 2, len(examples))}")
     right = {"": metrics.winoground(-errors[:, :2])}
@@ -78,6 +84,7 @@ def draw_gallery(folder: Path, loss: str, pairs, path: Path) -> None:
     if _raced(run):
         raise InputError(f"--gallery: wanted a grid; {folder} is a race, its images were measured at different points")
     errors, examples, _ = read_errors(folder, loss)
+    _check_examples(folder, run, examples)
     if not examples:
         raise InputError(f"{folder}: no example is done yet")
     normalized = not np.isnan(errors).any()

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -173,7 +174,7 @@ def _looks_like(file: str) -> str:
     """The hub id of the model whose shapes the weights in a file have."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
-    with safe_open(Path(file).expanduser(), "pt") as weights:
+    with safe_open(os.path.expanduser(file), "pt") as weights:
         shapes = {key: torch.empty(weights.get_slice(key).get_shape(), device="meta") for key in [*weights.keys()]}
     return fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
 
@@ -270,8 +271,8 @@ def load_model(
             dtypes = {"vae": torch.float32, "default": dtype}
             pipeline = DiffusionPipeline.from_pretrained(card.source, dtype=dtypes, **given)
         else:
-            cls, file = getattr(importlib.import_module("diffusers"), card.pipeline), Path(card.file).expanduser()
-            pipeline = cls.from_single_file(str(file), config=card.source, torch_dtype=torch.float32, **given)
+            cls, file = getattr(importlib.import_module("diffusers"), card.pipeline), os.path.expanduser(card.file)
+            pipeline = cls.from_single_file(file, config=card.source, torch_dtype=torch.float32, **given)
             for key in card.parts.keys() - {"vae"}:
                 if isinstance(module := getattr(pipeline, key), torch.nn.Module):
                     module.to(dtype)

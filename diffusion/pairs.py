@@ -9,6 +9,7 @@ A tag sorts examples into groups that are counted apart; it may be missing.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,10 @@ def load_pairs(name: str, root: str | Path = "/datasets") -> Pairs:
         return _digits_pairs(450)
     if name == "winoground":
         return _folder(local) if (local / "examples.jsonl").exists() else _hub("facebook/winoground")
-    if name.startswith("hf:"):
+    if name.startswith("hf:") and name != "hf:":
         return _hub(name.removeprefix("hf:"))
-    if Path(name).expanduser().is_dir():
-        return _folder(Path(name).expanduser())
+    if os.path.isdir(folder := os.path.expanduser(name)):  # as Path's, but any text will do
+        return _folder(Path(folder))
     raise InputError(f"--dataset {name}: wanted winoground, digits-pairs, hf:NAME or a folder with examples.jsonl")
 
 
@@ -81,7 +82,7 @@ def _folder(folder: Path) -> Pairs:
         try:
             row = json.loads(line)
             wrong = [field for field in FIELDS if not isinstance(row.get(field), str) or not row[field].strip()]
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise InputError(f"{path}, line {number}: is no JSON object") from None
         if wrong:
             raise InputError(f"{path}, line {number}: {wrong[0]} is {row.get(wrong[0])!r}, wanted a text")
@@ -96,7 +97,7 @@ def _folder(folder: Path) -> Pairs:
 def _image(folder: Path, name: str) -> Path | None:
     """Winoground's own file names its images without suffix, and keeps them in a folder of their own."""
     places = [folder / name, folder / "images" / name, folder / "images" / f"{name}.png"]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)  # as Path's, but any text will do
 
 
 def _hub(name: str) -> Pairs:

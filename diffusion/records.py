@@ -78,8 +78,14 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     path = folder / "run.json"
     text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
     run = json.loads(text)  # tuples become lists, as they will be when read
-    text = text.encode()
     try:
+        text = text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair of JSON, or what is no UTF-8 in a folder's name
+        before = one_line(text[max(error.start - 40, 0) : error.start])
+        raise InputError(f"{folder}: a text that is no Unicode, after {before!r}") from None
+    try:
+        if max(len(os.fsencode(part)) for part in folder.parts) > 255:  # else the folders above it would be made
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
@@ -105,20 +111,58 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     write_atomic(path, lambda file: file.write(text))
 
 
+_SPAN = r"\d{1,9}(-\d{1,9})?"
+_RUN = {  # what is read again of a run.json, beside or in its options -> its type, or the texts that it may be
+    **dict.fromkeys(["images", "img_size"], int),
+    **dict.fromkeys(["arms", "n_samples"], list),
+    **dict.fromkeys(["dataset", "split"], str),
+    **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),
+    "loss": "l2|l1|huber|cosine|nll",
+    "interpolation": "bilinear|bicubic|lanczos|adm",
+    "examples": dict,
+}
+
+
 def read_run(folder: Path) -> dict:
-    """The contents of run.json. Raises InputError when it is missing or broken."""
+    """The contents of run.json. Raises InputError when it is missing, or broken, or what no script writes."""
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text())
-        run["options"].items()
-        missing = {"images", "arms"} - run.keys()
-        if missing:
-            raise KeyError(f"no {' and no '.join(sorted(missing))}")
+        told = run | run["options"]
+        if missing := {"images", "arms"} - run.keys():
+            raise ValueError(f"no {' and no '.join(sorted(missing))}")
+        for key in [key for key in _RUN if key in told]:
+            value, wanted = told[key], _RUN[key]
+            if not (isinstance(value, wanted) if isinstance(wanted, type) else re.fullmatch(wanted, value)):
+                raise ValueError(f"{key} is {value!r:.60}, wanted {getattr(wanted, '__name__', wanted)}")
+        for arm in run["arms"]:
+            said, name, class_id = arm
+            is_id = isinstance(class_id, int) and 0 <= class_id < 2**63
+            if not (isinstance(said, str | int) and isinstance(name, str) and is_id):
+                raise ValueError(f"an arm is {arm!r:.60}, wanted a prompt or an id, a class's name and a class id")
         return run
     except FileNotFoundError:
         raise InputError(f"{folder}: no run.json there, so it is no run folder") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from None
+
+
+def need(folder: Path, run: dict, *keys: str) -> None:
+    """Raises InputError where a run lacks one of these."""
+    for key in keys:
+        if not (run | run["options"]).get(key):
+            raise InputError(f"{folder / 'run.json'}: no {key} there")
+
+
+def loss_of(folder: Path, run: dict, asked: str | None) -> str:
+    """The loss that decides: the run's, or another that is `asked` for. Raises InputError where there is none."""
+    need(folder, run, "loss")
+    decided = run["options"]["loss"]
+    if asked and decided in ("cosine", "nll"):  # baselines measure one
+        raise InputError(f"--loss {asked}: {folder} has {decided} only")
+    return asked or decided
 
 
 def competitors(run: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -185,11 +229,29 @@ def save_record(path: Path, record: dict) -> None:
     write_atomic(path, lambda file: torch.save(record, file))
 
 
-def load_record(path: Path, *, own: bool = False, lazily: bool = False) -> dict:
+def _check(record: dict, loss: str | None, arms: int | None) -> None:
+    """Raises ValueError, or what torch says, where a record's numbers are not as `Measured.record` gives them."""
+    losses, levels, noise, counts, errors = (record[key] for key in ("losses", "levels", "noise", "counts", "errors"))
+    if loss not in (None, *losses):
+        raise ValueError(f"no loss {loss}, it has {', '.join(losses)}")
+    if arms not in (None, len(counts)):
+        raise ValueError(f"counts of {len(counts)} arms, the run has {arms}")
+    if counts.min() < 1 or not counts.max() == len(levels) == len(noise):
+        raise ValueError(f"counts from {counts.min()} to {counts.max()} of {len(levels)} levels, {len(noise)} noises")
+    if list(errors.shape) != [counts.sum(), len(losses)]:
+        raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")
+    if not errors.isfinite().all():
+        raise ValueError("errors that are not all finite")
+
+
+def load_record(
+    path: Path, *, own: bool = False, lazily: bool = False, loss: str | None = None, arms: int | None = None
+) -> dict:
     """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
 
-    `own`: a published one will not do. `lazily`: tensors are read from the file as they are looked at. Raises
-    InputError naming the file when it is no record, or another image's.
+    `own`: a published one will not do; its numbers are looked at, and that it has this `loss` and so many `arms`, but
+    not `lazily`: then tensors are read from the file as they are asked for. Raises InputError naming the file when it
+    is no record, or another image's.
     """
     try:
         with torch.serialization.safe_globals(_SCALARS):
@@ -197,6 +259,10 @@ def load_record(path: Path, *, own: bool = False, lazily: bool = False) -> dict:
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         if own and (missing := {"index", "nfe", "errors"} - record.keys()):
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
+        if own and not isinstance(record["nfe"], int):
+            raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int")
+        if own and not lazily:
+            _check(record, loss, arms)
         if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
             raise ValueError(f"it is of image {record['index']}")
         return record

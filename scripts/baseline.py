@@ -9,6 +9,7 @@ scripts, one file per image: scripts/print_acc.py, plot_errors.py and print_robu
 """
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -91,9 +92,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, _, name = args.model.partition(":")
     if kind not in ("clip", "timm"):
-        folder, name = Path(args.model).expanduser(), args.model
-        kind = "clip" if (folder / "open_clip_config.json").is_file() else "timm"
-        if not (folder / "config.json").is_file() and kind == "timm":
+        folder, name = Path(os.path.expanduser(args.model)), args.model
+        kind = "clip" if os.path.isfile(folder / "open_clip_config.json") else "timm"
+        if not os.path.isfile(folder / "config.json") and kind == "timm":
             wanted = "clip:NAME, timm:NAME, or a folder with open_clip's open_clip_config.json or timm's config.json"
             raise InputError(f"--model {args.model}: wanted {wanted}")
     device, dtype = cli.pick_device(args)

@@ -89,7 +89,7 @@ def read(
     """Errors [images, classes, points in ascending levels], class rows [images] (-1: none's), ascending levels [P]."""
     errors, labels, levels = [], [], None
     for index, path in records.finished(folder).items():
-        record = records.load_record(path)
+        record = records.load_record(path, own=True, loss=loss, arms=len(arm_class))
         P, counts = len(record["levels"]), record["counts"]
         if len(counts) < 2 or not (counts == P).all():
             wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
@@ -108,8 +108,10 @@ def read(
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    cli.check_picture(args.out)
     run = records.read_run(args.folder)
-    loss = args.loss or run["options"]["loss"]
+    loss = records.loss_of(args.folder, run, args.loss)
+    records.need(args.folder, run, "arms", "dataset")
     class_ids, arm_class = records.competitors(run)
     errors, label, levels = read(args.folder, loss, class_ids, arm_class)
     arms = np.bincount(arm_class)

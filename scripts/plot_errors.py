@@ -95,8 +95,12 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     cli.at_least_one(args, "images")
+    cli.check_picture(args.out)
     run = records.read_run(args.folder)
     options = run["options"]
+    if "examples" in run:
+        raise InputError(f"{args.folder}: a run of run_winoground.py, which print_winoground.py --gallery draws")
+    records.need(args.folder, run, "arms", "dataset", "split", "loss", "interpolation", "img_size")
     done = records.finished(args.folder)
     if not done:
         raise InputError(f"{args.folder}: no image is done yet")
@@ -111,7 +115,7 @@ def main(argv: list[str]) -> int:
     names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
     images, rows = [], []
     for index in np.array(list(done))[even(min(args.images, len(done)), len(done))].tolist():
-        record = records.load_record(done[index])
+        record = records.load_record(done[index], own=True, loss=options["loss"], arms=len(arm_class))
         if "pred" not in record:
             raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers to draw")
         pred = metrics.rescore(record, arm_class, options["loss"])
@@ -127,7 +131,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
         images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
     right = sum(row["pred"] == row["label"] for row in rows)
-    model = options.get("version") or options["model"]
+    model = options.get("version") or options.get("model")
     draw(
         images,
         rows,

@@ -4,6 +4,7 @@ python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -28,16 +29,20 @@ def parser() -> argparse.ArgumentParser:
 
 def find_runs(folder: Path) -> dict[Path, dict]:
     """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder")
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
+    for path, run in runs.items():
+        records.need(path, run, "dataset", "indices")
+        if strange := {arm for arm, *_ in run["arms"]} - set(cli.numbers(run["all_arms"].split())):
+            raise InputError(f"{path / 'run.json'}: arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
         raise InputError(f"{folder}: no run of eval_prob_dit.py there or in the folders below")
 
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
-        levels = max(options["n_samples"], default=options.get("max_samples"))  # a race has no stages
+        levels = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
         return {key: value for key, value in options.items() if key not in FREE} | {"levels": levels}
 
     first, *others = runs
@@ -76,12 +81,10 @@ def read(arms: list[int], paths: list[Path]) -> list[tuple[int, int, int, dict] 
     found = []
     for path in paths:
         try:
-            record = records.load_record(path)
+            record = records.load_record(path, own=True, arms=len(arms))
             found.append((record["index"], record["label"], record["nfe"], best(record, arms)))
         except InputError as error:
             found.append(str(error))
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            found.append(f"{path} is no record of eval_prob_dit.py: {type(error).__name__}: {error}")
     return found
 
 

@@ -21,12 +21,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    options = records.read_run(args.folder)["options"]
-    loss = args.loss or options["loss"]
-    code = matching.print_scores(args.folder, loss)
+    cli.check_picture(args.gallery)
+    run = records.read_run(args.folder)
+    loss = records.loss_of(args.folder, run, args.loss)
     if args.gallery:
-        matching.draw_gallery(args.folder, loss, load_pairs(options["dataset"], cli.DATASET_ROOT), args.gallery)
-    return code
+        records.need(args.folder, run, "dataset")
+        pairs = load_pairs(run["options"]["dataset"], cli.DATASET_ROOT)
+        matching.draw_gallery(args.folder, loss, pairs, args.gallery)
+    return matching.print_scores(args.folder, loss)
 
 
 if __name__ == "__main__":

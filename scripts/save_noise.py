@@ -4,11 +4,12 @@ python scripts/save_noise.py --img_size 256
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
-from diffusion import InputError, cli, records
+from diffusion import InputError, cli, one_line, records
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,12 +30,17 @@ def main(argv: list[str]) -> int:
     if min(latent) < 1 or (args.latent is None and args.img_size % 8):
         given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
         raise InputError(f"{given}: wanted a multiple of 8, or --latent C H W of whole numbers")
-    bank = torch.randn(args.n_draws, *latent, generator=torch.Generator().manual_seed(args.seed))
     path = args.out or Path(f"noise_{'x'.join(map(str, args.latent)) if args.latent else args.img_size}.pt")
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace a device
+        raise InputError(f"--out {path}: cannot be written (it is there, and is no regular file)")
+    try:
+        bank = torch.randn(args.n_draws, *latent, generator=torch.Generator().manual_seed(args.seed))
+    except (RuntimeError, ValueError, TypeError) as error:  # no memory; a number of more than 64 bits
+        raise InputError(f"--n_draws {args.n_draws} --seed {args.seed}: {one_line(error)}") from None
     try:
         records.write_atomic(path, lambda file: torch.save(bank, file))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--out {path}: cannot be written ({error})") from None
+    except InputError as error:
+        raise InputError(f"--out {error}") from None
     print(f"{path}: {list(bank.shape)}, seed {args.seed}")
     return 0
 

@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffusion import digits
+from diffusion import cli, digits
 from diffusion.digits import SEEN, UNSEEN
 from diffusion.errors import variational_bound
 from diffusion.process import Process
@@ -369,12 +369,13 @@ def train_clip(steps: int, folder: Path) -> None:
     optimise(networks, lambda: contrast(clip, *captioned_canvases(128, rng)), steps, save)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "clip"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    cli.at_least_one(args, "steps")
     torch.manual_seed(0)
     train = {
         "sd": train_sd,
@@ -386,3 +387,8 @@ if __name__ == "__main__":
         "clip": train_clip,
     }[args.model]
     train(args.steps, args.folder or MODELS / f"digits-{args.model.removesuffix('-2')}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,9 +1,10 @@
 """Write prompts/cifar10_prompts.csv: the published name of `write_prompts.py cifar10`, whose options it takes."""
 
 import runpy
-import sys
 from pathlib import Path
 
+from diffusion import cli
+
 if __name__ == "__main__":
-    sys.argv.insert(1, "cifar10")
-    runpy.run_path(str(Path(__file__).with_name("write_prompts.py")), run_name="__main__")
+    main = runpy.run_path(str(Path(__file__).with_name("write_prompts.py")))["main"]
+    cli.run(lambda argv: main(["cifar10", *argv]))

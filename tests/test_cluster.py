@@ -377,6 +377,8 @@ def test_a_note_stays_until_the_image_is_done(tmp_path, run_main, pictures):
     (pictures / "odd/3.png").write_bytes(whole)
     assert run_main(SCRIPT, *PICTURES, pictures).code == 0
     assert not (folder / "failed").exists() and run_main("scripts/print_acc.py", folder).code == 0
+    records.note_failure(folder / "3.pt", "by another worker, when this one was done")
+    assert run_main("scripts/print_acc.py", folder).code == 0
 
 
 def test_a_data_set_that_shrank(tmp_path, run_main, pictures):

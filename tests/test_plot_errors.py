@@ -18,7 +18,8 @@ def record(index: int, label: int, pred: int, l2: list[list[float]]) -> dict:
     errors = torch.stack([errors if name == "l2" else -7 * errors for name in LOSSES], 1)
     counts = torch.tensor([len(arm) for arm in l2])
     return {"index": index, "label": label, "pred": pred, "nfe": int(counts.sum()), "losses": list(LOSSES),
-            "counts": counts, "errors": errors}  # fmt: skip
+            "levels": torch.arange(int(counts.max())), "noise": torch.zeros(int(counts.max())), "counts": counts,
+            "errors": errors}  # fmt: skip
 
 
 def test_excess_by_hand():
@@ -52,7 +53,8 @@ def test_picture(tmp_path, classes, capsys):
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"no run\.json"):
         PLOT["main"]([str(tmp_path), "out.png"])
-    records.open_run(tmp_path, {"dataset": "digits"}, {"images": 1, "arms": []})
+    options = {"dataset": "digits", "split": "test", "loss": "l2", "img_size": 32, "interpolation": "bicubic"}
+    records.open_run(tmp_path, options, {"images": 1, "arms": [("a zero", "zero", 0)]})
     with pytest.raises(InputError, match="no image is done"):
         PLOT["main"]([str(tmp_path), "out.png"])
     with pytest.raises(InputError, match="--images 0"):
