@@ -57,17 +57,17 @@ def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.nda
 def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error of each class over the points it was measured on, from a record, and how many points those are.
 
-    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, points [K]
+    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, inf where nothing was measured;
+    points [K]
     """
     counts = record["counts"].numpy()
     errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sums = np.add.reduceat(np.append(errors, 0.0), starts)  # per arm; an arm always has a first point
+    classes = np.repeat(arm_class, counts)  # [sum(counts)]
     K = int(arm_class.max()) + 1
-    arms = np.bincount(arm_class, minlength=K)
     points = np.zeros(K, dtype=int)
     points[arm_class] = counts  # every arm of a class goes equally far
-    return np.bincount(arm_class, weights=sums, minlength=K) / (points * arms), points
+    total, measured = np.bincount(classes, errors, minlength=K), np.bincount(classes, minlength=K)
+    return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
 
 
 def margin(errors: np.ndarray) -> float:
