@@ -70,6 +70,22 @@ def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.nda
     return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
 
 
+def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
+    """Mean error of each class less the winner's, over the points that both were measured on.
+
+    arm_class [arms] is the class row of each arm, winner one of the rows that were measured to the end; a class's error
+    at a point is the mean over its arms. -> [K] float64, 0 for the winner, inf where nothing was measured
+    """
+    errors, points = class_errors(record, arm_class, loss)
+    counts = record["counts"].numpy()
+    column = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
+    own = column[np.repeat(arm_class, counts) == winner].reshape(-1, points[winner]).mean(0)
+    so_far = np.cumsum(own) / np.arange(1, len(own) + 1)  # the winner's mean over the first 1, 2, ... points
+    difference = errors - so_far[points - 1]
+    difference[winner] = 0  # not the rounding of two ways to sum
+    return difference
+
+
 def margin(errors: np.ndarray) -> float:
     """How much larger the second smallest of mean errors is than the smallest, relatively; inf where there is one."""
     best, *others = np.sort(errors)

@@ -158,6 +158,19 @@ def test_a_search_that_never_measures_a_class():
     assert metrics.rescore(measured.record(), np.arange(4), "l1") == 1
 
 
+def test_excess_by_hand():
+    """Class 0 has arms 0 and 2, means 2 and 4 at its two points; class 1 wins; class 2 left after two points."""
+    r = record([2, 3, 2, 2, 0], *2 * [[1, 3, 1, 2, 9, 3, 5, 4, 2.5]])
+    found = metrics.excess(r, np.array([0, 1, 0, 2, 3]), 1, "l2")
+    assert found.tolist() == [((2 - 1) + (4 - 2)) / 2, 0, ((4 - 1) + (2.5 - 2)) / 2, math.inf]
+
+
+def test_excess_over_a_winner_of_several_prompts():
+    """The winner's errors are 1, 3, 5, the means of its two arms; another class left after the first of them."""
+    r = record([3, 1, 3], *2 * [[0, 2, 4, 1.75, 2, 4, 6]])
+    assert metrics.excess(r, np.array([1, 0, 1]), 1, "l1").tolist() == [0.75, 0]
+
+
 def test_rescore_of_an_unknown_loss():
     with pytest.raises(AssertionError, match="'l3'"):
         metrics.rescore(record([1], [0], [0]), np.array([0]), "l3")
