@@ -88,6 +88,10 @@ def main(argv: list[str]) -> int:
         tables.append([measures(scores[~fit], label[~fit], hit[~fit], t) for t in (1, temperature)])
 
     fit, temperature = first
+    if args.out:
+        options = run["options"]
+        sure = calibration.probabilities(scores[~fit], temperature).max(1)
+        draw(sure, hit[~fit], f"{options['dataset']}: {len(sure)} images held out", args.out)
     saved = {"temperature": temperature, "loss": loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
     records.write_atomic(args.folder / "calibration.json", lambda file: file.write(text))
@@ -96,14 +100,10 @@ def main(argv: list[str]) -> int:
     print(f"{'top-1 accuracy':<16}{cli.percent(*metrics.share(hit[~fit]))}")
     if args.splits > 1:
         print(f"{'below':<16}{args.splits} splits: mean (min to max)")
-    print(f"{'':<16}{'temperature 1':<28}fitted")
+    print(f"{'':<16}{'temperature 1':<30}fitted")
     for name in tables[0][0]:
         shown = [spread([table[side][name] for table in tables]) for side in (0, 1)]
-        print(f"{name:<16}{shown[0]:<28}{shown[1]}")
-    if args.out:
-        options = run["options"]
-        sure = calibration.probabilities(scores[~fit], temperature).max(1)
-        draw(sure, hit[~fit], f"{options['dataset']}: {len(sure)} images held out", args.out)
+        print(f"{name:<16}{shown[0]:<30}{shown[1]}")
     return cli.report(problems)
 
 
@@ -115,7 +115,7 @@ def spread(values: list[float]) -> str:
 
 
 def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
-    """Share of right answers against confidence, bin by bin with 95% intervals; and against coverage."""
+    """Share of right answers and confidence, bin by bin; share of right answers against coverage."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
@@ -123,11 +123,15 @@ def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     confidence, share, images = calibration.reliability(sure, hit).T
     low, high = np.array([metrics.wilson(p, n) for p, n in zip(share, images, strict=True)]).T
-    left.plot([0, 100], [0, 100], color="#8c959f", linewidth=1, linestyle=":")
-    left.vlines(100 * confidence, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.35)
-    left.plot(100 * confidence, 100 * share, "o", markersize=5, color=cli.RIGHT)
-    left.set(xlabel="confidence, %", ylabel="right, % (95% interval)", xlim=(0, 101), ylim=(0, 101))
-    left.set_title(f"{len(images)} bins of {int(images.min())} images or more: ECE {calibration.ece(sure, hit):.3f}")
+    place = np.arange(1, len(images) + 1)  # against confidence itself, all bins but one would lie upon each other
+    left.vlines(place, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.35, label="95% interval")
+    left.plot(place, 100 * share, "o", markersize=5, color=cli.RIGHT, label="right")
+    left.plot(place, 100 * confidence, "_", markersize=14, markeredgewidth=2, color="#0969da", label="confidence")
+    left.set(
+        xlabel=f"bins of {images.min():.0f} images or one more, the least sure first", ylabel="%", ylim=(None, 101)
+    )
+    left.set_title(f"ECE {calibration.ece(sure, hit):.3f}", fontsize=10)
+    left.legend(frameon=False, loc="lower right")
     answered, right_share = calibration.coverage(sure, hit)
     low, high = np.array([metrics.wilson(p, c * len(hit)) for c, p in zip(answered, right_share, strict=True)]).T
     right.fill_between(100 * answered, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.12, linewidth=0)
