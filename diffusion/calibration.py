@@ -6,9 +6,11 @@ d_k is how much larger the mean error of class k is than the winner's, over the 
 the temperature, is fitted on labelled images. Mean errors differ in the third digit, so with T = 1, the plain softmax
 of -error, everyone gets 1/K.
 
-Why d_k and not d_k over its standard error: that says how sure it is that class k is worse, not how much, and every
-model would be the surer the more points it is given; the temperature of a race, which measures most classes at a few
-points, would not do after a halving. d_k is the same quantity after both.
+Why d_k and not d_k over its standard error: that says how sure it is that class k is worse, not how much; it grows with
+the points, so that the temperature of a race, which measures most classes at a few points, would not do after a
+halving. On held-out images of seven races, with three models, its NLL was the worse one each time, by 0.03 to 0.19
+nats. Nor was any other better everywhere: over the spread of a point, times the root of the points, less some standard
+errors, shrunk by n / (n + n0), with a fitted exponent, with a heavier tail, mixed with the uniform distribution.
 """
 
 import numpy as np
