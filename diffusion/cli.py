@@ -336,22 +336,39 @@ def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tup
 
 
 def brief(record: dict) -> dict:
-    """Of a record, what a table needs; published files have no index and count no NFE."""
-    return {key: record[key] for key in ("index", "pred", "label", "nfe") if key in record}
+    """Of a record, what a table needs; published files have no index and count no NFE.
+
+    With `scores` [K] and `rank` where `change` of read_rows put them (see diffusion.calibration).
+    """
+    return {key: record[key] for key in ("index", "pred", "label", "nfe", "scores", "rank") if key in record}
 
 
-def print_accuracy(rows: list[dict], total: int, problems: list[str]) -> int:
-    """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code."""
+def answers(folder: Path, run: dict) -> None:
+    """Raises InputError unless each record of the run is of one image and chooses among all classes."""
+    if run["options"].get("cls") is not None:
+        raise InputError(f"{folder}: a run over a part of the classes, so there are no answers")
+    if "examples" in run:
+        raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes")
+
+
+def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int | None = None) -> int:
+    """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code.
+
+    With `top`, also how often the label is among so many best, from each row's `rank`.
+    """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
     lines = [("images", f"{len(rows)} of {total}")]
     if all("pred" in row for row in rows):  # a run over a part of the classes has none
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
         lines.append(("top-1 accuracy", percent(*metrics.accuracy(pred, label))))
         lines.append(("mean per class", percent(*metrics.mean_per_class(pred, label))))
+    if top is not None:
+        hits = np.array([row["rank"] < top for row in rows], dtype=bool)
+        lines.insert(2, (f"top-{top} accuracy", percent(*metrics.share(hits))))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     for name, value in lines:
-        print(f"{name:<16}{value}")
+        print(f"{name:<15} {value}")
     return report(problems)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.datasets import centre_crop, to_rgb
 from diffusion.errors import LOSSES, Block, ImageNoise, together
-from diffusion.metrics import class_errors, margin
+from diffusion.metrics import class_errors, excess, margin
 from diffusion.models import Model
 from diffusion.search import Search, noise_rows, race, spread_sequence
 
@@ -123,7 +123,5 @@ def classify(
         noise_rows(levels, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
     )  # fmt: skip
     (measured,) = together(model, [task], batch_size=batch_size)
-    column = measured.errors[:, LOSSES.index(loss)].double().split(measured.counts.tolist())
-    best = column[measured.winner]
-    scores = [(errors - best[: len(errors)]).mean().item() for errors in column]
-    return Answer(measured.winner, np.array(scores), measured.nfe, measured.decided)
+    scores = excess(measured.record(), np.arange(len(prompts)), measured.winner, loss)
+    return Answer(measured.winner, scores, measured.nfe, measured.decided)

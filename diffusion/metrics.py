@@ -57,17 +57,33 @@ def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.nda
 def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error of each class over the points it was measured on, from a record, and how many points those are.
 
-    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, points [K]
+    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, inf where nothing was measured;
+    points [K]
     """
     counts = record["counts"].numpy()
     errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sums = np.add.reduceat(np.append(errors, 0.0), starts)  # per arm; an arm always has a first point
+    classes = np.repeat(arm_class, counts)  # [sum(counts)]
     K = int(arm_class.max()) + 1
-    arms = np.bincount(arm_class, minlength=K)
     points = np.zeros(K, dtype=int)
     points[arm_class] = counts  # every arm of a class goes equally far
-    return np.bincount(arm_class, weights=sums, minlength=K) / (points * arms), points
+    total, measured = np.bincount(classes, errors, minlength=K), np.bincount(classes, minlength=K)
+    return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
+
+
+def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
+    """Mean error of each class less the winner's, over the points that both were measured on.
+
+    arm_class [arms] is the class row of each arm, winner one of the rows that were measured to the end; a class's error
+    at a point is the mean over its arms. -> [K] float64, 0 for the winner, inf where nothing was measured
+    """
+    errors, points = class_errors(record, arm_class, loss)
+    counts = record["counts"].numpy()
+    column = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
+    own = column[np.repeat(arm_class, counts) == winner].reshape(-1, points[winner]).mean(0)
+    so_far = np.cumsum(own) / np.arange(1, len(own) + 1)  # the winner's mean over the first 1, 2, ... points
+    difference = errors - so_far[points - 1]
+    difference[winner] = 0  # not the rounding of two ways to sum
+    return difference
 
 
 def margin(errors: np.ndarray) -> float:

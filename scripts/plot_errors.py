@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from diffusion import InputError, cli, metrics, records
 from diffusion.datasets import adm_crop, centre_crop, load_dataset
@@ -25,18 +24,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("out", type=Path, metavar="OUT.png")
     p.add_argument("--images", type=int, default=50, help="at most so many, spread evenly over those that are done")
     return p
-
-
-def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
-    """Mean error of each class less the winner's, over the points that both were measured on. [classes]
-
-    arm_class [arms] is the class row (0..K-1) of each arm; a class's error at a point is the mean over its arms.
-    """
-    column = record["errors"][:, list(record["losses"]).index(loss)].double()
-    arms = [part.numpy() for part in torch.split(column, record["counts"].tolist())]
-    classes = [np.mean([arms[a] for a in np.flatnonzero(arm_class == k)], 0) for k in range(arm_class.max() + 1)]
-    best = classes[winner]
-    return np.array([np.mean(own[: len(best)] - best[: len(own)]) for own in classes])
 
 
 def draw(images: list, rows: list[dict], names: list[str], heading: str, footing: str, path: Path) -> None:
@@ -63,7 +50,8 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
     shown = [
         np.arange(listed) if listed == len(names) else np.argsort(row["excess"], kind="stable")[:listed] for row in rows
     ]
-    scale = max(float(row["excess"][k].max()) for row, k in zip(rows, shown, strict=True)) or 1.0
+    listed_excess = [row["excess"][k] for row, k in zip(rows, shown, strict=True)]
+    scale = max(float(excess[np.isfinite(excess)].max()) for excess in listed_excess) or 1.0
     note = f"{footing} The longest bar is {scale:.3g}."
     figure.text(gap / width, 0.1 / height, note, va="bottom", fontsize=8, color=TEXT)
     for n, (image, row, k) in enumerate(zip(images, rows, shown, strict=True)):
@@ -79,7 +67,7 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
         picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
         picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=cli.RIGHT)
         panel = axes(left, top + title + side + 0.06, bar * listed)
-        panel.barh(range(listed), row["excess"][k], color=BAR, height=0.86)
+        panel.barh(range(listed), np.minimum(row["excess"][k], 1.02 * scale), color=BAR, height=0.86)  # inf: unmeasured
         panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
         for spine in ("top", "right", "bottom"):
             panel.spines[spine].set_visible(False)
@@ -123,7 +111,7 @@ def main(argv: list[str]) -> int:
         rows.append({
             "pred": pred,
             "label": pred if pred in labelled else labelled[0] if labelled else None,
-            "excess": excess(record, arm_class, pred, options["loss"]),
+            "excess": metrics.excess(record, arm_class, pred, options["loss"]),
         })  # fmt: skip
         try:
             image = crop(dataset.open(index))

@@ -4,13 +4,16 @@ python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, cli, metrics, records
+from diffusion import InputError, calibration, cli, metrics, records
 from diffusion.errors import LOSSES
+
+ABOUT = ["index", "label", "pred"]  # the first columns of --probabilities
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("folder", type=Path, help="the folder of per-image files")
     p.add_argument("--loss", choices=LOSSES, help="decide again by another loss, among the classes measured to the end")
     p.add_argument("--confusion", type=Path, metavar="PNG", help="draw the confusion matrix")
+    p.add_argument("--top", type=int, metavar="K", help="also how often the label is among the K best")
+    p.add_argument(
+        "--probabilities", type=Path, metavar="CSV", help="by the temperature that scripts/calibrate.py found"
+    )
     return p
 
 
@@ -41,8 +48,36 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     cli.save_figure(figure, path, dpi=120)
 
 
+def fitted_temperature(folder: Path, loss: str) -> float:
+    """What scripts/calibrate.py wrote; InputError when it did not, or for another loss."""
+    path = folder / "calibration.json"
+    try:
+        fit = json.loads(path.read_text())
+        temperature, of = float(fit["temperature"]), fit["loss"]
+        if not 0 < temperature < np.inf:
+            raise ValueError(f"temperature {temperature}")
+    except FileNotFoundError:
+        raise InputError(f"--probabilities: no {path}; python scripts/calibrate.py {folder} makes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if of != loss:
+        raise InputError(f"--probabilities: {path} was fitted for --loss {of}, wanted {loss}")
+    return temperature
+
+
+def write_probabilities(rows: list[dict], class_ids: np.ndarray, temperature: float, path: Path) -> None:
+    """index, label, pred, then the probability of each class under its id; a line an image."""
+    import pandas
+
+    about = pandas.DataFrame([[row[key] for key in ABOUT] for row in rows], columns=ABOUT)
+    p = calibration.probabilities(np.array([row["scores"] for row in rows]), temperature)
+    table = pandas.concat([about, pandas.DataFrame(p, columns=class_ids)], axis=1)
+    records.write_atomic(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    cli.at_least_one(args, "top")
     cli.check_picture(args.confusion)
     if not os.path.isdir(args.folder):
         raise InputError(f"{args.folder}: no such folder")
@@ -53,16 +88,32 @@ def main(argv: list[str]) -> int:
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
     if run and run["options"].get("cls") is not None and (args.loss or args.confusion):
         raise InputError(f"{args.folder}: a run over a part of the classes, so there are no answers")
-    if args.loss and run is None:
-        raise InputError(f"--loss {args.loss}: {args.folder} has no run.json, so only predictions, no errors")
-    if args.loss:
-        records.loss_of(args.folder, run, args.loss)
+    for flag in ("loss", "top", "probabilities"):
+        if getattr(args, flag) and run is None:
+            given = f"--{flag} {getattr(args, flag)}"
+            raise InputError(f"{given}: {args.folder} has no run.json, so only predictions, no errors")
+    scored = args.top is not None or args.probabilities is not None
+    loss = records.loss_of(args.folder, run, args.loss) if args.loss or scored else None
     class_ids, arm_class = records.competitors(run) if run else ([], [])
+    column = {int(c): k for k, c in enumerate(np.unique(class_ids))}
+    if scored:
+        cli.answers(args.folder, run)
+    if args.top is not None and args.top > len(column):
+        raise InputError(f"--top {args.top}: the run has {len(column)} classes")
+    temperature = fitted_temperature(args.folder, loss) if args.probabilities else None
 
-    def decide_again(record: dict) -> dict:
-        return record | {"pred": int(class_ids[metrics.rescore(record, arm_class, args.loss)])}
+    def decide(record: dict) -> dict:
+        if args.loss:
+            record["pred"] = int(class_ids[metrics.rescore(record, arm_class, args.loss)])
+        if scored:
+            scores = calibration.scores(record, class_ids, arm_class, loss)
+            label, pred = column.get(record["label"]), column[record["pred"]]
+            record["rank"] = len(column) if label is None else calibration.rank(scores, label, pred)
+            if args.probabilities:
+                record["scores"] = scores
+        return record
 
-    wanted = {"loss": args.loss, "arms": len(arm_class), "change": decide_again} if args.loss else {}
+    wanted = {"loss": loss, "arms": len(arm_class), "change": decide} if loss else {}
     rows, problems = cli.read_rows(done.values(), own=run is not None, **wanted)
     problems += [f"image {index}: {note.strip()}" for index, note in failed.items()]
     if args.confusion:
@@ -70,7 +121,9 @@ def main(argv: list[str]) -> int:
         names = {c: name for _, name, c in run["arms"]} if run else {}
         classes = sorted({*names, *pred.tolist(), *label.tolist()})
         draw_confusion(metrics.confusion(pred, label, classes), [names.get(c, str(c)) for c in classes], args.confusion)
-    return cli.print_accuracy(rows, max(run["images"] if run else 0, len(done)), problems)
+    if args.probabilities:
+        write_probabilities(rows, np.unique(class_ids), temperature, args.probabilities)
+    return cli.print_accuracy(rows, max(run["images"] if run else 0, len(done)), problems, args.top)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import torch
 from scipy.stats import binomtest
 
 from diffusion import metrics
+from diffusion.classify import classify
 from diffusion.errors import LOSSES
+from diffusion.search import halving
 
 # 4 classes x 8 images: right are images 0, 1, 2, 4, 7
 LABEL = np.array([0, 0, 0, 0, 1, 1, 2, 3])
@@ -69,7 +71,7 @@ def test_confusion_of_class_ids_with_gaps():
 
 def record(counts, l2, l1) -> dict:
     """A record with those leading counts; l2 and l1 arm by arm, huber nowhere used."""
-    errors = torch.tensor([l2, l1, [math.nan] * len(l2)], dtype=torch.float32).T
+    errors = torch.from_numpy(np.array([l2, l1, [math.nan] * len(l2)], dtype=np.float32).T)
     return {"losses": list(LOSSES), "counts": torch.tensor(counts), "errors": errors}
 
 
@@ -93,12 +95,80 @@ def test_class_errors_two_prompts_per_class():
     assert metrics.rescore(r, arm_class, "l1") == 0  # (1 + 1) / 2 against (0 + 3) / 2
 
 
+def test_class_errors_of_classes_that_were_never_measured():
+    """First, in the middle and last: error inf, no points, no part in the decision or the margin."""
+    nothing, one = [0, 3, 0, 2, 3, 0], np.arange(6)
+    r = record(nothing, [4, 5, 6, 1, 2, 3, 4, 2], [1, 1, 1, 9, 9, 7, 8, 9])
+    errors, points = metrics.class_errors(r, one, "l2")
+    assert errors.tolist() == [math.inf, 5, math.inf, 1.5, 3, math.inf] and points.tolist() == nothing
+    assert metrics.rescore(r, one, "l2") == 4 and metrics.rescore(r, one, "l1") == 1
+    assert metrics.margin(errors[points == 3]) == pytest.approx(5 / 3 - 1)
+    two = np.array([0, 1, 0, 2, 1, 0])  # classes 0 (unmeasured), 1 (arms 1 and 4), 2
+    errors, points = metrics.class_errors(r, two, "l2")
+    assert errors.tolist() == [math.inf, 4, 1.5] and points.tolist() == [0, 3, 2]
+
+
+@pytest.mark.parametrize("arm_class", [[0, 1, 2, 3], [0, 1, 0, 1]])
+def test_class_errors_against_a_plain_loop(arm_class):
+    rng = np.random.default_rng(0)
+    counts = [5, 0, 5, 0] if len(set(arm_class)) == 2 else [5, 2, 0, 7]
+    values = rng.random(sum(counts), dtype=np.float32)
+    r = record(counts, values, values)
+    errors, points = metrics.class_errors(r, np.array(arm_class), "l2")
+    for k in range(max(arm_class) + 1):
+        starts = np.cumsum(counts) - counts
+        own = [float(v) for a, c in enumerate(arm_class) if c == k for v in values[starts[a] : starts[a] + counts[a]]]
+        assert errors[k] == (pytest.approx(math.fsum(own) / len(own), rel=1e-12) if own else math.inf)
+        assert points[k] * arm_class.count(k) == len(own)
+
+
 def test_class_errors_of_unequally_many_prompts():
     """Three tickets do not help: class 0 holds the best single prompt, class 1 the better mean."""
     r = record([1, 1, 1, 1], [0, 4, 5, 2], [0, 4, 5, 3])
     errors, _ = metrics.class_errors(r, np.array([0, 0, 0, 1]), "l2")
     assert errors.tolist() == [3, 2] and metrics.rescore(r, np.array([0, 0, 0, 1]), "l2") == 1
     assert metrics.rescore(r, np.array([0, 0, 0, 1]), "l1") == 0  # a tie goes to the smaller class
+
+
+def test_a_search_that_never_measures_a_class():
+    """Class 0 of four is left out from the start; class 1 wins with 1 against 1.5 of class 3, after both went on."""
+
+    def search():
+        inner = halving(3, [1, 2], [2, 1])  # over classes 1, 2, 3
+        try:
+            classes, end = next(inner)
+            while True:
+                classes, end = inner.send((yield classes + 1, end))
+        except StopIteration as stop:
+            return stop.value + 1
+
+    sent = iter([[[1], [9], [2]], [[1], [1]]])  # [arms, new points]
+    task = classify(None, None, np.arange(4), search(), np.arange(2), np.zeros(2, dtype=int), None, loss="l1")
+    arms, measured = [], None
+    try:
+        block = next(task)
+        while True:
+            arms.append(block.arms.tolist())
+            block = task.send(torch.tensor(next(sent), dtype=torch.float32)[..., None].expand(-1, -1, len(LOSSES)))
+    except StopIteration as stop:
+        measured = stop.value
+    assert arms == [[1, 2, 3], [1, 3]]
+    assert measured.winner == 1 and measured.counts.tolist() == [0, 2, 1, 2] and measured.nfe == 5
+    assert measured.margin == 0.5
+    assert metrics.rescore(measured.record(), np.arange(4), "l1") == 1
+
+
+def test_excess_by_hand():
+    """Class 0 has arms 0 and 2, means 2 and 4 at its two points; class 1 wins; class 2 left after two points."""
+    r = record([2, 3, 2, 2, 0], *2 * [[1, 3, 1, 2, 9, 3, 5, 4, 2.5]])
+    found = metrics.excess(r, np.array([0, 1, 0, 2, 3]), 1, "l2")
+    assert found.tolist() == [((2 - 1) + (4 - 2)) / 2, 0, ((4 - 1) + (2.5 - 2)) / 2, math.inf]
+
+
+def test_excess_over_a_winner_of_several_prompts():
+    """The winner's errors are 1, 3, 5, the means of its two arms; another class left after the first of them."""
+    r = record([3, 1, 3], *2 * [[0, 2, 4, 1.75, 2, 4, 6]])
+    assert metrics.excess(r, np.array([1, 0, 1]), 1, "l1").tolist() == [0.75, 0]
 
 
 def test_rescore_of_an_unknown_loss():

@@ -22,13 +22,6 @@ def record(index: int, label: int, pred: int, l2: list[list[float]]) -> dict:
             "errors": errors}  # fmt: skip
 
 
-def test_excess_by_hand():
-    # Class 0 has arms 0 and 2, mean 2 and 4 at its two points; class 1 is the best; class 2 left after two points.
-    row = record(0, 0, 1, [[1.0, 3.0], [1.0, 2.0, 9.0], [3.0, 5.0], [4.0, 2.5]])
-    found = PLOT["excess"](row, np.array([0, 1, 0, 2]), 1, "l2")
-    np.testing.assert_allclose(found, [((2 - 1) + (4 - 2)) / 2, 0, ((4 - 1) + (2.5 - 2)) / 2])
-
-
 @pytest.mark.parametrize("classes", [3, 14])
 def test_picture(tmp_path, classes, capsys):
     folder, out = tmp_path / "run", tmp_path / "out.png"
@@ -39,6 +32,7 @@ def test_picture(tmp_path, classes, capsys):
     rng = np.random.default_rng(0)
     for index in range(12):
         l2 = rng.random((classes, 4)).tolist()
+        l2[(index + 1) % 3] = []  # never measured, and not the winner
         records.save_record(
             folder / f"{index:03}.pt", record(index, index % 20, index % 3, l2)
         )  # some without a prompt

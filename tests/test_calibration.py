@@ -1,0 +1,363 @@
+"""Probabilities by hand, against scikit-learn, under what must not change them; the command lines on real records."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from conftest import import_script
+from PIL import Image
+from scipy.optimize import approx_fprime
+from test_eval_prob_adaptive import SCRIPT, csv_of, folder_of, options, race_options, subset
+
+from diffusion import calibration, records
+from diffusion.errors import LOSSES
+
+CALIBRATE, PRINT = "scripts/calibrate.py", "scripts/print_acc.py"
+
+# ---- by hand ----
+
+
+def record(counts, errors, **about) -> dict:
+    """A record with those leading counts; l2 arm by arm, the other losses are something else."""
+    l2 = torch.tensor(errors, dtype=torch.float32)
+    columns = torch.stack([l2 if name == "l2" else -7 * l2 for name in LOSSES], 1)
+    return {"losses": list(LOSSES), "counts": torch.tensor(counts), "errors": columns} | about
+
+
+def test_scores_by_hand():
+    """Class 1 wins; class 0 left after a point with 2 against its 1, class 2 was never measured."""
+    r = record([1, 3, 0, 3], [2, 1, 2, 3, 2, 2, 5])
+    assert calibration.scores(r, np.array([4, 5, 8, 9]), np.arange(4), "l2").tolist() == [-1, 0, -np.inf, -1]
+
+
+def test_scores_of_several_rows_of_a_class_are_the_best_ones():
+    """Rows 0 and 2 stand for class 7, and row 1 wins for class 3."""
+    r = record([2, 2, 2], [2, 4, 1, 1, 1.5, 1.5])
+    assert calibration.scores(r, np.array([7, 3, 7]), np.arange(3), "l2").tolist() == [0, -0.5]
+
+
+def test_scores_of_a_class_that_left_while_it_was_ahead_of_the_winner():
+    """A tie, which counts for the winner."""
+    r = record([1, 2, 2], [1, 2, 0, 2, 2])
+    scores = calibration.scores(r, np.arange(3), np.arange(3), "l2")
+    assert scores.tolist() == [0, 0, -1]
+    assert calibration.rank(scores, 1, pred=1) == 0 and calibration.rank(scores, 0, pred=1) == 1
+    assert calibration.rank(scores, 2, pred=1) == 2
+
+
+def test_rank_by_hand():
+    """Never measured is last, whatever else was never measured."""
+    scores = np.array([-3, 0, -1, -np.inf, -1, -np.inf])
+    assert [calibration.rank(scores, k, pred=1) for k in range(6)] == [3, 0, 2, 5, 2, 5]
+
+
+def test_probabilities_by_hand():
+    p = calibration.probabilities(np.array([[0, -2 * np.log(3), -np.inf], [0, 0, 0]]), 2)
+    np.testing.assert_allclose(p, [[3 / 4, 1 / 4, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-14)
+
+
+P = np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [1.0, 0.0, 0.0]])
+
+
+def test_nll_and_brier_by_hand():
+    assert calibration.nll(P, np.array([0, 2, 0])) == pytest.approx((np.log(2) + np.log(8) + 0) / 3)
+    assert calibration.nll(P, np.array([0, 2, 1])) == pytest.approx((np.log(2) + np.log(8) - np.log(2.0**-52)) / 3)
+    squares = [0.25 + 2 * 0.0625, 0.015625 + 0.5625 + 0.765625, 0]
+    assert calibration.brier(P, np.array([0, 2, 0])) == pytest.approx(sum(squares) / 3)
+
+
+def test_ece_by_hand():
+    """Two bins: 0.2 and 0.4 with one right of two, 0.6, 0.8 and 1 (the first bin takes the odd one) with two of two."""
+    sure, hit = np.array([0.8, 0.2, 1.0, 0.6, 0.4]), np.array([True, True, True, False, False])
+    table = calibration.reliability(sure, hit, bins=2)
+    np.testing.assert_allclose(table, [[0.4, 1 / 3, 3], [0.9, 1, 2]])
+    assert calibration.ece(sure, hit, bins=2) == pytest.approx((3 * (0.4 - 1 / 3) + 2 * 0.1) / 5)
+    assert calibration.ece(np.ones(4), np.ones(4, dtype=bool)) == 0  # fewer images than bins
+    assert calibration.ece(np.ones(4), np.zeros(4, dtype=bool)) == 1
+
+
+def test_coverage_by_hand():
+    """The two of confidence 0.5 are answered together or not at all."""
+    answered, right = calibration.coverage(np.array([0.5, 0.9, 0.5, 0.1]), np.array([True, True, False, False]))
+    assert answered.tolist() == [0.25, 0.75, 1] and right.tolist() == pytest.approx([1, 2 / 3, 1 / 2])
+
+
+def test_fit_of_two_classes_by_hand():
+    """n images with the same difference d, of which k are right: sigmoid(d / T) = (k + 1) / (n + 2).
+
+    That is Laplace's rule: with all of them right, n + 1 of n + 2.
+    """
+    d = 0.003
+    for n, k in ((10, 7), (10, 10), (98, 98), (1, 1)):
+        scores, label = np.tile([0, -d], (n, 1)), (np.arange(n) >= k).astype(int)
+        share = (k + 1) / (n + 2)
+        assert calibration.fit_temperature(scores, label) == pytest.approx(d / np.log(share / (1 - share)), rel=1e-4)
+
+
+# ---- against another way to have it ----
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """Scores [4000, 6] and labels that are drawn from their softmax at temperature 0.02."""
+    rng = np.random.default_rng(0)
+    scores = -np.sort(rng.exponential(0.1, (4000, 6)), 1)
+    scores = rng.permuted(scores - scores.max(1, keepdims=True), axis=1)
+    p = np.exp(scores / 0.02)
+    label = (np.cumsum(p / p.sum(1, keepdims=True), 1) < rng.random((4000, 1))).sum(1)
+    return scores, label
+
+
+def test_nll_and_brier_against_scikit_learn(drawn):
+    scores, label = drawn
+    p = calibration.probabilities(scores, 0.03)
+    wanted = sklearn.metrics.log_loss(label, p)
+    assert calibration.nll(p, label) == pytest.approx(wanted, rel=1e-12)
+    wanted = sklearn.metrics.brier_score_loss(label, p, scale_by_half=False)
+    assert calibration.brier(p, label) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_ece_against_a_plain_loop(drawn):
+    scores, label = drawn
+    p = calibration.probabilities(scores, 0.03)
+    sure, hit = p.max(1), p.argmax(1) == label
+    pairs, total = sorted(zip(sure, hit, strict=True)), 0.0
+    sizes = [4000 // 15 + (k < 4000 % 15) for k in range(15)]
+    for size in sizes:
+        bin, pairs = pairs[:size], pairs[size:]
+        total += abs(sum(c for c, _ in bin) - sum(h for _, h in bin))
+    assert not pairs and calibration.ece(sure, hit) == pytest.approx(total / 4000, rel=1e-9)
+
+
+def test_the_fit_finds_the_temperature_that_labels_were_drawn_at(drawn):
+    """And it is a minimum of the plain NLL, to the weight of two images in 4000."""
+    scores, label = drawn
+    found = calibration.fit_temperature(scores, label)
+    assert found == pytest.approx(0.02, rel=0.06)
+    slope = approx_fprime(
+        [np.log(found)], lambda log_t: calibration.nll(calibration.probabilities(scores, np.exp(log_t)), label), 1e-6
+    )
+    assert abs(slope[0]) < 2 / 4000
+    p = calibration.probabilities(scores, found)
+    sure, hit = p.max(1), p.argmax(1) == label
+    by_chance = calibration.ece_by_chance(sure)  # 266 images a bin
+    assert 0.01 < by_chance < 0.03 and calibration.ece(sure, hit) < 1.5 * by_chance
+    assert calibration.ece(calibration.probabilities(scores, 0.005).max(1), hit) > 5 * by_chance
+
+
+def test_coverage_against_every_threshold(drawn):
+    scores, label = drawn
+    p = calibration.probabilities(scores, 0.03).round(2)  # with ties
+    sure, hit = p.max(1), p.argmax(1) == label
+    for (answered, right), threshold in zip(
+        zip(*calibration.coverage(sure, hit), strict=True), np.unique(sure)[::-1], strict=True
+    ):
+        assert answered == np.mean(sure >= threshold) and right == pytest.approx(np.mean(hit[sure >= threshold]))
+
+
+# ---- what must not change them ----
+
+
+def test_the_order_of_images_is_nothing(drawn):
+    scores, label = (part[:300] for part in drawn)
+    order = np.random.default_rng(1).permutation(300)
+    p = calibration.probabilities(scores, 0.03).round(1)  # with ties
+    sure, hit = p.max(1), p.argmax(1) == label
+    assert calibration.ece(sure[order], hit[order]) == pytest.approx(calibration.ece(sure, hit), rel=1e-12)
+    assert calibration.nll(p[order], label[order]) == pytest.approx(calibration.nll(p, label), rel=1e-12)
+    both = [calibration.coverage(sure[k], hit[k]) for k in (order, slice(None))]
+    np.testing.assert_allclose(*both, rtol=1e-12)
+    found = [calibration.fit_temperature(scores[k], label[k]) for k in (order, slice(None))]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_the_unit_of_errors_is_nothing(drawn):
+    scores, label = (part[:300] for part in drawn)
+    found = calibration.fit_temperature(scores, label)
+    assert calibration.fit_temperature(1e4 * scores, label) == pytest.approx(1e4 * found, rel=1e-4)
+
+
+def test_classes_that_were_never_measured_change_no_fit(drawn):
+    scores, label = (part[:300] for part in drawn)
+    wider = np.concatenate([np.full((300, 3), -np.inf), scores], 1)
+    assert calibration.fit_temperature(wider, label + 3) == calibration.fit_temperature(scores, label)
+    # a label among them says nothing about the temperature, and breaks nothing
+    label = np.append(label, 0)
+    assert np.isfinite(calibration.fit_temperature(np.concatenate([wider, wider[:1]]), label))
+
+
+def test_an_images_side_depends_on_seed_and_index_alone():
+    indices = np.arange(2000)
+    side = calibration.fitted_on(indices, 0.2, 0)
+    assert 340 < side.sum() < 460
+    assert (calibration.fitted_on(indices[::-3], 0.2, 0) == side[::-3]).all()
+    assert (side != calibration.fitted_on(indices, 0.2, 1)).sum() > 500
+    assert np.flatnonzero(side)[:5].tolist() == [2, 7, 19, 29, 30]  # as on any machine
+
+
+# ---- the command lines ----
+
+
+def edited(folder: Path, to: Path) -> Path:
+    """A run's folder that may be written."""
+    return shutil.copytree(folder, to)
+
+
+@pytest.fixture(scope="module")
+def race(run_once, tmp_path_factory, model_folder) -> Path:
+    """Twelve images, ten classes, 11 prompts, a race within 20 levels: classes leave early."""
+    folder = tmp_path_factory.mktemp("race")
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    rows = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(words)]
+    prompts = csv_of(folder / "p.csv", *rows, "a photo of a red two.,two,2")
+    args = [*race_options(model_folder, "--max_samples", 20), "--prompt_path", prompts]
+    return folder_of(run_once(SCRIPT, *args, *subset(folder, *range(0, 480, 40))))
+
+
+def loaded(folder: Path) -> dict[int, dict]:
+    return {index: records.load_record(path) for index, path in records.finished(folder).items()}
+
+
+def test_from_a_race_to_probabilities(run_main, tmp_path, race):
+    """The figures are those of the csv's own numbers; the winner has the largest probability."""
+    folder = edited(race, tmp_path / "run")
+    refused = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    assert refused.code == 2 and "calibrate.py" in refused.err and refused.err.count("\n") == 1
+    done = run_main(CALIBRATE, folder, "--fit", 0.4, "--out", tmp_path / "c.png")
+    assert done.code == 0, done.err
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+    fit = json.loads((folder / "calibration.json").read_text())
+    assert fit["loss"] == "l2" and fit["fit"] == 0.4 and fit["seed"] == 0
+    result = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv", "--top", 3)
+    assert result.code == 0, result.err
+
+    with (tmp_path / "p.csv").open() as file:
+        rows = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+    there = loaded(folder)
+    assert [tuple(map(int, row[:3])) for row in rows] == [(k, r["label"], r["pred"]) for k, r in there.items()]
+    p = np.array([row[3:] for row in rows])  # [12, 10]
+    label, pred = (np.array([r[key] for r in there.values()]) for key in ("label", "pred"))
+    assert p.shape == (12, 10) and p.sum(1) == pytest.approx(1, abs=1e-4) and (p.argmax(1) == pred).all()
+    top = np.array([label[k] in np.argsort(-p[k])[:3] for k in range(12)])
+    assert f"top-3 accuracy  {100 * top.mean():.2f}%" in result.out
+
+    held_out = ~calibration.fitted_on(np.array(list(there)), 0.4, 0)
+    assert fit["images"] == (~held_out).sum() and f"held out        {held_out.sum()} images" in done.out
+    row = re.compile(r"^(\S.{15})([\d.]+) +([\d.]+)$", re.M)
+    after = {name.strip(): float(last) for name, _, last in row.findall(done.out)}
+    p = p / p.sum(1, keepdims=True)  # it was rounded
+    p, label, pred = p[held_out], label[held_out], pred[held_out]
+    assert after["NLL, nats"] == pytest.approx(sklearn.metrics.log_loss(label, p, labels=range(10)), rel=2e-3, abs=1e-5)
+    hot = np.eye(10)[label]
+    assert after["Brier"] == pytest.approx(np.mean(np.sum((p - hot) ** 2, 1)), rel=2e-3, abs=1e-5)
+    assert after["ECE"] == pytest.approx(np.mean(np.abs(p.max(1) - (pred == label))), rel=2e-3)  # an image a bin
+
+
+def test_the_same_fit_again_and_what_another_seed_or_loss_does(run_main, tmp_path, race):
+    folder = edited(race, tmp_path / "run")
+    path = folder / "calibration.json"
+    fits = {}
+    for name, more in {"a": [], "again": [], "seed": ["--seed", 3], "l1": ["--loss", "l1"]}.items():
+        assert run_main(CALIBRATE, folder, "--fit", 0.5, *more).code == 0
+        fits[name] = json.loads(path.read_text())
+    assert fits["a"] == fits["again"]
+    assert len({fit["temperature"] for fit in fits.values()}) == 3 and fits["l1"]["loss"] == "l1"
+    refused = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    assert refused.code == 2 and "--loss l1, wanted l2" in refused.err and not (tmp_path / "p.csv").exists()
+    assert run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv", "--loss", "l1").code == 0
+    ranges = run_main(CALIBRATE, folder, "--fit", 0.5, "--splits", 3)
+    assert ranges.code == 0 and re.search(
+        r"^ECE +[\d.]+ \([\d.]+ to [\d.]+\) +[\d.]+ \([\d.]+ to [\d.]+\)$", ranges.out, re.M
+    )
+    assert json.loads(path.read_text()) == fits["a"]  # the first split's
+
+
+def test_top_k_of_a_halving(run_main, run_once, tmp_path, model_folder):
+    """Top 1 is the accuracy, top 10 is everything, and in between it grows; a dropped class has a rank too."""
+    args = options(model_folder, to_keep="3 1", n_samples="2 4"), subset(tmp_path, *range(0, 480, 40))
+    folder = folder_of(run_main(SCRIPT, *args[0], *args[1]))
+    found = []
+    for k in range(1, 11):
+        out = run_main(PRINT, folder, "--top", k).out
+        found.append(float(re.search(rf"^top-{k} accuracy +([\d.]+)%", out, re.M)[1]))
+        plain = float(re.search(r"^top-1 accuracy +([\d.]+)%", out, re.M)[1])
+    assert found[0] == plain < 100 == found[-1] and found == sorted(found)
+    # two stages: the label's place among all by their excess over the winner at the points shared
+    hits = []
+    for r in loaded(folder).values():
+        parts = [part[:, 0].double() for part in torch.split(r["errors"], r["counts"].tolist())]
+        best = parts[r["pred"]]
+        mean = [float((part - best[: len(part)]).mean()) for part in parts]
+        hits.append(sorted(range(10), key=lambda k: mean[k]).index(r["label"]) < 4)
+    assert found[3] == pytest.approx(100 * np.mean(hits), abs=0.005)
+
+
+BAD = [
+    (CALIBRATE, "--fit 0", "--fit 0"),
+    (CALIBRATE, "--fit 1.5", "--fit 1.5"),
+    (CALIBRATE, "--fit nan", "--fit nan"),
+    (CALIBRATE, "--fit 0.0001", "of 12 images, 0 to fit on"),
+    (CALIBRATE, "--splits 0", "--splits 0"),
+    (CALIBRATE, "--seed -1", "--seed -1"),
+    (CALIBRATE, "--out nodir/x.png", "nodir/x.png"),
+    (PRINT, "--top 0", "--top 0"),
+    (PRINT, "--top 11", "--top 11: the run has 10 classes"),
+    (PRINT, "--probabilities p.csv", "calibration.json"),
+]
+
+
+@pytest.mark.parametrize("script, words, says", BAD)
+def test_bad_options(run_main, tmp_path, monkeypatch, race, script, words, says):
+    monkeypatch.chdir(tmp_path)
+    folder = edited(race, tmp_path / "run")
+    result = run_main(script, folder, *words.split())
+    assert result.code == 2 and says in result.err and result.err.count("\n") == 1 and not result.out
+    assert not (folder / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"temperature": "x", "loss": "l2"}', '{"temperature": -1, "loss": "l2"}', '{"loss": "l2"}']
+)
+def test_a_damaged_calibration(run_main, tmp_path, race, text):
+    folder = edited(race, tmp_path / "run")
+    (folder / "calibration.json").write_text(text)
+    result = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    assert result.code == 2 and "calibration.json is damaged" in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", [CALIBRATE, PRINT])
+def test_runs_without_answers(run_main, tmp_path, race, script):
+    """A part of the classes, captions instead of classes, no run.json, and no image."""
+    run = json.loads((race / "run.json").read_text())
+    part = run | {"options": run["options"] | {"cls": ["0-4"]}}
+    for name, text in {"part": part, "captions": run | {"examples": {}}}.items():
+        folder = edited(race, tmp_path / name)
+        (folder / "run.json").write_text(json.dumps(text))
+        more = ["--top", 2] if script == PRINT else []
+        result = run_main(script, folder, *more)
+        assert result.code == 2 and str(folder) in result.err and result.err.count("\n") == 1
+    (folder / "run.json").unlink()
+    result = run_main(script, folder, *more)
+    assert result.code == 2 and "no run.json" in result.err and result.err.count("\n") == 1
+    empty = tmp_path / "empty"
+    records.open_run(empty, run["options"], {"images": 1, "arms": run["arms"]})
+    assert run_main(script, empty, *more).code == 2
+
+
+def test_a_damaged_record_is_named_and_left_out(run_main, tmp_path, race):
+    folder = edited(race, tmp_path / "run")
+    (folder / "040.pt").write_bytes(b"half")
+    result = run_main(CALIBRATE, folder, "--fit", 0.5)
+    assert result.code == 1 and "040.pt" in result.err and (folder / "calibration.json").exists()
+
+
+def test_spread_shows_one_number_or_a_range():
+    spread = import_script(CALIBRATE).spread
+    assert spread([0.25]) == "0.25" and spread([0.25, 0.5]) == "0.375 (0.25 to 0.5)"
