@@ -236,7 +236,7 @@ def _check(record: dict, loss: str | None, arms: int | None) -> None:
         raise ValueError(f"no loss {loss}, it has {', '.join(losses)}")
     if arms not in (None, len(counts)):
         raise ValueError(f"counts of {len(counts)} arms, the run has {arms}")
-    if counts.min() < 1 or not counts.max() == len(levels) == len(noise):
+    if counts.min() < 0 or not 1 <= counts.max() == len(levels) == len(noise):
         raise ValueError(f"counts from {counts.min()} to {counts.max()} of {len(levels)} levels, {len(noise)} noises")
     if list(errors.shape) != [counts.sum(), len(losses)]:
         raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")

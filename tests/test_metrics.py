@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest
 
 from diffusion import metrics
-from diffusion.classify import classify
 from diffusion.errors import LOSSES
+from diffusion.image import search_image
 from diffusion.search import halving
 
 # 4 classes x 8 images: right are images 0, 1, 2, 4, 7
@@ -143,7 +143,7 @@ def test_a_search_that_never_measures_a_class():
             return stop.value + 1
 
     sent = iter([[[1], [9], [2]], [[1], [1]]])  # [arms, new points]
-    task = classify(None, None, np.arange(4), search(), np.arange(2), np.zeros(2, dtype=int), None, loss="l1")
+    task = search_image(None, None, np.arange(4), search(), np.arange(2), np.zeros(2, dtype=int), None, loss="l1")
     arms, measured = [], None
     try:
         block = next(task)
