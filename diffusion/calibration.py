@@ -3,8 +3,8 @@
     p_k = softmax_k(-d_k / T)
 
 d_k is how much larger the mean error of class k is than the winner's, over the points that both were measured on; T,
-the temperature, is fitted on labelled images. Mean errors differ in the third digit, so with T = 1, the plain softmax
-of -error, everyone gets 1/K.
+the temperature, is fitted on labelled images. Mean errors are so close that with T = 1, the plain softmax
+of -error, everyone gets nearly 1/K.
 
 Why d_k and not d_k over its standard error: that says how sure it is that class k is worse, not how much; it grows with
 the points, so that the temperature of a race, which measures most classes at a few points, would not do after a
@@ -77,7 +77,7 @@ def nll(p: np.ndarray, label: np.ndarray) -> float:
 
 def brier(p: np.ndarray, label: np.ndarray) -> float:
     """Mean over images of sum_k (p_k - [k is the label])^2, in 0..2 (Brier, 1950); p [n, K], label [n]."""
-    return float(np.mean(np.sum((p - np.eye(p.shape[1])[label]) ** 2, 1)))
+    return float(np.mean(np.sum(p**2, 1) + 1 - 2 * p[np.arange(len(label)), label]))
 
 
 def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> np.ndarray:
