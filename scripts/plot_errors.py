@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
     options = run["options"]
     if "examples" in run:
         raise InputError(f"{args.folder}: a run of run_winoground.py, which print_winoground.py --gallery draws")
-    records.need(args.folder, run, "arms", "dataset", "split", "loss", "interpolation", "img_size")
+    records.need(args.folder, run, "arms", "dataset", "split", "loss")
     done = records.finished(args.folder)
     if not done:
         raise InputError(f"{args.folder}: no image is done yet")
