@@ -408,7 +408,7 @@ def _stable_diffusion_xl(pipeline, device: torch.device):
 def _stable_diffusion_3(pipeline, device: torch.device):
     """Flow matching: two CLIPs, their pooled texts, and T5 or, in its place, as many zeros as CLIP has tokens.
 
-    So it was trained (arXiv 2403.03206, section 5.3 and appendix B: 77 tokens each, T5 left out at random).
+    So it was trained (arXiv 2403.03206): 77 tokens of each, T5's left out at random.
     """
     transformer = pipeline.transformer
     width, k = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
