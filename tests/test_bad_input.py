@@ -24,11 +24,11 @@ def refused(run_main, tmp_path, monkeypatch):
     def load_model(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("diffusion.models.load_model", load_model)
-
     def run(*args):
         before = sorted(os.listdir(tmp_path))
-        result = run_main(module, *args)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("diffusion.models.load_model", load_model)
+            result = run_main(module, *args)
         assert result.code == 2 and not result.out, result
         assert result.err.startswith(f"{SCRIPT}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
         assert sorted(os.listdir(tmp_path)) == before

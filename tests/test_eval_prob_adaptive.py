@@ -516,6 +516,8 @@ def test_run_folder(change, name, monkeypatch):
         "dataset": "cifar10",
         "extra": None,
         "version": "2-0",
+        "t5": None,
+        "lora": None,
         "n_trials": 1,
         "search": "halving",
         "to_keep": [5, 1],
@@ -541,8 +543,9 @@ def test_from_the_shell(run_script, tmp_path):
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
     assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"]
-    head, embeddings, *table = result.out.splitlines()
+    head, weights, embeddings, *table = result.out.splitlines()
     assert head == f"digits, test split: 2 images, 0 done before -> {folder}"
+    assert weights == "digits: 0.01 GB of weights, the network's in float32"
     assert embeddings == "10 prompts, kept as 0.1 MB of embeddings"  # 24 tokens of 128 float32 numbers each
     assert [line.split()[0] for line in table] == ["images", "top-1", "mean", "NFE"]
     assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each

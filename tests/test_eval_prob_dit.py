@@ -568,9 +568,10 @@ def refused(run_main, tmp_path, monkeypatch):
 
     def run(*args, script=SCRIPT):
         module = import_script(script)
-        monkeypatch.setattr("diffusion.models.load_model", load_model)
         before = sorted(tmp_path.rglob("*"))
-        result = run_main(module, *args)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("diffusion.models.load_model", load_model)
+            result = run_main(module, *args)
         assert result.code == 2 and not result.out, result
         assert result.err.startswith(f"{script}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
         assert sorted(tmp_path.rglob("*")) == before

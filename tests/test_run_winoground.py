@@ -14,7 +14,7 @@ from conftest import import_script
 from PIL import Image
 from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, replayed, subset
 
-from diffusion import cli
+from diffusion import cli, models
 from diffusion.errors import LOSSES, ImageNoise
 from diffusion.matching import GALLERY
 from diffusion.pairs import load_pairs
@@ -564,12 +564,13 @@ def refused(run_main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
     module = import_script(SCRIPT)
-    monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(module, "load_clip", lambda *_, **__: pytest.fail("a model was loaded"))
 
     def run(*args):
         before = contents(tmp_path)
-        result = run_main(module, *args)
+        with pytest.MonkeyPatch.context() as patch:
+            for target in ((module, "load_clip"), (models, "load_model")):
+                patch.setattr(*target, lambda *_, **__: pytest.fail("a model was loaded"))
+            result = run_main(module, *args)
         assert result.code == 2 and not result.out, result
         assert result.err.startswith(f"{SCRIPT}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
         assert contents(tmp_path) == before
