@@ -34,11 +34,12 @@ def find_timm(name: str) -> tuple[str, int]:
     return name, config.num_classes
 
 
-def load_timm(name: str, *, dtype: torch.dtype, device) -> Callable[[Image.Image], Tensor]:
+def load_timm(name: str, n_classes: int, *, dtype: torch.dtype, device) -> Callable[[Image.Image], Tensor]:
     """A function of an RGB image -> log probabilities of the model's classes [n] float64. InputError: no weights."""
     timm = _import()
     try:
-        model = timm.create_model(name, pretrained=True).eval().to(device, dtype)
+        # timm gives a last layer of another size random weights, without a word
+        model = timm.create_model(name, pretrained=True, num_classes=n_classes).eval().to(device, dtype)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
         why = one_line(error, 300)
         raise InputError(f"{name}: cannot load its weights; a folder that timm saved will do as well: {why}") from error

@@ -76,7 +76,7 @@ def by_timm(args, name: str, dataset, device):
     ids = sorted(class_of)
 
     def load(dtype: str):
-        log_probabilities = load_timm(found, dtype=cli.DTYPES[dtype], device=device)
+        log_probabilities = load_timm(found, n_classes, dtype=cli.DTYPES[dtype], device=device)
 
         def answer(image):
             errors = -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
