@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusion import InputError, cli, records
-from diffusion.datasets import Dataset, adm_crop, class_arms, load_dataset
+from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms
 from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
 from diffusion.image import search_image
 from diffusion.models import ALIASES, Card, read_card
@@ -69,12 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
     """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
-    arms = class_arms(args.dataset, card.classes, cli.DATASET_ROOT)
-    known = len(dataset.classes) if args.dataset != "objectnet" else 1000
-    if known not in (0, card.classes):  # 0: own data, whose folders are named by the class ids
-        raise InputError(f"--dataset {args.dataset}: is of {known} classes, {card.source} knows {card.classes}")
-    if strange := sorted(set(dataset.labels) - set(arms.values())):
-        raise InputError(f"--dataset {args.dataset}: labels {strange[:10]} are no classes of {card.source}")
+    arms = model_arms(args.dataset, dataset, card.source, card.classes, cli.DATASET_ROOT)
     if args.cls is None:
         return arms, sorted(arms)
     given = " ".join(args.cls)

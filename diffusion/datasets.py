@@ -373,6 +373,19 @@ def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dic
     return {i: i for i in range(n_classes)}
 
 
+def model_arms(
+    name: str, dataset: Dataset, model: str, n_classes: int, root: str | Path = "/datasets"
+) -> dict[int, int]:
+    """`class_arms` of a `model` of `n_classes`; InputError where the classes of the data set are not the model's."""
+    arms = class_arms(name, n_classes, root)
+    known = len(dataset.classes) if name != "objectnet" else 1000
+    if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
+        raise InputError(f"--dataset {name}: is of {known} classes, {model} knows {n_classes}")
+    if strange := sorted(set(dataset.labels) - set(arms.values())):
+        raise InputError(f"--dataset {name}: labels {strange[:10]} are no classes of {model}")
+    return arms
+
+
 def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:
     """Every handwritten digit that `pairs` (colour, digit) has a colour for, large, in one of those colours.
 

@@ -92,10 +92,11 @@ def margin(errors: np.ndarray) -> float:
     return float(others[0] / best - 1) if others else np.inf
 
 
-def rescore(record: dict, arm_class: np.ndarray, loss: str) -> int:
-    """The class row that another loss prefers, among the classes that were measured to the end."""
+def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | None = None) -> int:
+    """The class row that another loss prefers, of those measured furthest; only classes `among` [K] bool if given."""
     assert loss in record["losses"], f"loss {loss!r}, wanted one of {record['losses']}"
     errors, points = class_errors(record, arm_class, loss)
+    points = points if among is None else np.where(among, points, -1)
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
 
 

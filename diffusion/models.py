@@ -280,10 +280,7 @@ def load_model(
         _add_lora(pipeline, card.lora)
     network = getattr(pipeline, part)
     release = _visiting(pipeline, network, device) if offload else lambda: None
-    if offload:
-        network.to(device)
-    else:
-        pipeline.to(device)
+    (network if offload else pipeline).to(device)
     prepare(network, compiled)
     tell, say = adapter(pipeline, device)
 

@@ -19,7 +19,7 @@ import torch
 from diffusion import InputError, cli, metrics, records
 from diffusion.classifiers import find_timm, load_timm
 from diffusion.clip import find_clip, load_clip
-from diffusion.datasets import TABLE, class_arms, load_dataset, prompts_for
+from diffusion.datasets import TABLE, load_dataset, model_arms, prompts_for
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,12 +66,7 @@ def by_timm(args, name: str, dataset, device):
     if args.prompt_path or args.pretrained:
         raise InputError(f"--{'prompt_path' if args.prompt_path else 'pretrained'}: is for CLIP, not for {args.model}")
     found, n_classes = find_timm(name)
-    known = len(dataset.classes) if args.dataset != "objectnet" else 1000
-    if known not in (0, n_classes):
-        raise InputError(f"--dataset {args.dataset}: is of {known} classes, {args.model} knows {n_classes}")
-    class_of = class_arms(args.dataset, n_classes, cli.DATASET_ROOT)
-    if strange := sorted(set(dataset.labels) - set(class_of.values())):
-        raise InputError(f"--dataset {args.dataset}: labels {strange[:10]} are no classes of {args.model}")
+    class_of = model_arms(args.dataset, dataset, args.model, n_classes, cli.DATASET_ROOT)
     names = dataset.classes or [str(k) for k in range(n_classes)]
     ids = sorted(class_of)
 

@@ -41,10 +41,8 @@ def hits(folder: Path, run: dict, only: set[int] | None = None) -> np.ndarray:
         if only is not None:
             if label not in only:
                 continue
-            errors, points = metrics.class_errors(record, arm_class, run["options"]["loss"])
-            errors[~np.isin(class_ids, list(only))] = np.inf
-            furthest = points[np.isfinite(errors)].max()
-            pred = int(class_ids[np.where(points == furthest, errors, np.inf).argmin()])
+            among = np.isin(class_ids, list(only))
+            pred = int(class_ids[metrics.rescore(record, arm_class, run["options"]["loss"], among)])
         found.append(pred == label)
     return np.array(found, dtype=bool)
 
