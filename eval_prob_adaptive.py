@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion import InputError, cli, records
-from diffusion.datasets import TABLE, centre_crop, load_dataset, prompts_for
+from diffusion.datasets import TABLE, centre_crop, load_dataset, prompts_for, read_weights
 from diffusion.errors import LOSSES, ImageNoise, together
 from diffusion.image import search_image
 from diffusion.models import ALIASES, read_card
@@ -48,18 +48,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def search_of(args, arm_class: np.ndarray, T: int) -> tuple[np.ndarray, Callable[[], Search]]:
-    """The levels of the points, in the order of measurement, and what starts the search of one image."""
+def search_of(args, arm_class: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, Callable[[], Search]]:
+    """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search."""
     arms = np.bincount(arm_class)
     if args.search == "race":
         cli.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        return cli.race_of(args, arms, T)
+        return cli.race_of(args, arms, usable)
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
-    check_schedule(len(arms), args.n_samples, args.to_keep, T)
-    levels, ends = level_sequence(args.n_samples, T)
-    return np.repeat(levels, args.n_trials), lambda: halving(len(arms), ends * args.n_trials, args.to_keep)
+    check_schedule(len(arms), args.n_samples, args.to_keep, len(usable))
+    levels, ends = level_sequence(args.n_samples, len(usable))
+    return np.repeat(usable[levels], args.n_trials), lambda: halving(len(arms), ends * args.n_trials, args.to_keep)
 
 
 def run_folder(args) -> Path:
@@ -72,6 +72,7 @@ def run_folder(args) -> Path:
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
+    name += cli.weights_tag(args)
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
 
 
@@ -85,7 +86,8 @@ def main(argv: list[str]) -> int:
     prompts = prompts_for(args.dataset, dataset, args.prompt_path)
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
-    levels, start = search_of(args, arm_class, card.levels)
+    weights = read_weights(args.weights, card.levels)
+    levels, start = search_of(args, arm_class, np.flatnonzero(weights))
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
@@ -93,7 +95,7 @@ def main(argv: list[str]) -> int:
     names = ["dataset", "split", "version", "config", "lora", "t5", "n_trials", "interpolation", "loss", "seed"]
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args, weights, levels)
     options["prompts"] = records.sha256(repr(table))
     todo, earlier = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
@@ -109,7 +111,9 @@ def main(argv: list[str]) -> int:
         def one_image(index: int, image: Tensor):
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
-            measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            measured = yield from search_image(
+                x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss, weights=weights
+            )
             pred = int(class_ids[measured.winner])
             return measured.record(index=index, label=dataset.labels[index], pred=pred)
 

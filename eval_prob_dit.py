@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusion import InputError, cli, records
-from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms
+from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms, read_weights
 from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
 from diffusion.image import search_image
 from diffusion.models import ALIASES, Card, read_card
@@ -100,17 +100,25 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
     return n_samples, to_keep
 
 
-def search_of(args, n_arms: int, T: int) -> tuple[list[int], list[int], np.ndarray, Callable[[], Search], int]:
-    """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE."""
+def search_of(
+    args, n_arms: int, weights: np.ndarray
+) -> tuple[list[int], list[int], np.ndarray, Callable[[], Search], int]:
+    """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE.
+
+    weights [T] of the levels: stages and races leave out those of weight 0, a grid of levels does not.
+    """
+    usable = np.flatnonzero(weights)
     if args.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         cli.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), T)
+        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), usable)
         return [], [], levels, start, args.budget or n_arms * len(levels)  # at most
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
-    n_samples, to_keep = schedule(args, n_arms, T)
-    levels, ends = level_sequence(n_samples, T)
-    levels, ends = np.repeat(levels, args.n_trials), ends * args.n_trials
+    if args.t_interval is not None or args.cls is not None:
+        usable = np.arange(len(weights))
+    n_samples, to_keep = schedule(args, n_arms, len(usable))
+    levels, ends = level_sequence(n_samples, len(usable))
+    levels, ends = np.repeat(usable[levels], args.n_trials), ends * args.n_trials
     nfe = int(np.dot([n_arms, *to_keep[:-1]], np.diff(ends, prepend=0)))
     return n_samples, to_keep, levels, lambda: halving(n_arms, ends, to_keep), nfe
 
@@ -128,7 +136,7 @@ def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Pa
         name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += KEEP[args.keep][1]
+    name += cli.weights_tag(args) + KEEP[args.keep][1]
     if len(name) > 200:
         given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
         raise InputError(f"{given[:60]}...: too long for a folder's name; give classes as ranges such as 0-99")
@@ -152,14 +160,15 @@ def main(argv: list[str]) -> int:
     environ = os.environ if args.cls is None else {}  # with --cls, a job array is one over classes
     images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval, environ)
     all_arms, arms = arms_of(args, dataset, card)
-    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), card.levels)
+    weights = read_weights(args.weights, card.levels)
+    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), weights)
     folder = run_folder(args, card, n_samples, to_keep)
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args)
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args, weights, levels)
     options |= {
         "cls": None if args.cls is None else cli.ranges(arms),
         "to_keep": to_keep,
@@ -189,7 +198,7 @@ def main(argv: list[str]) -> int:
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
             measured = yield from search_image(
-                x, conditions, np.arange(len(arms)), start(), levels, rows, noise, loss=args.loss
+                x, conditions, np.arange(len(arms)), start(), levels, rows, noise, loss=args.loss, weights=weights
             )
             record = measured.record(index=index, label=dataset.labels[index])
             if args.cls is None:  # of a part of the classes, none is the answer

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion import InputError, cli, matching, metrics, records
 from diffusion.clip import DEFAULTS, find_clip, load_clip
-from diffusion.datasets import centre_crop
+from diffusion.datasets import centre_crop, read_weights
 from diffusion.errors import LOSSES, ImageNoise, together
 from diffusion.image import search_image
 from diffusion.models import read_card
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 SD_ONLY = [
     "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "in_flight", "compile", "offload", "config", "lora", "t5",
+    "interpolation", "img_size", "loss", "weights", "in_flight", "compile", "offload", "config", "lora", "t5",
 ]  # fmt: skip
 
 
@@ -65,9 +65,10 @@ def by_diffusion(args, device, dtype: str, pairs):
     args.version = args.version or "2-0"
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     arm_class = np.arange(2 + args.normalize)
+    weights = read_weights(args.weights, card.levels)
     if args.search == "race":
         cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = cli.race_of(args, np.ones(2, dtype=int), card.levels)
+        levels, start = cli.race_of(args, np.ones(2, dtype=int), np.flatnonzero(weights))
     else:
         cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
         levels, _ = level_sequence([every(args.t_interval, card.levels)], card.levels)
@@ -89,7 +90,9 @@ def by_diffusion(args, device, dtype: str, pairs):
             captions = pairs.captions[number // 2]
             x = model.encode(image[None])[0]  # [c, h, w]
             conditions = model.conditions([*captions, ""][: len(arm_class)])
-            measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss)
+            measured = yield from search_image(
+                x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss, weights=weights
+            )
             record = measured.record(index=number, label=number % 2)
             errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
             return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
@@ -111,7 +114,7 @@ def by_diffusion(args, device, dtype: str, pairs):
     ]
     options = cli.options_of(
         args, [*names, "interpolation", "loss"], card, pairs.captions, dtype, bank
-    ) | cli.search_options(args)
+    ) | cli.search_options(args, weights, levels)
     trials = f"{args.n_trials}trials"
     how = f"{trials}_{cli.race_tag(args)}" if args.search == "race" else f"t{args.t_interval}_{trials}"
     name = f"{cli.model_tag(args)}_{how}"
@@ -120,6 +123,7 @@ def by_diffusion(args, device, dtype: str, pairs):
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
     name += "_normalized" if args.normalize else ""
+    name += cli.weights_tag(args)
     return options, name, args.budget or len(arm_class) * len(levels), load, classify_all
 
 

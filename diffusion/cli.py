@@ -91,17 +91,20 @@ def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
         "--max_samples", type=int, default=500, help="race: noise levels, if need be; default %(default)s"
     )
     parser.add_argument("--budget", type=int, help="race: NFE per image, at most; then the leader is taken, undecided")
+    weights = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
+    parser.add_argument("--weights", type=Path, metavar="CSV", help=weights)
 
 
-def race_of(args, arms: np.ndarray, T: int) -> tuple[np.ndarray, Callable[[], Search]]:
-    """Levels in the order of a race between classes of so many arms each, and what starts one."""
+def race_of(args, arms: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, Callable[[], Search]]:
+    """Levels in the order of a race between classes of so many arms each, of the usable ones; and what starts one."""
     if not args.z > 0:
         raise InputError(f"--z {args.z:g}: must be greater than 0")
-    if not 2 <= args.max_samples <= T:
-        raise InputError(f"--max_samples {args.max_samples}: must be in 2..{T}, the model's levels")
+    if not 2 <= args.max_samples <= len(usable):
+        of = "the model's levels" + (" whose --weights are not 0" if args.weights else "")
+        raise InputError(f"--max_samples {args.max_samples}: must be in 2..{len(usable)}, {of}")
     if args.budget is not None and args.budget < 2 * arms.sum():
         raise InputError(f"--budget {args.budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
-    levels = np.repeat(spread_sequence(args.max_samples, T), args.n_trials)
+    levels = np.repeat(usable[spread_sequence(args.max_samples, len(usable))], args.n_trials)
     return levels, lambda: race(levels, arms, args.z, np.inf if args.budget is None else args.budget)
 
 
@@ -112,15 +115,24 @@ def refuse(args, parser: argparse.ArgumentParser, names: Iterable[str], why: str
             raise InputError(f"--{name}: {why}")
 
 
-def search_options(args) -> dict:
-    """What of a search goes into run.json, beside halving's schedule."""
-    return {name: getattr(args, name) for name in ["search", *(RACE_ONLY if args.search == "race" else [])]}
+def search_options(args, weights: np.ndarray, levels: np.ndarray) -> dict:
+    """What of a search goes into run.json, beside halving's schedule; weights [T] of all levels, levels [P] used."""
+    if not weights[levels].any():
+        raise InputError(f"--weights {args.weights}: 0 at each of the {len(levels)} levels that are measured")
+    names = ["search", *(RACE_ONLY if args.search == "race" else [])]
+    told = records.sha256(weights.tobytes()) if (weights != 1).any() else None
+    return {name: getattr(args, name) for name in names} | {"weights": told}
 
 
 def race_tag(args) -> str:
     """A race in the name of a run's folder."""
     budget = "" if args.budget is None else f"_{args.budget}NFE"
     return f"race_{args.z:g}z_{args.max_samples}samples{budget}"
+
+
+def weights_tag(args) -> str:
+    """Weights in the name of a run's folder."""
+    return f"_w{tag(args.weights.stem)}" if args.weights else ""
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
@@ -333,6 +345,35 @@ def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tup
         except InputError as error:
             problems.append(str(error))
     return rows, problems
+
+
+def read_full(
+    folder: Path, loss: str, class_ids: np.ndarray, arm_class: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What a run measured that measured every class at every point; InputError where it did not.
+
+    class_ids [K] and arm_class [arms] as records.competitors gives them -> errors [images, K, P], points in ascending
+    levels, weighted where the run was; class rows [images] of the labels, -1: none's; ascending levels [P]; dataset
+    indices [images]
+    """
+    done = records.finished(folder)
+    errors, labels, levels = [], [], None
+    for index, path in done.items():
+        record = records.load_record(path, own=True, loss=loss, arms=len(arm_class))
+        P, counts = len(record["levels"]), record["counts"]
+        if len(counts) < 2 or not (counts == P).all():
+            wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
+            raise InputError(f"{folder}, image {index}: not every class was measured at every point; {wanted}")
+        ascending = np.argsort(record["levels"].numpy(), kind="stable")
+        if levels is not None and not np.array_equal(levels, record["levels"].numpy()[ascending]):
+            raise InputError(f"{folder}, image {index}: has other noise levels than the images before")
+        levels = record["levels"].numpy()[ascending]
+        of_arms = metrics.point_errors(record, loss).reshape(-1, P)[:, ascending]
+        errors.append(metrics.class_means(of_arms, arm_class))
+        labels.append(next(iter(np.flatnonzero(class_ids == record["label"])), -1))
+    if not errors:
+        raise InputError(f"{folder}: no image is done yet")
+    return np.array(errors), np.array(labels), levels, np.array(list(done))
 
 
 def brief(record: dict) -> dict:

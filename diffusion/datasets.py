@@ -29,6 +29,7 @@ Labels are known at once; images are decoded one at a time, when asked for, so o
 import csv
 import io
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -150,7 +151,7 @@ def adm_crop(image: Image.Image, size: int) -> Tensor:
     return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
 
 
-# ---- prompts ----
+# ---- prompts and weights ----
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,33 @@ def _rows(path: str | Path, columns: tuple[str, ...]) -> dict[int, list[str]]:
     if not rows:
         raise InputError(f"{path}: no row below the header {','.join(header)}")
     return rows
+
+
+def read_weights(path: Path | None, T: int) -> np.ndarray:
+    """What an error counts at each of T levels, from a csv with the columns level,weight. [T] float64, their mean is 1
+
+    Between the levels of the csv weights are interpolated, beyond them they are those of the ends; without a csv they
+    are all 1. InputError names the file and the line at fault.
+    """
+    if path is None:
+        return np.ones(T)
+    weights: dict[int, float] = {}
+    for line, (level, weight) in _rows(path, ("level", "weight")).items():
+        if not _is_id(level) or int(level) >= T:
+            raise InputError(f"{path}, line {line}: level is {level!r}, wanted an integer in 0..{T - 1}")
+        if int(level) in weights:
+            raise InputError(f"{path}, line {line}: level {int(level)} stands there twice")
+        try:
+            weights[int(level)] = float(weight)
+        except ValueError:
+            weights[int(level)] = math.nan
+        if not 0 <= weights[int(level)] < 1e9:
+            raise InputError(f"{path}, line {line}: weight is {weight!r}, wanted a number from 0 up")
+    known = sorted(weights)
+    table = np.interp(np.arange(T), known, [weights[level] for level in known])
+    if not table.any():
+        raise InputError(f"{path}: every weight is 0")
+    return table / table.mean()
 
 
 # ---- readers: each gives labels, classes and a function that opens image k ----

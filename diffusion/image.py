@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.datasets import centre_crop, to_rgb
 from diffusion.errors import LOSSES, Block, ImageNoise, together
-from diffusion.metrics import class_errors, excess, margin
+from diffusion.metrics import class_errors, class_means, excess, margin
 from diffusion.models import Model
 from diffusion.search import Search, noise_rows, race, spread_sequence
 
@@ -26,6 +26,7 @@ class Measured:
     rows: Tensor  # [P] int64, its noise draw
     counts: Tensor  # [arms] int64, how many leading points each arm was measured on
     errors: Tensor  # [sum(counts), k] float32, arm by arm; the first columns are LOSSES
+    weights: Tensor  # [P] float64, what an error counted at each point
 
     @property
     def nfe(self) -> int:
@@ -43,19 +44,22 @@ class Measured:
             "noise": self.rows,
             "counts": self.counts,
             "errors": self.errors,
+            **({"weights": self.weights} if (self.weights != 1).any() else {}),
         }
 
 
 def search_image(
     x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, rows: np.ndarray, noise, *,
-    loss: str,
+    loss: str, weights: np.ndarray | None = None,
 ) -> Generator[Block, Tensor, Measured]:  # fmt: skip
     """Run a search on one image, as a task for `errors.together`.
 
     x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; the points, shared
     by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
-    the mean over its arms, so that a class never wins by having more of them. `loss` decides; all is returned.
+    the mean over its arms, so that a class never wins by having more of them. `loss` decides, times the `weights` [T]
+    of the levels if there are any; all is returned, unweighted.
     """
+    weights = np.ones(len(levels)) if weights is None else weights[levels]  # [P]
     levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
     parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = 0
@@ -68,24 +72,17 @@ def search_image(
             errors = yield Block(x, conditions, arms, levels[seen:end], rows[seen:end], noise)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
+            deciding = errors[..., LOSSES.index(loss)].numpy() * weights[seen:end]  # [arms, new points]
             seen = end
-            classes, end = search.send(class_means(errors[..., LOSSES.index(loss)].numpy(), arm_class[arms]))
+            classes, end = search.send(class_means(deciding, arm_class[arms]))
     except StopIteration as stop:
         winner, *others = stop.value.tolist()
     counts = torch.tensor([sum(map(len, blocks)) for blocks in parts])
     errors = torch.cat([block for blocks in parts for block in blocks])
-    means, points = class_errors({"counts": counts, "losses": LOSSES, "errors": errors}, arm_class, loss)
-    return Measured(winner, not others, margin(means[points == seen]), levels[:seen], rows[:seen], counts, errors)
-
-
-def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
-    """Mean over the arms of each class, classes ascending: errors [arms, ...], arm_class [arms] -> [classes, ...]."""
-    size = np.bincount(arm_class)
-    if size.max() == 1:  # nothing to average, and no rounding
-        return errors[np.argsort(arm_class)]
-    total = np.zeros((len(size), *errors.shape[1:]))
-    np.add.at(total, arm_class, errors)
-    return total[size > 0] / size[size > 0].reshape(-1, *[1] * (errors.ndim - 1))
+    found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:seen])}
+    means, points = class_errors(found, arm_class, loss)
+    closest = margin(means[points == seen])
+    return Measured(winner, not others, closest, levels[:seen], rows[:seen], counts, errors, found["weights"])
 
 
 @dataclass(frozen=True)

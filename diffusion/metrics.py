@@ -54,6 +54,28 @@ def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.nda
     return table
 
 
+def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
+    """Mean over the arms of each class, classes ascending: errors [arms, ...], arm_class [arms] -> [classes, ...]."""
+    size = np.bincount(arm_class)
+    if size.max() == 1:  # nothing to average, and no rounding
+        return errors[np.argsort(arm_class)]
+    total = np.zeros((len(size), *errors.shape[1:]))
+    np.add.at(total, arm_class, errors)
+    return total[size > 0] / size[size > 0].reshape(-1, *[1] * (errors.ndim - 1))
+
+
+def point_errors(record: dict, loss: str) -> np.ndarray:
+    """The errors of a record under one loss, arm by arm, times the weights of their points if it has any.
+
+    -> [sum(counts)] float64
+    """
+    errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
+    if "weights" not in record:
+        return errors
+    weights = record["weights"].numpy()  # [P]
+    return errors * np.concatenate([weights[:count] for count in record["counts"].tolist()])
+
+
 def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error of each class over the points it was measured on, from a record, and how many points those are.
 
@@ -61,12 +83,11 @@ def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.nda
     points [K]
     """
     counts = record["counts"].numpy()
-    errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
     classes = np.repeat(arm_class, counts)  # [sum(counts)]
     K = int(arm_class.max()) + 1
     points = np.zeros(K, dtype=int)
     points[arm_class] = counts  # every arm of a class goes equally far
-    total, measured = np.bincount(classes, errors, minlength=K), np.bincount(classes, minlength=K)
+    total, measured = np.bincount(classes, point_errors(record, loss), minlength=K), np.bincount(classes, minlength=K)
     return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
 
 
@@ -78,8 +99,7 @@ def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.nd
     """
     errors, points = class_errors(record, arm_class, loss)
     counts = record["counts"].numpy()
-    column = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
-    own = column[np.repeat(arm_class, counts) == winner].reshape(-1, points[winner]).mean(0)
+    own = point_errors(record, loss)[np.repeat(arm_class, counts) == winner].reshape(-1, points[winner]).mean(0)
     so_far = np.cumsum(own) / np.arange(1, len(own) + 1)  # the winner's mean over the first 1, 2, ... points
     difference = errors - so_far[points - 1]
     difference[winner] = 0  # not the rounding of two ways to sum

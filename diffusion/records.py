@@ -242,6 +242,9 @@ def _check(record: dict, loss: str | None, arms: int | None) -> None:
         raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")
     if not errors.isfinite().all():
         raise ValueError("errors that are not all finite")
+    weights = record.get("weights", torch.ones(len(levels)))
+    if weights.shape != levels.shape or not (weights >= 0).all() or not weights.isfinite().all():
+        raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")
 
 
 def load_record(

@@ -147,3 +147,16 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf)
         if len(left) == 1 or not np.isfinite(errors).all():
             break
     return left[[errors.mean(1).argmin()]]
+
+
+def replay(search: Search, errors: np.ndarray, arms: np.ndarray) -> tuple[int, int]:
+    """The winner of a search on errors [classes, points] and its NFE; arms [classes] is what a class costs a point."""
+    seen = nfe = 0
+    try:
+        classes, end = next(search)
+        while True:
+            nfe += int(arms[classes].sum()) * (end - seen)
+            block, seen = errors[classes, seen:end], end
+            classes, end = search.send(block)
+    except StopIteration as stop:
+        return int(stop.value[0]), nfe

@@ -15,10 +15,9 @@ import numpy as np
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from diffusion import InputError, cli, metrics, records
+from diffusion import cli, metrics, records
 from diffusion.errors import LOSSES
-from diffusion.image import class_means
-from diffusion.search import Search, halving, level_sequence, race, spread_sequence
+from diffusion.search import Search, halving, level_sequence, race, replay, spread_sequence
 
 Z = [1.5, 2, 2.5, 3, 3.5, 4, 5]
 P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
@@ -48,19 +47,6 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
     return left[[errors.mean(1).argmin()]]
 
 
-def replay(search: Search, errors: np.ndarray, arms: np.ndarray) -> tuple[int, int]:
-    """The winner of a search on errors [classes, points] and its NFE; arms [classes] is what a class costs a point."""
-    seen = nfe = 0
-    try:
-        classes, end = next(search)
-        while True:
-            nfe += int(arms[classes].sum()) * (end - seen)
-            block, seen = errors[classes, seen:end], end
-            classes, end = search.send(block)
-    except StopIteration as stop:
-        return int(stop.value[0]), nfe
-
-
 def searches(levels: np.ndarray, arms: np.ndarray) -> dict[str, dict[str, Callable]]:
     """Search -> setting -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
     P, n = len(levels), len(arms)
@@ -83,29 +69,6 @@ def searches(levels: np.ndarray, arms: np.ndarray) -> dict[str, dict[str, Callab
     }  # fmt: skip
 
 
-def read(
-    folder: Path, loss: str, class_ids: np.ndarray, arm_class: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Errors [images, classes, points in ascending levels], class rows [images] (-1: none's), ascending levels [P]."""
-    errors, labels, levels = [], [], None
-    for index, path in records.finished(folder).items():
-        record = records.load_record(path, own=True, loss=loss, arms=len(arm_class))
-        P, counts = len(record["levels"]), record["counts"]
-        if len(counts) < 2 or not (counts == P).all():
-            wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
-            raise InputError(f"{folder}, image {index}: not every class was measured at every point; {wanted}")
-        column = record["errors"][:, record["losses"].index(loss)].double().numpy().reshape(-1, P)
-        ascending = np.argsort(record["levels"].numpy(), kind="stable")
-        if levels is not None and not np.array_equal(levels, record["levels"].numpy()[ascending]):
-            raise InputError(f"{folder}, image {index}: has other noise levels than the images before")
-        levels = record["levels"].numpy()[ascending]
-        errors.append(class_means(column[:, ascending], arm_class))
-        labels.append(next(iter(np.flatnonzero(class_ids == record["label"])), -1))
-    if not errors:
-        raise InputError(f"{folder}: no image is done yet")
-    return np.array(errors), np.array(labels), levels
-
-
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     cli.check_picture(args.out)
@@ -113,7 +76,7 @@ def main(argv: list[str]) -> int:
     loss = records.loss_of(args.folder, run, args.loss)
     records.need(args.folder, run, "arms", "dataset")
     class_ids, arm_class = records.competitors(run)
-    errors, label, levels = read(args.folder, loss, class_ids, arm_class)
+    errors, label, levels, _ = cli.read_full(args.folder, loss, class_ids, arm_class)
     arms = np.bincount(arm_class)
     full = errors.mean(2).argmin(1)
 

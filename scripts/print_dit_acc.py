@@ -62,11 +62,12 @@ def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
 
     Points are put in one order first, so that the sums do not depend on the order in which they were measured.
     """
-    counts, errors, points = record["counts"].numpy(), record["errors"].numpy(), len(record["levels"])
+    counts, points = record["counts"].numpy(), len(record["levels"])
+    errors = np.stack([metrics.point_errors(record, loss) for loss in record["losses"]], 1)
     order = np.lexsort((record["noise"].numpy(), record["levels"].numpy()))
     whole = np.flatnonzero(counts == points)
     starts = np.cumsum(counts) - counts
-    measured = errors[starts[whole, None] + order].mean(1, dtype=np.float64)  # [arms, losses]
+    measured = errors[starts[whole, None] + order].mean(1)  # [arms, losses]
     answers = {}
     for rule, losses in RULES.items():
         if set(losses) <= set(record["losses"]):
