@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from diffusion import InputError, cli, records
 from diffusion.datasets import TABLE, centre_crop, load_dataset, prompts_for, read_weights
-from diffusion.errors import LOSSES, ImageNoise, together
-from diffusion.image import search_image
+from diffusion.errors import LOSSES, ImageNoise, plain, together, with_map
+from diffusion.image import map_between, search_image
 from diffusion.models import ALIASES, read_card
 from diffusion.search import Search, check_schedule, halving, level_sequence, noise_rows
 
@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", default="2-0", help=f"{models}; or a hub id or a diffusers folder")
     p.add_argument("--img_size", type=int, help="pixels; default the model's own")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
-    p.add_argument("--prompt_path", type=Path, help="csv of prompt,classname,classidx; default prompts/DATASET...")
+    p.add_argument(
+        "--prompt_path", type=Path, help="csv of prompt,classname,classidx[,group]; default prompts/DATASET..."
+    )
     p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w]: point k of every image uses row k")
     p.add_argument("--interpolation", choices=["bilinear", "bicubic", "lanczos"], default="bicubic")
     p.add_argument("--extra", help="a suffix for the data set's folder")
@@ -41,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--to_keep", type=int, nargs="+", help="halving: classes kept by each stage; the last is 1")
     p.add_argument("--n_samples", type=int, nargs="+", help="halving: noise levels measured by each stage")
     cli.add_search_options(p, "halving")
+    maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
+    p.add_argument("--save_maps", action="store_true", default=None, help=maps)
     p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
     cli.add_text_options(p)
     cli.add_model_options(p)
@@ -48,12 +52,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def search_of(args, arm_class: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, Callable[[], Search]]:
+def search_of(
+    args, arm_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, Callable[[], Search]]:
     """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search."""
     arms = np.bincount(arm_class)
     if args.search == "race":
         cli.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        return cli.race_of(args, arms, usable)
+        return cli.race_of(args, arms, usable, groups)
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
@@ -72,7 +78,7 @@ def run_folder(args) -> Path:
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
-    name += cli.weights_tag(args)
+    name += cli.weights_tag(args) + ("_maps" if args.save_maps else "")
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
 
 
@@ -85,18 +91,31 @@ def main(argv: list[str]) -> int:
     images, mine = cli.my_images(args, len(dataset))
     prompts = prompts_for(args.dataset, dataset, args.prompt_path)
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
-    class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
+    class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     weights = read_weights(args.weights, card.levels)
-    levels, start = search_of(args, arm_class, np.flatnonzero(weights))
+    groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
+    levels, start = search_of(args, arm_class, np.flatnonzero(weights), groups)
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
     folder = run_folder(args)
-    names = ["dataset", "split", "version", "config", "lora", "t5", "n_trials", "interpolation", "loss", "seed"]
+    names = [
+        "dataset",
+        "split",
+        "version",
+        "config",
+        "lora",
+        "t5",
+        "n_trials",
+        "interpolation",
+        "loss",
+        "seed",
+        "save_maps",
+    ]
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args, weights, levels)
-    options["prompts"] = records.sha256(repr(table))
+    options |= {"prompts": records.sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     todo, earlier = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
@@ -115,10 +134,12 @@ def main(argv: list[str]) -> int:
                 x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss, weights=weights
             )
             pred = int(class_ids[measured.winner])
-            return measured.record(index=index, label=dataset.labels[index], pred=pred)
+            record = measured.record(index=index, label=dataset.labels[index], pred=pred)
+            return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
         tasks = (one_image(index, image) for index, image in images)
-        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
+        keep = with_map if args.save_maps else plain
+        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 
     path_of = partial(records.record_path, folder, len(dataset))
     counted = earlier if args.load_stats else []

@@ -22,7 +22,7 @@ from torch import Tensor
 from diffusion import InputError, cli, records
 from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms, read_weights
 from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
-from diffusion.image import search_image
+from diffusion.image import map_between, search_image
 from diffusion.models import ALIASES, Card, read_card
 from diffusion.search import Search, check_schedule, every, halving, level_sequence, noise_rows
 
@@ -30,6 +30,7 @@ KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's
     None: (plain, ""),
     "save_vb": (with_bound, ""),
     "spatial": (with_map, "_spatial"),
+    "save_maps": (with_map, "_maps"),
     "save_eps": (with_prediction, "_eps"),
     "save_eps_and_var": (with_answer, "_epsvar"),
 }
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     for flag, what in [
         ("save_vb", "the variational bound, in bits per dimension"),
         ("spatial", "the squared error at each place"),
+        ("save_maps", "where in the image the best two classes differ; see scripts/plot_maps.py"),
         ("save_eps", "the predictions"),
         ("save_eps_and_var", "the predictions and the variances"),
     ]:
@@ -150,6 +152,8 @@ def main(argv: list[str]) -> int:
     if args.keep and len(args.keep) > 1:
         raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
     args.keep = args.keep[0] if args.keep else None
+    if args.keep == "save_maps" and args.cls is not None:
+        raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
     device, dtype = cli.pick_device(args)
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
@@ -181,9 +185,9 @@ def main(argv: list[str]) -> int:
     about = {"images": len(images), "indices": cli.ranges(images), "arms": table, "all_arms": all_ids}
     todo, earlier = cli.join_run(folder, options, about, mine)
     c, h, w = card.latent
-    extra = {None: 0, "save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
+    extra = {"save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
     most = "at most " if args.search == "race" else ""
-    cost = f"{most}{nfe:,} NFE and {nfe * (len(LOSSES) + extra[args.keep]) * 4 / 1e6:,.1f} MB each"
+    cost = f"{most}{nfe:,} NFE and {nfe * (len(LOSSES) + extra.get(args.keep, 0)) * 4 / 1e6:,.1f} MB each"
     done = len(mine) - len(todo)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
 
@@ -206,6 +210,8 @@ def main(argv: list[str]) -> int:
             n = len(LOSSES)
             if args.keep == "save_vb":
                 record["losses"].append("vb")
+            elif args.keep == "save_maps":
+                record |= map_between(measured, np.arange(len(arms)), (h, w))
             elif args.keep is not None:
                 shape = (h, w) if args.keep == "spatial" else (-1, h, w)  # [n, h, w], [n, c, h, w] or [n, 2c, h, w]
                 record[args.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, cluster, metrics, models, one_line, records
-from diffusion.search import Search, race, spread_sequence
+from diffusion.search import Search, race, spread_sequence, tree
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
 DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
@@ -95,8 +95,13 @@ def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--weights", type=Path, metavar="CSV", help=weights)
 
 
-def race_of(args, arms: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, Callable[[], Search]]:
-    """Levels in the order of a race between classes of so many arms each, of the usable ones; and what starts one."""
+def race_of(
+    args, arms: np.ndarray, usable: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, Callable[[], Search]]:
+    """Levels in the order of a race between classes of so many arms each, of the usable ones; and what starts one.
+
+    groups [classes], if there are any, race first.
+    """
     if not args.z > 0:
         raise InputError(f"--z {args.z:g}: must be greater than 0")
     if not 2 <= args.max_samples <= len(usable):
@@ -105,6 +110,10 @@ def race_of(args, arms: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, Cal
     if args.budget is not None and args.budget < 2 * arms.sum():
         raise InputError(f"--budget {args.budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
     levels = np.repeat(usable[spread_sequence(args.max_samples, len(usable))], args.n_trials)
+    if groups is not None and args.budget is not None:
+        raise InputError(f"--budget {args.budget}: not with prompts that have groups")
+    if groups is not None:
+        return levels, lambda: tree(levels, arms, groups, args.z)
     return levels, lambda: race(levels, arms, args.z, np.inf if args.budget is None else args.budget)
 
 

@@ -151,30 +151,51 @@ def adm_crop(image: Image.Image, size: int) -> Tensor:
     return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
 
 
+def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
+    """Image `index` as the run of these options (of its run.json) cropped it, to look at. [h, w, 3] in 0..1
+
+    Raises InputError when it cannot be read any more.
+    """
+    size, interpolation = options.get("img_size", 224), options.get("interpolation", "bicubic")
+    try:
+        image = dataset.open(index)
+    except OSError as error:
+        raise InputError(f"image {index} of {dataset.name} cannot be read any more: {error}") from None
+    x = adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
+    return (x.permute(1, 2, 0).numpy() + 1) / 2
+
+
 # ---- prompts and weights ----
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One entry per arm: the prompt, the name of its class and the class id."""
+    """One entry per arm: the prompt, the name of its class, the class id and, where classes have one, its group."""
 
     texts: list[str]
     names: list[str]
     classes: list[int]
+    groups: list[str] | None = None
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The arms in a csv with columns prompt,classname,classidx; InputError names the file and the line at fault."""
-    rows = _rows(path, ("prompt", "classname", "classidx"))
-    for line, (text, _, class_id) in rows.items():
+    """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
+
+    InputError names the file and the line at fault.
+    """
+    rows = _rows(path, ("prompt", "classname", "classidx"), ("group",))
+    group_of: dict[int, str] = {}
+    for line, (text, _, class_id, *group) in rows.items():
         if not text.strip():
             raise InputError(f"{path}, line {line}: the prompt is empty")
         if not _is_id(class_id):
             raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
-    texts, names, ids = (list(column) for column in zip(*rows.values(), strict=True))
+        if group and group != [known := group_of.setdefault(int(class_id), group[0])]:
+            raise InputError(f"{path}, line {line}: class {class_id} is in group {group[0]!r}, and above in {known!r}")
+    texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    return Prompts(texts, names, [int(i) for i in ids])
+    return Prompts(texts, names, [int(i) for i in ids], *groups)
 
 
 def prompts_file(dataset: str) -> str:
@@ -216,8 +237,8 @@ def prompts_for(name: str, dataset: Dataset, path: Path | None = None) -> Prompt
     return prompts
 
 
-def _rows(path: str | Path, columns: tuple[str, ...]) -> dict[int, list[str]]:
-    """Line number -> the fields of `columns`, as text.
+def _rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
+    """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
 
     The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
     unquoted comma too long, where pandas moves every column by one.
@@ -228,6 +249,7 @@ def _rows(path: str | Path, columns: tuple[str, ...]) -> dict[int, list[str]]:
             reader = csv.reader(file, strict=True)
             header = [column.strip() for column in next(reader, [])]
             missing = [column for column in columns if column not in header]
+            columns += tuple(column for column in optional if column in header)
             if missing:
                 found = ", ".join(header) or "an empty file"
                 raise InputError(f"{path}: no column {', '.join(missing)}; found {found}")

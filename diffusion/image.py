@@ -48,6 +48,31 @@ class Measured:
         }
 
 
+def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int]) -> dict:
+    """What a record keeps of the squared errors at each place (errors.with_map), shape [h, w] of the latent.
+
+    `map` [h, w] float16: by how much the rival's error is larger there than the winner's, a mean over channels and over
+    the points that both were measured on, times their weights; its mean over places is the rival's excess. `map_of`:
+    the rows of winner and rival, which is the class that came next as far, and of those the best. `errors`: the losses.
+    """
+    points = np.zeros(arm_class.max() + 1, dtype=int)
+    points[arm_class] = measured.counts
+    order = np.lexsort((excess(measured.record(), arm_class, measured.winner, "l2"), -points))
+    rival = int(order[order != measured.winner][0])
+    n = points[rival]
+    arms = measured.errors[:, len(LOSSES) :].split(measured.counts.tolist())  # of each [its points, h w]
+    own, other = (
+        torch.stack([arms[arm][:n] for arm in np.flatnonzero(arm_class == k)]).double().mean(0)
+        for k in (measured.winner, rival)
+    )
+    difference = (measured.weights[:n, None] * (other - own)).mean(0)
+    return {
+        "map": difference.reshape(shape).half(),
+        "map_of": [measured.winner, rival],
+        "errors": measured.errors[:, : len(LOSSES)].clone(),
+    }
+
+
 def search_image(
     x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, rows: np.ndarray, noise, *,
     loss: str, weights: np.ndarray | None = None,
@@ -62,27 +87,26 @@ def search_image(
     weights = np.ones(len(levels)) if weights is None else weights[levels]  # [P]
     levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
     parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
-    seen = 0
+    seen = np.zeros(arm_class.max() + 1, dtype=int)  # points of each class
     try:
         classes, end = next(search)
         while True:
-            left = np.zeros(arm_class.max() + 1, dtype=bool)
-            left[classes] = True
-            arms = np.flatnonzero(left[arm_class])
-            errors = yield Block(x, conditions, arms, levels[seen:end], rows[seen:end], noise)
+            new = slice(seen[classes[0]], end)
+            seen[classes] = end
+            arms = np.flatnonzero(np.isin(arm_class, classes))
+            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
-            deciding = errors[..., LOSSES.index(loss)].numpy() * weights[seen:end]  # [arms, new points]
-            seen = end
+            deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]
             classes, end = search.send(class_means(deciding, arm_class[arms]))
     except StopIteration as stop:
         winner, *others = stop.value.tolist()
-    counts = torch.tensor([sum(map(len, blocks)) for blocks in parts])
+    counts, P = torch.from_numpy(seen[arm_class]), seen.max()
     errors = torch.cat([block for blocks in parts for block in blocks])
-    found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:seen])}
+    found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:P])}
     means, points = class_errors(found, arm_class, loss)
-    closest = margin(means[points == seen])
-    return Measured(winner, not others, closest, levels[:seen], rows[:seen], counts, errors, found["weights"])
+    closest = margin(means[points == P])
+    return Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
 
 
 @dataclass(frozen=True)

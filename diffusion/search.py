@@ -1,8 +1,8 @@
 """Who is measured next, and when to stop. Pure: numbers in, classes out; it knows no diffusion.
 
-A search is a generator: it yields `(classes, points)`, "measure these classes up to that many leading points", is sent
-the classes' errors at the new points, and returns the classes that are left, the leader first; more than one where
-its budget ended before it came to a decision.
+A search is a generator: it yields `(classes, points)`, "measure these classes, ascending, which have all come equally
+far, up to that many leading points", is sent the classes' errors at the new points, and returns the classes that are
+left, the leader first; more than one where its budget ended before it came to a decision.
 """
 
 import itertools
@@ -149,14 +149,54 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf)
     return left[[errors.mean(1).argmin()]]
 
 
+def tree(levels: np.ndarray, arms: np.ndarray, groups: np.ndarray, z: float) -> Search:
+    """A race of groups of classes, then one of the classes of the group that won.
+
+    groups [classes] is the group of each class; the first class of a group speaks for it, so this is right where what
+    one class of a group tells about an image holds for all of it. levels, arms and z as in `race`. What the first race
+    measured is not measured again. At last the winner is measured as far as any class was, and is the smallest mean of
+    those, so that a reader of the errors finds the same answer.
+    """
+    known = {}  # class -> its errors [points]
+    first = np.sort(np.unique(groups, return_index=True)[1])
+    (leader,) = yield from _raced(levels, arms, z, first, known)
+    (winner,) = yield from _raced(levels, arms, z, np.flatnonzero(groups == groups[leader]), known)
+    P = max(map(len, known.values()))
+    yield from _measured(np.array([winner]), P, known)
+    means = {k: errors.mean() for k, errors in sorted(known.items()) if len(errors) == P}
+    return np.array([min(means, key=means.get)])
+
+
+def _raced(levels: np.ndarray, arms: np.ndarray, z: float, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:
+    """A race between some classes, of which some points are `known`; these grow."""
+    search = race(levels, arms[classes], z)
+    seen = 0
+    try:
+        places, end = next(search)
+        while True:
+            yield from _measured(classes[places], end, known)
+            errors = np.stack([known[k][seen:end] for k in classes[places].tolist()])
+            seen = end
+            places, end = search.send(errors)
+    except StopIteration as stop:
+        return classes[stop.value]
+
+
+def _measured(classes: np.ndarray, end: int, known: dict[int, np.ndarray]) -> Search:
+    """Measure classes up to `end` points, from wherever they are."""
+    far = np.array([len(known.get(k, ())) for k in classes.tolist()])
+    for n in np.unique(far[far < end]):
+        for k, errors in zip(classes[far == n].tolist(), (yield classes[far == n], end), strict=True):
+            known[k] = np.concatenate([known.get(k, np.empty(0)), errors])
+
+
 def replay(search: Search, errors: np.ndarray, arms: np.ndarray) -> tuple[int, int]:
     """The winner of a search on errors [classes, points] and its NFE; arms [classes] is what a class costs a point."""
-    seen = nfe = 0
+    seen = np.zeros(len(arms), dtype=int)
     try:
         classes, end = next(search)
         while True:
-            nfe += int(arms[classes].sum()) * (end - seen)
-            block, seen = errors[classes, seen:end], end
-            classes, end = search.send(block)
+            start, seen[classes] = seen[classes[0]], end
+            classes, end = search.send(errors[classes, start:end])
     except StopIteration as stop:
-        return int(stop.value[0]), nfe
+        return int(stop.value[0]), int(seen @ arms)

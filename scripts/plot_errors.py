@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, cli, metrics, records
-from diffusion.datasets import adm_crop, centre_crop, load_dataset
+from diffusion.datasets import as_seen, load_dataset
 from diffusion.search import even
 
 COLUMNS = 10
@@ -94,11 +94,6 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{args.folder}: no image is done yet")
     dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
 
-    def crop(image):
-        if options.get("interpolation") == "adm":
-            return adm_crop(image, options["img_size"])
-        return centre_crop(image, options.get("img_size", 224), options.get("interpolation", "bicubic"))
-
     class_ids, arm_class = records.competitors(run)
     names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
     images, rows = [], []
@@ -113,11 +108,7 @@ def main(argv: list[str]) -> int:
             "label": pred if pred in labelled else labelled[0] if labelled else None,
             "excess": metrics.excess(record, arm_class, pred, options["loss"]),
         })  # fmt: skip
-        try:
-            image = crop(dataset.open(index))
-        except OSError as error:
-            raise InputError(f"image {index} of {options['dataset']} cannot be read any more: {error}") from None
-        images.append((image.permute(1, 2, 0).numpy() + 1) / 2)
+        images.append(as_seen(dataset, index, options))
     right = sum(row["pred"] == row["label"] for row in rows)
     model = options.get("version") or options.get("model")
     draw(

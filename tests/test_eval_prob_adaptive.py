@@ -525,6 +525,7 @@ def test_run_folder(change, name, monkeypatch):
         "interpolation": "bicubic",
         "loss": "l1",
         "img_size": None,
+        "weights": None,
     }
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     if "search" in change:

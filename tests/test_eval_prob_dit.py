@@ -313,7 +313,8 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
 )  # fmt: skip
 def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
-    given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test"} | change
+    given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
+    given |= change
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
     assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, n_samples, to_keep)) == f"data/{name}"
