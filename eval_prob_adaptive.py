@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
     p.add_argument("--save_maps", action="store_true", default=None, help=maps)
     p.add_argument("--seed", type=int, default=0, help="of the noise, together with the image's index")
+    cli.add_candidate_options(p)
     cli.add_text_options(p)
     cli.add_model_options(p)
     cli.add_shard_options(p)
@@ -54,21 +56,23 @@ def parser() -> argparse.ArgumentParser:
 
 def search_of(
     args, arm_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, Callable[[], Search]]:
+) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
     """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search."""
     arms = np.bincount(arm_class)
     if args.search == "race":
         cli.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        return cli.race_of(args, arms, usable, groups)
+        most = np.sort(arms)[-(args.candidates or 0) :].sum()
+        return cli.race_of(args, arms, usable, most, groups)
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
-    check_schedule(len(arms), args.n_samples, args.to_keep, len(usable))
+    check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
     levels, ends = level_sequence(args.n_samples, len(usable))
-    return np.repeat(usable[levels], args.n_trials), lambda: halving(len(arms), ends * args.n_trials, args.to_keep)
+    ends = ends * args.n_trials
+    return np.repeat(usable[levels], args.n_trials), lambda among: halving(len(among), ends, args.to_keep)
 
 
-def run_folder(args) -> Path:
+def run_folder(args, candidates: str = "") -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
     name = f"{cli.model_tag(args)}_{args.n_trials}trials_"
     if args.search == "race":
@@ -78,7 +82,7 @@ def run_folder(args) -> Path:
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
-    name += cli.weights_tag(args) + ("_maps" if args.save_maps else "")
+    name += candidates + cli.weights_tag(args) + ("_maps" if args.save_maps else "")
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
 
 
@@ -98,7 +102,8 @@ def main(argv: list[str]) -> int:
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
-    folder = run_folder(args)
+    more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, lambda: prompts)
+    folder = run_folder(args, of)
     names = [
         "dataset",
         "split",
@@ -114,30 +119,39 @@ def main(argv: list[str]) -> int:
     ]
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args, weights, levels)
+    options = (
+        cli.options_of(args, names, card, dataset.labels, dtype, bank)
+        | cli.search_options(args, weights, levels)
+        | more
+    )
     options |= {"prompts": records.sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     todo, earlier = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
 
-    def load(index: int) -> Tensor:
-        return centre_crop(dataset.open(index), card.image_size, args.interpolation)  # [3, H, W]
+    def load(index: int) -> tuple[Tensor, Image.Image]:
+        image = dataset.open(index)
+        return centre_crop(image, card.image_size, args.interpolation), image  # [3, H, W]
 
-    def classify_all(images, dtype: str):
-        model = cli.load(args, card, device, dtype)
+    def classify_all(images, turn: str):
+        pick = load_picker(dtype, device)
+        model = cli.load(args, card, device, turn)
         conditions = model.conditions(prompts.texts)
         tqdm.write(f"{len(conditions)} prompts, kept as {conditions.nbytes / 1e6:,.1f} MB of embeddings")
 
-        def one_image(index: int, image: Tensor):
+        def one_image(index: int, image: Tensor, candidates: np.ndarray):
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
             measured = yield from search_image(
-                x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss, weights=weights
-            )
+                x, conditions, arm_class, start, levels, rows, noise,
+                loss=args.loss, weights=weights, among=np.sort(candidates),
+            )  # fmt: skip
             pred = int(class_ids[measured.winner])
             record = measured.record(index=index, label=dataset.labels[index], pred=pred)
+            if args.candidates:
+                record["candidates"] = class_ids[candidates].tolist()
             return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
-        tasks = (one_image(index, image) for index, image in images)
+        tasks = (one_image(index, x, pick(index, image)) for index, (x, image) in images)
         keep = with_map if args.save_maps else plain
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, cli, records
-from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms, read_weights
+from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms, prompts_for, read_weights
 from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
 from diffusion.image import map_between, search_image
 from diffusion.models import ALIASES, Card, read_card
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--to_keep", type=int, nargs="+", help="classes kept by each stage; the last is 1; default 50 1")
     p.add_argument("--n_samples", type=int, nargs="+", help="noise levels measured by each stage; default 25 250")
     cli.add_search_options(p, "halving")
+    cli.add_candidate_options(p)
     p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
     p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
     p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
@@ -103,29 +105,30 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
 
 
 def search_of(
-    args, n_arms: int, weights: np.ndarray
-) -> tuple[list[int], list[int], np.ndarray, Callable[[], Search], int]:
+    args, n_arms: int, most: int, weights: np.ndarray
+) -> tuple[list[int], list[int], np.ndarray, Callable[[np.ndarray], Search], int]:
     """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE.
 
-    weights [T] of the levels: stages and races leave out those of weight 0, a grid of levels does not.
+    Of n_arms at most `most` compete. weights [T] of the levels: stages and races leave out those of weight 0, a grid of
+    levels does not.
     """
     usable = np.flatnonzero(weights)
     if args.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         cli.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), usable)
-        return [], [], levels, start, args.budget or n_arms * len(levels)  # at most
+        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), usable, most)
+        return [], [], levels, start, args.budget or most * len(levels)  # at most
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
     if args.t_interval is not None or args.cls is not None:
         usable = np.arange(len(weights))
-    n_samples, to_keep = schedule(args, n_arms, len(usable))
+    n_samples, to_keep = schedule(args, most, len(usable))
     levels, ends = level_sequence(n_samples, len(usable))
     levels, ends = np.repeat(usable[levels], args.n_trials), ends * args.n_trials
-    nfe = int(np.dot([n_arms, *to_keep[:-1]], np.diff(ends, prepend=0)))
-    return n_samples, to_keep, levels, lambda: halving(n_arms, ends, to_keep), nfe
+    nfe = int(np.dot([most, *to_keep[:-1]], np.diff(ends, prepend=0)))
+    return n_samples, to_keep, levels, lambda among: halving(len(among), ends, to_keep), nfe
 
 
-def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Path:
+def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
     """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
     name = f"DiT{card.image_size}x{card.image_size}" + (f"-{cli.tag(args.version)}" if args.version else "")
     if args.cls is not None:
@@ -138,7 +141,7 @@ def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int]) -> Pa
         name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += cli.weights_tag(args) + KEEP[args.keep][1]
+    name += candidates + cli.weights_tag(args) + KEEP[args.keep][1]
     if len(name) > 200:
         given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
         raise InputError(f"{given[:60]}...: too long for a folder's name; give classes as ranges such as 0-99")
@@ -152,6 +155,8 @@ def main(argv: list[str]) -> int:
     if args.keep and len(args.keep) > 1:
         raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
     args.keep = args.keep[0] if args.keep else None
+    if args.candidates and args.cls is not None:
+        raise InputError("--candidates: of a part of the classes, none are the best; leave out --cls")
     if args.keep == "save_maps" and args.cls is not None:
         raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
     device, dtype = cli.pick_device(args)
@@ -165,14 +170,22 @@ def main(argv: list[str]) -> int:
     images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval, environ)
     all_arms, arms = arms_of(args, dataset, card)
     weights = read_weights(args.weights, card.levels)
-    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), weights)
-    folder = run_folder(args, card, n_samples, to_keep)
+    class_ids, arm_class = np.unique([all_arms[k] for k in arms], return_inverse=True)
+    most = int(np.sort(np.bincount(arm_class))[-(args.candidates or 0) :].sum())
+    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, weights)
+    prompts = partial(prompts_for, args.dataset, dataset)
+    more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, prompts)
+    folder = run_folder(args, card, n_samples, to_keep, of)
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank) | cli.search_options(args, weights, levels)
+    options = (
+        cli.options_of(args, names, card, dataset.labels, dtype, bank)
+        | cli.search_options(args, weights, levels)
+        | more
+    )
     options |= {
         "cls": None if args.cls is None else cli.ranges(arms),
         "to_keep": to_keep,
@@ -191,22 +204,28 @@ def main(argv: list[str]) -> int:
     done = len(mine) - len(todo)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
 
-    def load(index: int) -> Tensor:
-        return adm_crop(dataset.open(index), card.image_size)  # [3, H, W]
+    def load(index: int) -> tuple[Tensor, Image.Image]:
+        image = dataset.open(index)
+        return adm_crop(image, card.image_size), image  # [3, H, W]
 
-    def classify_all(images, dtype: str):
-        model = cli.load(args, card, device, dtype)
+    def classify_all(images, turn: str):
+        pick = load_picker(dtype, device)
+        model = cli.load(args, card, device, turn)
         conditions = model.conditions(arms)
 
-        def one_image(index: int, image: Tensor):
+        def one_image(index: int, image: Tensor, candidates: np.ndarray):
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
+            among = np.flatnonzero(np.isin(arm_class, candidates))
             measured = yield from search_image(
-                x, conditions, np.arange(len(arms)), start(), levels, rows, noise, loss=args.loss, weights=weights
-            )
+                x, conditions, np.arange(len(arms)), start, levels, rows, noise,
+                loss=args.loss, weights=weights, among=among,
+            )  # fmt: skip
             record = measured.record(index=index, label=dataset.labels[index])
             if args.cls is None:  # of a part of the classes, none is the answer
                 record["pred"] = all_arms[arms[measured.winner]]
+            if args.candidates:
+                record["candidates"] = class_ids[candidates].tolist()
             n = len(LOSSES)
             if args.keep == "save_vb":
                 record["losses"].append("vb")
@@ -218,7 +237,7 @@ def main(argv: list[str]) -> int:
                 record["errors"] = measured.errors[:, :n].clone()
             return record
 
-        tasks = (one_image(index, image) for index, image in images)
+        tasks = (one_image(index, x, pick(index, image)) for index, (x, image) in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 
     path_of = partial(records.record_path, folder, len(dataset))

@@ -68,12 +68,15 @@ def by_diffusion(args, device, dtype: str, pairs):
     weights = read_weights(args.weights, card.levels)
     if args.search == "race":
         cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = cli.race_of(args, np.ones(2, dtype=int), np.flatnonzero(weights))
+        levels, start = cli.race_of(args, np.ones(2, dtype=int), np.flatnonzero(weights), 2)
     else:
         cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
         levels, _ = level_sequence([every(args.t_interval, card.levels)], card.levels)
         levels = np.repeat(levels, args.n_trials)
-        start = partial(halving, len(arm_class), [len(levels)], [1])
+
+        def start(among: np.ndarray):
+            return halving(len(among), [len(levels)], [1])
+
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     if args.noise_path:
         noise = bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
@@ -91,7 +94,7 @@ def by_diffusion(args, device, dtype: str, pairs):
             x = model.encode(image[None])[0]  # [c, h, w]
             conditions = model.conditions([*captions, ""][: len(arm_class)])
             measured = yield from search_image(
-                x, conditions, arm_class, start(), levels, rows, noise, loss=args.loss, weights=weights
+                x, conditions, arm_class, start, levels, rows, noise, loss=args.loss, weights=weights
             )
             record = measured.record(index=number, label=number % 2)
             errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer

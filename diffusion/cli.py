@@ -76,6 +76,59 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_candidate_options(parser: argparse.ArgumentParser) -> None:
+    kept = "search only the so many classes of each image that --candidates_from likes best"
+    parser.add_argument("--candidates", type=int, metavar="K", help=kept)
+    free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE), or a npy file of scores [images, classes]"
+    parser.add_argument("--candidates_from", metavar="FROM", help=free)
+    parser.add_argument("--pretrained", help="of that CLIP: open_clip's tag of the weights, or a file")
+
+
+def first_stage(
+    args, parser: argparse.ArgumentParser, images: int, class_ids: np.ndarray, prompts: Callable
+) -> tuple[dict, str, Callable]:
+    """--candidates: its options for run.json, its part of the folder's name, and `load(dtype, device)`.
+
+    class_ids [K] ascending of the classes that compete; prompts() has the same. What is loaded is `pick(index, image)`:
+    which rows of class_ids compete, the likeliest first; without --candidates, all of them.
+    """
+    from diffusion import candidates
+
+    if args.candidates is None:
+        refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
+        return {}, "", lambda *_: lambda *_: np.arange(len(class_ids))
+    given = f"--candidates {args.candidates}"
+    if not 2 <= args.candidates <= len(class_ids):
+        raise InputError(f"{given}: must be in 2..{len(class_ids)}, the classes")
+    if args.candidates_from is None:
+        raise InputError(f"{given}: wanted --candidates_from too, clip:NAME or a npy file")
+    options = {"candidates": args.candidates, "candidates_from": args.candidates_from}
+    kind, _, name = args.candidates_from.partition(":")
+    if kind == "clip":
+        told = prompts()
+        if (unknown := np.setxor1d(told.classes, class_ids)).size:
+            raise InputError(f"{given}: the prompts and the model differ in the classes {unknown[:10].tolist()}")
+        weights, load_scores = candidates.by_clip(name, args.pretrained, told, "--candidates_from clip:")
+        options |= {"pretrained": weights, "candidate_prompts": records.sha256(repr((told.texts, told.classes)))}
+        of = f"clip_{clip_tag(name)}"
+
+        def load(dtype: str, device) -> Callable:
+            scores = load_scores(dtype, device)
+            return lambda _, image: candidates.best(scores(image), args.candidates)
+
+    else:
+        refuse(args, parser, ["pretrained"], "is for --candidates_from clip:NAME")
+        path = Path(args.candidates_from)
+        scores = candidates.read_scores(path, images, len(class_ids))
+        options["candidates_from"] = f"npy, sha256 {records.sha256(scores.tobytes())}"
+        of = tag(path.stem)
+
+        def load(*_) -> Callable:
+            return lambda index, _: candidates.best(scores[index], args.candidates)
+
+    return options, f"_{args.candidates}of_{of}", load
+
+
 RACE_ONLY = ["z", "max_samples", "budget"]
 
 
@@ -96,25 +149,26 @@ def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def race_of(
-    args, arms: np.ndarray, usable: np.ndarray, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, Callable[[], Search]]:
-    """Levels in the order of a race between classes of so many arms each, of the usable ones; and what starts one.
+    args, arms: np.ndarray, usable: np.ndarray, most: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
+    """Levels in the order of a race, of the usable ones, and `start(among)`, a race between those of the classes.
 
-    groups [classes], if there are any, race first.
+    arms [classes] is how many arms each has, `most` how many race at most; groups [classes], if any, race first.
     """
     if not args.z > 0:
         raise InputError(f"--z {args.z:g}: must be greater than 0")
     if not 2 <= args.max_samples <= len(usable):
         of = "the model's levels" + (" whose --weights are not 0" if args.weights else "")
         raise InputError(f"--max_samples {args.max_samples}: must be in 2..{len(usable)}, {of}")
-    if args.budget is not None and args.budget < 2 * arms.sum():
-        raise InputError(f"--budget {args.budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
+    if args.budget is not None and args.budget < 2 * most:
+        raise InputError(f"--budget {args.budget}: the first look alone takes {2 * most} NFE, two of each prompt")
     levels = np.repeat(usable[spread_sequence(args.max_samples, len(usable))], args.n_trials)
     if groups is not None and args.budget is not None:
         raise InputError(f"--budget {args.budget}: not with prompts that have groups")
     if groups is not None:
-        return levels, lambda: tree(levels, arms, groups, args.z)
-    return levels, lambda: race(levels, arms, args.z, np.inf if args.budget is None else args.budget)
+        return levels, lambda among: tree(levels, arms[among], groups[among], args.z)
+    budget = np.inf if args.budget is None else args.budget
+    return levels, lambda among: race(levels, arms[among], args.z, budget)
 
 
 def refuse(args, parser: argparse.ArgumentParser, names: Iterable[str], why: str) -> None:
@@ -247,6 +301,11 @@ def tag(name: str) -> str:
     """A path, hub id or data set's name as one part of a folder name."""
     last = name.removeprefix("hf:").strip("/").removesuffix(".csv").split("/")[-1]
     return re.sub(r"[^\w.+-]+", "_", last).strip("_.") or "data"
+
+
+def clip_tag(name: str) -> str:
+    """The name of a CLIP, such as ViT-L/14, or its folder, as one part of a folder name."""
+    return tag(name if os.path.isdir(os.path.expanduser(name)) else name.replace("/", "-"))
 
 
 def extra(text: str | None) -> str:
@@ -385,12 +444,15 @@ def read_full(
     return np.array(errors), np.array(labels), levels, np.array(list(done))
 
 
+ROW = ["index", "pred", "label", "nfe", "candidates", "scores", "rank"]
+
+
 def brief(record: dict) -> dict:
-    """Of a record, what a table needs; published files have no index and count no NFE.
+    """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`.
 
     With `scores` [K] and `rank` where `change` of read_rows put them (see diffusion.calibration).
     """
-    return {key: record[key] for key in ("index", "pred", "label", "nfe", "scores", "rank") if key in record}
+    return {key: record[key] for key in ROW if key in record}
 
 
 def answers(folder: Path, run: dict) -> None:
@@ -404,7 +466,8 @@ def answers(folder: Path, run: dict) -> None:
 def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int | None = None) -> int:
     """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code.
 
-    With `top`, also how often the label is among so many best, from each row's `rank`.
+    With `top`, also how often the label is among so many best, from each row's `rank`; with `candidates` of the rows,
+    also how often it is one of them.
     """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
     lines = [("images", f"{len(rows)} of {total}")]
@@ -415,6 +478,9 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     if top is not None:
         hits = np.array([row["rank"] < top for row in rows], dtype=bool)
         lines.insert(2, (f"top-{top} accuracy", percent(*metrics.share(hits))))
+    if rows and all("candidates" in row for row in rows):
+        hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
+        lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     for name, value in lines:

@@ -1,6 +1,6 @@
 """One image: a search over errors, and the record of it; `classify` does all of it, from Python."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,23 +74,36 @@ def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int
 
 
 def search_image(
-    x: Tensor, conditions, arm_class: np.ndarray, search: Search, levels: np.ndarray, rows: np.ndarray, noise, *,
-    loss: str, weights: np.ndarray | None = None,
-) -> Generator[Block, Tensor, Measured]:  # fmt: skip
+    x: Tensor,
+    conditions,
+    arm_class: np.ndarray,
+    start: Callable[[np.ndarray], Search],
+    levels: np.ndarray,
+    rows: np.ndarray,
+    noise,
+    *,
+    loss: str,
+    weights: np.ndarray | None = None,
+    among: np.ndarray | None = None,
+) -> Generator[Block, Tensor, Measured]:
     """Run a search on one image, as a task for `errors.together`.
 
     x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; the points, shared
     by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
     the mean over its arms, so that a class never wins by having more of them. `loss` decides, times the `weights` [T]
-    of the levels if there are any; all is returned, unweighted.
+    of the levels if there are any; all is returned, unweighted. `start(among)` gives the search, between the classes
+    `among`, ascending rows, default all of them; others are not measured.
     """
+    among = np.arange(arm_class.max() + 1) if among is None else among
+    search = start(among)
     weights = np.ones(len(levels)) if weights is None else weights[levels]  # [P]
     levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
     parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = np.zeros(arm_class.max() + 1, dtype=int)  # points of each class
     try:
-        classes, end = next(search)
+        places, end = next(search)
         while True:
+            classes = among[places]
             new = slice(seen[classes[0]], end)
             seen[classes] = end
             arms = np.flatnonzero(np.isin(arm_class, classes))
@@ -98,9 +111,9 @@ def search_image(
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]
-            classes, end = search.send(class_means(deciding, arm_class[arms]))
+            places, end = search.send(class_means(deciding, arm_class[arms]))
     except StopIteration as stop:
-        winner, *others = stop.value.tolist()
+        winner, *others = among[stop.value].tolist()
     counts, P = torch.from_numpy(seen[arm_class]), seen.max()
     errors = torch.cat([block for blocks in parts for block in blocks])
     found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:P])}
@@ -140,7 +153,7 @@ def classify(
     levels = spread_sequence(min(max_samples, len(model.process)), len(model.process))
     one = np.ones(len(prompts), dtype=int)
     task = search_image(
-        x, model.conditions(prompts), np.arange(len(prompts)), race(levels, one, z, budget), levels,
+        x, model.conditions(prompts), np.arange(len(prompts)), lambda _: race(levels, one, z, budget), levels,
         noise_rows(levels, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
     )  # fmt: skip
     (measured,) = together(model, [task], batch_size=batch_size)

@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
         **more,
     }
     weights = f"_{cli.tag(more['pretrained'])}" if more.get("pretrained") else ""
-    folder = cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / f"{kind}_{cli.tag(name)}{weights}"
+    folder = cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / f"{kind}_{cli.clip_tag(name)}{weights}"
     folder /= "" if args.split == "test" else args.split
     todo, earlier = cli.join_run(folder, options, {"images": len(images), **about}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")
