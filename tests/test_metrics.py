@@ -132,18 +132,12 @@ def test_class_errors_of_unequally_many_prompts():
 
 def test_a_search_that_never_measures_a_class():
     """Class 0 of four is left out from the start; class 1 wins with 1 against 1.5 of class 3, after both went on."""
-
-    def search():
-        inner = halving(3, [1, 2], [2, 1])  # over classes 1, 2, 3
-        try:
-            classes, end = next(inner)
-            while True:
-                classes, end = inner.send((yield classes + 1, end))
-        except StopIteration as stop:
-            return stop.value + 1
-
     sent = iter([[[1], [9], [2]], [[1], [1]]])  # [arms, new points]
-    task = search_image(None, None, np.arange(4), search(), np.arange(2), np.zeros(2, dtype=int), None, loss="l1")
+    points = np.arange(2), np.zeros(2, dtype=int), None
+    task = search_image(
+        None, None, np.arange(4), lambda among: halving(len(among), [1, 2], [2, 1]), *points,
+        loss="l1", among=np.array([1, 2, 3]),
+    )  # fmt: skip
     arms, measured = [], None
     try:
         block = next(task)

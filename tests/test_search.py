@@ -17,7 +17,9 @@ from diffusion.search import (
     level_sequence,
     noise_rows,
     race,
+    replay,
     spread_sequence,
+    tree,
 )
 
 GOLDEN = [  # n_samples, where each stage ends; T = 1000
@@ -519,3 +521,66 @@ def test_float32_errors_are_added_in_float64():
     """1 + 1e-8 is 1 in float32: the last point decides."""
     errors = np.array([[1, 1, 2e-8], [1, 1, 1e-8]], dtype=np.float32)
     assert play(race(np.arange(3), np.ones(2, dtype=int), 3.0), errors)[0] == [1]
+
+
+# ---- groups ----
+
+
+def told(P: int, means: list[float], seed: int) -> np.ndarray:
+    """Errors [classes, P] of these means, with noise that all classes share for a good part."""
+    rng = np.random.default_rng(seed)
+    return np.array(means)[:, None] + rng.standard_normal(P) + 0.3 * rng.standard_normal((len(means), P))
+
+
+def test_groups_race_by_their_first_class_then_the_winners_classes():
+    """The first of group a and b, 0 and 1, go at the first look but for 1; then 3 and 4 race it, and 3 wins."""
+    groups = np.array(["a", "b", "a", "b", "b"])
+    errors = np.repeat([[9.0], [5.0], [0.0], [4.0], [7.0]], 40, 1)
+    asked, search = [], tree(np.arange(40), np.ones(5, dtype=int), groups, 3.0)
+    classes, end = next(search)
+    with pytest.raises(StopIteration) as stop:
+        start = {}
+        while True:
+            asked.append((classes.tolist(), end))
+            block = errors[classes, start.get(classes[0], 0) : end]
+            start |= dict.fromkeys(classes.tolist(), end)
+            classes, end = search.send(block)
+    assert stop.value.value.tolist() == [3]
+    assert asked == [([0, 1], 2), ([3, 4], 2)]  # 1 is known as far as that
+
+
+def test_one_group_and_groups_of_one_are_the_plain_race():
+    levels, arms = spread_sequence(60, 1000), np.array([1, 2, 1, 3, 1, 1])
+    for seed in range(20):
+        errors = told(60, [0.1, 0, 0.05, 0.3, 0.02, 0.5], seed)
+        plain = replay(race(levels, arms, 3.0), errors, arms)
+        assert replay(tree(levels, arms, np.zeros(6, dtype=int), 3.0), errors, arms) == plain
+        assert replay(tree(levels, arms, np.arange(6), 3.0), errors, arms) == plain
+
+
+def test_a_tree_costs_less_and_its_winner_went_furthest():
+    """Four groups that differ much, of five that differ a little; nothing is measured twice."""
+    levels, arms, groups = spread_sequence(100, 1000), np.ones(20, dtype=int), np.repeat(np.arange(4), 5)
+    right = cost = plain = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        means = np.repeat(rng.permutation(4) * 1.5, 5) + np.concatenate([rng.permutation(5) * 0.3 for _ in range(4)])
+        errors = told(100, means.tolist(), seed)
+        counts = np.zeros(20, dtype=int)
+        search = tree(levels, arms, groups, 3.0)
+        try:
+            classes, end = next(search)
+            while True:
+                assert len(set(counts[classes])) == 1 and counts[classes[0]] < end
+                assert classes.tolist() == sorted(classes.tolist())
+                start, counts[classes] = counts[classes[0]], end
+                classes, end = search.send(errors[classes, start:end])
+        except StopIteration as stop:
+            (winner,) = stop.value.tolist()
+        assert counts[winner] == counts.max()
+        furthest = np.flatnonzero(counts == counts.max())
+        assert winner == furthest[errors[furthest, : counts.max()].mean(1).argmin()]
+        right += winner == int(np.argmin(means))
+        cost, plain = cost + counts.sum(), plain + replay(race(levels, arms, 3.0), errors, arms)[1]
+        assert (winner, counts.sum()) == replay(tree(levels, arms, groups, 3.0), errors, arms)
+    assert right >= 29 and cost < 0.8 * plain

@@ -245,9 +245,12 @@ def one_image(images, k: int):
     _, conditions, latents = images
     raced = IMAGES.index(k) % 2
     levels = SPREAD if raced else NESTED
-    search = race(SPREAD, np.ones(10, dtype=int), 3.0) if raced else halving(10, ENDS, [3, 1])
+
+    def start(among):
+        return race(SPREAD, np.ones(len(among), dtype=int), 3.0) if raced else halving(len(among), ENDS, [3, 1])
+
     noise, rows = ImageNoise(0, k, (4, 8, 8)), noise_rows(levels, 1, True)
-    measured = yield from search_image(latents[k], conditions, np.arange(10), search, levels, rows, noise, loss="l2")
+    measured = yield from search_image(latents[k], conditions, np.arange(10), start, levels, rows, noise, loss="l2")
     return k, measured
 
 
