@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, cluster, metrics, models, one_line, records
+from diffusion import InputError, InputWarning, calibration, cluster, metrics, models, one_line, records
 from diffusion.search import Search, race, spread_sequence, tree
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
@@ -413,6 +414,48 @@ def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tup
         except InputError as error:
             problems.append(str(error))
     return rows, problems
+
+
+def read_scores(folder: Path, run: dict, loss: str) -> tuple[list[dict], list[str]]:
+    """The images done of a run, and what is wrong with others; InputError where none is done.
+
+    index, nfe, scores [K] (calibration.scores), and label and pred as columns of these: class ids ascending.
+    """
+    class_ids, arm_class = records.competitors(run)
+    column = {int(c): k for k, c in enumerate(np.unique(class_ids))}
+
+    def score(record: dict) -> dict:
+        if record["label"] not in column:
+            raise InputError(f"image {record['index']}: its label {record['label']} is no class of the run")
+        pred = class_ids[metrics.rescore(record, arm_class, loss)]
+        scores = calibration.scores(record, class_ids, arm_class, loss)
+        return record | {"label": column[record["label"]], "pred": column[pred], "scores": scores}
+
+    wanted = {"loss": loss, "arms": len(arm_class)}
+    rows, problems = read_rows(records.finished(folder).values(), own=True, change=score, **wanted)
+    if not rows:
+        raise InputError(f"{folder}: {problems[0] if problems else 'no image is done yet'}")
+    return rows, problems
+
+
+def read_calibration(folder: Path, loss: str) -> dict:
+    """What scripts/calibrate.py wrote: temperature, fit (the share it was fitted on), seed, loss.
+
+    InputError when there is nothing of it, or it is for another loss.
+    """
+    path = folder / "calibration.json"
+    try:
+        found = json.loads(path.read_text())
+        read = {key: float(found[key]) for key in ("temperature", "fit")} | {"seed": int(found["seed"])}
+        if not 0 < read["temperature"] < np.inf:
+            raise ValueError(f"temperature {read['temperature']}")
+        if found["loss"] != loss:
+            raise InputError(f"{path} was fitted for --loss {found['loss']}, wanted {loss}")
+        return read
+    except FileNotFoundError:
+        raise InputError(f"no {path}; python scripts/calibrate.py {folder} makes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
 
 
 def read_full(

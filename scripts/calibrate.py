@@ -32,24 +32,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def read(folder: Path, run: dict, loss: str) -> tuple[list[np.ndarray], list[str]]:
-    """Indices [n], scores [n, K], columns of label and of answer [n] of the images done; what is wrong with others."""
-    class_ids, arm_class = records.competitors(run)
-    column = {int(c): k for k, c in enumerate(np.unique(class_ids))}
-
-    def score(record: dict) -> dict:
-        if record["label"] not in column:
-            raise InputError(f"image {record['index']}: its label {record['label']} is no class of the run")
-        pred = class_ids[metrics.rescore(record, arm_class, loss)]
-        scores = calibration.scores(record, class_ids, arm_class, loss)
-        return record | {"label": column[record["label"]], "pred": column[pred], "scores": scores}
-
-    rows, problems = cli.read_rows(records.finished(folder).values(), own=True, change=score)
-    if not rows:
-        raise InputError(f"{folder}: {problems[0] if problems else 'no image is done yet'}")
-    return [np.array([row[key] for row in rows]) for key in ("index", "scores", "label", "pred")], problems
-
-
 def measures(scores: np.ndarray, label: np.ndarray, hit: np.ndarray, temperature: float) -> dict[str, float]:
     """What is printed of one part of the images at one temperature."""
     p = calibration.probabilities(scores, temperature)
@@ -75,7 +57,10 @@ def main(argv: list[str]) -> int:
     run = records.read_run(args.folder)
     cli.answers(args.folder, run)
     loss = args.loss or run["options"]["loss"]
-    (indices, scores, label, pred), problems = read(args.folder, run, loss)
+    rows, problems = cli.read_scores(args.folder, run, loss)
+    indices, scores, label, pred = (
+        np.array([row[key] for row in rows]) for key in ("index", "scores", "label", "pred")
+    )
     hit = pred == label
 
     tables, first = [], None  # per split, the measures before and after; the first split's fit

@@ -4,7 +4,6 @@ python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -48,23 +47,6 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     cli.save_figure(figure, path, dpi=120)
 
 
-def fitted_temperature(folder: Path, loss: str) -> float:
-    """What scripts/calibrate.py wrote; InputError when it did not, or for another loss."""
-    path = folder / "calibration.json"
-    try:
-        fit = json.loads(path.read_text())
-        temperature, of = float(fit["temperature"]), fit["loss"]
-        if not 0 < temperature < np.inf:
-            raise ValueError(f"temperature {temperature}")
-    except FileNotFoundError:
-        raise InputError(f"--probabilities: no {path}; python scripts/calibrate.py {folder} makes it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-    if of != loss:
-        raise InputError(f"--probabilities: {path} was fitted for --loss {of}, wanted {loss}")
-    return temperature
-
-
 def write_probabilities(rows: list[dict], class_ids: np.ndarray, temperature: float, path: Path) -> None:
     """index, label, pred, then the probability of each class under its id; a line an image."""
     import pandas
@@ -100,7 +82,7 @@ def main(argv: list[str]) -> int:
         cli.answers(args.folder, run)
     if args.top is not None and args.top > len(column):
         raise InputError(f"--top {args.top}: the run has {len(column)} classes")
-    temperature = fitted_temperature(args.folder, loss) if args.probabilities else None
+    temperature = cli.read_calibration(args.folder, loss)["temperature"] if args.probabilities else None
 
     def decide(record: dict) -> dict:
         if args.loss:
