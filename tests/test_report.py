@@ -1,0 +1,298 @@
+"""The page of a run: its numbers are those of print_acc.py; strangers' texts stay texts; then in a real browser."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import import_script
+from test_eval_prob_adaptive import SCRIPT, folder_of, options, race_options, subset
+
+from diffusion import metrics
+from diffusion.records import load_record
+
+REPORT, ACC = "scripts/report.py", "scripts/print_acc.py"
+NASTY = '<script>alert("x")</script> & "three" $a$'
+
+
+@pytest.fixture(scope="module")
+def run(run_once, tmp_path_factory, model_folder):
+    """Thirty images, few points, so that some are wrong; with a temperature."""
+    few = subset(tmp_path_factory.mktemp("few"), *range(0, 497, 17))
+    folder = folder_of(run_once(SCRIPT, *race_options(model_folder, "--max_samples", 4, "--z", 1), *few))
+    assert run_once("scripts/calibrate.py", folder, "--fit", 0.4).code == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """`copy(change) -> folder`: the run with another run.json."""
+
+    def make(change=lambda run: None):
+        folder = shutil.copytree(run, tmp_path / "copy")
+        told = json.loads((folder / "run.json").read_text())
+        change(told)
+        (folder / "run.json").write_text(json.dumps(told))
+        return folder
+
+    return make
+
+
+class Text(HTMLParser):
+    """The words of a page, and what stands in its attributes."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.words, self.tags, self.attributes, self.open = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def __str__(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(run_main, folder: Path, *more, code: int = 0) -> str:
+    result = run_main(REPORT, folder, "--out", folder.parent / "page.html", *more)
+    assert result.code == code, result.err
+    return (folder.parent / "page.html").read_text()
+
+
+def test_the_numbers_are_those_of_print_acc(run_main, run):
+    text = str(Text(page_of(run_main, run)))
+    said = run_main(ACC, run, "--top", 5).out
+    for name in ("top-1 accuracy", "top-5 accuracy", "mean per class"):
+        value = " ".join(re.search(rf"^{name} +(.*)", said, re.M)[1].split())
+        assert f"{name.removesuffix(' accuracy')} {value}" in text
+    rows = [load_record(path) for path in sorted(run.glob("*.pt"))]
+    nfe = [row["nfe"] for row in rows]
+    assert f"images {len(rows)} of {len(rows)}" in text
+    assert f"mean {np.mean(nfe):,.0f}, median {np.median(nfe):,.0f}, at most {max(nfe):,}; in all {sum(nfe):,}" in text
+    wrong = [row for row in rows if row["pred"] != row["label"]]
+    assert 1 <= len(wrong) < 12 and all(f"image {row['index']}" in text for row in wrong)
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for row in wrong:
+        assert f"{words[row['pred']]} , is {words[row['label']]}" in text
+    counts = metrics.confusion(
+        np.array([r["pred"] for r in rows]), np.array([r["label"] for r in rows]), list(range(10))
+    )
+    for word, row in zip(words, counts, strict=True):
+        assert f"{word} {' '.join(map(str, row))}" in text
+    assert "Expected calibration error" in text and '"to_keep"' not in text and '"max_samples": 4' in text
+
+
+def test_a_page_is_the_same_bytes_twice_and_holds_all_it_needs(run_main, run):
+    page = page_of(run_main, run)
+    assert page == page_of(run_main, run)
+    found = Text(page)
+    assert "script" not in found.tags and "link" in found.tags
+    for tag, key, value in found.attributes:
+        if key in ("src", "href", "xlink:href", "data", "action"):
+            assert value.startswith(("#", "data:")), (tag, key, value[:80])
+    assert "@import" not in page and "url(" not in re.sub(r"url\(#", "", page)
+    ids = [value for _, key, value in found.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    for _, key, value in found.attributes:  # what is pointed at is there
+        if key in ("href", "xlink:href") and value.startswith("#"):
+            assert value[1:] in ids, value
+    assert set(re.findall(r"url\(#(.*?)\)", page)) <= set(ids)
+    assert not re.search(r"#(1f2328|57606a|d0d7de|0969da|1a7f37|cf222e)\b", page.split("</style>", 1)[1])
+
+
+def test_curves_are_the_running_means(run):
+    """By hand, of one wrong answer."""
+    module = import_script(REPORT)
+    record = next(r for r in map(load_record, sorted(run.glob("*.pt"))) if r["pred"] != r["label"])
+    arms = [part[:, 0].double().numpy() for part in record["errors"].split(record["counts"].tolist())]
+    own, other = arms[record["label"]], arms[record["pred"]]
+    curve = module.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")
+    assert len(curve) == min(len(own), len(other)) > 1
+    for n in range(1, len(curve) + 1):
+        assert curve[n - 1] == pytest.approx(np.mean(own[:n]) - np.mean(other[:n]), abs=1e-12)
+    excess = metrics.excess(record, np.arange(10), record["pred"], "l2")
+    assert curve[-1] == pytest.approx(excess[record["label"]], abs=1e-12)
+    record["counts"][record["label"]] = 0  # no candidate
+    record["errors"] = torch.cat([torch.from_numpy(a)[:, None] for k, a in enumerate(arms) if k != record["label"]])
+    record["losses"] = ["l2"]
+    assert len(module.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")) == 0
+
+
+def test_strangers_texts_stay_texts(run_main, copy):
+    def rename(run):
+        for arm in run["arms"]:
+            arm[1] = f"{NASTY} {arm[2]}"
+        run["options"]["version"] = "<img src=x onerror=alert(1)>"
+        run["options"]["note"] = "</pre></main><script>"
+
+    folder = copy(rename)
+    (folder / "failed").mkdir()
+    (folder / "failed" / "001.txt").write_text("cannot read <b>image</b>\n")
+    page = page_of(run_main, folder, code=1)
+    found = Text(page)
+    assert "script" not in found.tags and "b" not in found.tags
+    assert not any(key.startswith("on") for _, key, _ in found.attributes)
+    assert f"{html.escape(NASTY, quote=False)}"[:20] in page
+    assert "cannot read <b>image</b>" in str(found) and 'alert("x")' in str(found)
+
+
+def test_many_classes_are_a_list_of_pairs(run_main, tmp_path, model_folder):
+    few = subset(tmp_path, 0, 5, 301)
+    args = ["--dataset", "digits-colour", "--version", model_folder, "--device", "cpu", *few]
+    folder = folder_of(run_main(SCRIPT, *args, "--to_keep", 1, "--n_samples", 1))
+    for path in folder.glob("*.pt"):
+        record = load_record(path)
+        record["label"] = (record["pred"] + 1) % 60
+        torch.save(record, path)
+    text = str(Text(page_of(run_main, folder)))
+    assert "taken for others most often" in text and text.count("image ") >= 3 and "No probabilities: no" in text
+    assert "0 of 3 images right" in text
+
+
+def test_what_there_is_not_is_said(run_main, copy, tmp_path):
+    """No mistakes; no temperature; images that cannot be shown; a candidate that was never measured."""
+    folder = copy(lambda run: run["options"].update(dataset=str(tmp_path / "gone"), candidates=9))
+    (folder / "calibration.json").unlink()
+    page = str(Text(page_of(run_main, folder)))
+    assert "The images cannot be shown" in page and "no image" in page and "calibrate.py" in page and "recall" in page
+    for path in folder.glob("*.pt"):
+        record = load_record(path)
+        record["label"] = record["pred"]
+        torch.save(record, path)
+    page = str(Text(page_of(run_main, folder)))
+    assert "Every answer is right so far." in page and "100.00%" in page
+    assert str(Text(page_of(run_main, folder, "--loss", "l1"))).count("decided by l1") == 1
+    assert "fitted for" not in page
+    (folder / "calibration.json").write_text("{")
+    assert "is damaged" in str(Text(page_of(run_main, folder)))
+
+
+@pytest.mark.parametrize("words, said", [
+    ("{folder} --out nowhere/page.html", "--out nowhere/page.html: wanted a file in a folder that exists"),
+    ("{folder} --mistakes -1", "--mistakes -1: must be at least 0"),
+    ("nowhere", "no run.json there"),
+])  # fmt: skip
+def test_refusals(run_main, run, words, said):
+    result = run_main(REPORT, *words.format(folder=run).split())
+    assert result.code == 2 and said in result.err and result.err.count("\n") == 1
+
+
+def test_runs_without_answers_are_refused(run_main, copy, tmp_path):
+    folder = copy(lambda run: run["options"].update(cls="0-4"))
+    result = run_main(REPORT, folder)
+    assert result.code == 2 and "over a part of the classes" in result.err
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    told = json.loads((folder / "run.json").read_text())
+    del told["options"]["cls"]
+    (folder / "run.json").write_text(json.dumps(told))
+    result = run_main(REPORT, folder)
+    assert result.code == 2 and "no image is done yet" in result.err
+    assert not (folder / "report.html").exists()
+
+
+def test_a_run_of_one_stage_and_one_image(run_main, tmp_path, model_folder):
+    """All costs are the same; the page lies in the run's folder, which goes on from there."""
+    args = [*options(model_folder, to_keep="1", n_samples="2"), *subset(tmp_path, 7)]
+    folder = folder_of(run_main(SCRIPT, *args))
+    assert run_main(REPORT, folder).code == 0 and (folder / "report.html").exists()
+    assert "1 done before" in run_main(SCRIPT, *args).out
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install -e '.[dev]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(run_once, run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    assert run_once(REPORT, run, "--out", path).code == 0
+    return path
+
+
+@pytest.fixture(params=[(360, "light"), (360, "dark"), (1280, "light"), (1280, "dark")], ids=str)
+def view(browser, page_file, request):
+    """The page in a browser; and what it asked the network for."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: asked.append(message.text))
+    page.goto(page_file.as_uri())
+    yield page, asked
+    context.close()
+
+
+def test_nothing_is_asked_for_and_nothing_overflows(view, page_file):
+    page, asked = view
+    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    wide, there = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= there
+    for svg in page.query_selector_all("svg"):
+        box = svg.bounding_box()
+        assert box["width"] > 150 and box["height"] > 60 and box["x"] + box["width"] <= there
+
+
+def test_axe_finds_nothing(view):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, _ = view
+    for details in page.query_selector_all("details"):
+        details.evaluate("each => each.open = true")
+    found = Axe().run(page)
+    assert found.response["passes"] and found.violations_count == 0, found.generate_report()
+
+
+def test_texts_of_pictures_are_large_enough(view):
+    """In pixels on the screen."""
+    page, _ = view
+    sizes = page.evaluate("""[...document.querySelectorAll('svg text')].map(
+        text => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b))""")
+    assert len(sizes) > 30 and min(sizes) >= 8.5
+
+
+def test_the_keyboard_reaches_everything(view):
+    """In the order of the page, each with a visible outline; the first stop leads past the navigation."""
+    page, _ = view
+    wanted = page.evaluate("""[...document.querySelectorAll('a[href], summary, [tabindex="0"]')]
+        .filter(each => each.checkVisibility()).map(each => each.outerHTML.slice(0, 60))""")
+    reached = []
+    for _ in wanted:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML.slice(0, 60)"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert reached == wanted and len(wanted) >= 8
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Enter")
+    first = page.locator("a.skip")
+    first.focus()
+    assert first.bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
