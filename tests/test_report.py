@@ -273,8 +273,8 @@ def test_axe_finds_nothing(view):
 def test_texts_of_pictures_are_large_enough(view):
     """In pixels on the screen."""
     page, _ = view
-    sizes = page.evaluate("""[...document.querySelectorAll('svg text')].map(
-        text => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b))""")
+    sizes = page.evaluate("""[...document.querySelectorAll('svg text')].map(text => {
+        const {a, b} = text.getScreenCTM(); return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b)})""")
     assert len(sizes) > 30 and min(sizes) >= 8.5
 
 
