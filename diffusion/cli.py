@@ -105,7 +105,7 @@ def first_stage(
         raise InputError(f"{given}: wanted --candidates_from too, clip:NAME or a npy file")
     options = {"candidates": args.candidates, "candidates_from": args.candidates_from}
     kind, _, name = args.candidates_from.partition(":")
-    if kind == "clip":
+    if kind == "clip" and name:
         told = prompts()
         if (unknown := np.setxor1d(told.classes, class_ids)).size:
             raise InputError(f"{given}: the prompts and the model differ in the classes {unknown[:10].tolist()}")

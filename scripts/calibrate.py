@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--fit {args.fit:g}: must be between 0 and 1")
     run = records.read_run(args.folder)
     cli.answers(args.folder, run)
-    loss = args.loss or run["options"]["loss"]
+    records.need(args.folder, run, "arms", "dataset")
+    loss = records.loss_of(args.folder, run, args.loss)
     rows, problems = cli.read_scores(args.folder, run, loss)
     indices, scores, label, pred = (
         np.array([row[key] for row in rows]) for key in ("index", "scores", "label", "pred")

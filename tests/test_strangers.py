@@ -21,6 +21,8 @@ from diffusion import cli
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
 ERRORS, BUDGET, BENCH = "scripts/plot_errors.py", "scripts/plot_budget.py", "scripts/benchmark.py"
+LEVELS, CALIBRATE = "scripts/plot_levels.py", "scripts/calibrate.py"
+REPORT, MAPS = "scripts/report.py", "scripts/plot_maps.py"
 NOISE, PROMPTS, TRAIN = "scripts/save_noise.py", "scripts/write_prompts.py", "scripts/train_embedded.py"
 CIFAR10, BASELINE, ROBUST = "scripts/write_cifar10_prompts.py", "scripts/baseline.py", "scripts/print_robustness.py"
 
@@ -158,7 +160,13 @@ def theirs(tmp_path_factory) -> Path:
     return folder
 
 
-READ = [(ERRORS, " x.png"), (BUDGET, "")]  # what reads the numbers of a run, and what follows its folder
+READ = [
+    (ERRORS, " x.png"),
+    (BUDGET, ""),
+    (LEVELS, ""),
+    (CALIBRATE, ""),
+    (REPORT, " --out x.html"),
+]  # what reads the numbers of a run, and what follows its folder
 ROWS = [  # script, what is wrong with its command line, what the message names
     # classification by class ids
     (DIT, "--cls seven", ["--cls seven", "0-99"]),
@@ -308,6 +316,38 @@ ROWS = [  # script, what is wrong with its command line, what the message names
     (PRINT_WINO, "wino --gallery nodir/x.png", ["nodir/x.png", "cannot be written"]),
     (PRINT_WINO, "wino-race --gallery x.png", ["--gallery", "wanted a grid"]),
     (ERRORS, "good empty", ["empty", "cannot be written"]),
+    *((script, "part", ["part", "a part of the classes"]) for script in (CALIBRATE, REPORT)),
+    *((script, "wino", ["wino", "run_winoground.py"]) for script in (CALIBRATE, REPORT)),
+    *(
+        (MAPS, f"{run} x.png", [run, said])
+        for run, said in (
+            ("good", "wanted a run with --save_maps"),
+            ("part", "a part of the classes"),
+            ("empty", "no run.json"),
+            ("nan", "finite"),
+            (LONG, "too long"),
+            ("wino", "run_winoground.py"),
+        )
+    ),
+    (MAPS, "good x.exe", ["x.exe", "supported"]),
+    (LEVELS, "stages", ["stages, image 0", "one stage"]),
+    (LEVELS, "good", ["--fit 0.5", "of 1 images"]),
+    (LEVELS, "good --out x.exe", ["x.exe", "supported"]),
+    (REPORT, "good --out nodir/x.html", ["--out nodir/x.html", "a folder that exists"]),
+    (REPORT, "good --out empty", ["--out empty"]),
+    # weights, candidates
+    *(
+        (script, f"--weights {file}", [file])
+        for script in (SD, DIT, WINO)
+        for file in ("file", "empty", "nowhere.csv", LONG)
+    ),
+    (WINO, "--model clip --weights file", ["--weights", "--model sd"]),
+    *(
+        (script, f"--candidates 3 --candidates_from {file}", ["--candidates_from", file])
+        for script in (SD, DIT)
+        for file in ("file", "empty", "nowhere.npy", LONG, f"clip:{LONG}", "clip:")
+    ),
+    *((script, "--candidates 3 --candidates_from n.pt --pretrained x", ["--pretrained"]) for script in (SD, DIT)),
     # files, written
     (NOISE, "--img_size 33", ["--img_size 33", "multiple of 8"]),
     (NOISE, "--img_size -8", ["--img_size -8", "multiple of 8"]),
