@@ -105,25 +105,13 @@ def main(argv: list[str]) -> int:
     more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, lambda: prompts)
     folder = run_folder(args, of)
     names = [
-        "dataset",
-        "split",
-        "version",
-        "config",
-        "lora",
-        "t5",
-        "n_trials",
-        "interpolation",
-        "loss",
-        "seed",
-        "save_maps",
-    ]
+        "dataset", "split", "version", "config", "lora", "t5",
+        "n_trials", "interpolation", "loss", "seed", "save_maps",
+    ]  # fmt: skip
     names += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    options = (
-        cli.options_of(args, names, card, dataset.labels, dtype, bank)
-        | cli.search_options(args, weights, levels)
-        | more
-    )
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank)
+    options |= cli.search_options(args, weights, levels) | more
     options |= {"prompts": records.sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     todo, earlier = cli.join_run(folder, options, {"images": len(images), "arms": table}, mine)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {len(mine) - len(todo)} done before -> {folder}")

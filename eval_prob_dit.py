@@ -181,11 +181,8 @@ def main(argv: list[str]) -> int:
     keep, _ = KEEP[args.keep]
 
     names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = (
-        cli.options_of(args, names, card, dataset.labels, dtype, bank)
-        | cli.search_options(args, weights, levels)
-        | more
-    )
+    options = cli.options_of(args, names, card, dataset.labels, dtype, bank)
+    options |= cli.search_options(args, weights, levels) | more
     options |= {
         "cls": None if args.cls is None else cli.ranges(arms),
         "to_keep": to_keep,

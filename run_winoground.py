@@ -104,20 +104,11 @@ def by_diffusion(args, device, dtype: str, pairs):
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
     names = [
-        "dataset",
-        "version",
-        "config",
-        "lora",
-        "t5",
-        "t_interval",
-        "n_trials",
-        "randomize_noise",
-        "seed",
-        "normalize",
-    ]
-    options = cli.options_of(
-        args, [*names, "interpolation", "loss"], card, pairs.captions, dtype, bank
-    ) | cli.search_options(args, weights, levels)
+        "dataset", "version", "config", "lora", "t5",
+        "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation", "loss",
+    ]  # fmt: skip
+    options = cli.options_of(args, names, card, pairs.captions, dtype, bank)
+    options |= cli.search_options(args, weights, levels)
     trials = f"{args.n_trials}trials"
     how = f"{trials}_{cli.race_tag(args)}" if args.search == "race" else f"t{args.t_interval}_{trials}"
     name = f"{cli.model_tag(args)}_{how}"

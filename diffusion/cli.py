@@ -93,8 +93,6 @@ def first_stage(
     class_ids [K] ascending of the classes that compete; prompts() has the same. What is loaded is `pick(index, image)`:
     which rows of class_ids compete, the likeliest first; without --candidates, all of them.
     """
-    from diffusion import candidates
-
     if args.candidates is None:
         refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
         return {}, "", lambda *_: lambda *_: np.arange(len(class_ids))
@@ -103,6 +101,8 @@ def first_stage(
         raise InputError(f"{given}: must be in 2..{len(class_ids)}, the classes")
     if args.candidates_from is None:
         raise InputError(f"{given}: wanted --candidates_from too, clip:NAME or a npy file")
+    from diffusion import candidates
+
     options = {"candidates": args.candidates, "candidates_from": args.candidates_from}
     kind, _, name = args.candidates_from.partition(":")
     if kind == "clip" and name:

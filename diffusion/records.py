@@ -264,6 +264,8 @@ def load_record(
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
         if own and not isinstance(record["nfe"], int):
             raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int")
+        if own and not isinstance(candidates := record.get("candidates", []), list):
+            raise ValueError(f"candidates is {candidates!r:.60}, wanted a list")
         if own and not lazily:
             _check(record, loss, arms)
         if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):

@@ -84,12 +84,12 @@ def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[
 
 
 def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args) -> list[Measured]:
-    """A search, `start()`, on each of the encoded images [c, h, w]; each condition is a class. In the images' order."""
+    """A search, `start(classes)`, on each of the encoded images [c, h, w]; each condition is a class. In their order."""
     rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
         noise = ImageNoise(0, k, tuple(x.shape))
-        measured = yield from search_image(x, conditions, arm_class, start(), levels, rows, noise, loss="l2")
+        measured = yield from search_image(x, conditions, arm_class, start, levels, rows, noise, loss="l2")
         return k, measured
 
     tasks = (one_image(k, x) for k, x in enumerate(images))
@@ -100,7 +100,7 @@ def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, s
 def race_all(model: Model, images: list[Tensor], conditions: Tensor, args) -> list[Measured]:
     levels = spread_sequence(500, T)
     arms = np.ones(len(conditions), dtype=int)
-    return search_all(model, images, conditions, levels, lambda: race(levels, arms, 3.0), args)
+    return search_all(model, images, conditions, levels, lambda _: race(levels, arms, 3.0), args)
 
 
 def embedded(device: torch.device):
@@ -173,7 +173,7 @@ def size(args, device: torch.device) -> None:
     images = [torch.randn(latent, device=device) for _ in range(2)]
     levels = spread_sequence(args.batch_size // 10 or 1, T)  # about two full calls
     bare(model, latent, conditions, [args.batch_size] * 2)  # warm, and compiled
-    start = partial(halving, 10, [len(levels)], [1])
+    start = lambda _: halving(10, [len(levels)], [1])  # noqa: E731
     ratios, speeds = [], []
     for _ in tqdm(range(args.repeats), leave=False):
         watched, calls = counted(model)
@@ -235,8 +235,8 @@ def host(args, device: torch.device) -> None:
     nested, ends = level_sequence([50, 100, 500, 1000], T)
     spread = spread_sequence(500, T)
     cases = {
-        "ImageNet's schedule": (nested, lambda: halving(1000, ends, [500, 50, 10, 1])),
-        "race": (spread, lambda: race(spread, np.ones(1000, dtype=int), 3.0)),
+        "ImageNet's schedule": (nested, lambda _: halving(1000, ends, [500, 50, 10, 1])),
+        "race": (spread, lambda _: race(spread, np.ones(1000, dtype=int), 3.0)),
     }
     for side in (8, 64):
         for name, (levels, start) in cases.items():
@@ -271,7 +271,7 @@ def peak_memory(args, whole: bool, answer) -> None:
     conditions = torch.randn(1000 if whole else args.batch_size, 77, 1024, dtype=unet.dtype, device=device)
     if whole:  # 16 images in flight: each wants two points of one class, so that a full call takes all of them
 
-        def start():
+        def start(_):
             yield np.array([999]), 2
             return np.array([999])
 
