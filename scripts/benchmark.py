@@ -84,7 +84,7 @@ def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[
 
 
 def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args) -> list[Measured]:
-    """A search, `start(classes)`, on each of the encoded images [c, h, w]; each condition is a class. In their order."""
+    """A search, `start(classes)`, on each encoded image [c, h, w]; each condition is a class. In their order."""
     rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
