@@ -5,6 +5,7 @@ python scripts/train_embedded.py sd-2    # goes on with models/digits-sd, with a
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
 python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
 python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
+python scripts/train_embedded.py flow-2  # goes on with models/digits-flow, at levels that are not shifted
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 

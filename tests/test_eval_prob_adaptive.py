@@ -526,6 +526,7 @@ def test_run_folder(change, name, monkeypatch):
         "loss": "l1",
         "img_size": None,
         "weights": None,
+        "save_maps": None,
     }
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     if "search" in change:
