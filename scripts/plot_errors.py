@@ -67,13 +67,16 @@ def draw(images: list, rows: list[dict], names: list[str], heading: str, footing
         picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
         picture.text(0.5, 1.03, truth, transform=picture.transAxes, ha="center", fontsize=7.5, color=cli.RIGHT)
         panel = axes(left, top + title + side + 0.06, bar * listed)
-        panel.barh(range(listed), np.minimum(row["excess"][k], 1.02 * scale), color=BAR, height=0.86)  # inf: unmeasured
+        excess = row["excess"][k]
+        panel.barh(range(listed), np.where(np.isfinite(excess), excess, 0), color=BAR, height=0.86)
         panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
         for spine in ("top", "right", "bottom"):
             panel.spines[spine].set_visible(False)
         panel.spines["left"].set(color="#8c959f", linewidth=0.8)
         colour_of = {label: cli.RIGHT, pred: colour}
         for y, c in enumerate(k):
+            if not np.isfinite(excess[y]):  # no candidate
+                continue
             style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
             text = f"{cli.shorten(names[c], 19)}{' ◂' if c == pred else ''}"
             panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)

@@ -167,6 +167,8 @@ def summary(rows: list[dict], total: int, K: int, options: dict) -> list[tuple[s
 
 def confidence_of(args, rows: list[dict], loss: str) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
+    if not (args.folder / "calibration.json").exists():
+        return None, None, "No probabilities yet: scripts/calibrate.py fits the temperature that makes them."
     try:
         fit = cli.read_calibration(args.folder, loss)
     except InputError as error:
@@ -187,8 +189,9 @@ def mistakes_of(args, run: dict, rows: list[dict], sure, names: list[str], loss:
     """What is shown of the wrong answers, the surest first; and why their images are not, if they are not."""
     class_ids, arm_class = records.competitors(run)
     known = np.unique(class_ids)
-    gap = np.array([-row["scores"][row["label"]] for row in rows]) if sure is None else sure
-    wrong = [k for k in np.argsort(-gap, kind="stable") if rows[k]["label"] != rows[k]["pred"]][: args.mistakes]
+    gap = np.array([-row["scores"][row["label"]] for row in rows])  # by how much the label is worse, inf: not known
+    sure_of = np.where(np.isfinite(gap), gap, -1) if sure is None else sure
+    wrong = [k for k in np.argsort(-sure_of, kind="stable") if rows[k]["label"] != rows[k]["pred"]][: args.mistakes]
     try:
         dataset, gone = load_dataset(run["options"]["dataset"], run["options"]["split"], cli.DATASET_ROOT), ""
     except InputError as error:
