@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -131,17 +130,8 @@ def by_clip(args, device, dtype: str, pairs):
 
         def record_of(number: int, image: Image.Image) -> dict:
             distance = 1 - of_texts(list(pairs.captions[number // 2])) @ of_image(image)  # [2]
-            return {
-                "index": number,
-                "label": number % 2,
-                "pred": int(distance.argmin()),
-                "nfe": 1,
-                "losses": ["cosine"],
-                "levels": torch.zeros(1, dtype=torch.int64),
-                "noise": torch.zeros(1, dtype=torch.int64),
-                "counts": torch.ones(2, dtype=torch.int64),
-                "errors": distance[:, None],
-            }
+            about = {"index": number, "label": number % 2, "pred": int(distance.argmin())}
+            return records.one_point(distance, "cosine", **about)
 
         return (record_of(number, image) for number, image in images)
 

@@ -229,6 +229,14 @@ def save_record(path: Path, record: dict) -> None:
     write_atomic(path, lambda file: torch.save(record, file))
 
 
+def one_point(errors: torch.Tensor, loss: str, **about) -> dict:
+    """A record, `about` an image, of a model that answers at once: errors [arms], each at the one point there is."""
+    one = torch.zeros(1, dtype=torch.int64)
+    counts = torch.ones(len(errors), dtype=torch.int64)
+    measured = {"losses": [loss], "levels": one, "noise": one.clone(), "counts": counts, "errors": errors[:, None]}
+    return about | {"nfe": 1} | measured
+
+
 def _check(record: dict, loss: str | None, arms: int | None) -> None:
     """Raises ValueError, or what torch says, where a record's numbers are not as `Measured.record` gives them."""
     losses, levels, noise, counts, errors = (record[key] for key in ("losses", "levels", "noise", "counts", "errors"))

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from diffusion import InputError, cli, metrics, records
 from diffusion.classifiers import find_timm, load_timm
@@ -51,10 +50,8 @@ def by_clip(args, name: str, dataset, device):
         texts = of_texts(prompts.texts)  # [arms, d]
 
         def answer(image):
-            record = {"counts": torch.ones(len(arms), dtype=int), "losses": ["cosine"]}
-            record["errors"] = (1 - texts @ of_image(image))[:, None]
-            means, _ = metrics.class_errors(record, arm_class, "cosine")
-            return int(class_ids[means.argmin()]), record["errors"]
+            errors = 1 - texts @ of_image(image)  # [arms]
+            return int(class_ids[metrics.class_means(errors.numpy(), arm_class).argmin()]), errors
 
         return answer
 
@@ -75,7 +72,7 @@ def by_timm(args, name: str, dataset, device):
 
         def answer(image):
             errors = -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
-            return class_of[ids[int(errors.argmin())]], errors[:, None]
+            return class_of[ids[int(errors.argmin())]], errors
 
         return answer
 
@@ -116,17 +113,8 @@ def main(argv: list[str]) -> int:
 
         def record_of(index: int, image) -> dict:
             pred, errors = answer(image)
-            return {
-                "index": index,
-                "label": dataset.labels[index],
-                "pred": pred,
-                "nfe": 1,
-                "losses": [options["loss"]],
-                "levels": torch.zeros(1, dtype=torch.int64),
-                "noise": torch.zeros(1, dtype=torch.int64),
-                "counts": torch.ones(len(errors), dtype=torch.int64),
-                "errors": errors.float(),
-            }
+            label = dataset.labels[index]
+            return records.one_point(errors.float(), options["loss"], index=index, label=label, pred=pred)
 
         return (record_of(index, image) for index, image in images)
 
