@@ -490,6 +490,12 @@ def read_full(
 ROW = ["index", "pred", "label", "nfe", "candidates", "scores", "rank"]
 
 
+def failures(folder: Path, done: Iterable[int]) -> list[str]:
+    """Why images have no record, one text each; a note of one that is `done` is of a worker that came too late."""
+    notes = {index: note for index, note in records.failed(folder).items() if index not in done}
+    return [f"image {index}: {note.read_text(errors='replace').strip()}" for index, note in notes.items()]
+
+
 def brief(record: dict) -> dict:
     """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`.
 

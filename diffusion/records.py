@@ -270,8 +270,8 @@ def load_record(
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         if own and (missing := {"index", "nfe", "errors"} - record.keys()):
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
-        if own and not isinstance(record["nfe"], int):
-            raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int")
+        if own and not (isinstance(record["nfe"], int) and record["nfe"] > 0):
+            raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int, at least 1")
         if own and not isinstance(candidates := record.get("candidates", []), list):
             raise ValueError(f"candidates is {candidates!r:.60}, wanted a list")
         if own and not lazily:

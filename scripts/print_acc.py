@@ -63,8 +63,8 @@ def main(argv: list[str]) -> int:
     cli.check_picture(args.confusion)
     if not os.path.isdir(args.folder):
         raise InputError(f"{args.folder}: no such folder")
-    done = records.finished(args.folder)  # one of them may have a note beside it, of a worker that came too late
-    failed = {index: note.read_text() for index, note in records.failed(args.folder).items() if index not in done}
+    done = records.finished(args.folder)
+    failed = cli.failures(args.folder, done)
     if not done and not failed:
         raise InputError(f"{args.folder}: no per-image files (000.pt, ...) there")
     run = records.read_run(args.folder) if (args.folder / "run.json").exists() else None
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 
     wanted = {"loss": loss, "arms": len(arm_class), "change": decide} if loss else {}
     rows, problems = cli.read_rows(done.values(), own=run is not None, **wanted)
-    problems += [f"image {index}: {note.strip()}" for index, note in failed.items()]
+    problems += failed
     if args.confusion:
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
         names = {c: name for _, name, c in run["arms"]} if run else {}

@@ -10,6 +10,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -88,11 +89,15 @@ def draw_reliability(sure: np.ndarray, hit: np.ndarray) -> Markup:
     axes.plot(place, 100 * confidence, "_", markersize=12, markeredgewidth=2, color=ACCENT, label="confidence")
     axes.set(xlabel="bins of equally many images, the least sure first", ylabel="%", ylim=(None, 101))
     axes.legend(frameon=False, loc="lower right", labelcolor=INK)
-    return svg(figure, "reliability", "Confidence and share of right answers, in bins of equally many images")
+    first, last = (f"{confidence[k]:.0%} sure, {share[k]:.0%} right" for k in (0, -1))
+    told = f"Confidence and share of right answers, in {len(images)} bins of equally many images"
+    return svg(figure, "reliability", f"{told}: the least sure are {first}, the surest {last}")
 
 
 def draw_histogram(nfe: np.ndarray) -> Markup:
-    """How many images cost how much; logarithmic bins where the costs differ much."""
+    """How many images [n] cost how much; logarithmic bins where the costs differ much."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = axes_of(4.4, 3.1)
     wide = nfe.max() > 8 * nfe.min()
     edges = np.geomspace(nfe.min(), nfe.max(), 25) if wide else np.linspace(nfe.min() - 0.5, nfe.max() + 0.5, 25)
@@ -100,7 +105,9 @@ def draw_histogram(nfe: np.ndarray) -> Markup:
     axes.set(xlabel="NFE of an image", ylabel="images", xscale="log" if wide else "linear")
     axes.yaxis.get_major_locator().set_params(integer=True)
     if wide:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if nfe.max() < 100 * nfe.min() else (1,)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # else it writes 3 x 10^2 between, over the others
     return svg(figure, "histogram", f"Histogram of the NFE of {len(nfe)} images, from {nfe.min():,} to {nfe.max():,}")
 
 
@@ -168,7 +175,8 @@ def summary(rows: list[dict], total: int, K: int, options: dict) -> list[tuple[s
 def confidence_of(args, rows: list[dict], loss: str) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
     if not (args.folder / "calibration.json").exists():
-        return None, None, "No probabilities yet: scripts/calibrate.py fits the temperature that makes them."
+        made = "python scripts/calibrate.py FOLDER fits the temperature that makes them"
+        return None, None, f"No probabilities yet: {made}."
     try:
         fit = cli.read_calibration(args.folder, loss)
     except InputError as error:
@@ -204,7 +212,8 @@ def mistakes_of(args, run: dict, rows: list[dict], sure, names: list[str], loss:
         curve = running_difference(record, arm_class, label, pred, loss)
         text = "" if sure is None else f"{sure[k]:.1%} sure. "
         if len(curve):
-            text += f"After {len(curve)} shared points the answer is better by {curve[-1]:.3g}."
+            points = "1 shared point" if len(curve) == 1 else f"{len(curve)} shared points"
+            text += f"After {points} the answer is {'worse' if curve[-1] < 0 else 'better'} by {abs(curve[-1]):.3g}."
         else:
             text += "Its own class was not among those that were measured."
         image = None
@@ -216,7 +225,7 @@ def mistakes_of(args, run: dict, rows: list[dict], sure, names: list[str], loss:
             "index": index, "answer": names[row["pred"]], "true": names[row["label"]], "text": text,
             "picture": None if image is None else picture(image),
             "small": image is not None and max(image.shape) < 96,
-            "curve": draw_curve(curve, f"m{index}", text) if len(curve) else "",
+            "curve": draw_curve(curve, f"m{index}", text) if len(curve) > 1 else "",
         })  # fmt: skip
     return shown, gone
 
@@ -229,11 +238,10 @@ def main(argv: list[str]) -> int:
     records.need(args.folder, run, "arms", "dataset", "split")
     loss = records.loss_of(args.folder, run, args.loss)
     out = args.out or args.folder / "report.html"
-    if not out.parent.is_dir() or out.is_dir():
+    if not os.path.isdir(out.parent) or os.path.isdir(out):
         raise InputError(f"--out {out}: wanted a file in a folder that exists")
     rows, problems = cli.read_scores(args.folder, run, loss)
-    failed = records.failed(args.folder).items()
-    problems += [f"image {index}: {note.read_text().strip()}" for index, note in failed]
+    problems += cli.failures(args.folder, records.finished(args.folder))
 
     options = run["options"]
     class_ids = np.unique([class_id for *_, class_id in run["arms"]])
@@ -255,7 +263,10 @@ def main(argv: list[str]) -> int:
     sure, reliability, reliability_text = confidence_of(args, rows, loss)
     mistakes, gone = mistakes_of(args, run, rows, sure, names, loss)
 
+    same = nfe.min() == nfe.max()
+    evaluations = f"{nfe.mean():,.0f} network evaluation{'s' if nfe.mean() >= 1.5 else ''}"
     dearest = np.sort(nfe)[-(-len(nfe) // -10) :].sum() / nfe.sum()
+    costs = f"What the images cost. The dearest tenth of them took {dearest:.0%} of all evaluations."
 
     p, (low, high) = metrics.accuracy(pred, label)
     model = options.get("version") or options.get("model")
@@ -267,7 +278,7 @@ def main(argv: list[str]) -> int:
     page = environment.get_template("report.html.jinja").render(
         title=f"{options['dataset']}, {options['split']} split, by {model}",
         lead=f"{(pred == label).sum():,} of {len(rows):,} images right: {100 * p:.2f}%"
-        f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {nfe.mean():,.0f} network evaluations an image.",
+        f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {evaluations} an image.",
         sections=[(id, titles.get(id, id.capitalize())) for id in sections],
         table=summary(rows, max(run["images"], len(rows)), len(names), options),
         classes=sorted(((names[k], *per_class[k]) for k in per_class), key=lambda each: (each[1] / each[2], each[0])),
@@ -276,15 +287,17 @@ def main(argv: list[str]) -> int:
         confused=confused,
         reliability=reliability,
         reliability_text=reliability_text,
-        histogram=draw_histogram(nfe),
-        histogram_text=f"What the images cost. The dearest tenth of them took {dearest:.0%} of all evaluations.",
+        histogram=None if same else draw_histogram(nfe),
+        histogram_text=f"Every image took {evaluations}." if same else costs,
         mistakes=mistakes,
+        wrong=int((pred != label).sum()),
         gone=gone,
         problems=problems,
         run=json.dumps(run, indent=1, ensure_ascii=False),
         folder=f"{args.folder.resolve().name}, decided by {loss}",
     )
-    records.write_atomic(out, lambda file: file.write(page.encode()))
+    text = page.encode(errors="replace")  # a JSON's half surrogate pair is a question mark
+    records.write_atomic(out, lambda file: file.write(text))
     print(out)
     return cli.report(problems)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import import_script
+from conftest import ROOT, import_script
 from test_eval_prob_adaptive import SCRIPT, folder_of, options, race_options, subset
 
 from diffusion import metrics
-from diffusion.records import load_record
+from diffusion.records import load_record, one_point
 
 REPORT, ACC = "scripts/report.py", "scripts/print_acc.py"
 NASTY = '<script>alert("x")</script> & "three" $a$'
@@ -182,8 +182,61 @@ def test_what_there_is_not_is_said(run_main, copy, tmp_path):
     assert "is damaged" in str(Text(page_of(run_main, folder)))
 
 
+def test_mistakes_that_are_not_shown_are_counted(run_main, copy):
+    folder = copy()
+    for path in folder.glob("*.pt"):
+        record = load_record(path)
+        torch.save(record | {"label": (record["pred"] + 1) % 10}, path)
+    text = str(Text(page_of(run_main, folder, "--mistakes", 0)))
+    assert "30 of the answers are wrong; none of them is shown." in text and "is right so far" not in text
+    text = str(Text(page_of(run_main, folder, "--mistakes", 2)))
+    assert "Shown are 2 of 30." in text and text.count("% sure. After") == 2
+
+
+def test_notes_are_counted_as_print_acc_does(run_main, copy):
+    """Not that of an image that is done; no matter what bytes they are."""
+    folder = copy()
+    (folder / "failed").mkdir()
+    (folder / "failed" / "000.txt").write_text("came too late\n")
+    assert "came too late" not in page_of(run_main, folder) and run_main(ACC, folder).code == 0
+    (folder / "failed" / "001.txt").write_bytes(b"caf\xe9\n")
+    assert "image 1: caf\ufffd" in page_of(run_main, folder, code=1)
+    assert "image 1: caf\ufffd" in run_main(ACC, folder).err
+
+
+def test_half_a_surrogate_pair_is_a_question_mark(run_main, copy):
+    def rename(run):
+        run["arms"][1][1] = "half \ud800"
+        run["options"]["note"] = "\ud800"
+
+    assert "half ?" in str(Text(page_of(run_main, copy(rename))))
+
+
+@pytest.mark.parametrize("nfe", [[0, 5], [-5]])
+def test_costs_that_are_none_are_not_counted(run_main, copy, nfe):
+    folder = copy()
+    paths = sorted(folder.glob("*.pt"))[: len(nfe)]
+    for path, each in zip(paths, nfe, strict=True):
+        torch.save(load_record(path) | {"nfe": each}, path)
+    assert f"nfe is {nfe[0]}, wanted int, at least 1" in str(Text(page_of(run_main, folder, code=1)))
+
+
+@pytest.mark.parametrize("lowest, highest, wanted", [
+    (110, 2200, ["100", "200", "500", "1,000", "2,000"]),
+    (11, 95, ["10", "20", "50", "100"]),
+    (100, 100_000, ["100", "1,000", "10,000", "100,000"]),
+])  # fmt: skip
+def test_costs_have_few_ticks(lowest, highest, wanted):
+    """Numbers that cannot be mistaken; the texts of the picture are its ticks and its two labels."""
+    drawn = import_script(REPORT).draw_histogram(np.geomspace(lowest, highest, 50).astype(int))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert texts[: len(wanted) + 1] == [*wanted, "NFE of an image"]
+
+
 @pytest.mark.parametrize("words, said", [
     ("{folder} --out nowhere/page.html", "--out nowhere/page.html: wanted a file in a folder that exists"),
+    (f"{{folder}} --out {'x' * 300}/page.html", "wanted a file in a folder that exists"),
+    (f"{{folder}} --out {'x' * 300}", "cannot be written"),
     ("{folder} --mistakes -1", "--mistakes -1: must be at least 0"),
     ("nowhere", "no run.json there"),
 ])  # fmt: skip
@@ -210,8 +263,40 @@ def test_a_run_of_one_stage_and_one_image(run_main, tmp_path, model_folder):
     """All costs are the same; the page lies in the run's folder, which goes on from there."""
     args = [*options(model_folder, to_keep="1", n_samples="2"), *subset(tmp_path, 7)]
     folder = folder_of(run_main(SCRIPT, *args))
-    assert run_main(REPORT, folder).code == 0 and (folder / "report.html").exists()
+    assert run_main(REPORT, folder).code == 0
+    page = (folder / "report.html").read_text()
+    assert "Every image took 20 network evaluations." in page and "<svg" not in page
     assert "1 done before" in run_main(SCRIPT, *args).out
+
+
+def test_a_run_of_a_baseline_has_no_curves(run_main, copy, tmp_path):
+    """One point of each class, as scripts/baseline.py measures."""
+    folder = copy()
+    for path in folder.glob("*.pt"):
+        record, wrong = load_record(path), (load_record(path)["label"] + 1) % 10
+        errors = -torch.eye(10)[wrong]
+        told = {key: record[key] for key in ("index", "label")} | {"pred": wrong}
+        torch.save(one_point(errors, "l2", **told), path)
+    text = str(Text(page := page_of(run_main, folder, "--mistakes", 3)))
+    assert "After 1 shared point the answer is better by 1." in text and "The curve is" not in text
+    assert "Every image took 1 network evaluation." in text and 'class="cards"' in page and "0 of 30 images" in text
+
+
+def test_colours_are_told_apart():
+    """4.5 to 1 and more (WCAG 2 AA), of every text's colour on both grounds, in both schemes."""
+
+    def luminance(colour: str) -> float:
+        rgb = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    style = (ROOT / "scripts/report.html.jinja").read_text()
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    assert len(schemes) == 2
+    for colours in schemes:
+        for text in ("ink", "soft", "right", "wrong", "accent"):
+            for ground in ("page", "panel"):
+                low, high = sorted(luminance(colours[name]) for name in (text, ground))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground, colours)
 
 
 # ---- in a browser ----
@@ -278,6 +363,17 @@ def test_a_phone_is_not_widened_by_long_names(run_main, browser, copy, tmp_path)
     wide, there = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= there
     page.close()
+
+
+def test_paper_is_white(view):
+    """Whatever the scheme of the screen; and the names of the matrix's rows stay in sight."""
+    page, _ = view
+    row, region = page.locator(".matrix [scope=row]").first, page.locator(".scroll:has(.matrix)")
+    region.evaluate("each => each.scrollLeft = 1000")
+    assert row.bounding_box()["x"] == pytest.approx(region.bounding_box()["x"], abs=2)
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("nav").is_hidden()
 
 
 def test_axe_finds_nothing(view):
