@@ -143,8 +143,12 @@ def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int], candi
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += candidates + cli.weights_tag(args) + KEEP[args.keep][1]
     if len(name) > 200:
-        given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
-        raise InputError(f"{given[:60]}...: too long for a folder's name; give classes as ranges such as 0-99")
+        if args.candidates:
+            given, wanted = f"--candidates_from {args.candidates_from}", "give the file a shorter name"
+        else:
+            given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
+            wanted = "give classes as ranges such as 0-99"
+        raise InputError(f"{given[:60]}...: too long for a folder's name; {wanted}")
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name / args.split
 
 
@@ -196,7 +200,7 @@ def main(argv: list[str]) -> int:
     todo, earlier = cli.join_run(folder, options, about, mine)
     c, h, w = card.latent
     extra = {"save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
-    most = "at most " if args.search == "race" else ""
+    most = "at most " if args.search == "race" or args.candidates else ""
     cost = f"{most}{nfe:,} NFE and {nfe * (len(LOSSES) + extra.get(args.keep, 0)) * 4 / 1e6:,.1f} MB each"
     done = len(mine) - len(todo)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")

@@ -25,7 +25,7 @@ def read_scores(path: Path, images: int, classes: int) -> np.ndarray:
     try:
         with path.open("rb") as file:
             scores = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
         raise InputError(f"--candidates_from {path}: cannot be read as npy ({error}); else wanted clip:NAME") from None
     if scores.shape != (images, classes) or scores.dtype.kind not in "iuf":
         found = f"holds {scores.dtype} {list(scores.shape)}"

@@ -266,7 +266,7 @@ def my_images(args, total: int, most: int | None = None, environ=os.environ) -> 
         try:
             with args.subset_path.open("rb") as file:
                 chosen = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
             raise InputError(f"--subset_path {args.subset_path}: cannot be read as npy ({error})") from None
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
             raise InputError(

@@ -272,8 +272,9 @@ def load_record(
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
         if own and not (isinstance(record["nfe"], int) and record["nfe"] > 0):
             raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int, at least 1")
-        if own and not isinstance(candidates := record.get("candidates", []), list):
-            raise ValueError(f"candidates is {candidates!r:.60}, wanted a list")
+        candidates = record.get("candidates", [])
+        if own and not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
+            raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")
         if own and not lazily:
             _check(record, loss, arms)
         if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):

@@ -85,6 +85,7 @@ RUNS = {  # folder -> what differs in its run.json (...: is not there), and in i
     "clip": ({"loss": "cosine"}, {"losses": ["cosine"], "errors": torch.arange(4.0).reshape(4, 1)}),
     "errors": ({}, {"errors": [1, 2]}),
     "nfe": ({}, {"nfe": "a lot"}),
+    "tensors": ({}, {"candidates": [torch.zeros(2)]}),
     "nan": ({}, {"errors": torch.full([4, 3], float("nan"))}),
     "dit": (OF_DIT, {}),
     "dit-arms": (OF_DIT | {"all_arms": "all"}, {}),
@@ -157,6 +158,11 @@ def theirs(tmp_path_factory) -> Path:
         picture(folder / "latin" / os.fsdecode(name) / "a.png")
     os.mkfifo(folder / "fifo")
     torch.save(torch.zeros(1, 4, 8, 8), folder / "one.pt")
+    np.save(folder / f"{LONG[:190]}.npy", np.zeros((497, 10)))
+    huge = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({10**12}, 10)}}"
+    for name, header in {"huge.npy": huge, "signs.npy": "-" * 9000 + "1"}.items():
+        header = f"{header:<10000}\n".encode()
+        (folder / name).write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     return folder
 
 
@@ -345,8 +351,10 @@ ROWS = [  # script, what is wrong with its command line, what the message names
     *(
         (script, f"--candidates 3 --candidates_from {file}", ["--candidates_from", file])
         for script in (SD, DIT)
-        for file in ("file", "empty", "nowhere.npy", LONG, f"clip:{LONG}", "clip:")
+        for file in ("file", "empty", "nowhere.npy", LONG, f"clip:{LONG}", "clip:", "huge.npy", "signs.npy")
     ),
+    *((script, f"--subset_path {f}", [f, "npy"]) for script in (SD, DIT, WINO) for f in ("huge.npy", "signs.npy")),
+    (DIT, f"--candidates 3 --candidates_from {LONG[:190]}.npy", ["--candidates_from xxx", "too long"]),
     *((script, "--candidates 3 --candidates_from n.pt --pretrained x", ["--pretrained"]) for script in (SD, DIT)),
     # files, written
     (NOISE, "--img_size 33", ["--img_size 33", "multiple of 8"]),
@@ -395,7 +403,12 @@ def test_refused_in_one_line(theirs, tmp_path, monkeypatch, script, words, says)
 @pytest.mark.parametrize(
     "script, words, name",
     [
-        *((ACC, "nfe", "nfe"), (ACC, "counts --loss l1", "counts"), (ACC, "nan --loss l1", "nan")),
+        *(
+            (ACC, "nfe", "nfe"),
+            (ACC, "tensors", "tensors"),
+            (ACC, "counts --loss l1", "counts"),
+            (ACC, "nan --loss l1", "nan"),
+        ),
         *((ACC, "three --loss l1", "three"), (ACC, "cosine", None)),
         *((DIT_ACC, run, run) for run in ("dit-nfe", "dit-losses", "dit-three")),
         *((PRINT_WINO, "wino-counts", "wino-counts"), (PRINT_WINO, "wino-loss", "wino-loss")),
