@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_benchmark_runs(run_script):
     done = run_script("scripts/benchmark.py", "network", "published", "--repeats", 1, "--images", 1, "--threads", 1)
     assert done.code == 0, done.err
