@@ -61,8 +61,7 @@ def search_of(
     arms = np.bincount(arm_class)
     if args.search == "race":
         cli.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        most = np.sort(arms)[-(args.candidates or 0) :].sum()
-        return cli.race_of(args, arms, usable, most, groups)
+        return cli.race_of(args, arms, usable, cli.most_arms(args, arm_class), groups)
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")

@@ -1,7 +1,6 @@
 """A first stage that is nearly free: which classes of an image are worth the diffusion model's time."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,24 +16,19 @@ def best(scores: np.ndarray, K: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:K]
 
 
-def read_scores(path: Path, images: int, classes: int) -> np.ndarray:
-    """A npy file of scores, one row for each image of a data set, higher is better. [images, classes]
+def check_scores(scores: np.ndarray, given: str, images: int, classes: int) -> np.ndarray:
+    """Scores of each image of a data set, higher is better, as float64. [images, classes]
 
-    Raises InputError when it is none of this shape, or not all of it are numbers.
+    Raises InputError, beginning with what was `given`, when they are not of this shape, or not all of them numbers.
     """
-    try:
-        with path.open("rb") as file:
-            scores = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
-        raise InputError(f"--candidates_from {path}: cannot be read as npy ({error}); else wanted clip:NAME") from None
     if scores.shape != (images, classes) or scores.dtype.kind not in "iuf":
         found = f"holds {scores.dtype} {list(scores.shape)}"
         raise InputError(
-            f"--candidates_from {path}: {found}, wanted numbers [images, classes] = {[images, classes]}, the classes in"
+            f"{given}: {found}, wanted numbers [images, classes] = {[images, classes]}, the classes in"
             " ascending order of their ids"
         )
     if np.isnan(scores).any():
-        raise InputError(f"--candidates_from {path}: nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
+        raise InputError(f"{given}: nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
     return scores.astype(np.float64)
 
 

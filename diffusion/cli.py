@@ -120,7 +120,9 @@ def first_stage(
     else:
         refuse(args, parser, ["pretrained"], "is for --candidates_from clip:NAME")
         path = Path(args.candidates_from)
-        scores = candidates.read_scores(path, images, len(class_ids))
+        flag = f"--candidates_from {path}"
+        scores = read_npy(path, flag, "; else wanted clip:NAME")
+        scores = candidates.check_scores(scores, flag, images, len(class_ids))
         options["candidates_from"] = f"npy, sha256 {records.sha256(scores.tobytes())}"
         of = tag(path.stem)
 
@@ -128,6 +130,11 @@ def first_stage(
             return lambda index, _: candidates.best(scores[index], args.candidates)
 
     return options, f"_{args.candidates}of_{of}", load
+
+
+def most_arms(args, arm_class: np.ndarray) -> int:
+    """How many arms compete at most: those of the --candidates largest classes; arm_class [arms] of rows 0..K-1."""
+    return int(np.sort(np.bincount(arm_class))[-(args.candidates or 0) :].sum())
 
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -257,17 +264,22 @@ def not_negative(args, *names: str) -> None:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 0")
 
 
+def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
+    """The array in a npy file; InputError, beginning with what was `given`, where it is none."""
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
+        raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
+
+
 def my_images(args, total: int, most: int | None = None, environ=os.environ) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending (the first `most`), and this worker's, as `environ` says."""
     not_negative(args, "grace")
     worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ)
     chosen = np.arange(total)
     if args.subset_path:
-        try:
-            with args.subset_path.open("rb") as file:
-                chosen = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
-            raise InputError(f"--subset_path {args.subset_path}: cannot be read as npy ({error})") from None
+        chosen = read_npy(args.subset_path, f"--subset_path {args.subset_path}")
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
             raise InputError(
                 f"--subset_path {args.subset_path}: holds {chosen.dtype} {list(chosen.shape)}, wanted a list of indices"
@@ -344,6 +356,11 @@ def shorten(text: str, length: int) -> str:
     """At most `length` characters, and no $, between which matplotlib would read mathematics."""
     short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
     return short.replace("$", r"\$")
+
+
+def in_percent(p: float, interval: tuple[float, float]) -> str:
+    """A share and its interval in a table's cell."""
+    return f"{100 * p:.2f} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
 def percent(p: float, interval: tuple[float, float]) -> str:

@@ -55,9 +55,9 @@ def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int
     the points that both were measured on, times their weights; its mean over places is the rival's excess. `map_of`:
     the rows of winner and rival, which is the class that came next as far, and of those the best. `errors`: the losses.
     """
-    points = np.zeros(arm_class.max() + 1, dtype=int)
-    points[arm_class] = measured.counts
-    order = np.lexsort((excess(measured.record(), arm_class, measured.winner, "l2"), -points))
+    record = measured.record()
+    _, points = class_errors(record, arm_class, "l2")
+    order = np.lexsort((excess(record, arm_class, measured.winner, "l2"), -points))
     rival = int(order[order != measured.winner][0])
     n = points[rival]
     arms = measured.errors[:, len(LOSSES) :].split(measured.counts.tolist())  # of each [its points, h w]

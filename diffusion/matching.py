@@ -41,8 +41,7 @@ def read_errors(folder: Path, loss: str) -> tuple[np.ndarray, list[int], list[st
     for number, path in records.finished(folder).items():
         try:
             record = records.load_record(path, own=True, loss=loss)
-            parts = np.split(metrics.point_errors(record, loss), np.cumsum(record["counts"])[:-1])
-            means = [part.mean() for part in parts][:3]
+            means = [part.mean() for part in metrics.arm_errors(record, loss)][:3]
         except InputError as error:
             problems.append(str(error))
             continue

@@ -76,6 +76,11 @@ def point_errors(record: dict, loss: str) -> np.ndarray:
     return errors * np.concatenate([weights[:count] for count in record["counts"].tolist()])
 
 
+def arm_errors(record: dict, loss: str) -> list[np.ndarray]:
+    """`point_errors` of each arm, [its points]."""
+    return np.split(point_errors(record, loss), np.cumsum(record["counts"].numpy())[:-1])
+
+
 def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error of each class over the points it was measured on, from a record, and how many points those are.
 

@@ -177,6 +177,13 @@ def competitors(run: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(classes, return_inverse=True)
 
 
+def row_names(run: dict) -> list[str]:
+    """The name of the class of each row of a run (see `competitors`)."""
+    class_ids, arm_class = competitors(run)
+    names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
+    return [names[row] for row in range(len(class_ids))]
+
+
 def record_path(folder: Path, total: int, index: int) -> Path:
     """The file of image `index` in a data set of `total`: zero-padded to the width of the last index."""
     return folder / f"{index:0{len(str(total - 1))}d}.pt"

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     print(f"{len(full)} images, {len(arms)} classes; agreement is with the decision at all {len(levels)} points")
     print(f"{'search':<15}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
     for name, setting, nfe, *hits in table:
-        shown = [f"{100 * p:.2f} ({100 * low:.2f} to {100 * high:.2f})" for p, (low, high) in hits]
+        shown = [cli.in_percent(*each) for each in hits]
         print(f"{name:<15}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
     if args.out:
         draw(table, f"{run['options']['dataset']}: {len(full)} images, {len(arms)} classes", args.out)

@@ -98,7 +98,6 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
 
     class_ids, arm_class = records.competitors(run)
-    names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
     images, rows = [], []
     for index in np.array(list(done))[even(min(args.images, len(done)), len(done))].tolist():
         record = records.load_record(done[index], own=True, loss=options["loss"], arms=len(arm_class))
@@ -117,7 +116,7 @@ def main(argv: list[str]) -> int:
     draw(
         images,
         rows,
-        [names[row] for row in range(len(class_ids))],
+        records.row_names(run),
         f"{options['dataset']}, {options['split']} split, model {model}: {right} of {len(rows)} right",
         f"Bars: mean {options['loss']} error less the winner's (◂), at the points both were measured on.",
         args.out,

@@ -34,10 +34,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def shown(p: float, interval: tuple[float, float]) -> str:
-    return f"{100 * p:.2f} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
-
-
 def difference(hits: np.ndarray) -> str:
     """Mean of paired differences [n] and its 95% interval, in percent."""
     half = metrics.Z95 * hits.std(ddof=1) / np.sqrt(len(hits))
@@ -84,11 +80,11 @@ def main(argv: list[str]) -> int:
     for points in [*(p for p in POINTS if p < P), P]:
         right = [levels.accuracies(held, of, points, each) for each in (np.ones(P), weights)]
         table.append((points, [(r.mean(), metrics.wilson(r.mean(), len(r))) for r in right]))
-        cells = [shown(*cell) for cell in table[-1][1]]
+        cells = [cli.in_percent(*cell) for cell in table[-1][1]]
         print(f"{points:<12}{cells[0]:<26}{cells[1]:<26}{difference(right[1] - right[0])}")
     raced = [race(held, each, np.bincount(arm_class), level) for each in (np.ones(P), weights)]
     hits = [winners == of for winners, _ in raced]
-    cells = [shown(*metrics.share(hit)) for hit in hits]
+    cells = [cli.in_percent(*metrics.share(hit)) for hit in hits]
     print(f"{'race':<12}{cells[0]:<26}{cells[1]:<26}{difference(hits[1].astype(float) - hits[0])}")
     nfe = [f"{spent.mean():,.0f} NFE" for _, spent in raced]
     print(f"{'':<12}{nfe[0]:<26}{nfe[1]:<26}ratio {raced[1][1].mean() / raced[0][1].mean():.2f}")

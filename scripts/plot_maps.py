@@ -106,15 +106,13 @@ def main(argv: list[str]) -> int:
     rows = read(args.folder, run, args.wrong)
     rows = [rows[k] for k in even(min(args.images, len(rows)), len(rows))]
     dataset = load_dataset(options["dataset"], options["split"], cli.DATASET_ROOT)
-    class_ids, arm_class = records.competitors(run)
-    name_of_row = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
     name_of_class = {class_id: name for _, name, class_id in run["arms"]}
     for row in rows:
         row["right"] = row["pred"] == row["label"]
         known = cli.shorten(name_of_class.get(row["label"], "none of them"), 16)
         row["truth"] = "" if row["right"] else f" (is {known})"
     images = [as_seen(dataset, row["index"], options) for row in rows]
-    names = [name_of_row[row] for row in range(len(class_ids))]
+    names = records.row_names(run)
     model = options.get("version") or options.get("model")
     draw(images, rows, names, f"{options['dataset']}, {options['split']} split, model {model}", args.out)
     print(args.out)

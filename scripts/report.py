@@ -142,8 +142,7 @@ def running_difference(record: dict, arm_class: np.ndarray, label: int, pred: in
 
     label and pred are rows of classes; n may be 0: the label was no candidate.
     """
-    counts = record["counts"].numpy()
-    arms = np.split(metrics.point_errors(record, loss), np.cumsum(counts)[:-1])
+    arms = metrics.arm_errors(record, loss)
     own, other = (np.mean([arms[arm] for arm in np.flatnonzero(arm_class == k)], 0) for k in (label, pred))
     n = min(len(own), len(other))
     return np.cumsum(own[:n] - other[:n]) / np.arange(1, n + 1)
@@ -193,7 +192,9 @@ def confidence_of(args, rows: list[dict], loss: str) -> tuple[np.ndarray | None,
     return sure, draw_reliability(sure[held], (pred == label)[held]), text
 
 
-def mistakes_of(args, run: dict, rows: list[dict], sure, names: list[str], loss: str) -> tuple[list[dict], str]:
+def mistakes_of(
+    args, run: dict, done: dict[int, Path], rows: list[dict], sure, names: list[str], loss: str
+) -> tuple[list[dict], str]:
     """What is shown of the wrong answers, the surest first; and why their images are not, if they are not."""
     class_ids, arm_class = records.competitors(run)
     known = np.unique(class_ids)
@@ -204,7 +205,7 @@ def mistakes_of(args, run: dict, rows: list[dict], sure, names: list[str], loss:
         dataset, gone = load_dataset(run["options"]["dataset"], run["options"]["split"], cli.DATASET_ROOT), ""
     except InputError as error:
         dataset, gone = None, f"The images cannot be shown: {error}"
-    done, shown = records.finished(args.folder), []
+    shown = []
     for k in wrong:
         row, index = rows[k], rows[k]["index"]
         record = records.load_record(done[index], own=True, loss=loss, arms=len(arm_class))
@@ -241,7 +242,8 @@ def main(argv: list[str]) -> int:
     if not os.path.isdir(out.parent) or os.path.isdir(out):
         raise InputError(f"--out {out}: wanted a file in a folder that exists")
     rows, problems = cli.read_scores(args.folder, run, loss)
-    problems += cli.failures(args.folder, records.finished(args.folder))
+    done = records.finished(args.folder)
+    problems += cli.failures(args.folder, done)
 
     options = run["options"]
     class_ids = np.unique([class_id for *_, class_id in run["arms"]])
@@ -261,7 +263,7 @@ def main(argv: list[str]) -> int:
         pairs = Counter({(r, c): int(counts[r, c]) for r, c in np.argwhere(counts).tolist() if r != c})
         confused = [(names[r], names[c], times) for (r, c), times in pairs.most_common(MATRIX)]
     sure, reliability, reliability_text = confidence_of(args, rows, loss)
-    mistakes, gone = mistakes_of(args, run, rows, sure, names, loss)
+    mistakes, gone = mistakes_of(args, run, done, rows, sure, names, loss)
 
     same = nfe.min() == nfe.max()
     evaluations = f"{nfe.mean():,.0f} network evaluation{'s' if nfe.mean() >= 1.5 else ''}"
