@@ -81,7 +81,7 @@ def run_folder(args, candidates: str = "") -> Path:
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
-    name += candidates + cli.weights_tag(args) + ("_maps" if args.save_maps else "")
+    name += candidates + cli.levels_tag(args) + ("_maps" if args.save_maps else "")
     return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
 
 
@@ -97,7 +97,8 @@ def main(argv: list[str]) -> int:
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     weights = read_weights(args.weights, card.levels)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
-    levels, start = search_of(args, arm_class, np.flatnonzero(weights), groups)
+    usable = cli.levels_of(args, card.levels)
+    levels, start = search_of(args, arm_class, usable[weights[usable] > 0], groups)
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 

@@ -105,22 +105,22 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
 
 
 def search_of(
-    args, n_arms: int, most: int, weights: np.ndarray
+    args, n_arms: int, most: int, usable: np.ndarray, weights: np.ndarray
 ) -> tuple[list[int], list[int], np.ndarray, Callable[[np.ndarray], Search], int]:
     """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE.
 
-    Of n_arms at most `most` compete. weights [T] of the levels: stages and races leave out those of weight 0, a grid of
-    levels does not.
+    Of n_arms at most `most` compete. usable levels, ascending, of weights [T]: stages and races leave out those of
+    weight 0, a grid does not.
     """
-    usable = np.flatnonzero(weights)
+    weighty = usable[weights[usable] > 0]
     if args.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         cli.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), usable, most)
+        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
         return [], [], levels, start, args.budget or most * len(levels)  # at most
     cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
-    if args.t_interval is not None or args.cls is not None:
-        usable = np.arange(len(weights))
+    if args.t_interval is None and args.cls is None:
+        usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
     levels, ends = level_sequence(n_samples, len(usable))
     levels, ends = np.repeat(usable[levels], args.n_trials), ends * args.n_trials
@@ -128,20 +128,20 @@ def search_of(
     return n_samples, to_keep, levels, lambda among: halving(len(among), ends, to_keep), nfe
 
 
-def run_folder(args, card: Card, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
-    """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
+def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
+    """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
     name = f"DiT{card.image_size}x{card.image_size}" + (f"-{cli.tag(args.version)}" if args.version else "")
     if args.cls is not None:
         name += f"_cls{'_'.join(args.cls)}"
     if args.search == "race":
         name += f"_{args.n_trials}trials_{cli.race_tag(args)}"
-    elif len(n_samples) == 1 and card.levels % n_samples[0] == 0:
-        name += f"_t{card.levels // n_samples[0]}_{args.n_trials}trials"
+    elif len(n_samples) == 1 and T % n_samples[0] == 0:
+        name += f"_t{T // n_samples[0]}_{args.n_trials}trials"
     else:
         name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
     name += "_randnoise" if args.randomize_noise else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += candidates + cli.weights_tag(args) + KEEP[args.keep][1]
+    name += candidates + cli.levels_tag(args) + KEEP[args.keep][1]
     if len(name) > 200:
         if args.candidates:
             given, wanted = f"--candidates_from {args.candidates_from}", "give the file a shorter name"
@@ -175,10 +175,13 @@ def main(argv: list[str]) -> int:
     all_arms, arms = arms_of(args, dataset, card)
     weights = read_weights(args.weights, card.levels)
     class_ids, arm_class = np.unique([all_arms[k] for k in arms], return_inverse=True)
-    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), cli.most_arms(args, arm_class), weights)
+    usable = cli.levels_of(args, card.levels)
+    most = cli.most_arms(args, arm_class)
+    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
     prompts = partial(prompts_for, args.dataset, dataset)
     more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, prompts)
-    folder = run_folder(args, card, n_samples, to_keep, of)
+    folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
+    cli.warn_of_one_draw(args, levels)
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     keep, _ = KEEP[args.keep]
@@ -199,8 +202,8 @@ def main(argv: list[str]) -> int:
     todo, earlier = cli.join_run(folder, options, about, mine)
     c, h, w = card.latent
     extra = {"save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
-    most = "at most " if args.search == "race" or args.candidates else ""
-    cost = f"{most}{nfe:,} NFE and {nfe * (len(LOSSES) + extra.get(args.keep, 0)) * 4 / 1e6:,.1f} MB each"
+    limit = "at most " if args.search == "race" or args.candidates else ""
+    cost = f"{limit}{nfe:,} NFE and {nfe * (len(LOSSES) + extra.get(args.keep, 0)) * 4 / 1e6:,.1f} MB each"
     done = len(mine) - len(todo)
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
 

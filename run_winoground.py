@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 SD_ONLY = [
     "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "weights", "in_flight", "compile", "offload", "config", "lora", "t5",
+    "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config", "lora", "t5",
 ]  # fmt: skip
 
 
@@ -64,18 +64,19 @@ def by_diffusion(args, device, dtype: str, pairs):
     args.version = args.version or "2-0"
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     arm_class = np.arange(2 + args.normalize)
-    weights = read_weights(args.weights, card.levels)
+    weights, usable = read_weights(args.weights, card.levels), cli.levels_of(args, card.levels)
     if args.search == "race":
         cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = cli.race_of(args, np.ones(2, dtype=int), np.flatnonzero(weights), 2)
+        levels, start = cli.race_of(args, np.ones(2, dtype=int), usable[weights[usable] > 0], 2)
     else:
         cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
-        levels, _ = level_sequence([every(args.t_interval, card.levels)], card.levels)
-        levels = np.repeat(levels, args.n_trials)
+        levels, _ = level_sequence([every(args.t_interval, len(usable))], len(usable))
+        levels = np.repeat(usable[levels], args.n_trials)
 
         def start(among: np.ndarray):
             return halving(len(among), [len(levels)], [1])
 
+    cli.warn_of_one_draw(args, levels)
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
     if args.noise_path:
         noise = bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
@@ -116,7 +117,7 @@ def by_diffusion(args, device, dtype: str, pairs):
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
     name += "_normalized" if args.normalize else ""
-    name += cli.weights_tag(args)
+    name += cli.levels_tag(args)
     return options, name, args.budget or len(arm_class) * len(levels), load, classify_all
 
 

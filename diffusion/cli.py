@@ -18,13 +18,11 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, calibration, cluster, metrics, models, one_line, records
-from diffusion.search import Search, race, spread_sequence, tree
+from diffusion.search import MIDDLE, Search, band, race, spread_sequence, tree
 
 LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
 DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
 RIGHT, WRONG = "#1a7f37", "#cf222e"  # the colours of every picture
-# Relative differences of two mean errors below which a dtype cannot tell which is smaller (docs: README, "How fast").
-CLOSE = {"float16": 2.5e-4, "bfloat16": 2e-3}
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -138,6 +136,7 @@ def most_arms(args, arm_class: np.ndarray) -> int:
 
 
 RACE_ONLY = ["z", "max_samples", "budget"]
+USUAL = {"race": "{:g}-{:g}".format(*MIDDLE)}  # --search -> --levels; of others all, 0-1
 
 
 def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -148,12 +147,33 @@ def add_search_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--z", type=float, default=3.0, help="race: standard errors a class must lose by; default %(default)g"
     )
-    parser.add_argument(
-        "--max_samples", type=int, default=500, help="race: noise levels, if need be; default %(default)s"
-    )
+    parser.add_argument("--max_samples", type=int, help="race: noise levels, if need be; default 500, or all there are")
     parser.add_argument("--budget", type=int, help="race: NFE per image, at most; then the leader is taken, undecided")
+    middle = (
+        f"only noise levels between these shares of the schedule; default {USUAL['race']} for a race, else 0-1, all"
+    )
+    parser.add_argument("--levels", metavar="A-B", help=middle)
     weights = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
     parser.add_argument("--weights", type=Path, metavar="CSV", help=weights)
+
+
+def levels_of(args, T: int) -> np.ndarray:
+    """The levels that --levels leaves, ascending; InputError where it is no part of the schedule."""
+    args.levels = args.levels or USUAL.get(args.search, "0-1")
+    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", args.levels)
+    low, high = map(float, ends.groups()) if ends else (1, 0)
+    if not low < high <= 1 or len(chosen := band(low, high, T)) < 2:
+        raise InputError(f"--levels {args.levels}: wanted two shares of the {T} noise levels, such as {USUAL['race']}")
+    args.levels = f"{low:g}-{high:g}"
+    return chosen
+
+
+def warn_of_one_draw(args, levels: np.ndarray, most: int = 25) -> None:
+    """Say that one draw of noise for many levels makes them alike (arXiv 2303.16203, figure 2)."""
+    if not args.randomize_noise and (n := len(np.unique(levels))) > most:
+        alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than {most} add little"
+        better = "--randomize_noise draws for each level, --n_trials more often"
+        warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)
 
 
 def race_of(
@@ -165,8 +185,9 @@ def race_of(
     """
     if not args.z > 0:
         raise InputError(f"--z {args.z:g}: must be greater than 0")
+    args.max_samples = min(500, len(usable)) if args.max_samples is None else args.max_samples
     if not 2 <= args.max_samples <= len(usable):
-        of = "the model's levels" + (" whose --weights are not 0" if args.weights else "")
+        of = f"the levels of --levels {args.levels}" + (" whose --weights are not 0" if args.weights else "")
         raise InputError(f"--max_samples {args.max_samples}: must be in 2..{len(usable)}, {of}")
     if args.budget is not None and args.budget < 2 * most:
         raise InputError(f"--budget {args.budget}: the first look alone takes {2 * most} NFE, two of each prompt")
@@ -192,7 +213,8 @@ def search_options(args, weights: np.ndarray, levels: np.ndarray) -> dict:
         raise InputError(f"--weights {args.weights}: 0 at each of the {len(levels)} levels that are measured")
     names = ["search", *(RACE_ONLY if args.search == "race" else [])]
     told = records.sha256(weights.tobytes()) if (weights != 1).any() else None
-    return {name: getattr(args, name) for name in names} | {"weights": told}
+    part = None if args.levels == "0-1" else args.levels
+    return {name: getattr(args, name) for name in names} | {"weights": told, "levels": part}
 
 
 def race_tag(args) -> str:
@@ -201,9 +223,10 @@ def race_tag(args) -> str:
     return f"race_{args.z:g}z_{args.max_samples}samples{budget}"
 
 
-def weights_tag(args) -> str:
-    """Weights in the name of a run's folder."""
-    return f"_w{tag(args.weights.stem)}" if args.weights else ""
+def levels_tag(args) -> str:
+    """Levels and their weights in the name of a run's folder."""
+    levels = "" if args.levels == USUAL.get(args.search, "0-1") else f"_levels{args.levels}"
+    return levels + (f"_w{tag(args.weights.stem)}" if args.weights else "")
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
@@ -592,9 +615,9 @@ def evaluate(
     `load(index)` reads an image; `classify(images, dtype)` loads the model, takes pairs (index, what was read) and
     gives an iterator of records, in any order; `path_of(index)` is where one goes; `earlier` rows count in the bar.
 
-    An image whose errors in a reduced dtype are not finite, or whose best two are closer than that dtype's noise, is
-    measured again in float32 at the end. One that cannot be read, or whose errors are not finite even then, is left
-    out, with a note in the run's folder that goes when it succeeds. Raises cluster.Stopped when a signal asked for an
+    An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
+    read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it
+    succeeds. Raises cluster.Stopped when a signal asked for an
     end: the images in hand are finished if that takes less than `grace` seconds.
     """
     rows, problems, again = [], [], {}  # again: index -> NFE spent in vain
@@ -621,7 +644,7 @@ def evaluate(
             for turn in dict.fromkeys([dtype, "float32"]):
                 for record in measured:
                     index, finite = record["index"], bool(record["errors"].isfinite().all())
-                    if turn != "float32" and not (finite and record.get("margin", np.inf) > CLOSE[turn]):
+                    if turn != "float32" and not finite:
                         again[index] = record["nfe"]
                         continue
                     if not finite:

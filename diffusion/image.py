@@ -12,7 +12,7 @@ from diffusion.datasets import centre_crop, to_rgb
 from diffusion.errors import LOSSES, Block, ImageNoise, together
 from diffusion.metrics import class_errors, class_means, excess, margin
 from diffusion.models import Model
-from diffusion.search import Search, noise_rows, race, spread_sequence
+from diffusion.search import MIDDLE, Search, band, noise_rows, race, spread_sequence
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def classify(
     *,
     loss: str = "l2",
     z: float = 3.0,
+    levels: tuple[float, float] = MIDDLE,
     max_samples: int = 500,
     budget: float = np.inf,
     seed: int = 0,
@@ -146,15 +147,16 @@ def classify(
 ) -> Answer:
     """Race the prompts (for a class-conditional model, class ids) on one image: eval_prob_adaptive.py --search race.
 
-    `z`, `max_samples` and `budget` as there. The noise is that of the first image of a data set with this seed.
+    `z`, `levels`, `max_samples` and `budget` as there; the noise is that of the first image of a data set.
     """
     pixels = centre_crop(to_rgb(image), model.image_size)  # [3, H, W]
     x = model.encode(pixels[None])[0]  # [c, h, w]
-    levels = spread_sequence(min(max_samples, len(model.process)), len(model.process))
+    usable = band(*levels, len(model.process))
+    points = usable[spread_sequence(min(max_samples, len(usable)), len(usable))]  # [P] levels
     one = np.ones(len(prompts), dtype=int)
     task = search_image(
-        x, model.conditions(prompts), np.arange(len(prompts)), lambda _: race(levels, one, z, budget), levels,
-        noise_rows(levels, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
+        x, model.conditions(prompts), np.arange(len(prompts)), lambda _: race(points, one, z, budget), points,
+        noise_rows(points, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
     )  # fmt: skip
     (measured,) = together(model, [task], batch_size=batch_size)
     scores = excess(measured.record(), np.arange(len(prompts)), measured.winner, loss)

@@ -34,7 +34,7 @@ from diffusion.errors import ImageNoise, together
 from diffusion.image import Measured, search_image
 from diffusion.models import Model, load_model, prepare, read_card
 from diffusion.process import Process
-from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.search import MIDDLE, band, halving, level_sequence, noise_rows, race, spread_sequence
 
 ROOT = Path(__file__).parent.parent
 T = 1000
@@ -98,7 +98,8 @@ def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, s
 
 
 def race_all(model: Model, images: list[Tensor], conditions: Tensor, args) -> list[Measured]:
-    levels = spread_sequence(500, T)
+    usable = band(*MIDDLE, T)
+    levels = usable[spread_sequence(500, len(usable))]
     arms = np.ones(len(conditions), dtype=int)
     return search_all(model, images, conditions, levels, lambda _: race(levels, arms, 3.0), args)
 
