@@ -157,7 +157,7 @@ def test_the_levels_of_interval_200_and_125():
     "interval, T", [(0, 1000), (-5, 1000), (3, 1000), (600, 1000), (1001, 1000), (2000, 1000), (5, 4)]
 )
 def test_intervals_that_do_not_divide(interval, T):
-    with pytest.raises(InputError, match=f"^--t_interval {interval}: must divide the model's {T} levels$"):
+    with pytest.raises(InputError, match=f"^--t_interval {interval}: must divide the {T} levels$"):
         every(interval, T)
 
 
@@ -294,6 +294,12 @@ def run(errors, *, levels=None, arms=None, z=3.0, budget=np.inf):
     return play(race(levels, arms, z, budget), errors, arms)
 
 
+def spread(errors, by_level, a, b) -> float:
+    """The variance of the differences between two classes, from its successive differences at these points."""
+    d = [float(errors[a][p]) - float(errors[b][p]) for p in by_level]
+    return sum((y - x) ** 2 for x, y in itertools.pairwise(d)) / (len(d) - 1) / 2
+
+
 def reference(errors, levels, arms, z, budget=float("inf")):
     """The rule in loops, one class, one point, one difference at a time -> as `run`."""
     K, P = len(errors), len(levels)
@@ -312,16 +318,14 @@ def reference(errors, levels, arms, z, budget=float("inf")):
         mean = {c: sum(float(errors[c][p]) for p in range(n)) / n for c in left}
         leader = min(left, key=lambda c: (mean[c], c))
         by_level = sorted(range(n), key=lambda p: levels[p])
-        own = {}
-        for c in left:
-            d = [float(errors[c][p]) - float(errors[leader][p]) for p in by_level]
-            own[c] = sum((b - a) ** 2 for a, b in itertools.pairwise(d)) / (n - 1) / 2
+
         others = sorted((c for c in left if c != leader), key=lambda c: (mean[c], c))
-        nearest = others[: max(NEAREST, len(others) // 10)]
-        pooled = sum(own[c] for c in nearest) / len(nearest)
-        t = scipy.stats.t.ppf(scipy.stats.norm.cdf(z), n - 1 + PRIOR)
+        pairs = list(itertools.combinations([leader, *others[: max(NEAREST, len(others) // 10)]], 2))
+        pooled = sum(spread(errors, by_level, a, b) for a, b in pairs) / len(pairs)
+        prior = min(PRIOR, (len(others) - 1) * (n - 1))
+        t = scipy.stats.t.ppf(scipy.stats.norm.cdf(z), n - 1 + prior)
         for c in others:
-            s2 = (PRIOR * pooled + (n - 1) * own[c]) / (PRIOR + n - 1)
+            s2 = (prior * pooled + (n - 1) * spread(errors, by_level, c, leader)) / (prior + n - 1)
             if mean[c] - mean[leader] > t * (s2 / n * (1 - n / P)) ** 0.5:
                 left = [k for k in left if k != c]
         if len(left) == 1:
@@ -355,9 +359,12 @@ def test_what_cannot_be_told_apart_is_decided_by_the_full_grid():
 
 
 def test_two_classes_by_hand():
-    """Differences m - h and m + h at two of 8 points: s^2 = (2 h)^2 / 2, their mean's error h sqrt(1 - 2 / 8)."""
-    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 1 + PRIOR) * np.sqrt(3 / 4)
-    assert PRIOR == 8 and limit == pytest.approx(2.0090, abs=1e-4)  # t of 9 degrees of freedom: 2.3198
+    """Differences m - h and m + h at two of 8 points: s^2 = (2 h)^2 / 2, their mean's error h sqrt(1 - 2 / 8).
+
+    Nobody else tells how much they vary, so there is one degree of freedom.
+    """
+    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 1) * np.sqrt(3 / 4)
+    assert limit == pytest.approx(12.0965, abs=1e-4)  # t: 13.968
     for m, dropped in ((0.999 * limit, False), (1.001 * limit, True)):
         errors = np.zeros((2, 8))
         errors[1] = m + np.array([-1, 1] * 4)
@@ -366,11 +373,14 @@ def test_two_classes_by_hand():
 
 
 def test_a_class_leans_on_the_spread_of_others():
-    """At two points a class has one degree of freedom, they have PRIOR: s^2 = (8 (s_1^2 + s_2^2) / 2 + s_k^2) / 9."""
-    t = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 9)
-    h = np.array([0.0, 0.5, 2.0])  # half the step of a class's differences: s_k^2 = 2 h_k^2
+    """At two points a class has one degree of freedom, and so has the other: s^2 = ((s_01^2 + s_02^2 + s_12^2) / 3 +
+    s_0k^2) / 2.
+    """
+    t = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 2)
+    h = np.array([0.0, 0.5, 2.0])  # half the step of a class: s_kl^2 = 2 (h_k - h_l)^2
+    pooled = 2 * (0.5**2 + 2**2 + 1.5**2) / 3
     for k in (1, 2):
-        limit = t * np.sqrt((8 * (h**2).sum() + 2 * h[k] ** 2) / 9 / 2 * (1 - 2 / 8))
+        limit = t * np.sqrt((pooled + 2 * h[k] ** 2) / 2 / 2 * (1 - 2 / 8))
         for share, after in ((0.999, [0, k]), (1.001, [0])):
             mean = np.array([0, 10, 10])  # the other one is far beyond its limit
             mean[k] = 0
@@ -380,12 +390,15 @@ def test_a_class_leans_on_the_spread_of_others():
             assert (asked[1][0] if len(asked) > 1 else left) == after
 
 
-@pytest.mark.parametrize("far, pooled", [(2, 1), (121, (9 * 1 + 4 * 9) / 13)])
+@pytest.mark.parametrize("far, pooled", [(2, 0.4), (121, 54 / 13)])
 def test_the_spread_of_far_classes_is_not_leant_on(far, pooled):
-    """Nine near classes have steps of 2, those after them of 6; the nearest nine count, of 130 the nearest 13."""
-    assert NEAREST == 9
+    """Nine near classes have steps of 2, those after them of 6; the nearest nine count, of 130 the nearest 13.
+
+    With the leader's step, 0, the variance of nine steps of 2 is 0.4, and of four steps of 6 besides 54 / 13.
+    """
+    assert NEAREST == 9 and PRIOR == 8
     h = np.array([0.0, *[1.0] * 9, *[3.0] * far])
-    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 9) * np.sqrt((8 * 2 * pooled + 2) / 9 / 2 * (1 - 2 / 8))
+    limit = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 9) * np.sqrt((8 * pooled + 2) / 9 / 2 * (1 - 2 / 8))
     for share, after in ((0.999, list(range(10))), (1.001, [0])):
         mean = np.array([0, *[share * limit] * 9, *[100] * far])
         left, asked, _ = run(mean[:, None] + h[:, None] * np.array([-1, 1] * 4), z=2)
@@ -393,11 +406,11 @@ def test_the_spread_of_far_classes_is_not_leant_on(far, pooled):
 
 
 def test_a_trend_over_levels_is_no_noise():
-    """Differences level - 2 at levels 4, 2, 6: mean 2. By level the steps are 2 and 2, s^2 = 2, and the limit is
-    t sqrt(2 / 3 (1 - 3 / 8)) = 1.47; as measured they are -2 and 4, s^2 = 5, and it would be 2.33.
+    """Differences level - 1 at levels 4, 2, 6: mean 3. By level the steps are 2 and 2, s^2 = 2, and the limit is
+    t sqrt(2 / 3 (1 - 3 / 8)) = 2.92; as measured they are -2 and 4, s^2 = 5, and it would be 4.62.
     """
     levels = np.array([4, 2, 6, 1, 5, 3, 7, 0])
-    errors = np.stack([np.zeros(8), levels - 2.0])
+    errors = np.stack([np.zeros(8), levels - 1.0])
     assert run(errors, levels=levels, z=2)[1] == [([0, 1], 2), ([0, 1], 3)]
     assert len(run(errors, z=2)[1]) > 2
 
@@ -412,7 +425,7 @@ def test_the_looks():
 def test_what_is_dropped_stays_out_though_it_would_win():
     """Class 1 is clearly worse at first, and would be the best of all."""
     errors = np.zeros((3, 16))
-    errors[0], errors[1], errors[2] = 5, [9, 9] + [-99] * 14, np.resize([4, 6], 16)
+    errors[0], errors[1], errors[2] = 5, [99, 99] + [-99] * 14, np.resize([4, 6], 16)
     left, asked, _ = run(errors)
     assert asked[0] == ([0, 1, 2], 2) and all(classes == [0, 2] for classes, _ in asked[1:]) and left == [0]
 
@@ -559,14 +572,14 @@ def test_one_group_and_groups_of_one_are_the_plain_race():
 
 
 def test_a_tree_costs_less_and_its_winner_went_furthest():
-    """Four groups that differ much, of five that differ a little; nothing is measured twice."""
-    levels, arms, groups = spread_sequence(100, 1000), np.ones(20, dtype=int), np.repeat(np.arange(4), 5)
+    """Six groups that differ much, of five that differ a little; nothing is measured twice."""
+    levels, arms, groups = spread_sequence(100, 1000), np.ones(30, dtype=int), np.repeat(np.arange(6), 5)
     right = cost = plain = 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        means = np.repeat(rng.permutation(4) * 1.5, 5) + np.concatenate([rng.permutation(5) * 0.3 for _ in range(4)])
+        means = np.repeat(rng.permutation(6) * 1.5, 5) + np.concatenate([rng.permutation(5) * 0.3 for _ in range(6)])
         errors = told(100, means.tolist(), seed)
-        counts = np.zeros(20, dtype=int)
+        counts = np.zeros(30, dtype=int)
         search = tree(levels, arms, groups, 3.0)
         try:
             classes, end = next(search)
