@@ -203,7 +203,7 @@ def grouped(tmp_path_factory):
 
 def test_groups_race_first(run_main, few, model_folder, grouped):
     """As `tree` does on the errors of the full grid, with the same bits; and the answer is the plain race's."""
-    args = [*race_options(model_folder, "--max_samples", 16), *few, *COLOURED]
+    args = [*race_options(model_folder, "--max_samples", 16, "--levels", "0-1"), *few, *COLOURED]
     full = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="16"), *few, *COLOURED))
     plain = records_of(run_main(SCRIPT, *args))
     result = run_main(SCRIPT, *args, "--prompt_path", grouped, log="grouped")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffusion.cli import levels_of
 from diffusion.datasets import TABLE, prompts_file, read_prompts
 from diffusion.search import check_schedule, level_sequence
 
@@ -45,7 +46,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 DOCUMENTS = {
-    name: commands((ROOT / name).read_text()) for name in ("README.md", "commands.md") if (ROOT / name).exists()
+    str(path.relative_to(ROOT)): commands(path.read_text()) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 }
 ALL = [pytest.param(c, id=f"{name}: {' '.join(c)}") for name, found in DOCUMENTS.items() for c in found]
 
@@ -133,7 +134,8 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
         with monkeypatch.context() as patch:
             args = parse(words, patch)
         if args.search == "race":  # its cost depends on the image
-            assert args.to_keep is None and args.n_samples is None and args.max_samples <= 1000
+            assert args.to_keep is None and args.n_samples is None
+            assert (args.max_samples or 0) <= len(levels_of(args, 1000))
             assert args.budget is None or args.budget >= 2 * classes
             continue
         check_schedule(classes, args.n_samples, args.to_keep, 1000)

@@ -154,13 +154,14 @@ def matrix(record: dict) -> np.ndarray:
 @pytest.mark.parametrize("search", ["race", "halving"])
 def test_a_weighted_search_is_the_search_on_weighted_errors(run_main, tmp_path, model_folder, few, grid, search):
     path = weights_csv(tmp_path / "w.csv", "100,0.2", "900,3")
-    how = ["--search", "race", "--max_samples", 40] if search == "race" else ["--to_keep", 3, 1, "--n_samples", 4, 40]
+    raced = ["--search", "race", "--levels", "0-1", "--max_samples", 40]
+    how = raced if search == "race" else ["--to_keep", 3, 1, "--n_samples", 4, 40]
     start = ["--dataset", "digits", "--version", model_folder, "--device", "cpu"]
     result = run_main(SCRIPT, *start, *how, *few, "--weights", path)
     table = read_weights(path, 1000)
     order, ends = (spread_sequence(40, 40), None) if search == "race" else level_sequence([4, 40], 40)
     records = records_of(result)
-    assert folder_of(result).name.endswith("samples_ww")
+    assert folder_of(result).name.endswith("samples_levels0-1_ww" if search == "race" else "samples_ww")
     for index, full in records_of(grid).items():
         level = np.sort(full["levels"].numpy())
         weighted = (matrix(full) * table[level])[:, order]
@@ -190,8 +191,11 @@ def test_levels_of_weight_zero_are_not_measured(run_main, tmp_path, model_folder
         start = ["--dataset", "digits", "--version", model_folder, "--device", "cpu"]
         for record in records_of(run_main(SCRIPT, *start, *how, *few, "--weights", path)).values():
             assert record["levels"].max() < 500 and (record["weights"] > 0).all()
-    result = run_main(SCRIPT, *race_options(model_folder, "--max_samples", 501), *few, "--weights", path)
-    assert result.code == 2 and "must be in 2..500, the model's levels whose --weights are not 0" in result.err
+    for part, most in (("0-1", 500), ("0.2-0.8", 300)):
+        more = ["--max_samples", most + 1, "--levels", part, "--weights", path]
+        result = run_main(SCRIPT, *race_options(model_folder, *more), *few)
+        says = f"must be in 2..{most}, the levels of --levels {part} whose --weights are not 0"
+        assert result.code == 2 and says in result.err
 
 
 def test_other_weights_are_another_run(run_main, tmp_path, model_folder, few):
