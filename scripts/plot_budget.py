@@ -228,7 +228,10 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
         axes.grid(alpha=0.25)
         for spine in ("top", "right"):
             axes.spines[spine].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    if len(names) <= len(COLOURS):
+        axes.legend(frameon=False, loc="lower right")
+    else:  # many races
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
     cli.save_figure(figure, path, dpi=110)
 
 
