@@ -294,6 +294,28 @@ def read_weights(path: Path | None, T: int) -> np.ndarray:
     return table / table.mean()
 
 
+def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
+    """Accuracies, as shares, of a csv with the columns `column`,accuracy: integers in least..most, percent. Ascending
+
+    InputError names the file and the line at fault.
+    """
+    curve: dict[int, float] = {}
+    for line, (at, accuracy) in _rows(path, (column, "accuracy")).items():
+        if not (_is_id(at) and least <= int(at) <= most):
+            raise InputError(f"{path}, line {line}: {column} is {at!r}, wanted an integer in {least}..{most}")
+        if int(at) in curve:
+            raise InputError(f"{path}, line {line}: {column} {int(at)} stands there twice")
+        try:
+            curve[int(at)] = float(accuracy) / 100
+        except ValueError:
+            curve[int(at)] = math.nan
+        if not 0 <= curve[int(at)] <= 1:
+            raise InputError(f"{path}, line {line}: accuracy is {accuracy!r}, wanted percent, from 0 to 100")
+    if max(curve.values()) <= 0.01:
+        raise InputError(f"{path}: no accuracy is above 1, wanted percent")
+    return dict(sorted(curve.items()))
+
+
 # ---- readers: each gives labels, classes and a function that opens image k ----
 
 

@@ -1,36 +1,111 @@
-"""What fewer evaluations cost: replay searches on a run that measured every class at every point, without a model.
+"""What fewer evaluations cost: replay searches where every class is known at every point, without a model.
 
     python eval_prob_adaptive.py --version digits --dataset digits --to_keep 1 --n_samples 500
     python scripts/plot_budget.py data/digits/vdigits_1trials_1keep_500samples --out budget.png
+    python scripts/plot_budget.py --simulate docs/data/pets_accuracy_by_points.csv --classes 37 \\
+        --to_keep 5 1 --n_samples 25 250 --z 2.5 3 --max_samples 100 250
 
 Prints, for each search and setting, the mean NFE per image, how often it decides as the full budget does, and the
 accuracy, with 95% intervals; draws the same with --out. The paired t-test is the rule of arXiv 2303.15233, Algorithm 1.
+
+The images are those of a run, or are simulated (diffusion/simulate.py): drawn from a population that was fitted to a
+curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
 """
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from diffusion import cli, metrics, records
+from diffusion import InputError, cli, metrics, records, simulate
+from diffusion.datasets import read_curve
 from diffusion.errors import LOSSES
-from diffusion.search import Search, halving, level_sequence, race, replay, spread_sequence
+from diffusion.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
 
+T = 1000  # the levels of every model there is, of which --levels takes shares
 Z = [1.5, 2, 2.5, 3, 3.5, 4, 5]
 P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
 SHARES = [0.02, 0.05, 0.1, 0.2, 0.5, 1]  # of the points that the last stage of a halving measures
 LEAST = 20  # points of every class before the first t-test, theirs
+AS_WELL = 0.25  # points of accuracy: fits whose rmse is so little more than the least are as good
+SIMULATED = ["classes", "by_level", "images", "points", "spread"]
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, help="the folder of a run of one stage: every class at every point")
+    p.add_argument("folder", type=Path, nargs="?", help="the folder of a run of one stage: every class at every point")
     p.add_argument("--loss", choices=LOSSES, help="which loss decides; default the run's")
     p.add_argument("--out", type=Path, metavar="PNG", help="draw it")
+    p.add_argument("--to_keep", type=int, nargs="+", help="with --n_samples: one row for this schedule, as published")
+    p.add_argument("--n_samples", type=int, nargs="+", help="levels of its stages, as of eval_prob_adaptive.py")
+    p.add_argument("--z", type=float, nargs="+", default=Z, help="of the races; default %(default)s")
+    p.add_argument("--max_samples", type=int, nargs="+", help="points of the races, at most; default all there are")
+    shares = "races within these shares of the schedule, such as 0.2-0.8; default 0-1"
+    p.add_argument("--levels", nargs="+", default=["0-1"], metavar="A-B", help=shares)
+    g = p.add_argument_group("simulation, instead of a folder")
+    g.add_argument("--simulate", type=Path, metavar="CSV", help="points,accuracy: per class, spread evenly; in percent")
+    g.add_argument("--classes", type=int, help="how many classes compete there")
+    g.add_argument("--by_level", type=Path, metavar="CSV", help="level,accuracy: of one point per class; in percent")
+    g.add_argument("--images", type=int, default=1000, help="how many are drawn; default %(default)s")
+    g.add_argument("--points", type=int, help="of the full budget; default the last of --n_samples, or 250")
+    g.add_argument("--spread", type=float, help="of the classes of an image, as a share of mu; default the best fit's")
     return p
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of which every class is known at every point."""
+
+    name: str
+    errors: Iterable[np.ndarray]  # of each image, [K, P], points in ascending levels
+    label: np.ndarray  # [images], class rows
+    levels: np.ndarray  # [P]
+    arms: np.ndarray  # [K], how many a class has
+
+
+def measured(args: argparse.Namespace) -> Source:
+    """The images of a run."""
+    run = records.read_run(args.folder)
+    loss = records.loss_of(args.folder, run, args.loss)
+    records.need(args.folder, run, "arms", "dataset")
+    class_ids, arm_class = records.competitors(run)
+    errors, label, levels, _ = cli.read_full(args.folder, loss, class_ids, arm_class)
+    return Source(run["options"]["dataset"], errors, label, levels, np.bincount(arm_class))
+
+
+def simulated(args: argparse.Namespace) -> tuple[Source, str]:
+    """Images of the population that fits best, or best with the --spread that was given; and what to say of it."""
+    points = max(args.n_samples or [250]) if args.points is None else args.points
+    within = {"classes": (args.classes or 0, 2, 10_000), "images": (args.images, 1, 10**6), "points": (points, 2, T)}
+    for name, (value, least, most) in within.items():
+        if not least <= value <= most:
+            raise InputError(f"--simulate {args.simulate}: --{name} is {value}, wanted {least} to {most}")
+    if args.spread is not None and not 0 < args.spread <= 1:
+        raise InputError(f"--spread {args.spread:g}: must be above 0, and at most 1")
+    if args.levels != ["0-1"] and not args.by_level:
+        raise InputError(f"--levels {args.levels[0]}: without --by_level all levels are alike in a simulation")
+    known = read_curve(args.simulate, "points", 1, 10**6)
+    if len(known) < 3:
+        raise InputError(f"{args.simulate}: {len(known)} rows, wanted at least 3 to fit to")
+    by_level = read_curve(args.by_level, "level", 0, T - 1) if args.by_level else None
+    single = by_level and np.interp(np.arange(T), list(by_level), list(by_level.values()))
+    ratios = simulate.RATIOS if args.spread is None else (args.spread,)
+    fits = simulate.fits(list(known), np.array(list(known.values())), args.classes, single, ratios, T)
+    best, rmse = min(fits, key=lambda fit: fit[1])
+    as_well = [f"{ratio:g}" for ratio, (_, miss) in zip(ratios, fits, strict=True) if miss <= rmse + AS_WELL]
+    about = f"SIMULATED, no model was run: {args.images} images drawn from a fit to {args.simulate}"
+    about += f" and {args.by_level}" if args.by_level else ""
+    about += f"; mu {best.mu:.3f}, tau {best.tau:.3f}, spread {best.spread:.3f}, rmse {rmse:.2f} points of accuracy"
+    about += f"\nthe least rmse of those with --spread {' '.join(as_well)}, which fit as well" * (args.spread is None)
+    levels = even(points, T)
+    errors = simulate.images(best, args.classes, levels, args.images)
+    label, arms = np.zeros(args.images, dtype=int), np.ones(args.classes, dtype=int)
+    return Source(f"simulated from {args.simulate.name}", errors, label, levels, arms), about
 
 
 def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
@@ -47,63 +122,85 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
     return left[[errors.mean(1).argmin()]]
 
 
-def searches(levels: np.ndarray, arms: np.ndarray) -> dict[str, dict[str, Callable]]:
-    """Search -> setting -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
+def searches(args: argparse.Namespace, levels: np.ndarray, arms: np.ndarray) -> dict[tuple[str, str], Callable]:
+    """(search, setting) -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
     P, n = len(levels), len(arms)
-    spread = spread_sequence(P, P)  # ranks among the levels that there are
 
-    def one_stage(share: float):
-        picked, ends = level_sequence([max(1, round(share * P))], P)
-        return lambda rng: (picked, halving(n, ends, [1]))
+    def staged(to_keep: list[int], n_samples: list[int]) -> Callable:
+        picked, ends = level_sequence(n_samples, P)
+        return lambda rng: (picked, halving(n, ends, to_keep))
 
-    def two_stages(share: float):
-        last = max(2, round(share * P))
-        picked, ends = level_sequence([max(1, last // 10), last], P)
-        return lambda rng: (picked, halving(n, ends, [max(1, n // 2), 1] if n < 11 else [5, 1]))
+    few = [max(1, n // 2), 1] if n < 11 else [5, 1]
+    found = {("every class", f"{round(x * P)} points"): staged([1], [max(1, round(x * P))]) for x in SHARES[:-1]}
+    for last in (round(share * P) for share in SHARES):
+        found["halving", f"{last // 10}/{last}"] = staged(few, [max(1, last // 10), max(2, last)])
+    for p in P_VALUES:
+        found["paired t-test", f"p {p}"] = lambda rng, p=p: (rng.permutation(P), t_test(P, arms, p))
+    if args.to_keep and args.n_samples:
+        check_schedule(n, args.n_samples, args.to_keep, P)
+        found["published", "as given"] = staged(args.to_keep, args.n_samples)
+    for band in args.levels:
+        low, high = (float(end) * T for end in band.split("-"))
+        usable = np.arange(P) if band == "0-1" else np.flatnonzero((low <= levels) & (levels < high))
+        for most in args.max_samples or [len(usable)]:
+            if not min(2, P) <= most <= len(usable):
+                there = f"{len(usable)} points are there, --max_samples is {most}"
+                raise InputError(f"--levels {band}: {there}; wanted at least 2, and at most those there are")
+            order = usable[spread_sequence(most, len(usable))]
+            name = "race" + f" {band}" * (band != "0-1") + f" of {most}" * (most < P)
+            for z in args.z:
+                found[name, f"z {z:g}"] = lambda rng, order=order, z=z: (order, race(levels[order], arms, z))
+    return found
 
-    return {
-        "every class": {f"{round(share * P)} points": one_stage(share) for share in SHARES[:-1]},
-        "halving": {f"{round(share * P) // 10}/{round(share * P)}": two_stages(share) for share in SHARES},
-        "paired t-test": {f"p {p}": lambda rng, p=p: (rng.permutation(P), t_test(P, arms, p)) for p in P_VALUES},
-        "race": {f"z {z}": lambda rng, z=z: (spread, race(levels[spread], arms, z)) for z in Z},
-    }  # fmt: skip
+
+def check(args: argparse.Namespace) -> None:
+    """InputError where options do not fit together."""
+    if (args.folder is None) == (args.simulate is None):
+        raise InputError("wanted the folder of a run or --simulate CSV, one of the two")
+    cli.refuse(args, parser(), *((["loss"], "is for a run") if args.simulate else (SIMULATED, "is for --simulate")))
+    if (args.to_keep is None) != (args.n_samples is None):
+        raise InputError("--to_keep and --n_samples: wanted both, as in --to_keep 5 1 --n_samples 25 250")
+    if not all(z > 0 for z in args.z):
+        raise InputError(f"--z {' '.join(f'{z:g}' for z in args.z)}: must be greater than 0")
+    for band in args.levels:
+        if not re.fullmatch(r"(\d*\.)?\d+-(\d*\.)?\d+", band):
+            raise InputError(f"--levels {band}: wanted two shares of the schedule, such as 0.2-0.8")
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     cli.check_picture(args.out)
-    run = records.read_run(args.folder)
-    loss = records.loss_of(args.folder, run, args.loss)
-    records.need(args.folder, run, "arms", "dataset")
-    class_ids, arm_class = records.competitors(run)
-    errors, label, levels, _ = cli.read_full(args.folder, loss, class_ids, arm_class)
-    arms = np.bincount(arm_class)
-    full = errors.mean(2).argmin(1)
-
-    def row(name: str, setting: str, nfe: float, wins: np.ndarray) -> tuple:
-        return name, setting, nfe, metrics.accuracy(wins, full), metrics.accuracy(wins, label)
-
-    table = [row("every class", f"{len(levels)} points", len(arm_class) * len(levels), full)]
-    for name, settings in searches(levels, arms).items():
-        for setting, of in tqdm(settings.items(), desc=name, leave=False):
-            wins, costs = [], []
-            for k, one in enumerate(errors):
-                order, search = of(np.random.default_rng(k))
-                winner, nfe = replay(search, one[:, order], arms)
-                wins.append(winner)
-                costs.append(nfe)
-            table.append(row(name, setting, float(np.mean(costs)), np.array(wins)))
-    print(f"{len(full)} images, {len(arms)} classes; agreement is with the decision at all {len(levels)} points")
-    print(f"{'search':<15}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
+    check(args)
+    source, about = simulated(args) if args.simulate else (measured(args), None)
+    levels, arms = source.levels, source.arms
+    settings = searches(args, levels, arms)
+    full, wins, costs = [], [], []
+    for k, one in enumerate(tqdm(source.errors, total=len(source.label), leave=False)):
+        replayed = []
+        for of in settings.values():
+            order, search = of(np.random.default_rng(k))
+            replayed.append(replay(search, one[:, order], arms))
+        full.append(one.mean(1).argmin())
+        wins.append([winner for winner, _ in replayed])
+        costs.append([nfe for _, nfe in replayed])
+    full, wins = np.array(full), np.array(wins)
+    table = [("every class", f"{len(levels)} points", arms.sum() * len(levels), full)]
+    table += [(*key, nfe, won) for key, nfe, won in zip(settings, np.mean(costs, 0), wins.T, strict=True)]
+    table = [(*row, metrics.accuracy(won, full), metrics.accuracy(won, source.label)) for *row, won in table]
+    heading = f"{len(full)} images, {len(arms)} classes"
+    if about:
+        print(about)
+    print(f"{heading}; agreement is with the decision at all {len(levels)} points")
+    print(f"{'search':<24}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
     for name, setting, nfe, *hits in table:
         shown = [cli.in_percent(*each) for each in hits]
-        print(f"{name:<15}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
+        print(f"{name:<24}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
     if args.out:
-        draw(table, f"{run['options']['dataset']}: {len(full)} images, {len(arms)} classes", args.out)
+        draw(table, f"{source.name}: {heading}", args.out)
     return 0
 
 
-COLOURS = {"every class": "#8c959f", "halving": "#0969da", "paired t-test": "#bc4c00", "race": cli.RIGHT}
+COLOURS = {"every": "#8c959f", "halving": "#0969da", "paired": "#bc4c00", "published": "#24292f", "race": cli.RIGHT}
 
 
 def draw(table: list[tuple], heading: str, path: Path) -> None:
@@ -116,12 +213,14 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
     for axes, column, what in zip(
         figure.subplots(1, 2), (3, 4), ("same decision as full budget", "accuracy"), strict=True
     ):
-        for name, colour in COLOURS.items():
+        for k, name in enumerate(names := list(dict.fromkeys(row[0] for row in table))):
+            first = next(at for at, other in enumerate(names) if other.split()[0] == name.split()[0])
+            colour, style = COLOURS[name.split()[0]], ["-", "--", ":", "-."][(k - first) % 4]
             rows = sorted((row for row in table if row[0] == name), key=lambda row: row[2])
             nfe = [row[2] for row in rows]
             p, low, high = (100 * np.array(x) for x in zip(*[(r[column][0], *r[column][1]) for r in rows], strict=True))
             axes.fill_between(nfe, low, high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(nfe, p, marker="o", markersize=4, color=colour, label=name)
+            axes.plot(nfe, p, style, marker="o", markersize=4, color=colour, label=name)
         axes.set(xscale="log", xlabel="NFE per image", ylabel=f"{what}, %")
         axes.set_ylim(top=100.4)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -129,7 +228,10 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
         axes.grid(alpha=0.25)
         for spine in ("top", "right"):
             axes.spines[spine].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    if len(names) <= len(COLOURS):
+        axes.legend(frameon=False, loc="lower right")
+    else:  # many races
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
     cli.save_figure(figure, path, dpi=110)
 
 

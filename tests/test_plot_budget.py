@@ -1,6 +1,7 @@
 """Searches replayed on a run that measured everything: what they cost and decide is what they do when they are run."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +9,21 @@ from conftest import import_script
 from PIL import Image
 from test_eval_prob_adaptive import csv_of, folder_of, options, race_options, records_of, subset
 
+from diffusion import cli
 from diffusion.records import load_record
+from diffusion.search import race, replay, spread_sequence
 
 SCRIPT, EVAL = "scripts/plot_budget.py", "eval_prob_adaptive.py"
 IMAGES = (0, 1, 10, 301)
+DATA = Path(__file__).parent.parent / "docs" / "data"
+PETS = ["--simulate", DATA / "pets_accuracy_by_points.csv", "--classes", 37]
+BY_LEVEL = ["--by_level", DATA / "pets_accuracy_by_level.csv"]
 
 
 def table(result) -> dict[tuple[str, str], tuple[float, float, float]]:
     """(search, setting) -> NFE per image, agreement and accuracy in percent."""
     assert result.code == 0, result.err
-    row = re.compile(r"^(\S.{13}) (.{11}) +([\d,]+)   ([\d.]+) \(.*?\) +([\d.]+) \(", re.M)
+    row = re.compile(r"^(\S.{22}) (.{11}) +([\d,]+)   ([\d.]+) \(.*?\) +([\d.]+) \(", re.M)
     return {
         (name.strip(), setting.strip()): (float(nfe.replace(",", "")), float(agrees), float(right))
         for name, setting, nfe, agrees, right in row.findall(result.out)
@@ -88,3 +94,112 @@ def test_another_loss_decides(run_main, grid):
     _, folder = grid
     own, l2, l1 = (table(run_main(SCRIPT, folder, *more)) for more in ([], ["--loss", "l2"], ["--loss", "l1"]))
     assert own == l2 and l2["race", "z 4"] != l1["race", "z 4"]
+
+
+def test_a_race_within_a_band_of_levels(run_main, grid):
+    """Its points are those of the run whose levels lie there, in van der Corput's order."""
+    _, folder = grid
+    asked = ["--levels", "0-1", "0.25-0.75", "--max_samples", 10, 20, "--z", 2.25]
+    found = table(run_main(SCRIPT, folder, *asked, "--to_keep", 5, 1, "--n_samples", 4, 40))
+    assert found["published", "as given"] == found["halving", "4/40"]
+    class_ids, arm_class = np.arange(10), np.array([*range(10), 2])
+    errors, _, levels, _ = cli.read_full(folder, "l2", class_ids, arm_class)
+    arms, middle = np.bincount(arm_class), np.flatnonzero((levels >= 250) & (levels < 750))
+    assert len(middle) == 20
+    for name, usable, most in [("race of 10", np.arange(40), 10), ("race 0.25-0.75 of 20", middle, 20)]:
+        order = usable[spread_sequence(most, len(usable))]
+        replays = [replay(race(levels[order], arms, 2.25), one[:, order], arms) for one in errors]
+        agrees = [winner == one.mean(1).argmin() for (winner, _), one in zip(replays, errors, strict=True)]
+        nfe, share, _ = found[name, "z 2.25"]
+        assert nfe == pytest.approx(np.mean([nfe for _, nfe in replays]), abs=0.51)
+        assert share == 100 * np.mean(agrees)
+
+
+def test_a_simulation(run_main, tmp_path):
+    """It says first that it is one, and of what; the cost of a schedule is the paper's."""
+    given = [*PETS, "--to_keep", 5, 1, "--n_samples", 25, 250, "--images", 30, "--z", 2.5, 3, "--max_samples", 50, 250]
+    result = run_main(SCRIPT, *given, "--out", tmp_path / "budget.png")
+    first, second, *_ = result.out.splitlines()
+    assert re.fullmatch(
+        r"SIMULATED, no model was run: 30 images drawn from a fit to \S+/pets_accuracy_by_points.csv; "
+        r"mu [\d.]+, tau [\d.]+, spread [\d.]+, rmse 0.47 points of accuracy",
+        first,
+    )
+    assert "--spread 0.1 0.12 0.15 0.2 0.25 0.3 0.35" in second
+    found = table(result)
+    assert found["every class", "250 points"][:2] == (9250, 100)
+    assert found["published", "as given"][0] == found["halving", "25/250"][0] == 2050
+    assert found["race of 50", "z 2.5"][0] < found["race", "z 2.5"][0] < found["race", "z 3"][0] < 2050
+    assert 60 < found["race", "z 3"][2] <= 97
+    with Image.open(tmp_path / "budget.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+
+
+def test_a_simulation_with_levels(run_main):
+    """The middle levels tell more; a given spread is what is drawn from."""
+    few = ["--images", 200, "--points", 40, "--z", 3, "--max_samples", 10]
+    result = run_main(SCRIPT, *PETS, *BY_LEVEL, *few, "--spread", 0.1, "--levels", "0-1", "0.3-0.7", "0.7-1")
+    assert "pets_accuracy_by_level.csv; mu 1.643, tau 1.201, spread 0.164, rmse 0.49 " in result.out.splitlines()[0]
+    assert "as well" not in result.out
+    found = table(result)
+    assert found["race 0.3-0.7 of 10", "z 3"][2] > found["race of 10", "z 3"][2] > found["race 0.7-1 of 10", "z 3"][2]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ([], "wanted the folder of a run or --simulate CSV, one of the two"),
+        ([*PETS, "folder"], "wanted the folder of a run or --simulate CSV, one of the two"),
+        (["folder", "--classes", 37], "--classes: is for --simulate"),
+        (["folder", *BY_LEVEL], "--by_level: is for --simulate"),
+        ([*PETS, "--loss", "l1"], "--loss: is for a run"),
+        (PETS[:2], "--classes is 0, wanted 2 to 10000"),
+        ([*PETS, "--classes", 1], "--classes is 1, wanted 2 to 10000"),
+        ([*PETS, "--images", 0], "--images is 0, wanted 1 to 1000000"),
+        ([*PETS, "--points", 1], "--points is 1, wanted 2 to 1000"),
+        ([*PETS, "--spread", "nan"], "--spread nan: must be above 0"),
+        ([*PETS, "--levels", "0.2-0.8"], "--levels 0.2-0.8: without --by_level all levels are alike"),
+        ([*PETS, *BY_LEVEL, "--levels", "0.2"], "--levels 0.2: wanted two shares of the schedule"),
+        (
+            [*PETS, *BY_LEVEL, "--levels", "0.8-0.2"],
+            "--levels 0.8-0.2: 0 points are there, --max_samples is 0; wanted at least 2",
+        ),
+        ([*PETS, "--max_samples", 251], "--levels 0-1: 250 points are there, --max_samples is 251; wanted"),
+        ([*PETS, "--z", 2, "nan"], "--z 2 nan: must be greater than 0"),
+        ([*PETS, "--to_keep", 5, 1], "--to_keep and --n_samples: wanted both"),
+        ([*PETS, "--to_keep", 40, 1, "--n_samples", 2, 4], "the first stage cannot keep 40 of 37 classes"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(run_main, given, said):
+    result = run_main(SCRIPT, *given)
+    assert result.code == 2 and said in result.err and result.err.count("\n") == 1 and not result.out
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a,b\n1,2\n", ": no column points, accuracy; found a, b"),
+        ("points,accuracy\n1,30\n0,40\n", ", line 3: points is '0', wanted an integer in 1..1000000"),
+        ("points,accuracy\n1.5,30\n", ", line 2: points is '1.5', wanted an integer"),
+        ("points,accuracy\n1,30\n2,x\n", ", line 3: accuracy is 'x', wanted percent, from 0 to 100"),
+        ("points,accuracy\n1,nan\n", ", line 2: accuracy is 'nan', wanted percent"),
+        ("points,accuracy\n1,101\n", ", line 2: accuracy is '101', wanted percent"),
+        ("points,accuracy\n1,30\n01,40\n", ", line 3: points 1 stands there twice"),
+        ("points,accuracy\n1,0.3\n2,0.4\n5,0.5\n", ": no accuracy is above 1, wanted percent"),
+        ("points,accuracy\n1,30\n2,40\n", ": 2 rows, wanted at least 3 to fit to"),
+        ("", ": no column points, accuracy; found an empty file"),
+    ],
+)
+def test_a_bad_curve_is_refused(run_main, tmp_path, text, said):
+    path = tmp_path / "curve.csv"
+    path.write_text(text)
+    result = run_main(SCRIPT, "--simulate", path, "--classes", 37)
+    assert result.code == 2 and f"{path}{said}" in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("accuracy", ["0", "100", "2.7"])
+def test_a_curve_that_says_nothing_is_simulated_as_it_is(run_main, tmp_path, accuracy):
+    """Always wrong, always right, chance."""
+    path = tmp_path / "curve.csv"
+    path.write_text("".join(f"{line}\n" for line in ["points,accuracy", f"1,{accuracy}", f"2,{accuracy}", "9,100"]))
+    assert run_main(SCRIPT, "--simulate", path, "--classes", 37, "--images", 2, "--points", 10).code == 0
