@@ -64,7 +64,7 @@ def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, los
         --to_keep 20 5 1 --n_samples 1 3 9           130    493, 497      495, 497
         --search race                                279    496, 497      497, 497
 
-    and on 434 images of the training split nearly the same for both. So it is the argument that decides.
+    On 434 images of the training split they are one image apart at most. So it is the argument that decides.
 
     class_ids [rows] and arm_class [arms] as records.competitors gives them; of several rows of a class the best counts.
     """
