@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
     rows = noise_rows(levels, args.n_trials, True)
     bank = cli.read_bank(args.noise_path, len(levels), card.latent) if args.noise_path else None
 
-    more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, lambda: prompts)
+    more, of, load_picker = cli.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
     folder = run_folder(args, of)
     names = [
         "dataset", "split", "version", "config", "lora", "t5",
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
         conditions = model.conditions(prompts.texts)
         tqdm.write(f"{len(conditions)} prompts, kept as {conditions.nbytes / 1e6:,.1f} MB of embeddings")
 
-        def one_image(index: int, image: Tensor, candidates: np.ndarray):
+        def one_image(index: int, image: Tensor, candidates: np.ndarray, chosen: dict):
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
             measured = yield from search_image(
@@ -134,12 +134,10 @@ def main(argv: list[str]) -> int:
                 loss=args.loss, weights=weights, among=np.sort(candidates),
             )  # fmt: skip
             pred = int(class_ids[measured.winner])
-            record = measured.record(index=index, label=dataset.labels[index], pred=pred)
-            if args.candidates:
-                record["candidates"] = class_ids[candidates].tolist()
+            record = measured.record(index=index, label=dataset.labels[index], pred=pred) | chosen
             return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
-        tasks = (one_image(index, x, pick(index, image)) for index, (x, image) in images)
+        tasks = (one_image(index, x, *pick(index, image)) for index, (x, image) in images)
         keep = with_map if args.save_maps else plain
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 

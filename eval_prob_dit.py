@@ -144,7 +144,7 @@ def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int
     name += candidates + cli.levels_tag(args) + KEEP[args.keep][1]
     if len(name) > 200:
         if args.candidates:
-            given, wanted = f"--candidates_from {args.candidates_from}", "give the file a shorter name"
+            given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
         else:
             given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
             wanted = "give classes as ranges such as 0-99"
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> int:
     most = cli.most_arms(args, arm_class)
     n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
     prompts = partial(prompts_for, args.dataset, dataset)
-    more, of, load_picker = cli.first_stage(args, parser(), len(dataset), class_ids, prompts)
+    more, of, load_picker = cli.first_stage(args, parser(), dataset, mine, class_ids, prompts)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
     cli.warn_of_one_draw(args, levels)
     rows = noise_rows(levels, args.n_trials, args.randomize_noise)
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> int:
         model = cli.load(args, card, device, turn)
         conditions = model.conditions(arms)
 
-        def one_image(index: int, image: Tensor, candidates: np.ndarray):
+        def one_image(index: int, image: Tensor, candidates: np.ndarray, chosen: dict):
             x = model.encode(image[None])[0]  # [c, h, w]
             noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
             among = np.flatnonzero(np.isin(arm_class, candidates))
@@ -224,11 +224,9 @@ def main(argv: list[str]) -> int:
                 x, conditions, np.arange(len(arms)), start, levels, rows, noise,
                 loss=args.loss, weights=weights, among=among,
             )  # fmt: skip
-            record = measured.record(index=index, label=dataset.labels[index])
+            record = measured.record(index=index, label=dataset.labels[index]) | chosen
             if args.cls is None:  # of a part of the classes, none is the answer
                 record["pred"] = all_arms[arms[measured.winner]]
-            if args.candidates:
-                record["candidates"] = class_ids[candidates].tolist()
             n = len(LOSSES)
             if args.keep == "save_vb":
                 record["losses"].append("vb")
@@ -240,7 +238,7 @@ def main(argv: list[str]) -> int:
                 record["errors"] = measured.errors[:, :n].clone()
             return record
 
-        tasks = (one_image(index, x, pick(index, image)) for index, (x, image) in images)
+        tasks = (one_image(index, x, *pick(index, image)) for index, (x, image) in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 
     path_of = partial(records.record_path, folder, len(dataset))

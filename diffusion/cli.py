@@ -78,27 +78,29 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
 def add_candidate_options(parser: argparse.ArgumentParser) -> None:
     kept = "search only the so many classes of each image that --candidates_from likes best"
     parser.add_argument("--candidates", type=int, metavar="K", help=kept)
-    free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE), or a npy file of scores [images, classes]"
-    parser.add_argument("--candidates_from", metavar="FROM", help=free)
+    free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
+    run = "the folder of a finished run on the same images"
+    parser.add_argument("--candidates_from", metavar="FROM", help=f"{free}; or {run}")
     parser.add_argument("--pretrained", help="of that CLIP: open_clip's tag of the weights, or a file")
 
 
 def first_stage(
-    args, parser: argparse.ArgumentParser, images: int, class_ids: np.ndarray, prompts: Callable
+    args, parser: argparse.ArgumentParser, dataset, mine: list[int], class_ids: np.ndarray, prompts: Callable
 ) -> tuple[dict, str, Callable]:
     """--candidates: its options for run.json, its part of the folder's name, and `load(dtype, device)`.
 
-    class_ids [K] ascending of the classes that compete; prompts() has the same. What is loaded is `pick(index, image)`:
-    which rows of class_ids compete, the likeliest first; without --candidates, all of them.
+    class_ids [K] ascending of the classes that compete; prompts() has the same; `mine` of the data set's images are
+    asked for. What is loaded is `pick(index, image)`: which rows of class_ids compete, the likeliest first, and what
+    the record says of that; without --candidates, all of them, and nothing.
     """
     if args.candidates is None:
         refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
-        return {}, "", lambda *_: lambda *_: np.arange(len(class_ids))
+        return {}, "", lambda *_: lambda *_: (np.arange(len(class_ids)), {})
     given = f"--candidates {args.candidates}"
     if not 2 <= args.candidates <= len(class_ids):
         raise InputError(f"{given}: must be in 2..{len(class_ids)}, the classes")
     if args.candidates_from is None:
-        raise InputError(f"{given}: wanted --candidates_from too, clip:NAME or a npy file")
+        raise InputError(f"{given}: wanted --candidates_from too, clip:NAME, a npy file or the folder of a run")
     from diffusion import candidates
 
     options = {"candidates": args.candidates, "candidates_from": args.candidates_from}
@@ -113,21 +115,60 @@ def first_stage(
 
         def load(dtype: str, device) -> Callable:
             scores = load_scores(dtype, device)
-            return lambda _, image: candidates.best(scores(image), args.candidates)
+            return lambda _, image: chosen(candidates.best(scores(image), args.candidates))
+
+    elif os.path.isdir(args.candidates_from):
+        refuse(args, parser, ["pretrained"], "is for --candidates_from clip:NAME")
+        path = Path(args.candidates_from)
+        images = {"dataset": args.dataset, "split": args.split, "data": fingerprint(dataset.labels)}
+        try:
+            folder, run = first_run(path, images)
+            pick = candidates.by_run(folder, run, args.candidates, class_ids, mine)
+        except InputError as error:  # begins with the folder
+            raise InputError(f"--candidates_from {error}") from None
+        options["candidates_from"] = f"run, sha256 {records.sha256(json.dumps(run['options'], sort_keys=True))}"
+        told = Path(os.path.abspath(folder))
+        of = f"run_{tag((told.parent if told.name == args.split else told).name)}"
+
+        def load(*_) -> Callable:
+            def choose(index: int, _) -> tuple[np.ndarray, dict]:
+                rows, nfe = pick(index)
+                return chosen(rows, first_nfe=nfe)
+
+            return choose
 
     else:
         refuse(args, parser, ["pretrained"], "is for --candidates_from clip:NAME")
         path = Path(args.candidates_from)
         flag = f"--candidates_from {path}"
-        scores = read_npy(path, flag, "; else wanted clip:NAME")
-        scores = candidates.check_scores(scores, flag, images, len(class_ids))
+        scores = read_npy(path, flag, "; else wanted clip:NAME or the folder of a run")
+        scores = candidates.check_scores(scores, flag, len(dataset), len(class_ids))
         options["candidates_from"] = f"npy, sha256 {records.sha256(scores.tobytes())}"
         of = tag(path.stem)
 
         def load(*_) -> Callable:
-            return lambda index, _: candidates.best(scores[index], args.candidates)
+            return lambda index, _: chosen(candidates.best(scores[index], args.candidates))
+
+    def chosen(rows: np.ndarray, **more) -> tuple[np.ndarray, dict]:
+        return rows, {"candidates": class_ids[rows].tolist(), **more}
 
     return options, f"_{args.candidates}of_{of}", load
+
+
+def first_run(path: Path, images: dict) -> tuple[Path, dict]:
+    """The folder of a run on these images (dataset, split and fingerprint), and its run.json.
+
+    DiT's is named with or without its last part, the split. InputError, beginning with the folder, unless the run can
+    rank the classes of each of these images.
+    """
+    inner = path / images["split"]
+    folder = inner if (inner / "run.json").exists() else path
+    run = records.read_run(folder)
+    answers(folder, run)
+    for key, wanted in images.items():
+        if (found := run["options"].get(key)) != wanted:
+            raise InputError(f"{folder}: a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}")
+    return folder, run
 
 
 def most_arms(args, arm_class: np.ndarray) -> int:
@@ -527,7 +568,7 @@ def read_full(
     return np.array(errors), np.array(labels), levels, np.array(list(done))
 
 
-ROW = ["index", "pred", "label", "nfe", "candidates", "scores", "rank"]
+ROW = ["index", "pred", "label", "nfe", "first_nfe", "candidates", "scores", "rank"]
 
 
 def failures(folder: Path, done: Iterable[int]) -> list[str]:
@@ -556,7 +597,7 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code.
 
     With `top`, also how often the label is among so many best, from each row's `rank`; with `candidates` of the rows,
-    also how often it is one of them.
+    also how often it is one of them; with `first_nfe`, what choosing those had cost.
     """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
     lines = [("images", f"{len(rows)} of {total}")]
@@ -572,6 +613,8 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
         lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
+    if rows and all("first_nfe" in row for row in rows):
+        lines.append(("first stage", f"{np.mean([row['first_nfe'] for row in rows]):,.0f} NFE per image"))
     for name, value in lines:
         print(f"{name:<15} {value}")
     return report(problems)

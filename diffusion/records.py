@@ -277,8 +277,9 @@ def load_record(
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         if own and (missing := {"index", "nfe", "errors"} - record.keys()):
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
-        if own and not (isinstance(record["nfe"], int) and record["nfe"] > 0):
-            raise ValueError(f"nfe is {record['nfe']!r:.60}, wanted int, at least 1")
+        for key in ("nfe", "first_nfe"):
+            if own and not (isinstance(nfe := record.get(key, 1), int) and nfe > 0):
+                raise ValueError(f"{key} is {nfe!r:.60}, wanted int, at least 1")
         candidates = record.get("candidates", [])
         if own and not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
             raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, call_main
 from test_eval_prob_adaptive import (
     SCRIPT,
     assert_same,
@@ -20,12 +22,12 @@ from test_eval_prob_adaptive import (
     table_of,
 )  # fmt: skip
 
-from diffusion import candidates, metrics
+from diffusion import calibration, candidates, metrics
 from diffusion.datasets import load_dataset, prompts_file, read_prompts
-from diffusion.records import competitors, read_run
+from diffusion.records import competitors, load_record, read_run, save_record
 from diffusion.search import replay, tree
 
-ACC, DIT = "scripts/print_acc.py", "eval_prob_dit.py"
+ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseline.py"
 IMAGES = (0, 3, 10, 301)
 COLOURED = ["--dataset", "digits-colour"]
 
@@ -185,6 +187,172 @@ def test_refusals(run_main, tmp_path, model_folder, dit_folder, script, words, s
     result = run_main(script, *start, *words.format(**paths).split())
     assert result.code == 2 and said in result.err and result.err.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+# ---- a run before a run ----
+
+
+def record_by_hand(errors: list[list[float]]) -> dict:
+    """errors: of each arm, at its points."""
+    counts = torch.tensor([len(row) for row in errors])
+    return {"losses": ["l2"], "counts": counts, "errors": torch.tensor([e for row in errors for e in row])[:, None]}
+
+
+def test_the_last_dropped_by_hand():
+    """Far came 2, 0, 1, then 4; class 3 was not measured; of equally far ones the smaller error counts."""
+    record = record_by_hand([[1, 3, 4], [1, 1, 5], [1, 1, 2, 2], [], [0, 1]])
+    assert candidates.last_dropped(record, np.arange(5), np.arange(5), "l2").tolist() == [2, 1, 0, 4]
+    both = np.array([7, 5, 5, 6, 7])  # the rows of a class: 5 has the winner's, 7 the place of its better one
+    assert candidates.last_dropped(record, both, np.arange(5), "l2").tolist() == [0, 2]
+    arms = np.array([0, 0, 1, 2, 3])  # the first two are of one class, though of these it would not be the best
+    record = record_by_hand([[1, 3], [1, 5], [2, 1], [], [2, 2]])
+    assert candidates.last_dropped(record, np.array([3, 4, 8, 9]), arms, "l2").tolist() == [1, 3, 0]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, few, model_folder):
+    """The folder of a run that costs 20 NFE an image, on a few of digits' images."""
+    result = call_main(
+        tmp_path_factory.mktemp("first"), SCRIPT, *options(model_folder, to_keep="1", n_samples="2"), *few
+    )
+    return folder_of(result)
+
+
+@pytest.fixture
+def copy(first, tmp_path):
+    """`copy(name) -> folder`: the first run, under another name."""
+    return lambda name: Path(shutil.copytree(first, tmp_path / name))
+
+
+def test_a_run_chooses_as_its_scores_do(run_main, tmp_path, few, model_folder, first):
+    """The same records as from a npy file of the scores of its records, which also say what the first run cost."""
+    args = [*race_options(model_folder, "--max_samples", 20), *few, "--candidates", 4, "--candidates_from"]
+    result = run_main(SCRIPT, *args, first)
+    assert folder_of(result).name.endswith(f"_4of_run_{first.name}")
+    table = np.zeros((497, 10))
+    for index in IMAGES:
+        record = load_record(first / f"{index:03d}.pt")
+        table[index] = calibration.scores(record, np.arange(10), np.arange(10), "l2")
+    np.save(tmp_path / "same.npy", table)
+    other = run_main(SCRIPT, *args, tmp_path / "same.npy")
+    found = records_of(result)
+    assert [record.pop("first_nfe") for record in found.values()] == [20] * 4
+    assert_same(found, records_of(other))
+    *same, last = table_of(result)
+    assert same == table_of(other) and last == "first stage     20 NFE per image"
+    assert last in run_main(ACC, folder_of(result)).out and "first stage" not in run_main(ACC, first).out
+
+
+def test_it_goes_on_wherever_the_first_run_lies(run_main, tmp_path, few, model_folder, first, copy):
+    """Two workers, a second start, a first run that was moved: the same bits. Another first run is refused."""
+    args = [*race_options(model_folder), *few, "--candidates", 3, "--candidates_from"]
+    result = run_main(SCRIPT, *args, first)
+    for worker in (0, 1):
+        shared = run_main(SCRIPT, *args, first, "-b", 7, "--n_workers", 2, "--worker_idx", worker, log="shared")
+    assert_same(records_of(result), records_of(shared))
+    moved = tmp_path / "elsewhere" / first.name
+    shutil.copytree(first, moved)
+    (folder_of(result) / "003.pt").unlink()
+    again = run_main(SCRIPT, *args, moved)
+    assert "3 done before" in again.out and "first stage     20 NFE" in again.out
+    assert_same(records_of(again), records_of(shared))
+    told = json.loads((moved / "run.json").read_text())
+    told["options"]["seed"] = 1
+    (moved / "run.json").write_text(json.dumps(told))
+    refused = run_main(SCRIPT, *args, moved)
+    assert refused.code == 2 and "holds a run with other options: candidates_from was 'run, sha256" in refused.err
+
+
+def test_three_runs_count_all_before(run_main, few, model_folder, first):
+    second = run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="3"), *few,
+                      "--candidates", 6, "--candidates_from", first)  # fmt: skip
+    third = run_main(SCRIPT, *race_options(model_folder), *few,
+                     "--candidates", 3, "--candidates_from", folder_of(second))  # fmt: skip
+    before = records_of(second)
+    for index, record in records_of(third).items():
+        assert record["first_nfe"] == 20 + 18 and set(record["candidates"]) < set(before[index]["candidates"])
+    assert "first stage     38 NFE per image" in third.out
+
+
+def test_clips_records_choose_as_clip_does(run_main, few, model_folder):
+    clip = folder_of(run_main(BASELINE, "--dataset", "digits-colour", "--model", "clip:digits", *few))
+    args = [*race_options(model_folder), *few, *COLOURED, "--candidates", 4, "--candidates_from"]
+    found = records_of(run_main(SCRIPT, *args, clip))
+    assert [record.pop("first_nfe") for record in found.values()] == [1] * 4
+    assert_same(found, records_of(run_main(SCRIPT, *args, "clip:digits")))
+
+
+def test_a_run_of_another_model_and_kind(run_main, tmp_path, few, dit_folder, first):
+    """DiT after prompts; DiT after DiT, whose folder is named with or without the split."""
+    args = ["--dataset", "digits", "--version", dit_folder, "--device", "cpu", *few]
+    after = [*args, "--search", "race", "--randomize_noise", "--candidates", 4, "--candidates_from"]
+    for index, record in records_of(run_main(DIT, *after, first)).items():
+        scores = calibration.scores(load_record(first / f"{index:03d}.pt"), np.arange(10), np.arange(10), "l2")
+        assert record["candidates"] == candidates.best(scores, 4).tolist() and record["pred"] in record["candidates"]
+    cheap = folder_of(run_main(DIT, *args, "--to_keep", 1, "--n_samples", 2))
+    whole = run_main(DIT, *after, cheap)
+    assert cheap.name == "test" and folder_of(whole).parent.name.endswith(f"_4of_run_{cheap.parent.name}")
+    part = run_main(DIT, *after, cheap.parent)
+    assert folder_of(part) == folder_of(whole) and "4 done before" in part.out
+    assert table_of(part) == table_of(whole) and "first stage     20 NFE per image" in part.out
+
+
+def change(folder: Path, **more) -> None:
+    """Other options in a run.json; or beside them, where they are there."""
+    run = json.loads((folder / "run.json").read_text())
+    for key, value in more.items():
+        (run if key in run else run["options"])[key] = value
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def spoil(path: Path, **more) -> None:
+    save_record(path, load_record(path) | more)
+
+
+@pytest.mark.parametrize("how, said", [
+    (lambda f: (f / "run.json").unlink(), "no run.json there, so it is no run folder"),
+    (lambda f: (f / "run.json").write_text("{"), "run.json is damaged"),
+    (lambda f: change(f, dataset="digits-two"), "on other images: dataset is 'digits-two', wanted 'digits'"),
+    (lambda f: change(f, split="train"), "on other images: split is 'train', wanted 'test'"),
+    (lambda f: change(f, data="396, sha256 0"), "on other images: data is '396, sha256 0', wanted '497, sha256"),
+    (lambda f: change(f, cls="0-9"), "a run over a part of the classes"),
+    (lambda f: change(f, loss=None), "run.json is damaged"),
+    (lambda f: change(f, arms=[[f"a {k}.", "x", max(k, 1)] for k in range(10)]), "they differ in the ids [0]"),
+    (lambda f: (f / "003.pt").unlink(), "1 of 4 images have no record there that will do: 3 (no record)"),
+    (lambda f: [path.unlink() for path in f.glob("*.pt")], "4 of 4 images have no record there that will do: 0, 3, 10"),
+    (lambda f: (f / "010.pt").write_bytes(b"x"), "will do: 10 ("),
+    (lambda f: spoil(f / "010.pt", first_nfe="x"), "first_nfe is 'x'"),
+    (lambda f: spoil(f / "010.pt", counts=torch.ones(9)), "010.pt has no counts of 10 arms"),
+    (lambda f: spoil(f / "010.pt", counts=3), "010.pt has no counts of 10 arms"),
+    (lambda f: spoil(f / "010.pt", counts=torch.tensor([0] * 8 + [2, 2])), "010.pt has 2 classes, wanted 3 and more)"),
+])  # fmt: skip
+def test_a_run_that_will_not_do(run_main, tmp_path, few, model_folder, copy, how, said):
+    folder = copy("first")
+    how(folder)
+    args = [*race_options(model_folder), *few, "--candidates", 3, "--candidates_from", folder]
+    result = run_main(SCRIPT, *args)
+    assert result.code == 2 and not result.out and result.err.count("\n") == 1 and said in result.err, result.err
+    assert f"--candidates_from {folder}" in result.err and not (tmp_path / "data").exists()
+
+
+def test_what_no_run_on_images_and_classes_is(run_main, tmp_path, few, model_folder, dit_folder, first):
+    def refused(folder: Path, *more) -> str:
+        args = ["--candidates", 3, "--candidates_from", folder, *few, *more]
+        result = run_main(SCRIPT, *race_options(model_folder), *args, log="second")
+        assert result.code == 2 and not result.out and result.err.count("\n") == 1, result.err
+        return result.err
+
+    args = ["--dataset", "digits", "--version", dit_folder, "--device", "cpu", *few]
+    part = folder_of(run_main(DIT, *args, "--cls", "0-4", "--to_keep", 1, "--n_samples", 2))
+    assert "a run over a part of the classes" in refused(part)
+    two = tmp_path / "two.npy"
+    np.save(two, [0, 1])
+    pairs = ["--version", model_folder, "--device", "cpu", "--dataset", "digits-pairs", "--subset_path", two]
+    pairs = run_main("run_winoground.py", *pairs, "--search", "race")
+    assert "a run of run_winoground.py" in refused(folder_of(pairs))
+    assert "dataset is 'digits', wanted 'digits-colour'" in refused(first, *COLOURED)
+    assert "--pretrained: is for --candidates_from clip:NAME" in refused(first, "--pretrained", "x")
+    assert "--to_keep" in refused(first, "--to_keep", 1)
 
 
 # ---- groups ----
