@@ -279,10 +279,11 @@ def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, l
     torch.save(torch.randn(60, *LATENT, generator=torch.Generator().manual_seed(3)), tmp_path / "bank.pt")
     more = ["--loss", loss, "--n_trials", trials, *subset(tmp_path, 0, 1, 10, 301)]
     more += ["--noise_path", tmp_path / "bank.pt"] * bank
-    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="30"), *more))
+    part = ["--levels", "0.2-0.8"]  # a race's own
+    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="30"), *part, *more))
     raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 30), *more))
     assert raced.keys() == grid.keys()
-    levels = np.repeat(spread_sequence(30, 1000), trials)
+    levels = np.repeat(200 + spread_sequence(30, 600), trials)
     column = LOSSES.index(loss)
     for index, record in raced.items():
         whole, seen = grid[index], len(record["levels"])
@@ -347,14 +348,15 @@ def test_a_race_of_classes_with_several_prompts(run_main, tmp_path, model_folder
     more = ["a photo of a red zero.,zero,0", "a photo of a blue zero.,zero,0"]
     prompts = csv_of(tmp_path / "p.csv", *words[:5], more[0], *words[5:], more[1])
     args = [*subset(tmp_path, 0, 1, 301), "--prompt_path", prompts]
-    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="20"), *args))
+    part = ["--levels", "0.2-0.8"]  # a race's own
+    grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="20"), *part, *args))
     arm_class = np.array([0, 1, 2, 3, 4, 0, 5, 6, 7, 8, 9, 0])
     for budget in (None, 40):
         given = ["--budget", budget] if budget else []
         raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 20), *given, *args))
         for index, record in raced.items():
             how = {"z": 3.0} | ({"budget": budget} if budget else {})
-            left, counts, nfe = replayed(grid[index], spread_sequence(20, 1000), 0, arm_class, **how)
+            left, counts, nfe = replayed(grid[index], 200 + spread_sequence(20, 600), 0, arm_class, **how)
             assert record["counts"].tolist() == counts and record["pred"] == left[0]
             assert record["nfe"] == sum(counts) == nfe <= (budget or np.inf)
             assert record["decided"] == (len(left) == 1)
@@ -510,6 +512,8 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
         ({"dataset": "hf:me/pets"}, "pets/v2-0_1trials_5_1keep_50_500samples_l1"),
         ({"dataset": "../.."}, "data/v2-0_1trials_5_1keep_50_500samples_l1"),
         ({"search": "race"}, "cifar10/v2-0_1trials_race_3z_500samples_l1"),
+        ({"search": "race", "levels": "0-1"}, "cifar10/v2-0_1trials_race_3z_500samples_l1_levels0-1"),
+        ({"levels": "0.3-0.9"}, "cifar10/v2-0_1trials_5_1keep_50_500samples_l1_levels0.3-0.9"),
         (
             {"search": "race", "z": 2.5, "budget": 2000, "n_trials": 2},
             "cifar10/v2-0_2trials_race_2.5z_500samples_2000NFE_l1",
@@ -534,12 +538,14 @@ def test_run_folder(change, name, monkeypatch):
         "interpolation": "bicubic",
         "loss": "l1",
         "img_size": None,
+        "levels": "0-1",
         "weights": None,
         "save_maps": None,
     }
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     if "search" in change:
-        change = {"to_keep": None, "n_samples": None, "z": 3.0, "max_samples": 500, "budget": None} | change
+        raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None}
+        change = {"to_keep": None, "n_samples": None} | raced | change
     folder = import_script(SCRIPT).run_folder(Namespace(**published | change))
     assert str(folder) == f"data/{name}"
 

@@ -185,12 +185,13 @@ def raced(bank, dit_folder) -> list:
 @pytest.mark.parametrize("flag", ["--save_vb", "--save_eps"])
 def test_a_race_sees_what_the_full_grid_sees(run_once, run_main, grid, raced, three, flag):
     """Of the grid's levels, which are its own, the same bits; the same answer, for less. What is kept beside, too."""
-    grid = [*[word for word in grid if word != "--save_vb"], flag]
+    grid = [*[word for word in grid if word not in ("--save_vb", "--t_interval", 50)], flag]
+    grid += ["--t_interval", 30, "--levels", "0.2-0.8"]  # a race's own
     whole, records = (records_of(run_main(SCRIPT, *args, *three)) for args in (grid, [*raced, flag]))
     for index, record in records.items():
         seen = len(record["levels"])
-        assert record["levels"].tolist() == spread_sequence(20, 1000)[:seen].tolist()
-        assert record["noise"].tolist() == [GRID.index(level) for level in record["levels"].tolist()]
+        assert record["levels"].tolist() == (200 + spread_sequence(20, 600))[:seen].tolist()
+        assert record["noise"].tolist() == [(level - 215) // 30 for level in record["levels"].tolist()]
         place = [arm * 20 + row for arm, n in enumerate(record["counts"]) for row in record["noise"].tolist()[:n]]
         for key in ("errors", "eps") if flag == "--save_eps" else ("errors",):
             assert torch.equal(record[key], whole[index][key][place])
@@ -314,10 +315,10 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
 def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
     given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
-    given |= change
+    given |= {"levels": "0.2-0.8" if "search" in change else "0-1"} | change
     monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
-    assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, n_samples, to_keep)) == f"data/{name}"
+    assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, 1000, n_samples, to_keep)) == f"data/{name}"
 
 
 @pytest.mark.parametrize(
@@ -596,10 +597,10 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--cls 9-3", ["--cls 9-3"]),
         ("--cls 5 9-3", ["--cls 5 9-3"]),
         # levels
-        ("--t_interval 3", ["--t_interval 3", "divide the model's 1000 levels"]),
-        ("--t_interval 0", ["--t_interval 0", "divide the model's 1000 levels"]),
-        ("--t_interval=-5", ["--t_interval -5", "divide the model's 1000 levels"]),
-        ("--t_interval 1001", ["--t_interval 1001", "divide the model's 1000 levels"]),
+        ("--t_interval 3", ["--t_interval 3", "divide the 1000 levels"]),
+        ("--t_interval 0", ["--t_interval 0", "divide the 1000 levels"]),
+        ("--t_interval=-5", ["--t_interval -5", "divide the 1000 levels"]),
+        ("--t_interval 1001", ["--t_interval 1001", "divide the 1000 levels"]),
         ("--t_interval 5 --n_samples 4 --to_keep 1", ["--t_interval 5", "--n_samples"]),
         ("--t_interval 5 --to_keep 1", ["--t_interval 5"]),
         ("--n_samples 4 12", ["--n_samples 4 12", "equally many"]),
@@ -614,8 +615,8 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--search race --to_keep 3 1", ["--to_keep", "not for race"]),
         ("--search race --n_samples 4 12", ["--n_samples", "not for race"]),
         ("--search race --z 0", ["--z 0", "greater than 0"]),
-        ("--search race --max_samples 1", ["--max_samples 1", "2..1000"]),
-        ("--search race --max_samples 5000", ["--max_samples 5000", "2..1000"]),
+        ("--search race --max_samples 1", ["--max_samples 1", "2..600"]),
+        ("--search race --max_samples 5000", ["--max_samples 5000", "2..600"]),
         ("--search race --budget 19", ["--budget 19", "20 NFE"]),
         ("--budget 1000", ["--budget", "is for --search race"]),
         ("--z 2 --t_interval 50", ["--z", "is for --search race"]),

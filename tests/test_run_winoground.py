@@ -157,7 +157,7 @@ def test_the_preferred_caption_is_the_losss(run_main, tmp_path, model_folder):
 
 
 @pytest.mark.parametrize("normalize", [[], ["--normalize"]], ids=str)
-def test_near_ties_in_bfloat16_are_measured_again_in_float32(run_main, tmp_path, model_folder, normalize):
+def test_ties_in_bfloat16_are_measured_once(run_main, tmp_path, model_folder, normalize):
     """Both captions are the same false one, a tie; that the empty one fits better is no decision between them."""
     own = own_examples(tmp_path / "own", 3, captions_of=3)
     lines = [json.loads(line) for line in (own / "examples.jsonl").read_text().splitlines()]
@@ -169,8 +169,8 @@ def test_near_ties_in_bfloat16_are_measured_again_in_float32(run_main, tmp_path,
         if normalize:
             errors = [block[:, 0].mean() for block in blocks(record)]
             assert min(errors) == errors[2], "this test shows nothing: find images that the empty caption fits best"
-        assert coarse[number]["nfe"] == 2 * record["nfe"]
-        assert_same({number: coarse[number] | {"nfe": record["nfe"]}}, {number: record})
+        assert coarse[number]["nfe"] == record["nfe"] and coarse[number]["margin"] == record["margin"] == 0
+        assert not torch.equal(coarse[number]["errors"], record["errors"])
 
 
 # ---- a result depends on its options alone ----
@@ -258,9 +258,11 @@ def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, c
     as in the grid; of false ones neither fits, and the other may.
     """
     args = ["--dataset", own_examples(tmp_path / "own", 6, captions_of=captions_of)]
-    grid = run_main(SCRIPT, *options(model_folder, "--t_interval", 50, "--randomize_noise", *args))
+    grid = run_main(
+        SCRIPT, *options(model_folder, "--t_interval", 30, "--levels", "0.2-0.8", "--randomize_noise", *args)
+    )
     raced = run_main(SCRIPT, *race_options(model_folder), *args)
-    whole, levels = records_of(grid), spread_sequence(20, 1000)
+    whole, levels = records_of(grid), 200 + spread_sequence(20, 600)  # a race's own
     at = whole[0]["levels"].tolist()
     for number, record in records_of(raced).items():
         left, counts, nfe = replayed(whole[number], levels, 0, np.arange(2), z=3.0)
@@ -582,8 +584,8 @@ def refused(run_main, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (["--t_interval", 0], "--t_interval 0: must divide the model's 1000 levels"),
-        (["--t_interval", 3], "--t_interval 3: must divide the model's 1000 levels"),
+        (["--t_interval", 0], "--t_interval 0: must divide the 1000 levels"),
+        (["--t_interval", 3], "--t_interval 3: must divide the 1000 levels"),
         (["--t_interval", -5], "--t_interval -5: must divide"),
         (["--t_interval", 2000], "--t_interval 2000: must divide"),
         (["--n_trials", 0], "--n_trials 0: must be at least 1"),
@@ -621,8 +623,8 @@ def test_flags(refused, flags, says):
         (["--normalize"], "--normalize: is for --search grid, not for race"),
         (["--gallery", "g.png"], "--gallery: is for --search grid, not for race"),
         (["--z", 0], "--z 0: must be greater than 0"),
-        (["--max_samples", 1], "--max_samples 1: must be in 2..1000"),
-        (["--max_samples", 5000], "--max_samples 5000: must be in 2..1000"),
+        (["--max_samples", 1], "--max_samples 1: must be in 2..600"),
+        (["--max_samples", 5000], "--max_samples 5000: must be in 2..600"),
         (["--budget", 3], "--budget 3: the first look alone takes 4 NFE"),
         (["--model", "clip"], "--search: is for --model sd, not for clip"),
     ],

@@ -1,0 +1,97 @@
+"""--levels: a part of the noise schedule, in shares of it; and one draw of noise for many levels, which is said."""
+
+import pytest
+import torch
+from test_eval_prob_adaptive import blocks, folder_of, records_of, subset
+
+from diffusion.records import read_run
+from diffusion.search import MIDDLE, band, spread_sequence
+
+ADAPTIVE, DIT, WINOGROUND = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
+ONE_DRAW = "share a draw of noise"
+
+
+@pytest.mark.parametrize(
+    "low, high, T, first, last",
+    [(0, 1, 1000, 0, 999), (0.2, 0.8, 1000, 200, 799), (0.56, 0.57, 1000, 560, 569), (0.25, 0.75, 10, 2, 7)],
+)
+def test_band_by_hand(low, high, T, first, last):
+    levels = band(low, high, T)
+    assert levels.tolist() == list(range(first, last + 1))
+
+
+@pytest.fixture
+def few(tmp_path) -> list:
+    return ["--device", "cpu", "--version", "digits", *subset(tmp_path, 0, 3)]
+
+
+def test_a_race_measures_the_middle_unless_told_otherwise(run_main, few):
+    race = ["--dataset", "digits", *few, "--search", "race", "--max_samples", 30]
+    usual, said, all_of_them = (run_main(ADAPTIVE, *race, *more) for more in (
+        [], ["--levels", "0.20-.8"], ["--levels", "0-1"],
+    ))  # fmt: skip
+    assert folder_of(usual) == folder_of(said) and "2 done before" in said.out
+    assert folder_of(all_of_them).name == folder_of(usual).name + "_levels0-1"
+    order = (200 + spread_sequence(30, 600)).tolist(), spread_sequence(30, 1000).tolist()
+    for result, levels in zip((usual, all_of_them), order, strict=True):
+        for record in records_of(result).values():
+            assert record["levels"].tolist() == levels[: len(record["levels"])]
+    told = [read_run(folder_of(result))["options"]["levels"] for result in (usual, all_of_them)]
+    assert told == ["0.2-0.8", None] and MIDDLE == (0.2, 0.8)
+
+
+def test_published_schedules_take_all_levels_unless_told_otherwise(run_main, few):
+    """A stage's levels are spread evenly over the part; the run has another name."""
+    halving = ["--dataset", "digits", *few, "--to_keep", 2, 1, "--n_samples", 2, 10]
+    usual, part = run_main(ADAPTIVE, *halving), run_main(ADAPTIVE, *halving, "--levels", "0.5-0.9")
+    assert folder_of(part).name == folder_of(usual).name + "_levels0.5-0.9"
+    for result, levels in ((usual, range(50, 1000, 100)), (part, range(520, 900, 40))):
+        assert all(sorted(record["levels"].tolist()) == list(levels) for record in records_of(result).values())
+
+
+def test_a_grid_of_a_part_is_a_part_of_the_grid(run_main, few):
+    """DiT's bits at levels 205, 215, ... are those of the whole grid, whose noise is the same for all levels."""
+    grid = ["--dataset", "digits", *few, "--t_interval", 10]
+    whole, part = (records_of(run_main(DIT, *grid, *more)) for more in ([], ["--levels", "0.4-0.6"]))
+    for index, record in part.items():
+        assert record["levels"].tolist() == list(range(405, 600, 10))
+        inside = torch.isin(whole[index]["levels"], record["levels"]).numpy()
+        for some, every in zip(blocks(record), blocks(whole[index]), strict=True):
+            assert (some == every[inside]).all()
+
+
+def test_winoground_takes_a_part_too(run_main, tmp_path):
+    args = ["--device", "cpu", "--version", "digits", "--dataset", "digits-pairs", *subset(tmp_path, 0)]
+    for more, levels in (
+        (["--t_interval", 100, "--levels", "0.2-0.8"], {250, 350, 450, 550, 650, 750}),
+        (["--search", "race", "--max_samples", 4], {275, 425, 575, 725}),
+    ):
+        for record in records_of(run_main(WINOGROUND, *args, *more)).values():
+            assert set(record["levels"].tolist()) <= levels and len(record["levels"]) > 2
+
+
+@pytest.mark.parametrize(
+    "given", ["0.8-0.2", "0.2", "0.2-1.1", "a-b", "0.5-0.5", "0.5-0.5004", "-0.1-0.5", "1-2-3", "٠-١"]
+)
+@pytest.mark.parametrize("script", [ADAPTIVE, DIT, WINOGROUND])
+def test_levels_that_are_no_part_of_the_schedule(run_main, few, script, given):
+    data = ["--dataset", "digits-pairs" if script == WINOGROUND else "digits"]
+    result = run_main(script, *few, *data, "--search", "race", f"--levels={given}")
+    says = f"--levels {given}: wanted two shares of the 1000 noise levels, such as 0.2-0.8"
+    assert result.code == 2 and says in result.err and not result.out
+
+
+def test_a_short_part_shortens_the_race(run_main, few):
+    race = ["--dataset", "digits", *few, "--search", "race", "--levels", "0.5-0.504"]
+    result = run_main(ADAPTIVE, *race)
+    assert folder_of(result).name == "vdigits_1trials_race_3z_4samples_levels0.5-0.504"
+    assert "must be in 2..4, the levels of --levels 0.5-0.504" in run_main(ADAPTIVE, *race, "--max_samples", 5).err
+
+
+@pytest.mark.parametrize("script", [DIT, WINOGROUND])
+def test_one_draw_for_many_levels_is_said(run_main, few, script):
+    data = [*few, "--dataset", "digits-pairs" if script == WINOGROUND else "digits", "--t_interval"]
+    many, fewer, own = (run_main(script, *data, *more) for more in ([20], [40], [20, "--randomize_noise"]))
+    (line,) = [line for line in many.err.splitlines() if ONE_DRAW in line]
+    assert "50 noise levels" in line and "--randomize_noise" in line and "--n_trials" in line
+    assert ONE_DRAW not in fewer.err and ONE_DRAW not in own.err
