@@ -163,3 +163,38 @@ def test_dit_costs_what_is_stated(monkeypatch):
             _, ends = level_sequence(n_samples, 1000)
             nfe = np.dot([int(classes), *to_keep[:-1]], np.diff(ends, prepend=0))
             assert f"{nfe:,}" == stated_one
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKS = [
+    pytest.param(name, link, id=f"{name}: {link}")
+    for name in DOCUMENTS
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text())
+    if not link.startswith("http")
+]
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_link_leads_somewhere(name, link):
+    path, _, anchor = link.partition("#")
+    page = (ROOT / name).parent / path if path else ROOT / name
+    assert page.exists()
+    assert not anchor or anchor in anchors(page)
+
+
+def test_every_page_and_picture_is_linked():
+    """From the README, or from a page that is."""
+    links = [param.values for param in LINKS]
+    linked = {((ROOT / name).parent / link.partition("#")[0]).resolve() for name, link in links}
+    pages = {path.resolve() for pattern in ("*.md", "docs/*.md", "docs/*.png") for path in ROOT.glob(pattern)}
+    assert pages - linked <= {ROOT / "README.md"}
+
+
+def test_the_readme_is_short_and_has_no_holes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    assert not [name for name in DOCUMENTS if "{{" in (ROOT / name).read_text()]
