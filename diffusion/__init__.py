@@ -1,6 +1,6 @@
 """Diffusion Classifier: a diffusion model's prediction errors, read as a classifier.
 
-from diffusion import classify, load_model
+from diffusion import classify, load_model, score
 """
 
 
@@ -18,13 +18,13 @@ def one_line(error: Exception | str, most: int | None = 160) -> str:
 
 
 def __getattr__(name: str):
-    """`load_model` and `classify`, whose modules are only imported when they are asked for."""
+    """`load_model`, `classify` and `score`, whose modules are only imported when they are asked for."""
     if name == "load_model":
         from diffusion.models import load_model
 
         return load_model
-    if name == "classify":
-        from diffusion.image import classify
+    if name in ("classify", "score"):
+        from diffusion import api
 
-        return classify
+        return getattr(api, name)
     raise AttributeError(f"module 'diffusion' has no attribute {name!r}")

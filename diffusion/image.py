@@ -1,18 +1,15 @@
-"""One image: a search over errors, and the record of it; `classify` does all of it, from Python."""
+"""One image: a search over errors, and the record of it."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diffusion.datasets import centre_crop, to_rgb
-from diffusion.errors import LOSSES, Block, ImageNoise, together
+from diffusion.errors import LOSSES, Block
 from diffusion.metrics import class_errors, class_means, excess, margin
-from diffusion.models import Model
-from diffusion.search import MIDDLE, Search, band, noise_rows, race, spread_sequence
+from diffusion.search import Search
 
 
 @dataclass(frozen=True)
@@ -120,44 +117,3 @@ def search_image(
     means, points = class_errors(found, arm_class, loss)
     closest = margin(means[points == P])
     return Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model makes of one image."""
-
-    best: int  # which of the prompts
-    scores: np.ndarray  # [prompts] mean error less the winner's, over the points that both were measured on; 0 is best
-    nfe: int  # network evaluations spent
-    decided: bool  # False where the budget ended before the others were clearly worse
-
-
-def classify(
-    model: Model,
-    image: Image.Image,
-    prompts: list,
-    *,
-    loss: str = "l2",
-    z: float = 3.0,
-    levels: tuple[float, float] = MIDDLE,
-    max_samples: int = 500,
-    budget: float = np.inf,
-    seed: int = 0,
-    batch_size: int = 32,
-) -> Answer:
-    """Race the prompts (for a class-conditional model, class ids) on one image: eval_prob_adaptive.py --search race.
-
-    `z`, `levels`, `max_samples` and `budget` as there; the noise is that of the first image of a data set.
-    """
-    pixels = centre_crop(to_rgb(image), model.image_size)  # [3, H, W]
-    x = model.encode(pixels[None])[0]  # [c, h, w]
-    usable = band(*levels, len(model.process))
-    points = usable[spread_sequence(min(max_samples, len(usable)), len(usable))]  # [P] levels
-    one = np.ones(len(prompts), dtype=int)
-    task = search_image(
-        x, model.conditions(prompts), np.arange(len(prompts)), lambda _: race(points, one, z, budget), points,
-        noise_rows(points, 1, True), ImageNoise(seed, 0, tuple(x.shape)), loss=loss,
-    )  # fmt: skip
-    (measured,) = together(model, [task], batch_size=batch_size)
-    scores = excess(measured.record(), np.arange(len(prompts)), measured.winner, loss)
-    return Answer(measured.winner, scores, measured.nfe, measured.decided)

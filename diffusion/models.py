@@ -62,6 +62,8 @@ class Model:
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
     conditions: Callable[[list], Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
+    told: str = "text"  # or "class": what `conditions` takes
+    classes: int | None = None  # how many class ids it knows, if it takes those
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def load_model(
         library.disable_progress_bar()
     card = read_card(card) if isinstance(card, str) else card
     device = torch.device(device)
-    part, _, adapter = ADAPTERS[card.pipeline]
+    part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
         given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
         if card.vae is not None:
@@ -301,7 +303,8 @@ def load_model(
         time = time.float() if time.is_floating_point() else time  # MPS has no float64
         return say(z.to(dtype), time.to(device), told)
 
-    return Model(Process.from_scheduler(pipeline.scheduler), device, card.image_size, encode, conditions, denoise)
+    process = Process.from_scheduler(pipeline.scheduler)
+    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes)
 
 
 def _add_lora(pipeline, lora: str) -> None:

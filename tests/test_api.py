@@ -1,5 +1,6 @@
-"""From Python: one picture, a list of prompts."""
+"""From Python: images of any kind, prompts of any kind."""
 
+import re
 import subprocess
 import sys
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from diffusion import classify, load_model
+from diffusion import InputError, classify, load_model, score
+from diffusion.api import Answer
 from diffusion.datasets import load_dataset, prompts_file, read_prompts
-from diffusion.image import Answer
 from diffusion.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts
@@ -49,6 +50,129 @@ def test_what_comes_back(model):
     assert short.nfe == 20 and not short.decided
 
 
+def test_many_images_are_the_same_bits_as_one_by_one(model):
+    """A list gives a list, a generator an iterator, in order; image k has the noise of image k of a data set."""
+    data = load_dataset("digits")
+    images = [data.open(k) for k in range(6)]
+    answers = classify(model, images, PROMPTS)
+    assert answers[0].scores.tolist() == classify(model, images[0], PROMPTS).scores.tolist()
+    streamed = classify(model, (image for image in images), PROMPTS, batch_size=20)
+    assert next(streamed).scores.tolist() == answers[0].scores.tolist()
+    assert [a.scores.tolist() for a in streamed] == [a.scores.tolist() for a in answers[1:]]
+    assert np.mean([a.best == k for a, k in zip(answers, data.labels, strict=False)]) > 0.7
+
+
+def test_every_kind_of_image_is_the_same_image(model, tmp_path):
+    image = load_dataset("digits").open(0)
+    image.save(tmp_path / "zero.png")
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).movedim(-1, 0)
+    kinds = [image, tmp_path / "zero.png", str(tmp_path / "zero.png"), array, array / 255, tensor, tensor / 255]
+    scores = [classify(model, kind, PROMPTS, max_samples=8).scores.tolist() for kind in kinds]
+    assert all(each == scores[0] for each in scores)
+    for several in (array[None], tensor[None], [array], [tensor]):
+        (answer,) = classify(model, several, PROMPTS, max_samples=8)
+        assert answer.scores.tolist() == scores[0]
+    grey = array.max(2)
+    assert (
+        classify(model, grey, PROMPTS, max_samples=8).scores.tolist()
+        == classify(model, grey[..., None], PROMPTS, max_samples=8).scores.tolist()
+    )
+
+
+def test_prompts_as_a_list_a_dict_or_a_csv(model, tmp_path):
+    image = load_dataset("digits").open(3)
+    path = ROOT / "prompts" / prompts_file("digits")
+    named = dict(zip(read_prompts(path).names, PROMPTS, strict=True))
+    answers = [classify(model, image, given) for given in (PROMPTS, named, path, str(path))]
+    assert {a.best for a in answers} == {answers[0].best}
+    assert all(a.scores.tolist() == answers[0].scores.tolist() for a in answers)
+    best = answers[0].best
+    assert answers[0].name == PROMPTS[best] and answers[1].name == answers[2].name == list(named)[best]
+    twice = classify(model, image, {name: [text, text] for name, text in named.items()})
+    assert twice.nfe == 2 * answers[0].nfe and twice.scores == pytest.approx(answers[0].scores, abs=1e-7)
+    lines = [f'"{text}",{name},{k}' for k, (name, text) in enumerate(named.items())]
+    (tmp_path / "turned.csv").write_text("\n".join(["prompt,classname,classidx", *lines[::-1]]))
+    assert classify(model, image, tmp_path / "turned.csv").name == answers[1].name
+
+
+def test_options_are_the_command_line_s(model):
+    image = load_dataset("digits").open(3)
+    halved = classify(model, image, PROMPTS, search="halving", to_keep=[3, 1], n_samples=[2, 10])
+    assert halved.nfe == 10 * 2 + 3 * 8 and halved.best == classify(model, image, PROMPTS).best
+    few = classify(model, image, PROMPTS, candidates=[3, halved.best, 7])
+    assert np.isfinite(few.scores).sum() == len({3, halved.best, 7}) and few.best == halved.best
+    half = np.r_[np.zeros(500), np.ones(500)]
+    plain = classify(model, image, PROMPTS, levels=(0.5, 1), max_samples=20)
+    weighted = classify(model, image, PROMPTS, weights=half, levels=(0, 1), max_samples=20)
+    assert weighted.scores == pytest.approx(2 * plain.scores)
+    sure = classify(model, image, PROMPTS, temperature=0.002)
+    assert sure.probabilities.sum() == pytest.approx(1) and sure.probabilities.argmax() == sure.best
+    assert plain.probabilities is None
+
+
+def test_scores_are_errors_at_shared_points(model):
+    """Against a halving of one stage, which measures the same; and less the empty caption's."""
+    images = [load_dataset("digits").open(k) for k in (0, 3)]
+    errors = score(model, images, PROMPTS, n_samples=10)
+    assert errors.shape == (2, 10)
+    one = classify(model, images[0], PROMPTS, search="halving", to_keep=[1], n_samples=[10])
+    assert errors[0] - errors[0].min() == pytest.approx(one.scores, abs=1e-12)
+    both = score(model, images, [*PROMPTS, ""], n_samples=10)
+    assert score(model, images, PROMPTS, n_samples=10, normalize=True) == pytest.approx(both[:, :10] - both[:, 10:])
+
+
+GOOD = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "images, prompts, options, said",
+    [
+        (None, PROMPTS, {}, "NoneType"),
+        ([GOOD, 7], PROMPTS, {}, "int"),
+        (GOOD.astype(float) - 1, PROMPTS, {}, "-1 to -1"),
+        (GOOD.astype(int), PROMPTS, {}, "int64"),
+        (np.zeros((3, 32, 32), np.uint8), PROMPTS, {}, "[3, 32, 32]"),
+        (torch.zeros(32, 32, 3), PROMPTS, {}, "[32, 32, 3]"),
+        (GOOD, [], {}, "0 of them"),
+        (GOOD, ["a cat"], {}, "1 of them"),
+        (GOOD, "a cat", {}, "no choice"),
+        (GOOD, [["a cat"], ["a dog"]], {}, "['a cat']"),
+        (GOOD, {"cat": [], "dog": "a dog"}, {}, "'cat'"),
+        (GOOD, [1, 2], {}, "texts"),
+        (GOOD, PROMPTS, {"loss": "mse"}, "loss 'mse'"),
+        (GOOD, PROMPTS, {"search": "halving"}, "to_keep"),
+        (GOOD, PROMPTS, {"search": "halving", "to_keep": [1], "n_samples": [2000]}, "1000 noise levels"),
+        (GOOD, PROMPTS, {"to_keep": [1], "n_samples": [20]}, "halving"),
+        (GOOD, PROMPTS, {"z": 0}, "z 0"),
+        (GOOD, PROMPTS, {"budget": 3}, "budget 3"),
+        (GOOD, PROMPTS, {"levels": (0.8, 0.2)}, "levels"),
+        (GOOD, PROMPTS, {"weights": np.ones(3)}, "[3]"),
+        (GOOD, PROMPTS, {"candidates": [1]}, "[1]"),
+        (GOOD, PROMPTS, {"candidates": [1, 10]}, "0..9"),
+        (GOOD, PROMPTS, {"temperature": -1}, "temperature -1"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_error(model, images, prompts, options, said):
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        classify(model, images, prompts, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_image(model, tmp_path):
+    (tmp_path / "no.png").write_text("no")
+    for path in (tmp_path / "no.png", tmp_path / "nothing.png"):
+        with pytest.raises(OSError, match=path.name):
+            classify(model, path, PROMPTS)
+
+
+def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/results.md").read_text(), re.M | re.S)
+    exec(compile(code, "docs/results.md", "exec"), {})
+    assert "NFE" in capsys.readouterr().out
+
+
 def test_class_ids(dit_folder):
     from diffusion.models import read_card
 
@@ -56,6 +180,9 @@ def test_class_ids(dit_folder):
     data = load_dataset("digits")
     answers = [classify(model, data.open(k), list(range(10)), max_samples=64).best for k in range(8)]
     assert np.mean(np.array(answers) == data.labels[:8]) > 0.7
+    for wrong, said in [(["three", "five"], "class ids"), ([3, 10], "0..9")]:
+        with pytest.raises(InputError, match=said):
+            classify(model, data.open(0), wrong)
 
 
 def test_the_package_imports_nothing_heavy():

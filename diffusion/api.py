@@ -1,0 +1,305 @@
+"""From Python: classify images, or score them against captions, with a loaded model.
+
+    from diffusion import classify, load_model
+
+    model = load_model("2-0", dtype=torch.float16, device="cuda")
+    answer = classify(model, "cat.jpg", ["a photo of a cat.", "a photo of a dog."])
+    print(answer.name, answer.scores, answer.nfe)
+
+An image is a path, a PIL image, a numpy array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], or a tensor [1 or 3, h, w]:
+bytes, or floats in 0..1. Several are a list, an array or tensor with one axis more, or any iterable of images. They
+share network calls; the results are the same bits as one by one.
+
+Raises diffusion.InputError, a ValueError, for what cannot work, and OSError for a file that is no image.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diffusion import InputError
+from diffusion.calibration import probabilities
+from diffusion.datasets import centre_crop, open_rgb, read_prompts, read_weights, to_rgb
+from diffusion.errors import LOSSES, ImageNoise, together
+from diffusion.image import search_image
+from diffusion.metrics import class_errors, excess
+from diffusion.models import Model
+from diffusion.search import (
+    MIDDLE,
+    Search,
+    band,
+    check_schedule,
+    even,
+    halving,
+    level_sequence,
+    noise_rows,
+    race,
+    spread_sequence,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of one image. K classes, in the order in which they were given."""
+
+    best: int  # which of the classes
+    name: str  # of that class
+    names: list[str]  # of all K
+    scores: np.ndarray  # [K] mean error less the best's, over the points that both were measured on; inf: not measured
+    probabilities: np.ndarray | None  # [K], given a temperature
+    nfe: int  # network evaluations spent
+    decided: bool  # False where the budget ended before the others were clearly worse
+
+
+def classify(
+    model: Model,
+    images,
+    prompts: Sequence[str] | Sequence[int] | Mapping[str, object] | str | Path,
+    *,
+    loss: str = "l2",
+    search: str = "race",
+    z: float = 3.0,
+    max_samples: int = 500,
+    budget: float = np.inf,
+    to_keep: Sequence[int] | None = None,
+    n_samples: Sequence[int] | None = None,
+    levels: tuple[float, float] | None = None,
+    weights: np.ndarray | str | Path | None = None,
+    candidates: Iterable[Sequence[int]] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Answer | list[Answer] | Iterator[Answer]:
+    """The class of each image: an Answer for one, a list for a list or an array, else an iterator, in their order.
+
+    `prompts`: a list, one for each class; a dict from class to its prompt or prompts; or a csv of
+    prompt,classname,classidx. For a class-conditional model, class ids in place of texts. Options mean what they mean
+    to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
+    `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `weights` [T] or a csv;
+    `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as
+    scripts/calibrate.py fits it. Image k has the noise of image k of a data set.
+    """
+    names, texts, arm_class = _classes(model, prompts)
+    K = len(names)
+    _one_of("loss", loss, LOSSES)
+    _one_of("search", search, ("race", "halving"))
+    if temperature is not None and not 0 < temperature < np.inf:
+        raise InputError(f"temperature {temperature!r}: must be a number greater than 0")
+    T = len(model.process)
+    weight = _weights(weights, T)
+    usable = _levels(levels or (MIDDLE if search == "race" else (0.0, 1.0)), T)
+    usable = usable[weight[usable] > 0]
+    if len(usable) < 2:
+        raise InputError("weights: fewer than 2 of the noise levels that are measured have one above 0")
+    if search == "race":
+        if to_keep is not None or n_samples is not None:
+            raise InputError('to_keep and n_samples: are for search="halving"')
+        points, start = _race(np.bincount(arm_class), usable, z, max_samples, budget)
+    else:
+        if to_keep is None or n_samples is None:
+            raise InputError(
+                'search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]'
+            )
+        check_schedule(K, list(n_samples), list(to_keep), len(usable))
+        order, ends = level_sequence(list(n_samples), len(usable))
+        points = usable[order]
+
+        def start(among: np.ndarray) -> Search:
+            return halving(len(among), ends, list(to_keep))
+
+    conditions = model.conditions(texts)
+    rows = noise_rows(points, 1, True)
+    one, images = _images(images)
+    chosen = None if candidates is None else iter([candidates] if one else candidates)
+
+    def answer_to(index: int, image: Image.Image):
+        among = None if chosen is None else _among(index, next(chosen, None), K)
+        x = model.encode(centre_crop(image, model.image_size)[None])[0]  # [c, h, w]
+        noise = ImageNoise(seed, index, tuple(x.shape))
+        measured = yield from search_image(
+            x, conditions, arm_class, start, points, rows, noise, loss=loss, weights=weight, among=among
+        )
+        scores = excess(measured.record(), arm_class, measured.winner, loss)
+        p = None if temperature is None else probabilities(-np.maximum(scores, 0), temperature)
+        return index, Answer(measured.winner, names[measured.winner], names, scores, p, measured.nfe, measured.decided)
+
+    tasks = (answer_to(index, image) for index, image in enumerate(images))
+    return _as_given(one, _in_order(together(model, tasks, batch_size=batch_size)))
+
+
+def score(
+    model: Model,
+    images,
+    captions: Sequence[str],
+    *,
+    n_samples: int = 100,
+    levels: tuple[float, float] = (0.0, 1.0),
+    normalize: bool = False,
+    loss: str = "l2",
+    seed: int = 0,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Mean error of every image under every caption, at points that all of them share; smaller is better.
+
+    The points are `n_samples` levels, spread evenly over these shares of the schedule, each with its own noise, as in
+    run_winoground.py. `normalize`: less the image's error under the empty caption, which makes the errors of different
+    images comparable. -> [images, captions] float64
+    """
+    if isinstance(captions, str | Path | Mapping):
+        raise InputError(f"captions: a {type(captions).__name__}, wanted a list of texts")
+    _, texts, _ = _classes(model, captions, least=1)
+    _one_of("loss", loss, LOSSES)
+    if normalize and not isinstance(texts[0], str):
+        raise InputError("normalize: is for captions, a class id has no empty one")
+    usable = _levels(levels, len(model.process))
+    if not 1 <= n_samples <= len(usable):
+        raise InputError(f"n_samples {n_samples}: must be in 1..{len(usable)}, the noise levels")
+    points = usable[even(n_samples, len(usable))]
+    arms = np.arange(len(texts) + normalize)
+    conditions = model.conditions(texts + [""] * normalize)
+    rows = noise_rows(points, 1, True)
+
+    def errors_of(index: int, image: Image.Image):
+        x = model.encode(centre_crop(image, model.image_size)[None])[0]  # [c, h, w]
+        noise = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
+        measured = yield from search_image(
+            x, conditions, arms, lambda among: halving(len(among), [len(points)], [1]), points, rows, noise, loss=loss
+        )
+        errors = class_errors(measured.record(), arms, loss)[0]
+        return index, errors[:-1] - errors[-1] if normalize else errors
+
+    _, images = _images(images)
+    tasks = (errors_of(index, image) for index, image in enumerate(images))
+    found = list(_in_order(together(model, tasks, batch_size=batch_size)))
+    return np.array(found).reshape(len(found), len(texts))
+
+
+# ---- what may be given ----
+
+
+def _one_of(name: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise InputError(f"{name} {given!r}: wanted {' or '.join(known)}")
+
+
+def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.ndarray]:
+    """Names [K], what the network is given for each arm, and the class of each arm [arms]."""
+    if isinstance(given, str | Path):
+        if Path(given).suffix != ".csv":
+            raise InputError(f"prompts {str(given)!r}: one text is no choice; wanted a list, a dict or a .csv")
+        prompts = read_prompts(given)
+        _, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
+        names, texts = [prompts.names[k] for k in first], prompts.texts
+    elif isinstance(given, Mapping):
+        several = [v if isinstance(v, list | tuple) else [v] for v in given.values()]
+        names, texts = [str(key) for key in given], [text for each in several for text in each]
+        if empty := [name for name, each in zip(names, several, strict=True) if not each]:
+            raise InputError(f"prompts: class {empty[0]!r} has none")
+        arm_class = np.repeat(np.arange(len(names)), [len(each) for each in several])
+    else:
+        texts = given.tolist() if isinstance(given, np.ndarray | Tensor) else list(given)
+        names, arm_class = [str(text) for text in texts], np.arange(len(texts))
+    if len(names) < least:
+        raise InputError(f"prompts: {len(names)} of them, wanted at least {least}")
+    kind, wanted = (str, "texts") if model.told == "text" else (int, "class ids, as integers")
+    if wrong := [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]:
+        raise InputError(f"prompts: {wrong[0]!r:.60} among them; this model takes {wanted}")
+    if model.told == "class" and (wrong := [k for k in texts if not 0 <= k < model.classes]):
+        raise InputError(f"prompts: class id {wrong[0]}; this model knows 0..{model.classes - 1}")
+    return names, texts, arm_class
+
+
+def _weights(given, T: int) -> np.ndarray:
+    """What an error counts at each level, mean 1. [T]"""
+    if given is None or isinstance(given, str | Path):
+        return read_weights(given if given is None else Path(given), T)
+    weight = np.asarray(given, dtype=np.float64)
+    if weight.shape != (T,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
+        raise InputError(f"weights {list(weight.shape)}: wanted [{T}], numbers from 0 up, not all 0")
+    return weight / weight.mean()
+
+
+def _levels(given: tuple[float, float], T: int) -> np.ndarray:
+    low, high = given
+    if not 0 <= low < high <= 1 or len(usable := band(low, high, T)) < 2:
+        raise InputError(f"levels {given}: wanted two shares of the {T} noise levels, such as {MIDDLE}")
+    return usable
+
+
+def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float) -> tuple[np.ndarray, Callable]:
+    """The levels of the points, in the order of measurement, and what starts a race between some classes."""
+    if not z > 0:
+        raise InputError(f"z {z!r}: must be greater than 0")
+    if most < 2:
+        raise InputError(f"max_samples {most}: must be at least 2")
+    if budget < 2 * arms.sum():
+        raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
+    points = usable[spread_sequence(min(most, len(usable)), len(usable))]
+    return points, lambda among: race(points, arms[among], z, budget)
+
+
+def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:
+    """The classes that compete for an image, ascending."""
+    if given is None:
+        raise InputError(f"candidates: none for image {index}")
+    among = np.unique(np.asarray(given))
+    if among.dtype.kind not in "iu" or len(among) < 2 or among[0] < 0 or among[-1] >= K:
+        raise InputError(f"candidates of image {index}: {given!r:.60}, wanted two or more numbers in 0..{K - 1}")
+    return among
+
+
+def _images(given) -> tuple[bool | None, Iterator[Image.Image]]:
+    """Whether it is one image (None: a stream of them), and all of them as RGB."""
+    if isinstance(given, str | os.PathLike | Image.Image):
+        return True, iter([_rgb(given)])
+    if isinstance(given, np.ndarray | Tensor):
+        if given.ndim == 4:
+            return False, (_rgb(each) for each in given)
+        return True, iter([_rgb(given)])
+    if not isinstance(given, Iterable):
+        raise InputError(f"images: a {type(given).__name__}, wanted a path, a PIL image, an array or several of them")
+    return (False if isinstance(given, Sequence) else None), (_rgb(each) for each in given)
+
+
+def _rgb(given) -> Image.Image:
+    """One image as 8-bit RGB."""
+    if isinstance(given, Image.Image):
+        return to_rgb(given)
+    if isinstance(given, str | os.PathLike):
+        return open_rgb(Path(given).expanduser())
+    if not isinstance(given, np.ndarray | Tensor):
+        raise InputError(f"an image is a {type(given).__name__}, wanted a path, a PIL image, an array or a tensor")
+    array = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
+    array = np.asarray(array.cpu() if isinstance(array, Tensor) else array)
+    shape = list(array.shape)
+    if isinstance(given, Tensor) and array.ndim == 3:
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
+        wanted = "[1 or 3, h, w]" if isinstance(given, Tensor) else "[h, w] or [h, w, 1, 3 or 4]"
+        raise InputError(f"an image {shape}: wanted {wanted}")
+    if array.dtype.kind == "f":
+        if not ((array >= 0) & (array <= 1)).all():
+            raise InputError(f"an image of floats from {array.min():g} to {array.max():g}: wanted 0..1, or bytes")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"an image of {array.dtype}: wanted uint8, or floats in 0..1")
+    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
+
+
+def _in_order(results: Iterable[tuple[int, object]]) -> Iterator:
+    """What came out for images 0, 1, ..., as soon as all before it did."""
+    early, wanted = {}, 0
+    for index, result in results:
+        early[index] = result
+        while wanted in early:
+            yield early.pop(wanted)
+            wanted += 1
+
+
+def _as_given(one: bool | None, answers: Iterator[Answer]) -> Answer | list[Answer] | Iterator[Answer]:
+    return next(answers) if one else answers if one is None else list(answers)
