@@ -24,13 +24,14 @@ from torch import Tensor
 
 from diffusion import InputError
 from diffusion.calibration import probabilities
-from diffusion.datasets import centre_crop, open_rgb, read_prompts, read_weights, to_rgb
-from diffusion.errors import LOSSES, ImageNoise, together
-from diffusion.image import search_image
+from diffusion.decide import search_image
+from diffusion.errors import ImageNoise, together
+from diffusion.images import centre_crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
+from diffusion.names import LOSSES, MIDDLE
+from diffusion.prompts import read_prompts, read_weights
 from diffusion.search import (
-    MIDDLE,
     Search,
     band,
     check_schedule,

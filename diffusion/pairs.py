@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from diffusion import InputError, digits, one_line
-from diffusion.datasets import hub_image, open_rgb
+from diffusion.images import hub_image, open_rgb
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
 TAGS = ("collapsed_tag", "tag")  # columns; the first that an example has

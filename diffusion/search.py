@@ -50,9 +50,6 @@ def spread_sequence(n: int, T: int) -> np.ndarray:
     return even(n, T)[[k for k in mirrored if k < n]]
 
 
-MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
-
-
 def band(low: float, high: float, T: int) -> np.ndarray:
     """The levels of range(T) from the share `low` of the schedule to the share `high`, ascending."""
     return np.arange(round(low * T), round(high * T))

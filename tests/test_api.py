@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from diffusion import InputError, classify, load_model, score
 from diffusion.api import Answer
-from diffusion.datasets import load_dataset, prompts_file, read_prompts
+from diffusion.datasets import load_dataset
+from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts

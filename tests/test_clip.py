@@ -18,8 +18,9 @@ from transformers import CLIPTokenizer
 
 from diffusion import InputError
 from diffusion.clip import DEFAULTS, find_clip, load_clip
-from diffusion.datasets import load_dataset, read_prompts
+from diffusion.datasets import load_dataset
 from diffusion.pairs import load_pairs
+from diffusion.prompts import read_prompts
 from diffusion.records import read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"

@@ -15,19 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from diffusion import InputError, digits
-from diffusion.datasets import (
-    TABLE,
-    Prompts,
-    adm_crop,
-    centre_crop,
-    class_arms,
-    duplicates,
-    load_dataset,
-    objectnet_imagenet_ids,
-    open_rgb,
-    read_prompts,
-    to_rgb,
-)
+from diffusion.datasets import TABLE, class_arms, load_dataset, objectnet_imagenet_ids
+from diffusion.images import adm_crop, centre_crop, open_rgb, to_rgb
+from diffusion.prompts import Prompts, duplicates, read_prompts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest
 
 from diffusion import metrics
-from diffusion.errors import LOSSES
-from diffusion.image import search_image
+from diffusion.decide import search_image
+from diffusion.names import LOSSES
 from diffusion.search import halving
 
 # 4 classes x 8 images: right are images 0, 1, 2, 4, 7

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from test_eval_prob_adaptive import folder_of, records_of
 
-from diffusion import InputError, cli, digits
+from diffusion import InputError, digits, names
 from diffusion.pairs import load_pairs
 from diffusion.records import read_run
 
@@ -366,7 +366,7 @@ def test_a_caption_of_the_hub_is_missing(hub, tmp_path):
 
 def test_winoground_without_access(run_main, tmp_path, monkeypatch):
     """One line, soon, that says how to get it; nothing is written."""
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     started = time.monotonic()
     result = run_main(SCRIPT, "--version", "digits", "--device", "cpu")
     assert time.monotonic() - started < 20
@@ -378,7 +378,7 @@ def test_winoground_without_access(run_main, tmp_path, monkeypatch):
 
 def test_winoground_of_the_local_folder_is_the_default(run_main, tmp_path, monkeypatch, model_folder):
     """As commands.md calls it: no --dataset."""
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     for side, colour in enumerate((RED, BLUE)):
         picture(tmp_path / f"winoground/images/ex_0_img_{side}.png", colour)
     write(tmp_path / "winoground", example(image_0="ex_0_img_0", image_1="ex_0_img_1", collapsed_tag="Relation"))

@@ -14,9 +14,10 @@ from conftest import import_script
 from PIL import Image
 from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, replayed, subset
 
-from diffusion import cli, models
-from diffusion.errors import LOSSES, ImageNoise
+from diffusion import models, names
+from diffusion.errors import ImageNoise
 from diffusion.matching import GALLERY
+from diffusion.names import LOSSES
 from diffusion.pairs import load_pairs
 from diffusion.records import load_record, read_run
 from diffusion.search import spread_sequence
@@ -564,7 +565,7 @@ def test_a_gallery_that_cannot_be_written(run_main, tmp_path, model_folder, name
 def refused(run_main, tmp_path, monkeypatch):
     """`refused(*args) -> message`: exit code 2, one line on stderr, nothing on stdout, nothing written, no model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
     module = import_script(SCRIPT)
 
     def run(*args):

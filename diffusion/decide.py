@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.errors import LOSSES, Block
+from diffusion.errors import Block
 from diffusion.metrics import class_errors, class_means, excess, margin
+from diffusion.names import LOSSES
 from diffusion.search import Search
 
 
