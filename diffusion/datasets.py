@@ -19,17 +19,16 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
     imagenetA       imagenet-a/SYNSET/                              200 synsets; class ids are those of the 1000
     objectnet       objectnet-1.0/{images/CLASS/, mappings/}        the 113 classes that ImageNet knows
 
-`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: a folder of
-class folders (or of `train`, `val`, `test` folders of those), or a csv with columns path,label. `hf:NAME` is a data set
-of the Hugging Face hub, or a local folder that its library reads.
+`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: own.py.
 
 Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -37,12 +36,11 @@ import numpy as np
 import torchvision.datasets as tv
 from PIL import Image
 
-from diffusion import InputError, digits
-from diffusion.files import is_id, read_rows, said, sha256
-from diffusion.images import adm_crop, centre_crop, hub_image, open_rgb, to_rgb
-from diffusion.names import SPLITS
+from diffusion import InputError, digits, own
+from diffusion.files import said, sha256
+from diffusion.images import adm_crop, centre_crop, to_rgb
 
-Read = tuple[list[int], list[str], Callable[[int], Image.Image]]  # labels, classes, open
+Read = tuple  # labels, classes, open and, of files, their names: what follows name and split in Dataset
 
 
 @dataclass(frozen=True)
@@ -54,34 +52,62 @@ class Dataset:
     labels: list[int]
     classes: list[str]  # names by class id; empty where the data does not say
     open: Callable[[int], Image.Image]
+    files: list[str] = field(
+        default_factory=list
+    )  # the file of each image, as from the data's folder; [] where unknown
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def fingerprint(self) -> str:
-        """What a run notes of the labels: an image more or less would shift the others."""
-        return fingerprint(self.labels)
+        """What a run notes of the labels, without them of the files: one image more would shift the others."""
+        return fingerprint(self.labels if self.labelled else self.files)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels; else each label is NO_LABEL."""
+        return NO_LABEL not in self.labels
+
+    def file(self, index: int) -> str | None:
+        """The file of an image, as from the data's folder, if it has one."""
+        return self.files[index] if self.files else None
 
 
 def fingerprint(data: list) -> str:
     return f"{len(data)}, sha256 {sha256(repr(data))}"
 
 
-def load_dataset(name: str, split: str = "test", root: str | Path = "/datasets") -> Dataset:
-    """The data set called `name` (see above). InputError: unknown name, missing or damaged data, no such split."""
+def load_dataset(
+    name: str,
+    split: str = "test",
+    root: str | Path = "/datasets",
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Dataset:
+    """The data set called `name` (see above). InputError: unknown name, missing or damaged data, no such split.
+
+    image_column and label_column choose among those of a data set of the hub.
+    """
+    if (image_column or label_column) and not name.startswith("hf:"):
+        flag = "image_column" if image_column else "label_column"
+        raise InputError(f"--{flag} {image_column or label_column}: is for --dataset hf:NAME, not for {name}")
     try:
         if name in TABLE:
             read = _read_known(name, split, Path(root))
         elif name.startswith("hf:") and name != "hf:":
-            read = _read_hub(name.removeprefix("hf:"), split)
-        elif name.endswith(".csv"):
-            read = _read_csv(name, split)
+            read = own.read_hub(name.removeprefix("hf:"), split, image_column, label_column)
+        elif name.endswith((".csv", ".jsonl")):
+            read = own.read_table(name, split)
         elif os.path.isdir(os.path.expanduser(name)):  # as Path's, but any text will do
-            read = _read_folder(name, split)
+            read = own.read_folder(name, split)
+        elif os.path.isfile(os.path.expanduser(name)):
+            read = own.read_image(name, split)
         else:
-            known = ", ".join(TABLE)
-            raise InputError(f"dataset {name!r} is none of {known}, nor hf:NAME, a folder that exists or a .csv")
+            near = difflib.get_close_matches(name, TABLE, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            wanted = f"wanted {', '.join(TABLE)}; hf:NAME; or a folder, an image, a .csv or a .jsonl that exists"
+            raise InputError(f"dataset {name!r} is not known; {meant}{wanted}")
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install -e '.[all]'"
         raise InputError(f"dataset {name!r} needs {missing}") from error
@@ -105,11 +131,6 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
 # ---- readers: each gives labels, classes and a function that opens image k ----
 
 
-def _files(paths: Iterable[str | Path], labels: Iterable[int], classes: Iterable[str] = ()) -> Read:
-    paths = list(paths)
-    return [int(label) for label in labels], list(classes), lambda k: open_rgb(paths[k])
-
-
 def _arrays(images: np.ndarray, labels: Iterable[int], classes: Iterable[str] = ()) -> Read:
     """images [n, h, w] or [n, h, w, 3] uint8."""
     return [int(label) for label in labels], list(classes), lambda k: to_rgb(Image.fromarray(images[k]))
@@ -117,7 +138,7 @@ def _arrays(images: np.ndarray, labels: Iterable[int], classes: Iterable[str] = 
 
 def _listed(data, paths: str = "_image_files") -> Read:
     """A torchvision data set that keeps paths. Its own loader is passed over: it knows neither EXIF nor deep greys."""
-    return _files(getattr(data, paths), data._labels, getattr(data, "classes", ()))
+    return own.files(getattr(data, paths), data._labels, getattr(data, "classes", ()))
 
 
 def _stored(data) -> Read:
@@ -130,30 +151,13 @@ def _stl10(folder: Path, split: str) -> Read:
     return _arrays(data.data.transpose(0, 2, 3, 1), data.labels, getattr(data, "classes", ()))
 
 
-def _tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Read:
-    """A folder of class folders, in the order of `ids` (folder name -> class id); other folders are passed over."""
-    paths, labels = [], []
-    for name, label in ids.items():
-        if (folder / name).is_dir():
-            found = [folder / name / file for file in sorted(os.listdir(folder / name)) if _is_image(file)]
-            paths += found
-            labels += [label] * len(found)
-    if not paths:
-        raise InputError(f"no image in {folder}: wanted class folders such as {next(iter(ids), 'cat')!r} with images")
-    return _files(paths, labels, classes)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _by_name(folder: Path, names: list[str]) -> Read:
     ids = {name: i for i, name in enumerate(names)}
-    return _tree(folder, ids, names)
+    return own.tree(folder, ids, names)
 
 
 def _caltech101(folder: Path, _split: str) -> Read:
-    return _by_name(folder, [name for name in _subfolders(folder) if name != "BACKGROUND_Google"])  # 101, not 102
+    return _by_name(folder, [name for name in own.subfolders(folder) if name != "BACKGROUND_Google"])  # 101, not 102
 
 
 def _imagenet_names() -> list[str]:
@@ -167,22 +171,24 @@ def _synsets(folder: Path, _split: str) -> Read:
     from timm.data import ImageNetInfo
 
     ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    return _tree(folder, ids, _imagenet_names())
+    return own.tree(folder, ids, _imagenet_names())
 
 
 def _imagenetv2(folder: Path, _split: str) -> Read:
-    return _tree(folder, {str(i): i for i in range(1000)}, _imagenet_names())
+    return own.tree(folder, {str(i): i for i in range(1000)}, _imagenet_names())
 
 
 def _objectnet(folder: Path, _split: str) -> Read:
     names = _objectnet_classes(folder)
-    labels, classes, open_image = _tree(folder / "images", {name: i for i, name in enumerate(names)}, names.values())
+    labels, classes, open_image, files = own.tree(
+        folder / "images", {name: i for i, name in enumerate(names)}, names.values()
+    )
 
     def open_inside(k: int) -> Image.Image:
         image = open_image(k)
         return image.crop((2, 2, image.width - 2, image.height - 2))  # ObjectNet marks its images with a red border
 
-    return labels, classes, open_inside
+    return labels, classes, open_inside, files
 
 
 def _objectnet_classes(folder: Path) -> dict[str, str]:
@@ -271,7 +277,7 @@ TABLE = {
     "food": Source("food-101", BOTH, lambda f, s: _listed(tv.Food101(f.parent, s))),
     "aircraft": Source("fgvc-aircraft-2013b", TRAINVAL, lambda f, s: _listed(tv.FGVCAircraft(f.parent, s, "variant"))),
     "caltech101": Source("caltech101/101_ObjectCategories", UNSPLIT, _caltech101),
-    "eurosat": Source("eurosat/2750", UNSPLIT, lambda f, s: _by_name(f, _subfolders(f))),
+    "eurosat": Source("eurosat/2750", UNSPLIT, lambda f, s: _by_name(f, own.subfolders(f))),
     "imagenet": Source("{}", {"train": "train", "val": "val", "test": "val"}, _synsets),
     "imagenetv2": Source("imagenetv2-matched-frequency-format-val", UNSPLIT, _imagenetv2),
     "imagenetA": Source("imagenet-a", UNSPLIT, _synsets),
@@ -285,7 +291,7 @@ TABLE = {
 
 def _read_known(name: str, split: str, root: Path) -> Read:
     source = TABLE[name]
-    _check_split(name, split, source.splits)
+    own.check_split(name, split, source.splits)
     theirs = source.splits[split]
     folder = None if source.folder is None else _find(name, source.folder.format(theirs), root)
     try:
@@ -303,83 +309,3 @@ def _find(name: str, folder: str, root: Path) -> Path:
         if path.is_dir():
             return path
     raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}")
-
-
-def _check_split(name: str, split: str, splits: Iterable[str]) -> None:
-    if split not in splits:
-        why = "is not split: all its images are" if list(splits) == ["test"] else "has"
-        raise InputError(f"dataset {name!r} has no split {split!r}: it {why} {', '.join(sorted(splits))}")
-
-
-# ---- own data and the hub ----
-
-
-def _class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
-    """Name -> class id, and the classes: whole numbers are ids already, other names are numbered in sorted order."""
-    names = sorted(set(names))
-    if all(is_id(name) for name in names):
-        return {name: int(name) for name in sorted(names, key=int)}, []
-    return {name: i for i, name in enumerate(names)}, names
-
-
-def _read_folder(name: str, split: str) -> Read:
-    folder = Path(name).expanduser()
-    inside = _subfolders(folder)
-    if inside and set(inside) <= set(SPLITS):  # else "train" and "test" would be read as two classes
-        _check_split(name, split, inside)
-        folder, inside = folder / split, _subfolders(folder / split)
-    else:
-        _check_split(name, split, ["test"])
-    return _tree(folder, *_class_ids(inside))
-
-
-def _read_csv(name: str, split: str) -> Read:
-    path = Path(os.path.expanduser(name))  # Path's own refuses ~nobody
-    _check_split(name, split, ["test"])
-    rows = read_rows(path, ("path", "label"))
-    for line, fields in rows.items():
-        if not all(field.strip() for field in fields):
-            raise InputError(f"{path}, line {line}: path is {fields[0]!r} and label {fields[1]!r}, wanted both")
-    files, labels = zip(*rows.values(), strict=True)
-    ids, classes = _class_ids(labels)
-    return _files((path.parent / file for file in files), (ids[label] for label in labels), classes)
-
-
-def _read_hub(name: str, split: str) -> Read:
-    import datasets as hub
-
-    try:
-        data = hub.load_dataset(name, split="validation" if split == "val" else split)  # never with trust_remote_code
-    except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
-        raise InputError(f"dataset 'hf:{name}' cannot be read: {said(error)}") from error
-    columns = data.features
-    image = _column(name, "image", [c for c in columns if isinstance(columns[c], hub.Image)], ("image", "img"))
-    labelled = [c for c in columns if isinstance(columns[c], hub.ClassLabel) or c in ("label", "labels", "fine_label")]
-    label = _column(name, "label", labelled, ("label", "labels", "fine_label"))
-
-    labels, classes = list(data[label][:]), getattr(columns[label], "names", [])
-    if labels and all(isinstance(value, str) for value in labels):
-        ids, classes = _class_ids(labels)
-        labels = [ids[value] for value in labels]
-    if not all(isinstance(value, int) and value >= 0 for value in labels):
-        raise InputError(f"dataset 'hf:{name}': column {label!r} of {split!r} holds {labels[:3]}..., wanted class ids")
-    encoded = data.select_columns([image]).cast_column(image, hub.Image(decode=False))
-
-    def open_image(k: int) -> Image.Image:
-        return hub_image(encoded[k][image], f"{k} of hf:{name} {split}")
-
-    return [int(value) for value in labels], list(classes), open_image
-
-
-def _column(name: str, kind: str, found: list[str], preferred: tuple[str, ...]) -> str:
-    """The column to read: the first preferred name among those found, else the only one."""
-    for column in preferred:
-        if column in found:
-            return column
-    if len(found) != 1:
-        raise InputError(f"dataset 'hf:{name}': wanted one {kind} column, found {', '.join(found) or 'none'}")
-    return found[0]
-
-
-def _is_image(file: str) -> bool:
-    return file.lower().endswith(tv.folder.IMG_EXTENSIONS) and not file.startswith(".")

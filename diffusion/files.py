@@ -5,6 +5,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -67,16 +68,29 @@ def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
         raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
 
 
+def read_header(path: str | Path) -> list[str]:
+    """The columns of a csv; [] where it cannot be read, of which `read_rows` says why."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return [column.strip() for column in re.split("[,;\t]", file.readline()) if column.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
     """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
 
+    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count.
     The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
     unquoted comma too long, where pandas moves every column by one.
     """
     rows = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            first = file.readline()
+            by = next((mark for mark in ",;\t" if mark in first), ",")
+            file.seek(0)
+            reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
             header = [column.strip() for column in next(reader, [])]
             missing = [column for column in columns if column not in header]
             columns += tuple(column for column in optional if column in header)

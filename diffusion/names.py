@@ -14,6 +14,7 @@ LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three
 DTYPES = ("float16", "bfloat16", "float32")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 SPLITS = ("train", "val", "trainval", "test")
+NO_LABEL = -1  # of an image whose class nobody said
 DATASETS = (  # those of datasets.TABLE
     "pets", "flowers", "stl10", "mnist", "fashion-mnist", "cifar10", "cifar100", "food", "aircraft", "caltech101",
     "eurosat", "imagenet", "imagenetv2", "imagenetA", "objectnet", "digits", "digits-colour", "digits-unseen",

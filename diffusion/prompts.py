@@ -1,5 +1,6 @@
 """The csv of prompts, and that of what each noise level counts."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_numbers, read_rows
-from diffusion.names import DATASETS
+from diffusion.names import DATASETS, NO_LABEL
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
@@ -72,16 +73,35 @@ def prompts_for(name: str, labels: list[int], classes: list[str], path: Path | N
     else:
         texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
         prompts = Prompts(texts, classes, list(range(len(texts))))
-    missing = sorted(set(labels) - set(prompts.classes))
+    missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
         raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
-    if unused:
+    if unused and name in DATASETS:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
+    if path:
+        _check_names(prompts, classes, path, name)
     for prompt, names in duplicates(prompts):
         alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
         warnings.warn(alike, InputWarning, stacklevel=1)
     return prompts
+
+
+def _plain(name: str) -> str:
+    """A class's name without what people write differently."""
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _check_names(prompts: Prompts, classes: list[str], path: Path, name: str) -> None:
+    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order."""
+    known = {_plain(each): k for k, each in enumerate(classes)}
+    for said, class_id in zip(prompts.names, prompts.classes, strict=True):
+        other = known.get(_plain(said), class_id)
+        if other != class_id:
+            own = f"is {classes[class_id]!r}" if class_id < len(classes) else "has no images"
+            raise InputError(
+                f"{path}: classname {said!r} has classidx {class_id}, which in {name} {own}; {said!r} is {other} there"
+            )
 
 
 def read_weights(path: Path | None, T: int) -> np.ndarray:

@@ -658,8 +658,8 @@ HEAD = "prompt,classname,classidx\n"
         (b"", "an empty file"),
         (b"\xff\xfe\x00bad", "UnicodeDecodeError"),
         (
-            "prompt;classname;classidx\na;b;0\n",
-            "no column prompt, classname, classidx; found prompt;classname;classidx",
+            "prompt|classname|classidx\na|b|0\n",
+            "no column prompt, classname, classidx; found prompt|classname|classidx",
         ),
         ("prompt,class\na,b\n", "no column classname, classidx; found prompt, class"),
         (HEAD, "no row"),

@@ -1,0 +1,252 @@
+"""Own data: folders of images, csv and jsonl tables, data sets of the Hugging Face hub.
+
+    FOLDER/CLASS/a.jpg            classes are the folders, at any depth below; also FOLDER/{train,val,test}/CLASS/a.jpg
+    FOLDER/a.jpg, a.jpg           images without labels
+    TABLE.csv, TABLE.jsonl        columns path,label; paths as they are or from the table's folder; without label: none
+    hf:NAME, hf:NAME:CONFIG       of the hub, or a local folder that its library reads
+
+Whole numbers as class names are class ids; other names are numbered in sorted order.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path, PureWindowsPath
+
+from PIL import Image
+
+from diffusion import InputError, InputWarning
+from diffusion.files import is_id, read_header, read_rows, said
+from diffusion.images import hub_image, open_rgb
+from diffusion.names import NO_LABEL
+
+Read = tuple[list[int], list[str], Callable[[int], Image.Image], list[str]]  # labels, classes, open, names of files
+
+SPLIT_FOLDERS = {  # what folders of a split are called, whatever their case
+    "train": "train", "training": "train", "trainval": "trainval",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+LEFT_BEHIND = {"__macosx", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}  # nobody's data
+NO_IMAGES = {
+    "EPS",
+    "PDF",
+    "PSD",
+    "WMF",
+    "BUFR",
+    "GRIB",
+    "HDF5",
+    "MPEG",
+    "FITS",
+}  # formats that Pillow cannot draw alone
+
+
+def suffixes() -> set[str]:
+    """The suffixes of the formats that Pillow reads, such as .jpg."""
+    known = Image.registered_extensions()
+    return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_IMAGES}
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether systems and downloaders leave files and folders of this name behind."""
+    return name[:1] in (".", "@", "$") or name.lower() in LEFT_BEHIND
+
+
+def subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_left_behind(entry.name))
+
+
+def images_in(folder: Path, deep: bool = True) -> list[Path]:
+    """The image files of a folder, sorted; with `deep`, of its folders too."""
+    kinds, found = suffixes(), []
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if deep and not is_left_behind(name))
+        named = (name for name in sorted(files) if not is_left_behind(name))
+        found += [Path(path, name) for name in named if os.path.splitext(name)[1].lower() in kinds]
+    return found
+
+
+def files(
+    paths: Iterable[str | Path], labels: Iterable[int], classes: Iterable[str] = (), below: Path = Path()
+) -> Read:
+    """Images in files, whose names are as from the folder `below`."""
+    paths = [Path(path) for path in paths]
+    names = [path.relative_to(below).as_posix() if path.is_relative_to(below) else path.name for path in paths]
+    return [int(label) for label in labels], list(classes), lambda k: open_rgb(paths[k]), names
+
+
+def tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Read:
+    """A folder of class folders, in the order of `ids` (folder name -> class id); other folders are passed over."""
+    paths, labels = [], []
+    for name, label in ids.items():
+        if (folder / name).is_dir():
+            found = images_in(folder / name)
+            paths += found
+            labels += [label] * len(found)
+    if not paths:
+        raise InputError(f"no image in {folder}: wanted class folders such as {next(iter(ids), 'cat')!r} with images")
+    return files(paths, labels, classes, folder)
+
+
+def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
+    """Name -> class id, and the classes: whole numbers are ids already, other names are numbered in sorted order."""
+    names = sorted(set(names))
+    if all(is_id(name) for name in names):
+        return {name: int(name) for name in sorted(names, key=int)}, []
+    return {name: i for i, name in enumerate(names)}, names
+
+
+def check_split(name: str, split: str, splits: Iterable[str]) -> None:
+    """Raises InputError unless the data has this split."""
+    if split not in splits:
+        why = "is not split: all its images are" if list(splits) == ["test"] else "has"
+        raise InputError(f"dataset {name!r} has no split {split!r}: it {why} {', '.join(sorted(splits))}")
+
+
+def read_folder(name: str, split: str) -> Read:
+    """Class folders, or split folders of these, or images alone. InputError where there is no image."""
+    folder = Path(name).expanduser()
+    inside = subfolders(folder)
+    while len(inside) == 1 and not images_in(folder, deep=False) and subfolders(folder / inside[0]):
+        if inside[0].lower() in SPLIT_FOLDERS:
+            break
+        folder = folder / inside[0]  # an archive that was unpacked into one more folder
+        inside = subfolders(folder)
+    if inside and all(each.lower() in SPLIT_FOLDERS for each in inside):  # else they would be read as classes
+        theirs = {SPLIT_FOLDERS[each.lower()]: each for each in inside}
+        if len(theirs) < len(inside):
+            raise InputError(f"dataset {name!r}: {', '.join(inside)} are several folders for one split")
+        check_split(name, split, theirs)
+        folder = folder / theirs[split]
+        inside = subfolders(folder)
+    else:
+        check_split(name, split, ["test"])
+    alone = images_in(folder, deep=False)
+    if alone and not inside:
+        return files(alone, [NO_LABEL] * len(alone), (), folder)
+    if alone:
+        beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
+        warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
+    if empty := [each for each in inside if not images_in(folder / each)]:
+        named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        if len(empty) == len(inside):
+            raise InputError(f"no image in {folder}: wanted class folders with images; these have none: {named}")
+        warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
+    return tree(folder, *class_ids(each for each in inside if each not in empty))
+
+
+def read_table(name: str, split: str) -> Read:
+    """A csv or jsonl of path and, unless the images have no labels, label."""
+    path = Path(os.path.expanduser(name))  # Path's own refuses ~nobody
+    check_split(name, split, ["test"])
+    if path.suffix == ".jsonl":
+        rows = read_json_lines(path)
+    else:
+        alone = read_rows(path, ("path",)) if read_header(path) == ["path"] else None
+        rows = alone or read_rows(path, ("path", "label"))
+    for line, fields in rows.items():
+        if not all(field.strip() for field in fields):
+            wanted = "wanted both" if len(fields) == 2 else "wanted a path"
+            raise InputError(f"{path}, line {line}: path and label are {', '.join(map(repr, fields))}, {wanted}")
+    given, *labelled = zip(*rows.values(), strict=True)
+    paths = [_place(path.parent, file.strip()) for file in given]
+    if not labelled:
+        return files(paths, [NO_LABEL] * len(paths), (), path.parent)
+    labels = [label.strip() for label in labelled[0]]
+    ids, classes = class_ids(labels)
+    return files(paths, (ids[label] for label in labels), classes, path.parent)
+
+
+def read_json_lines(path: Path) -> dict[int, list[str]]:
+    """Line number -> path and, where the first line has one, label. InputError names the line at fault."""
+    rows: dict[int, list[str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as jsonl: {said(error)}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            keys = ["path", "label"] if "label" in row or len(next(iter(rows.values()), [])) == 2 else ["path"]
+            rows[number] = [str(row[key]) for key in keys]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{path}, line {number}: is no JSON object with path and label") from None
+        if len(rows[number]) != len(next(iter(rows.values()))):
+            raise InputError(f"{path}, line {number}: has a label, the first line has none")
+    if not rows:
+        raise InputError(f"{path}: holds no line")
+    return rows
+
+
+def _place(folder: Path, given: str) -> Path:
+    """A path in a table: as it is, or as Windows would write it."""
+    path = folder / os.path.expanduser(given)
+    if "\\" in given and not path.exists():
+        return folder / PureWindowsPath(given).as_posix()
+    return path
+
+
+def read_image(name: str, split: str) -> Read:
+    """One image without a label."""
+    check_split(name, split, ["test"])
+    path = Path(name).expanduser()
+    return files([path], [NO_LABEL], (), path.parent)
+
+
+# ---- the hub ----
+
+
+def read_hub(name: str, split: str, image_column: str | None = None, label_column: str | None = None) -> Read:
+    """A data set of the hub: NAME, or NAME:CONFIG, or OWNER/NAME/CONFIG."""
+    import datasets as hub
+
+    source, config = name, None
+    if not os.path.exists(os.path.expanduser(name)) and (
+        match := re.fullmatch(r"([^:]+):([^:]+)|(.+/.+)/([^/]+)", name)
+    ):
+        source, config = (match[1], match[2]) if match[1] else (match[3], match[4])
+    try:
+        theirs = "validation" if split == "val" else split
+        data = hub.load_dataset(source, config, split=theirs)  # never with trust_remote_code
+    except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
+        raise InputError(f"dataset 'hf:{name}' cannot be read: {said(error)}") from error
+    columns = data.features
+    pictures = [c for c in columns if isinstance(columns[c], hub.Image)]
+    image = _column(name, "image", image_column, pictures, ("image", "img", "jpg", "webp", "png"))
+    usual = ("label", "labels", "fine_label", "cls")
+    labelled = [c for c in columns if isinstance(columns[c], hub.ClassLabel) or c in usual]
+    if label_column in columns:
+        labelled = [label_column]
+    label = _column(name, "label", label_column, labelled, usual)
+
+    labels, classes = list(data[label][:]), getattr(columns[label], "names", [])
+    if labels and all(isinstance(value, str) for value in labels):
+        ids, classes = class_ids(labels)
+        labels = [ids[value] for value in labels]
+    if not all(isinstance(value, int) and value >= 0 for value in labels):
+        raise InputError(f"dataset 'hf:{name}': column {label!r} of {split!r} holds {labels[:3]}..., wanted class ids")
+    encoded = data.select_columns([image]).cast_column(image, hub.Image(decode=False))
+
+    def open_image(k: int) -> Image.Image:
+        return hub_image(encoded[k][image], f"{k} of hf:{name} {split}")
+
+    return [int(value) for value in labels], list(classes), open_image, []
+
+
+def _column(name: str, kind: str, asked: str | None, found: list[str], preferred: tuple[str, ...]) -> str:
+    """The column to read: the one that was asked for, the first preferred name among those found, else the only one."""
+    if asked is not None:
+        if asked not in found:
+            raise InputError(f"--{kind}_column {asked}: hf:{name} has the {kind} columns {', '.join(found) or 'none'}")
+        return asked
+    for column in preferred:
+        if column in found:
+            return column
+    if len(found) != 1:
+        flag = f"; --{kind}_column chooses one" if found else ""
+        raise InputError(f"dataset 'hf:{name}': wanted one {kind} column, found {', '.join(found) or 'none'}{flag}")
+    return found[0]
