@@ -39,7 +39,7 @@ from PIL import Image
 
 from diffusion import InputError, digits
 from diffusion.files import is_id, read_rows, said, sha256
-from diffusion.images import adm_crop, centre_crop, hub_image, open_rgb, to_rgb
+from diffusion.images import crop, hub_image, open_rgb, to_rgb
 from diffusion.names import SPLITS
 
 Read = tuple[list[int], list[str], Callable[[int], Image.Image]]  # labels, classes, open
@@ -98,8 +98,7 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
         image = dataset.open(index)
     except OSError as error:
         raise InputError(f"image {index} of {dataset.name} cannot be read any more: {error}") from None
-    x = adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
-    return (x.permute(1, 2, 0).numpy() + 1) / 2
+    return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
 # ---- readers: each gives labels, classes and a function that opens image k ----

@@ -46,6 +46,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
+    """`centre_crop`, or `adm_crop` where the interpolation is "adm". [3, size, size]"""
+    return adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
+
+
 def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
     """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
     image = TF.resize(image, size, TF.InterpolationMode(interpolation))

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.prompts import read_weights
 from diffusion.search import Search, band, even, noise_rows, race, spread_sequence, tree
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -139,11 +138,6 @@ def levels_of(args, T: int) -> np.ndarray:
     return chosen
 
 
-def levels_and_weights(args, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """What --levels leaves of T levels, ascending, and the weights [T] of all."""
-    return levels_of(args, T), read_weights(args.weights, T)
-
-
 def race_of(
     args, arms: np.ndarray, usable: np.ndarray, most: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
@@ -201,7 +195,31 @@ def most_arms(args, arm_class: np.ndarray) -> int:
     return int(np.sort(np.bincount(arm_class))[-(args.candidates or 0) :].sum())
 
 
-# ---- run.json ----
+# ---- run.json and its folder ----
+
+
+def search_tag(args, interval: int | None = None, to_keep: Iterable[int] = (), n_samples: Iterable[int] = ()) -> str:
+    """The search in the name of a run's folder: a race, or a grid of every `interval`-th level, or stages."""
+    trials = f"{args.n_trials}trials"
+    if args.search == "race":
+        budget = "" if args.budget is None else f"_{args.budget}NFE"
+        return f"{trials}_race_{args.z:g}z_{args.max_samples}samples{budget}"
+    if interval:
+        return f"t{interval}_{trials}"
+    return f"{trials}_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
+
+
+def suffixes(args, interpolation: str | None, more: str = "") -> str:
+    """The rest of that name, where options are not the usual ones; `more` comes before what is said of levels."""
+    return names.joined(
+        getattr(args, "randomize_noise", False) and "randnoise",
+        names.unusual(getattr(args, "interpolation", None), interpolation),
+        names.unusual(args.loss, "l2"),
+        names.unusual(getattr(args, "img_size", None), None, 512),
+        more,
+        args.levels != names.usual_levels(args.search) and f"levels{args.levels}",
+        args.weights and f"w{names.tag(args.weights.stem)}",
+    )
 
 
 def options_of(args, flags: Iterable[str], card: models.Card, data: str, dtype: str, points: Points) -> dict:
