@@ -129,7 +129,7 @@ def points_of(
 def levels_of(args, T: int) -> np.ndarray:
     """The levels that --levels leaves, ascending; InputError where it is no part of the schedule."""
     args.levels = args.levels or names.usual_levels(args.search)
-    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", args.levels)
+    ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", args.levels)
     low, high = map(float, ends.groups()) if ends else (1, 0)
     if not low < high <= 1 or len(chosen := band(low, high, T)) < 2:
         wanted = f"wanted two shares of the {T} noise levels, such as {names.usual_levels('race')}"
