@@ -9,45 +9,41 @@ Results go to $LOG_DIR (default data), one file per image; data is read from $DA
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    data = options.add_data_options(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
-    options.add_prompt_option(data)
+    data = options.add_data(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
+    options.add_prompts(data)
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
     known = f"{names.VERSIONS['text']}; or a hub id, a diffusers folder or a .safetensors file"
-    model.add_argument("--version", default="2-0", metavar="MODEL", help=known)
-    options.add_text_options(model)
-    options.add_model_options(model)
-    search = options.add_search_options(p, "halving")
-    options.add_stage_options(search)
-    options.add_noise_options(search, ", together with the image's index", randomize=False)
-    options.add_candidate_options(search)
-    stored = options.add_store_options(p)
+    options.add(model, "--version MODEL", known, "2-0")
+    options.add_text_model(model)
+    options.add_network(model)
+    search = options.add_search(p, "halving")
+    options.add_stages(search)
+    options.add_noise(search, ", together with the image's index", randomize=False)
+    options.add_candidates(search)
+    stored = options.add_store(p)
     maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
-    stored.add_argument("--save_maps", action="store_true", default=None, help=maps)
-    bar = "count the images that are already done in the bar"
-    stored.add_argument("--load_stats", action="store_true", help=bar)
-    options.add_shard_options(p)
+    options.switch(stored, "--save_maps", maps, None)
+    options.switch(stored, "--load_stats", "count the images that are already done in the bar")
+    options.add_shards(p)
     return p
 
-
-options.answer(__name__, parser)
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion import InputError, plan, run
 from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
 from diffusion.files import sha256
-from diffusion.images import centre_crop
-from diffusion.models import Model, read_card
-from diffusion.prompts import prompts_for
+from diffusion.models import read_card
+from diffusion.prompts import prompts_for, read_weights
 from diffusion.search import Search, check_schedule, halving, level_sequence
 
 
@@ -70,19 +66,9 @@ def search_of(
 
 def run_folder(args, candidates: str = "") -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
-    raced = args.search == "race"
-    name = names.joined(
-        names.model_tag(args.version, args.t5, args.lora),
-        f"{args.n_trials}trials",
-        names.race_tag(args.z, args.max_samples, args.budget) if raced else "",
-        "" if raced else names.stages_tag(args.to_keep, args.n_samples),
-        names.unusual(args.interpolation, "bicubic"),
-        names.unusual(args.loss, "l2"),
-        names.unusual(args.img_size, None, 512),
-        candidates,
-        names.levels_tag(args.search, args.levels, args.weights),
-        "maps" if args.save_maps else "",
-    )
+    model = names.model_tag(args.version, args.t5, args.lora)
+    search = plan.search_tag(args, None, args.to_keep or (), args.n_samples or ())
+    name = names.joined(model, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
     return names.run_folder(args.dataset, args.extra, name)
 
 
@@ -97,10 +83,10 @@ def main(argv: list[str]) -> int:
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
-    usable, weights = plan.levels_and_weights(args, card.levels)
+    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     levels, start = search_of(args, arm_class, usable[weights[usable] > 0], groups)
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
-    told, of, load_picker = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
     flags = ["split", "config", "lora", "t5", "interpolation", "save_maps"]
     flags += [] if args.search == "race" else ["to_keep", "n_samples"]
@@ -108,23 +94,14 @@ def main(argv: list[str]) -> int:
     chosen = plan.options_of(args, flags, card, dataset.fingerprint, dtype, points) | told
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
 
-    def load(index: int):
-        image = dataset.open(index)
-        return centre_crop(image, card.image_size, args.interpolation), image
-
-    def tell(model: Model) -> Callable:
-        conditions = model.conditions(prompts.texts)
-        tqdm.write(f"{len(conditions)} prompts, kept as {conditions.nbytes / 1e6:,.1f} MB of embeddings")
-        return lambda _: conditions
-
     def finish(index: int, measured: Measured) -> dict:
         pred = int(class_ids[measured.winner])
         record = measured.record(index=index, label=dataset.labels[index], pred=pred)
         return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
-    classify = run.by_search(
-        args, card, device, dtype, points, arm_class, tell, finish,
-        first=load_picker and (load_picker, np.arange(len(class_ids))), keep=with_map if args.save_maps else plain,
+    load, classify = run.by_search(
+        args, card, device, dtype, points, dataset.open, args.interpolation, prompts.texts, arm_class, finish,
+        first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
     )  # fmt: skip
     return run.classify_dataset(
         args, dataset, mine, run_folder(args, of), chosen, {"images": len(images), "arms": table}, load, classify,

@@ -20,35 +20,30 @@ KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run'
 }
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
     known = "imagenet, imagenetv2, imagenetA, objectnet, digits; or own data whose class ids are the model's"
-    data = options.add_data_options(p, "imagenet", known)
-    data.add_argument("--imgs_to_eval", type=int, metavar="N", help="only so many images, the first ones")
+    data = options.add_data(p, "imagenet", known)
+    options.add(data, "--imgs_to_eval N", "only so many images, the first ones")
     model = p.add_argument_group("model")
-    size = "which DiT-XL/2; default 256"
-    model.add_argument("--image-size", type=int, choices=[256, 512], help=size)
+    options.add(model, "--image-size", "which DiT-XL/2; default 256", choices=[256, 512], type=int)
     other = f"another model: {names.VERSIONS['class']}; or a hub id or a diffusers folder"
-    model.add_argument("--version", metavar="MODEL", help=other)
-    vae = "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema"
-    model.add_argument("--vae", metavar="VAE", help=vae)
-    options.add_model_options(model, dtype="float32")
-    search = options.add_search_options(p, "halving")
-    options.add_stage_options(search, "; default 50 1", "; default 25 250")
-    some = "only these classes: ids or ranges such as 0-99"
-    search.add_argument("--cls", nargs="+", metavar="IDS", help=some)
-    grid = "every class at every N-th level; default 5 with --cls, else stages"
-    search.add_argument("--t_interval", type=int, metavar="N", help=grid)
-    options.add_noise_options(search, ", together with the image's index", randomize=True)
-    options.add_candidate_options(search)
-    stored = options.add_store_options(p)
+    options.add(model, "--version MODEL", other)
+    options.add(model, "--vae VAE", "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
+    options.add_network(model, "float32")
+    search = options.add_search(p, "halving")
+    options.add_stages(search, "; default 50 1", "; default 25 250")
+    options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99", nargs="+")
+    options.add(search, "--t_interval N", "every class at every N-th level; default 5 with --cls, else stages")
+    options.add_noise(search, ", together with the image's index", randomize=True)
+    options.add_candidates(search)
+    stored = options.add_store(p)
     for flag, (what, _) in KEEP.items():
         stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
-    options.add_shard_options(p)
+    options.add_shards(p)
     return p
 
-
-options.answer(__name__, parser)
 
 import os
 import re
@@ -61,10 +56,9 @@ import numpy as np
 from diffusion import InputError, errors, plan, run
 from diffusion.datasets import Dataset, load_dataset, model_arms
 from diffusion.decide import Measured, map_between
-from diffusion.images import adm_crop
-from diffusion.models import Card, Model, read_card
+from diffusion.models import Card, read_card
 from diffusion.names import LOSSES
-from diffusion.prompts import prompts_for
+from diffusion.prompts import prompts_for, read_weights
 from diffusion.search import Search, check_schedule, every, halving, level_sequence
 
 
@@ -128,21 +122,11 @@ def search_of(
 
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
     """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
-    trials, grid = f"{args.n_trials}trials", len(n_samples) == 1 and T % n_samples[0] == 0
-    if args.search == "race":
-        how = names.joined(trials, names.race_tag(args.z, args.max_samples, args.budget))
-    else:
-        how = f"t{T // n_samples[0]}_{trials}" if grid else f"{trials}_{names.stages_tag(to_keep, n_samples)}"
-    name = names.joined(
-        f"DiT{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else ""),
-        "" if args.cls is None else f"cls{'_'.join(args.cls)}",
-        how,
-        "randnoise" if args.randomize_noise else "",
-        names.unusual(args.loss, "l2"),
-        candidates,
-        names.levels_tag(args.search, args.levels, args.weights),
-        args.keep and KEEP[args.keep][1],
-    )
+    model = f"DiT{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else "")
+    some = "" if args.cls is None else f"cls{'_'.join(args.cls)}"
+    interval = T // n_samples[0] if len(n_samples) == 1 and T % n_samples[0] == 0 else None
+    search = plan.search_tag(args, interval, to_keep, n_samples)
+    name = names.joined(model, some, search, plan.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1])
     if len(name) > 200:
         if args.candidates:
             given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
@@ -206,11 +190,11 @@ def main(argv: list[str]) -> int:
     images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
     class_of, arms = arms_of(args, dataset, card)
     class_ids, arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)
-    usable, weights = plan.levels_and_weights(args, card.levels)
+    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     most = plan.most_arms(args, arm_class)
     n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
     prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
-    told, of, load_picker = plan.first_stage(args, parser(), dataset, mine, class_ids, prompts)
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, prompts)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
     keep, shape = stored(args.keep, card.latent)
@@ -227,23 +211,15 @@ def main(argv: list[str]) -> int:
     numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))
     cost = f"{limit}{nfe:,} NFE and {nfe * numbers * 4 / 1e6:,.1f} MB each, "
 
-    def load(index: int):
-        image = dataset.open(index)
-        return adm_crop(image, card.image_size), image
-
-    def tell(model: Model) -> Callable:
-        conditions = model.conditions(arms)
-        return lambda _: conditions
-
     def finish(index: int, measured: Measured) -> dict:
         record = measured.record(index=index, label=dataset.labels[index])
         if args.cls is None:  # of a part of the classes, none is the answer
             record["pred"] = class_of[arms[measured.winner]]
         return with_stored(record, measured, args.keep, shape)
 
-    classify = run.by_search(
-        args, card, device, dtype, points, np.arange(len(arms)), tell, finish,
-        first=load_picker and (load_picker, arm_class), keep=keep,
+    load, classify = run.by_search(
+        args, card, device, dtype, points, dataset.open, "adm", arms, np.arange(len(arms)), finish,
+        first=first_stage, rows=arm_class, keep=keep,
     )  # fmt: skip
     return run.classify_dataset(
         args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, cost=cost

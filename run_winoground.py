@@ -16,32 +16,28 @@ SD_ONLY = [  # options of a diffusion model
 ]  # fmt: skip
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    own = "winoground, digits-pairs, hf:NAME, or a folder with examples.jsonl"
-    data = options.add_data_options(p, "winoground", own, classes=False)
-    options.add_interpolation(data, "bilinear")
+    known = "winoground, digits-pairs, hf:NAME, or a folder with examples.jsonl"
+    options.add_interpolation(options.add_data(p, "winoground", known, classes=False), "bilinear")
     model = p.add_argument_group("model")
-    kinds = "Stable Diffusion, CLIP or OpenCLIP"
-    model.add_argument("--model", choices=["sd", "clip", "openclip"], default="sd", help=kinds)
+    kinds = ["sd", "clip", "openclip"]
+    options.add(model, "--model", "Stable Diffusion, CLIP or OpenCLIP", "sd", choices=kinds)
     version = "sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits"
-    model.add_argument("--version", metavar="MODEL", help=version)
+    options.add(model, "--version MODEL", version)
     tag = "of clip and openclip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu"
-    model.add_argument("--pretrained", metavar="TAG", help=tag)
-    options.add_text_options(model)
-    options.add_model_options(model)
-    search = options.add_search_options(p, "grid")
-    search.add_argument("--t_interval", type=int, default=5, metavar="N", help="grid: every N-th noise level")
-    options.add_noise_options(search, "; all images share it", randomize=True)
-    empty = "measure the empty caption too, for a fair image score"
-    search.add_argument("--normalize", action="store_true", help=empty)
-    stored = options.add_store_options(p)
-    options.add_picture_option(stored, "the examples, the worst first", "--gallery")
-    options.add_shard_options(p)
+    options.add(model, "--pretrained TAG", tag)
+    options.add_text_model(model)
+    options.add_network(model)
+    search = options.add_search(p, "grid")
+    options.add(search, "--t_interval N", "grid: every N-th noise level", 5)
+    options.add_noise(search, "; all images share it", randomize=True)
+    options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
+    options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
+    options.add_shards(p)
     return p
 
-
-options.answer(__name__, parser)
 
 from collections.abc import Callable
 from functools import partial
@@ -54,20 +50,21 @@ from diffusion.clip import find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
 from diffusion.files import sha256
-from diffusion.images import centre_crop
-from diffusion.models import Model, read_card
+from diffusion.models import read_card
 from diffusion.pairs import Pairs, load_pairs
+from diffusion.prompts import read_weights
 from diffusion.search import every, halving, level_sequence
 
 
-def by_diffusion(args, device, dtype: str, pairs: Pairs) -> tuple[dict, str, int, Callable, Callable]:
+def by_diffusion(
+    args, device, dtype: str, pairs: Pairs, open_image: Callable
+) -> tuple[dict, str, int, Callable, Callable]:
     """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     arm_class = np.arange(2 + args.normalize)
-    usable, weights = plan.levels_and_weights(args, card.levels)
-    raced = args.search == "race"
-    if raced:
+    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    if args.search == "race":
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         levels, start = plan.race_of(args, np.ones(2, dtype=int), usable[weights[usable] > 0], 2)
     else:
@@ -80,12 +77,8 @@ def by_diffusion(args, device, dtype: str, pairs: Pairs) -> tuple[dict, str, int
 
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
 
-    def load(number: int):
-        image = pairs.open(*divmod(number, 2))
-        return centre_crop(image, card.image_size, args.interpolation), image
-
-    def tell(model: Model) -> Callable:
-        return lambda number: model.conditions([*pairs.captions[number // 2], ""][: len(arm_class)])
+    def told(number: int) -> list[str]:
+        return [*pairs.captions[number // 2], ""][: len(arm_class)]
 
     def finish(number: int, measured: Measured) -> dict:
         record = measured.record(index=number, label=number % 2)
@@ -94,24 +87,16 @@ def by_diffusion(args, device, dtype: str, pairs: Pairs) -> tuple[dict, str, int
 
     flags = ["config", "lora", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
     chosen = plan.options_of(args, flags, card, fingerprint(pairs.captions), dtype, points)
-    trials = f"{args.n_trials}trials"
-    race = names.race_tag(args.z, args.max_samples, args.budget) if raced else ""
-    name = names.joined(
-        names.model_tag(args.version, args.t5, args.lora),
-        f"{trials}_{race}" if raced else f"t{args.t_interval}_{trials}",
-        "randnoise" if args.randomize_noise else "",
-        names.unusual(args.interpolation, "bilinear"),
-        names.unusual(args.loss, "l2"),
-        names.unusual(args.img_size, None, 512),
-        "normalized" if args.normalize else "",
-        names.levels_tag(args.search, args.levels, args.weights),
-    )
-    # one bank for all images without --noise_path too, so that their errors can be compared
-    classify = run.by_search(args, card, device, dtype, points, arm_class, tell, finish, own_noise=False)
+    model, search = names.model_tag(args.version, args.t5, args.lora), plan.search_tag(args, args.t_interval)
+    name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
+    load, classify = run.by_search(
+        args, card, device, dtype, points, open_image, args.interpolation, told, arm_class, finish,
+        own_noise=False,  # so that the errors of images can be compared
+    )  # fmt: skip
     return chosen, name, args.budget or len(arm_class) * len(levels), load, classify
 
 
-def by_clip(args, device, dtype: str, pairs: Pairs) -> tuple[dict, str, int, Callable, Callable]:
+def by_clip(args, device, dtype: str, pairs: Pairs, open_image: Callable) -> tuple[dict, str, int, Callable, Callable]:
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
     options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
@@ -130,7 +115,7 @@ def by_clip(args, device, dtype: str, pairs: Pairs) -> tuple[dict, str, int, Cal
     chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
     chosen["data"] = sha256(repr(pairs.captions))
     name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
-    return chosen, name, 1, lambda number: pairs.open(*divmod(number, 2)), classify
+    return chosen, name, 1, open_image, classify
 
 
 def main(argv: list[str]) -> int:
@@ -144,7 +129,8 @@ def main(argv: list[str]) -> int:
     pairs = load_pairs(args.dataset, names.DATASET_ROOT)
     images, mine = plan.my_images(args, pairs.tags)
     by = by_diffusion if args.model == "sd" else by_clip
-    chosen, name, nfe, load, classify = by(args, device, dtype, pairs)
+    opened = lambda number: pairs.open(*divmod(number, 2))  # noqa: E731
+    chosen, name, nfe, load, classify = by(args, device, dtype, pairs, opened)
     folder = names.run_folder(args.dataset, args.extra, name)
     examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in range(len(pairs))}
     arms = [("caption 0", "caption 0", 0), ("caption 1", "caption 1", 1)]

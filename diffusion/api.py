@@ -26,7 +26,7 @@ from diffusion import InputError
 from diffusion.calibration import probabilities
 from diffusion.decide import search_image
 from diffusion.errors import ImageNoise, together
-from diffusion.images import centre_crop, open_rgb, to_rgb
+from diffusion.images import crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
 from diffusion.names import LOSSES, MIDDLE
@@ -120,7 +120,7 @@ def classify(
 
     def answer_to(index: int, image: Image.Image):
         among = None if chosen is None else _among(index, next(chosen, None), K)
-        x = model.encode(centre_crop(image, model.image_size)[None])[0]  # [c, h, w]
+        x = model.encode(crop(image, model.image_size, "bicubic")[None])[0]  # [c, h, w]
         noise = ImageNoise(seed, index, tuple(x.shape))
         measured = yield from search_image(
             x, conditions, arm_class, start, points, rows, noise, loss=loss, weights=weight, among=among
@@ -166,7 +166,7 @@ def score(
     rows = noise_rows(points, 1, True)
 
     def errors_of(index: int, image: Image.Image):
-        x = model.encode(centre_crop(image, model.image_size)[None])[0]  # [c, h, w]
+        x = model.encode(crop(image, model.image_size, "bicubic")[None])[0]  # [c, h, w]
         noise = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
         measured = yield from search_image(
             x, conditions, arms, lambda among: halving(len(among), [len(points)], [1]), points, rows, noise, loss=loss

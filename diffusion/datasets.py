@@ -38,7 +38,8 @@ from PIL import Image
 
 from diffusion import InputError, digits, own
 from diffusion.files import said, sha256
-from diffusion.images import adm_crop, centre_crop, to_rgb
+from diffusion.images import crop, to_rgb
+from diffusion.names import NO_LABEL
 
 Read = tuple  # labels, classes, open and, of files, their names: what follows name and split in Dataset
 
@@ -124,8 +125,7 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
         image = dataset.open(index)
     except OSError as error:
         raise InputError(f"image {index} of {dataset.name} cannot be read any more: {error}") from None
-    x = adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
-    return (x.permute(1, 2, 0).numpy() + 1) / 2
+    return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
 # ---- readers: each gives labels, classes and a function that opens image k ----

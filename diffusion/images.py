@@ -46,17 +46,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_narrow(image: Image.Image, size: int, most: int = 2**27) -> None:
-    if max(image.size) * size**2 > most * min(image.size):
+def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
+    """`centre_crop`, or `adm_crop` where the interpolation is "adm". [3, size, size]
+
+    OSError where the image is so narrow that resizing it would take gigabytes.
+    """
+    if max(image.size) * size**2 > 2**27 * min(image.size):
         raise OSError(f"an image of {image.width}x{image.height} pixels is too narrow to be resized to {size}")
+    return adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
 
 
 def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
-    """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1].
-
-    OSError where the image is so narrow that it would take gigabytes.
-    """
-    _check_narrow(image, size)
+    """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
     image = TF.resize(image, size, TF.InterpolationMode(interpolation))
     return TF.to_tensor(TF.center_crop(image, [size, size])) * 2 - 1
 
@@ -64,10 +65,8 @@ def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -
 def adm_crop(image: Image.Image, size: int) -> Tensor:
     """The crop that ADM and DiT were trained on, of an RGB image -> [3, size, size] float32 in [-1, 1].
 
-    Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle. OSError as
-    centre_crop.
+    Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle.
     """
-    _check_narrow(image, size)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -51,19 +51,6 @@ def model_tag(version: str, t5: bool | None, lora: str | None) -> str:
     return joined(f"v{tag(version)}", t5 and "t5", lora and tag(lora))
 
 
-def race_tag(z: float, max_samples: int, budget: int | None) -> str:
-    return f"race_{z:g}z_{max_samples}samples" + ("" if budget is None else f"_{budget}NFE")
-
-
-def stages_tag(to_keep: Iterable[int], n_samples: Iterable[int]) -> str:
-    return f"{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
-
-
-def levels_tag(search: str, levels: str, weights: Path | None) -> str:
-    """Levels, unless they are the usual ones of this search, and their weights."""
-    return joined(levels != usual_levels(search) and f"levels{levels}", weights and f"w{tag(weights.stem)}")
-
-
 def unusual(value, *usual) -> str:
     """A value that a folder's name tells, as all but the usual ones."""
     return "" if value in usual else str(value)

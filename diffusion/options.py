@@ -29,10 +29,11 @@ def parser(description: str, words: str = "") -> Parser:
     return Parser(description=description, formatter_class=_Help, usage=f"%(prog)s [options] {words}".rstrip())
 
 
-def answer(name: str, parser) -> None:
-    """In a script that is run: --help and wrong options are answered here, before what takes seconds is imported."""
-    if name == "__main__":
+def answered_early(parser):
+    """Decorates a script's parser(): run from the shell, it answers --help and wrong options before slow imports."""
+    if parser.__module__ == "__main__":
         parser().parse_args()
+    return parser
 
 
 def run(main) -> None:
@@ -65,141 +66,142 @@ def run(main) -> None:
 
 # ---- options ----
 
+TYPES = {  # what a value is called -> its type; else it is text
+    **dict.fromkeys(["N", "K", "W", "NFE", "PIXELS"], int),
+    **dict.fromkeys(["Z", "S", "SHARE", "SECONDS"], float),
+    **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML"], Path),
+}
 
-def add_data_options(parser: Parser, default: str, known: str, *, classes: bool = True):
+
+def add(group, words: str, text: str, default=None, **more) -> None:
+    """An option; words are its names and what its value is called, "--limit N" or "folder FOLDER"; not for choices."""
+    *flags, value = words.split()
+    if "choices" in more:
+        group.add_argument(*flags, value, default=default, help=text, **more)
+    else:
+        group.add_argument(*flags, metavar=value, type=TYPES.get(value, str), default=default, help=text, **more)
+
+
+def switch(group, flag: str, text: str, default: bool | None = False) -> None:
+    group.add_argument(flag, action="store_true", default=default, help=text)
+
+
+def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     """Which images; the group, for what else a script asks of them. `classes`: they have labels and splits."""
-    g = parser.add_argument_group("data")
-    g.add_argument("--dataset", default=default, metavar="NAME", help=known)
+    g = p.add_argument_group("data")
+    add(g, "--dataset NAME", known, default)
+    add(g, "--subset_path NPY", "only the images whose indices this file lists")
     if classes:
-        g.add_argument("--split", choices=names.SPLITS, default="test", help="which part of it")
-    g.add_argument("--subset_path", type=Path, metavar="NPY", help="only the images whose indices this file lists")
-    if classes:
-        few = "only N images of each class, spread evenly over those it has"
-        g.add_argument("--per_class", type=int, metavar="N", help=few)
-    spread = "only N images in all, spread evenly over the classes" if classes else "only N examples, spread over tags"
-    g.add_argument("--limit", type=int, metavar="N", help=spread)
+        add(g, "--split", "which part of it", "test", choices=names.SPLITS)
+        add(g, "--per_class N", "only N images of each class, spread evenly over those it has")
+    what, over = ("images", "classes") if classes else ("examples", "tags")
+    add(g, "--limit N", f"only N {what} in all, spread evenly over their {over}")
     return g
 
 
-def add_prompt_option(group, why: str = "") -> None:
-    csv = f"{why}csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
-    group.add_argument("--prompt_path", type=Path, metavar="CSV", help=csv)
+def add_prompts(group, why: str = "") -> None:
+    csv = "csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
+    add(group, "--prompt_path CSV", why + csv)
 
 
 def add_interpolation(group, default: str) -> None:
-    text = "how an image is resized"
-    group.add_argument("--interpolation", choices=names.INTERPOLATIONS, default=default, help=text)
+    add(group, "--interpolation", "how an image is resized", default, choices=names.INTERPOLATIONS)
 
 
-def add_device_options(group, dtype: str | None = None) -> None:
+def add_device(group, dtype: str | None = None) -> None:
     usual = "" if dtype else "; default float16 on CUDA, else float32"
-    group.add_argument("--dtype", choices=names.DTYPES, default=dtype, help=f"of the network{usual}")
-    group.add_argument("--device", metavar="NAME", help="cuda, cuda:1, mps, cpu; default the best there is")
+    add(group, "--dtype", f"of the network{usual}", dtype, choices=names.DTYPES)
+    add(group, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
 
 
-def add_model_options(group, dtype: str | None = None) -> None:
-    add_device_options(group, dtype)
-    group.add_argument("--batch_size", "-b", type=int, default=32, metavar="N", help="evaluations in one network call")
-    most = "images at work at a time, at most; default as many as fill the batch"
-    group.add_argument("--in_flight", type=int, metavar="N", help=most)
-    group.add_argument("--offload", action="store_true", help="text encoders and VAE on the device only while at work")
-    group.add_argument("--compile", action="store_true", help="compile the network (CUDA); the first call takes long")
+def add_network(group, dtype: str | None = None) -> None:
+    add_device(group, dtype)
+    add(group, "--batch_size -b N", "evaluations in one network call", 32)
+    add(group, "--in_flight N", "images at work at a time, at most; default as many as fill the batch")
+    switch(group, "--offload", "text encoders and VAE on the device only while at work")
+    switch(group, "--compile", "compile the network (CUDA); the first call takes long")
 
 
-def add_text_options(group) -> None:
+def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
-    group.add_argument("--img_size", type=int, metavar="PIXELS", help="of the images; default the model's own")
-    kind = "of a single file: hub id or folder of a model of its kind; default a guess"
-    group.add_argument("--config", metavar="MODEL", help=kind)
-    lora = "a LoRA to add to the weights: hub id, folder or .safetensors file"
-    group.add_argument("--lora", metavar="LORA", help=lora)
-    t5 = "Stable Diffusion 3: load its T5 too (float16: 9.5 GB)"
-    group.add_argument("--t5", action="store_true", default=None, help=t5)
+    add(group, "--img_size PIXELS", "of the images; default the model's own")
+    add(group, "--config MODEL", "of a single file: hub id or folder of a model of its kind; default a guess")
+    add(group, "--lora LORA", "a LoRA to add to the weights: hub id, folder or .safetensors file")
+    switch(group, "--t5", "Stable Diffusion 3: load its T5 too (float16: 9.5 GB)", None)
 
 
-def add_search_options(parser: Parser, default: str):
+def add_search(p: Parser, default: str):
     """--search: `default`, or race with its options; the group."""
-    g = parser.add_argument_group("search")
-    g.add_argument("--search", choices=[default, "race"], default=default, help="who is measured next, and how long")
-    worse = "race: standard errors that a class must lose by"
-    g.add_argument("--z", type=float, default=3.0, metavar="Z", help=worse)
-    looks = "race: noise levels, if need be; default 500, or all there are"
-    g.add_argument("--max_samples", type=int, metavar="N", help=looks)
-    budget = "race: NFE per image, at most; then the leader is taken, undecided"
-    g.add_argument("--budget", type=int, metavar="NFE", help=budget)
-    middle = f"only noise levels between these shares of the schedule; default {names.usual_levels('race')} for a race"
-    g.add_argument("--levels", metavar="A-B", help=f"{middle}, else 0-1, all")
-    weights = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
-    g.add_argument("--weights", type=Path, metavar="CSV", help=weights)
-    g.add_argument("--loss", choices=names.LOSSES, default="l2", help="the one that decides; all are stored")
+    g = p.add_argument_group("search")
+    add(g, "--search", "who is measured next, and how long", default, choices=[default, "race"])
+    add(g, "--z Z", "race: standard errors that a class must lose by", 3.0)
+    add(g, "--max_samples N", "race: noise levels, if need be; default 500, or all there are")
+    add(g, "--budget NFE", "race: NFE per image, at most; then the leader is taken, undecided")
+    middle = f"default {names.usual_levels('race')} for a race, else 0-1, all"
+    add(g, "--levels A-B", f"only noise levels between these shares of the schedule; {middle}")
+    counts = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
+    add(g, "--weights CSV", counts)
+    add(g, "--loss", "the one that decides; all are stored", "l2", choices=names.LOSSES)
     return g
 
 
-def add_noise_options(group, seed: str, randomize: bool) -> None:
-    group.add_argument("--n_trials", type=int, default=1, metavar="N", help="noise draws per level")
+def add_stages(group, to_keep: str = "", n_samples: str = "") -> None:
+    add(group, "--to_keep N", f"halving: classes kept by each stage; the last is 1{to_keep}", nargs="+")
+    add(group, "--n_samples N", f"halving: noise levels measured by each stage{n_samples}", nargs="+")
+
+
+def add_noise(group, seed: str, *, randomize: bool) -> None:
+    add(group, "--n_trials N", "noise draws per level", 1)
     if randomize:
-        new = "new noise for every level, not one for all"
-        group.add_argument("--randomize_noise", action="store_true", help=new)
-    bank = "bank of noise [n, c, h, w] for all images; see save_noise.py"
-    group.add_argument("--noise_path", type=Path, metavar="PT", help=bank)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help=f"of the noise without a bank{seed}")
+        switch(group, "--randomize_noise", "new noise for every level, not one for all")
+    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see save_noise.py")
+    add(group, "--seed N", f"of the noise without a bank{seed}", 0)
 
 
-def add_stage_options(group, to_keep: str = "", n_samples: str = "") -> None:
-    kept = f"halving: classes kept by each stage; the last is 1{to_keep}"
-    group.add_argument("--to_keep", type=int, nargs="+", metavar="N", help=kept)
-    measured = f"halving: noise levels measured by each stage{n_samples}"
-    group.add_argument("--n_samples", type=int, nargs="+", metavar="N", help=measured)
-
-
-def add_candidate_options(group) -> None:
-    kept = "search only the K classes of each image that --candidates_from likes best"
-    group.add_argument("--candidates", type=int, metavar="K", help=kept)
+def add_candidates(group) -> None:
+    add(group, "--candidates K", "search only the K classes of each image that --candidates_from likes best")
     free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
-    run = "the folder of a finished run on the same images"
-    group.add_argument("--candidates_from", metavar="FROM", help=f"{free}; or {run}")
-    group.add_argument("--pretrained", metavar="TAG", help="of that CLIP: open_clip's tag of the weights, or a file")
+    add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
+    add(group, "--pretrained TAG", "of that CLIP: open_clip's tag of the weights, or a file")
 
 
-def add_store_options(parser: Parser):
+def add_store(p: Parser):
     """Where results go; the group, for what is stored."""
-    g = parser.add_argument_group("what is stored")
-    g.add_argument("--extra", metavar="NAME", help="a suffix for the data set's folder")
+    g = p.add_argument_group("what is stored")
+    add(g, "--extra NAME", "a suffix for the data set's folder")
     return g
 
 
-def add_shard_options(parser: Parser) -> None:
-    g = parser.add_argument_group("sharding")
+def add_shards(p: Parser) -> None:
+    g = p.add_argument_group("sharding")
     here = "default what Slurm's job array or torchrun says, else"
-    split = "split the images over this many workers"
-    g.add_argument("--n_workers", type=int, metavar="N", help=f"{split}; {here} 1")
-    mine = "which of them this is: it takes images[w::n]"
-    g.add_argument("--worker_idx", type=int, metavar="W", help=f"{mine}; {here} 0")
-    grace = "to finish images in after SIGTERM or SIGUSR1"
-    g.add_argument("--grace", type=float, default=20, metavar="SECONDS", help=grace)
+    add(g, "--n_workers N", f"split the images over this many workers; {here} 1")
+    add(g, "--worker_idx W", f"which of them this is: it takes images[w::n]; {here} 0")
+    add(g, "--grace SECONDS", "to finish images in after SIGTERM or SIGUSR1", 20.0)
 
 
-def add_loss_option(parser: Parser, why: str = "decide by this loss; default the run's") -> None:
-    """Of a script that reads a run."""
-    parser.add_argument("--loss", choices=names.LOSSES, help=why)
+def reader(description: str, folder: str, loss: str | None = "decide by this loss; default the run's") -> Parser:
+    """The parser of a script that reads a run."""
+    p = parser(description, "FOLDER")
+    add(p, "folder FOLDER", folder)
+    if loss:
+        add(p, "--loss", loss, choices=names.LOSSES)
+    return p
 
 
-def add_drawing_options(parser: Parser, most: int) -> None:
-    """Of a script that draws the images of a run."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a run")
-    parser.add_argument("out", type=Path, metavar="OUT.png", help="the picture to draw")
-    spread = "at most so many, spread evenly over those that are done"
-    parser.add_argument("--images", type=int, default=most, metavar="N", help=spread)
+def drawer(description: str, most: int) -> Parser:
+    """The parser of a script that draws the images of a run."""
+    p = parser(description, "FOLDER OUT.png")
+    add(p, "folder FOLDER", "of a run")
+    add(p, "out PNG", "the picture to draw")
+    add(p, "--images N", "at most so many, spread evenly over those that are done", most)
+    return p
 
 
-def add_picture_option(parser: Parser, what: str, name: str = "--out") -> None:
-    parser.add_argument(name, type=Path, metavar="PNG", help=f"draw {what}")
-
-
-def add_fit_options(parser: Parser, share: float) -> None:
+def add_fit(p: Parser, share: float) -> None:
     """Which images of a run are fitted on."""
-    parser.add_argument("--fit", type=float, default=share, metavar="SHARE", help="of the images, to fit on")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split")
+    add(p, "--fit SHARE", "of the images, to fit on", share)
+    add(p, "--seed N", "of the split", 0)
 
 
 # ---- checks ----

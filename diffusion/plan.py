@@ -14,7 +14,6 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.prompts import read_weights
 from diffusion.search import Search, band, even, noise_rows, race, spread_sequence, tree
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -130,18 +129,13 @@ def points_of(
 def levels_of(args, T: int) -> np.ndarray:
     """The levels that --levels leaves, ascending; InputError where it is no part of the schedule."""
     args.levels = args.levels or names.usual_levels(args.search)
-    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", args.levels)
+    ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", args.levels)
     low, high = map(float, ends.groups()) if ends else (1, 0)
     if not low < high <= 1 or len(chosen := band(low, high, T)) < 2:
         wanted = f"wanted two shares of the {T} noise levels, such as {names.usual_levels('race')}"
         raise InputError(f"--levels {args.levels}: {wanted}")
     args.levels = f"{low:g}-{high:g}"
     return chosen
-
-
-def levels_and_weights(args, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """What --levels leaves of T levels, ascending, and the weights [T] of all."""
-    return levels_of(args, T), read_weights(args.weights, T)
 
 
 def race_of(
@@ -201,7 +195,31 @@ def most_arms(args, arm_class: np.ndarray) -> int:
     return int(np.sort(np.bincount(arm_class))[-(args.candidates or 0) :].sum())
 
 
-# ---- run.json ----
+# ---- run.json and its folder ----
+
+
+def search_tag(args, interval: int | None = None, to_keep: Iterable[int] = (), n_samples: Iterable[int] = ()) -> str:
+    """The search in the name of a run's folder: a race, or a grid of every `interval`-th level, or stages."""
+    trials = f"{args.n_trials}trials"
+    if args.search == "race":
+        budget = "" if args.budget is None else f"_{args.budget}NFE"
+        return f"{trials}_race_{args.z:g}z_{args.max_samples}samples{budget}"
+    if interval:
+        return f"t{interval}_{trials}"
+    return f"{trials}_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
+
+
+def suffixes(args, interpolation: str | None, more: str = "") -> str:
+    """The rest of that name, where options are not the usual ones; `more` comes before what is said of levels."""
+    return names.joined(
+        getattr(args, "randomize_noise", False) and "randnoise",
+        names.unusual(getattr(args, "interpolation", None), interpolation),
+        names.unusual(args.loss, "l2"),
+        names.unusual(getattr(args, "img_size", None), None, 512),
+        more,
+        args.levels != names.usual_levels(args.search) and f"levels{args.levels}",
+        args.weights and f"w{names.tag(args.weights.stem)}",
+    )
 
 
 def options_of(args, flags: Iterable[str], card: models.Card, data: str, dtype: str, points: Points) -> dict:

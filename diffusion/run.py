@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,8 @@ from diffusion import InputWarning, cluster, plan, records, results
 from diffusion.datasets import Dataset
 from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
-from diffusion.models import Card, Model
+from diffusion.images import crop
+from diffusion.models import Card
 
 
 def by_search(
@@ -27,44 +29,52 @@ def by_search(
     device: torch.device,
     dtype: str,
     points: plan.Points,
+    open_image: Callable[[int], Image],
+    interpolation: str,
+    told: list | Callable[[int], list],
     arm_class: np.ndarray,
-    tell: Callable[[Model], Callable[[int], Tensor]],
     finish: Callable[[int, Measured], dict],
     *,
-    first: tuple[Callable, np.ndarray] | None = None,
+    first: Callable | None = None,
+    rows: np.ndarray | None = None,
     own_noise: bool = True,
     keep: Callable = plain,
-) -> Callable:
-    """What `evaluate` classifies images with: a search over a diffusion model's errors, many images side by side.
+) -> tuple[Callable, Callable]:
+    """`load` and `classify` of `evaluate`: a search over a diffusion model's errors, many images side by side.
 
-    An image is read as (pixels [3, H, W], as it was). arm_class [arms] is the row of each arm, among those that
-    compete; tell(model) gives the conditions [arms, ...] of image `index`; finish(index, measured) its record. `first`:
-    what loads the first stage, and the class that each row stands for there [rows]. Noise without a bank is of
-    (--seed, index), or with `own_noise` False the same for all images; `keep` as in errors.together.
+    `told` are the prompts or class ids of all images, or a function that gives an image's own; arm_class [arms] is the
+    row of each of them, among those that compete; finish(index, measured) makes the record. `first` loads a first stage
+    (candidates.py), to which row k is class rows[k]. Noise without a bank is of (--seed, index), or the same for all
+    images unless it is their own; interpolation as in images.crop, keep as in errors.together.
     """
 
-    def classify(images: Iterable, turn: str) -> Iterator[dict]:
-        pick = first and first[0](dtype, device)
-        model = plan.load(args, card, device, turn)
-        conditions = tell(model)
+    def load(index: int) -> tuple[Tensor, Image]:
+        image = open_image(index)
+        return crop(image, card.image_size, interpolation), image  # [3, H, W]
 
-        def one_image(index: int, pixels: Tensor, image):
-            rows, more = pick(index, image) if pick else (None, {})
-            among = np.flatnonzero(np.isin(first[1], rows)) if pick else None
+    def classify(images: Iterable, turn: str) -> Iterator[dict]:
+        pick = first and first(dtype, device)
+        model = plan.load(args, card, device, turn)
+        shared = None if callable(told) else model.conditions(told)
+        if shared is not None and isinstance(told[0], str):
+            tqdm.write(f"{len(shared)} prompts, kept as {shared.nbytes / 1e6:,.1f} MB of embeddings")
+
+        def one_image(index: int, pixels: Tensor, image: Image):
+            candidates, more = pick(index, image) if pick else (None, {})
+            among = np.flatnonzero(np.isin(rows, candidates)) if pick else None
             x = model.encode(pixels[None])[0]  # [c, h, w]
-            noise = points.bank
-            if noise is None:
-                noise = ImageNoise(args.seed, index if own_noise else 0, card.latent)
+            conditions = model.conditions(told(index)) if shared is None else shared
+            own = ImageNoise(args.seed, index if own_noise else 0, card.latent)
             measured = yield from search_image(
-                x, conditions(index), arm_class, points.start, points.levels, points.rows, noise,
-                loss=args.loss, weights=points.weights, among=among,
+                x, conditions, arm_class, points.start, points.levels, points.rows,
+                own if points.bank is None else points.bank, loss=args.loss, weights=points.weights, among=among,
             )  # fmt: skip
             return finish(index, measured) | more
 
         tasks = (one_image(index, *read) for index, read in images)
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
 
-    return classify
+    return load, classify
 
 
 def classify_dataset(

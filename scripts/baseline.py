@@ -11,21 +11,19 @@ scripts, one file per image: scripts/print_acc.py, plot_errors.py and print_robu
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    data = options.add_data_options(p, "imagenet", f"{', '.join(names.DATASETS)}; {options.OWN}")
-    options.add_prompt_option(data, "CLIP: ")
+    options.add_prompts(options.add_data(p, "imagenet", f"{', '.join(names.DATASETS)}; {options.OWN}"), "CLIP: ")
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
-    model.add_argument("--model", default="clip:ViT-L/14", metavar="MODEL", help=kinds)
-    model.add_argument("--pretrained", metavar="TAG", help="CLIP: open_clip's tag of the weights, or a file")
-    options.add_device_options(model)
-    options.add_store_options(p)
-    options.add_shard_options(p)
+    options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")
+    options.add(model, "--pretrained TAG", "CLIP: open_clip's tag of the weights, or a file")
+    options.add_device(model)
+    options.add_store(p)
+    options.add_shards(p)
     return p
 
-
-options.answer(__name__, parser)
 
 import os
 from pathlib import Path

@@ -17,20 +17,18 @@ from diffusion import options
 PARTS = ["network", "size", "published", "host", "memory"]
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "[PART ...]")
     parts = f"{', '.join(PARTS)}; default all"
     p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=parts)
-    p.add_argument("--repeats", type=int, default=5, metavar="N", help="ratios of which the median is printed")
-    p.add_argument("--images", type=int, default=16, metavar="N", help="embedded images in each")
-    latent = "side of the latent of the part size; 64 is 512 px"
-    p.add_argument("--latent", type=int, default=8, metavar="N", help=latent)
-    p.add_argument("--threads", type=int, metavar="N", help="of torch; default its own choice")
-    options.add_model_options(p)
+    options.add(p, "--repeats N", "ratios of which the median is printed", 5)
+    options.add(p, "--images N", "embedded images in each", 16)
+    options.add(p, "--latent N", "side of the latent of the part size; 64 is 512 px", 8)
+    options.add(p, "--threads N", "of torch; default its own choice")
+    options.add_network(p)
     return p
 
-
-options.answer(__name__, parser)
 
 import multiprocessing
 import resource

@@ -14,18 +14,14 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    p.add_argument("folder", type=Path, metavar="FOLDER", help="of a run")
-    options.add_fit_options(p, 0.2)
-    more = "also with the next seeds, so many splits in all: the figures are mean (min to max)"
-    p.add_argument("--splits", type=int, default=1, metavar="N", help=more)
-    options.add_loss_option(p)
-    options.add_picture_option(p, "reliability, and accuracy against coverage")
+    p = options.reader(__doc__, "of a run")
+    options.add_fit(p, 0.2)
+    options.add(p, "--splits N", "also with the next seeds, so many in all: the figures are mean (min to max)", 1)
+    options.add(p, "--out PNG", "draw reliability, and accuracy against coverage")
     return p
 
-
-options.answer(__name__, parser)
 
 import json
 

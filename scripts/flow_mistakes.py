@@ -9,17 +9,15 @@ poor. Each line changes one thing in the right way of measuring and gives the ac
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    flow = "a flow-matching model: alias, hub id or diffusers folder"
-    p.add_argument("--version", default="digits-flow", metavar="MODEL", help=flow)
-    p.add_argument("--dataset", default="digits", metavar="NAME", help="one with prompts/DATASET_prompts.csv")
-    p.add_argument("--every", type=int, default=3, metavar="N", help="take every N-th image")
-    p.add_argument("--shift", type=float, default=3.0, metavar="S", help="of the shifted levels, as the model's")
+    options.add(p, "--version MODEL", "a flow-matching model: alias, hub id or diffusers folder", "digits-flow")
+    options.add(p, "--dataset NAME", "one with prompts/DATASET_prompts.csv", "digits")
+    options.add(p, "--every N", "take every N-th image", 3)
+    options.add(p, "--shift S", "of the shifted levels, as the model's", 3.0)
     return p
 
-
-options.answer(__name__, parser)
 
 from collections.abc import Callable
 from dataclasses import replace

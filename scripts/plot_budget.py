@@ -14,40 +14,32 @@ curve of accuracy against points per class. With --by_level too, levels differ, 
 
 from pathlib import Path
 
-from diffusion import options
+from diffusion import names, options
 
 SIMULATED = ["classes", "by_level", "images", "points", "spread"]
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "[FOLDER]")
-    run = "of a run of one stage: every class at every point"
-    p.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help=run)
-    options.add_loss_option(p)
-    options.add_picture_option(p, "the same")
-    kept = "with --n_samples: one row for this schedule, as published"
-    p.add_argument("--to_keep", type=int, nargs="+", metavar="N", help=kept)
-    stages = "levels of its stages, as of eval_prob_adaptive.py"
-    p.add_argument("--n_samples", type=int, nargs="+", metavar="N", help=stages)
-    usual = [1.5, 2, 2.5, 3, 3.5, 4, 5]
-    p.add_argument("--z", type=float, nargs="+", default=usual, metavar="Z", help="of the races")
-    most = "points of the races, at most; default all there are"
-    p.add_argument("--max_samples", type=int, nargs="+", metavar="N", help=most)
+    options.add(p, "folder FOLDER", "of a run of one stage: every class at every point", nargs="?")
+    options.add(p, "--loss", "decide by this loss; default the run's", choices=names.LOSSES)
+    options.add(p, "--out PNG", "draw the same")
+    options.add(p, "--to_keep N", "with --n_samples: one row for this schedule, as published", nargs="+")
+    options.add(p, "--n_samples N", "levels of its stages, as of eval_prob_adaptive.py", nargs="+")
+    options.add(p, "--z Z", "of the races", [1.5, 2, 2.5, 3, 3.5, 4, 5], nargs="+")
+    options.add(p, "--max_samples N", "points of the races, at most; default all there are", nargs="+")
     shares = "races within these shares of the schedule, such as 0.2-0.8"
-    p.add_argument("--levels", nargs="+", default=["0-1"], metavar="A-B", help=shares)
+    options.add(p, "--levels A-B", shares, ["0-1"], nargs="+")
     g = p.add_argument_group("simulation, instead of a folder")
-    g.add_argument("--simulate", type=Path, metavar="CSV", help="points,accuracy: per class, spread evenly; in percent")
-    g.add_argument("--classes", type=int, metavar="N", help="how many classes compete there")
-    g.add_argument("--by_level", type=Path, metavar="CSV", help="level,accuracy: of one point per class; in percent")
-    g.add_argument("--images", type=int, default=1000, metavar="N", help="how many are drawn")
-    full = "of the full budget; default the last of --n_samples, or 250"
-    g.add_argument("--points", type=int, metavar="N", help=full)
-    spread = "of the classes of an image, as a share of mu; default the best fit's"
-    g.add_argument("--spread", type=float, metavar="SHARE", help=spread)
+    options.add(g, "--simulate CSV", "points,accuracy: per class, spread evenly; in percent")
+    options.add(g, "--classes N", "how many classes compete there")
+    options.add(g, "--by_level CSV", "level,accuracy: of one point per class; in percent")
+    options.add(g, "--images N", "how many are drawn", 1000)
+    options.add(g, "--points N", "of the full budget; default the last of --n_samples, or 250")
+    options.add(g, "--spread SHARE", "of the classes of an image, as a share of mu; default the best fit's")
     return p
 
-
-options.answer(__name__, parser)
 
 import re
 from collections.abc import Callable, Iterable

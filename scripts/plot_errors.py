@@ -8,13 +8,10 @@ from pathlib import Path
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER OUT.png")
-    options.add_drawing_options(p, 50)
-    return p
+    return options.drawer(__doc__, 50)
 
-
-options.answer(__name__, parser)
 
 import numpy as np
 

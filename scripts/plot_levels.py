@@ -14,19 +14,15 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    run = "of a run of one stage: every class at every point"
-    p.add_argument("folder", type=Path, metavar="FOLDER", help=run)
-    options.add_loss_option(p)
-    options.add_fit_options(p, 0.5)
-    p.add_argument("--weights", type=Path, metavar="CSV", help="write the weights")
-    p.add_argument("--held_out", type=Path, metavar="NPY", help="write the dataset indices they were not fitted on")
-    options.add_picture_option(p, "gap, signal to noise, weights and accuracies")
+    p = options.reader(__doc__, "of a run of one stage: every class at every point")
+    options.add_fit(p, 0.5)
+    options.add(p, "--weights CSV", "write the weights")
+    options.add(p, "--held_out NPY", "write the dataset indices they were not fitted on")
+    options.add(p, "--out PNG", "draw gap, signal to noise, weights and accuracies")
     return p
 
-
-options.answer(__name__, parser)
 
 import numpy as np
 

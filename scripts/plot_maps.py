@@ -11,14 +11,12 @@ from pathlib import Path
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER OUT.png")
-    options.add_drawing_options(p, 20)
-    p.add_argument("--wrong", action="store_true", help="only images whose answer is wrong")
+    p = options.drawer(__doc__, 20)
+    options.switch(p, "--wrong", "only images whose answer is wrong")
     return p
 
-
-options.answer(__name__, parser)
 
 import numpy as np
 import torch

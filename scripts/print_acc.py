@@ -8,18 +8,16 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    p.add_argument("folder", type=Path, metavar="FOLDER", help="of per-image files")
-    options.add_loss_option(p, "decide again by this loss, among the classes measured to the end")
-    options.add_picture_option(p, "the confusion matrix", "--confusion")
-    p.add_argument("--top", type=int, metavar="K", help="also how often the label is among the K best")
-    csv = "write them, by the temperature that scripts/calibrate.py found"
-    p.add_argument("--probabilities", type=Path, metavar="CSV", help=csv)
+    p = options.reader(
+        __doc__, "of per-image files", "decide again by this loss, among the classes measured to the end"
+    )
+    options.add(p, "--confusion PNG", "draw the confusion matrix")
+    options.add(p, "--top K", "also how often the label is among the K best")
+    options.add(p, "--probabilities CSV", "write them, by the temperature that scripts/calibrate.py found")
     return p
 
-
-options.answer(__name__, parser)
 
 import os
 from collections.abc import Callable

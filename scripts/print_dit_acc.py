@@ -8,14 +8,12 @@ from pathlib import Path
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    p.add_argument("folder", type=Path, metavar="FOLDER", help="of a data set, which holds run folders; or of a run")
-    p.add_argument("--dataset", metavar="NAME", help="checked against what the runs say")
+    p = options.reader(__doc__, "of a data set, which holds run folders; or of a run", None)
+    options.add(p, "--dataset NAME", "checked against what the runs say")
     return p
 
-
-options.answer(__name__, parser)
 
 import os
 from collections.abc import Iterator

@@ -14,15 +14,14 @@ from pathlib import Path
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
-    p.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of runs")
-    p.add_argument("--base", default="imagenet", metavar="NAME", help="the data set without shift")
-    options.add_picture_option(p, "accuracy on each set over that on the base")
+    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "--base NAME", "the data set without shift", "imagenet")
+    options.add(p, "--out PNG", "draw accuracy on each set over that on the base")
     return p
 
-
-options.answer(__name__, parser)
 
 import numpy as np
 from scipy.special import expit, logit

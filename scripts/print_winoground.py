@@ -3,20 +3,15 @@
 python scripts/print_winoground.py data/winoground/v2-0_t1_1trials_randnoise_bicubic
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    p.add_argument("folder", type=Path, metavar="FOLDER", help="of a run")
-    options.add_loss_option(p, "score by this loss; default the run's")
-    options.add_picture_option(p, "the examples, the worst first", "--gallery")
+    p = options.reader(__doc__, "of a run", "score by this loss; default the run's")
+    options.add(p, "--gallery PNG", "draw the examples, the worst first")
     return p
 
-
-options.answer(__name__, parser)
 
 from diffusion import figures, matching, results
 from diffusion.pairs import load_pairs

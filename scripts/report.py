@@ -11,16 +11,13 @@ from pathlib import Path
 from diffusion import names, options
 
 
+@options.answered_early
 def parser() -> options.Parser:
-    p = options.parser(__doc__, "FOLDER")
-    p.add_argument("folder", type=Path, metavar="FOLDER", help="of a run")
-    p.add_argument("--out", type=Path, metavar="HTML", help="default report.html in that folder")
-    p.add_argument("--mistakes", type=int, default=12, metavar="N", help="show at most so many")
-    options.add_loss_option(p)
+    p = options.reader(__doc__, "of a run")
+    options.add(p, "--out HTML", "default report.html in that folder")
+    options.add(p, "--mistakes N", "show at most so many", 12)
     return p
 
-
-options.answer(__name__, parser)
 
 import base64
 import io

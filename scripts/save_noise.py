@@ -8,18 +8,16 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    size = "pixels of the images; latents have 4 channels and an eighth of that"
-    p.add_argument("--img_size", type=int, default=512, metavar="PIXELS", help=size)
+    options.add(p, "--img_size PIXELS", "of the images; latents have 4 channels and an eighth of that", 512)
     p.add_argument("--latent", type=int, nargs=3, metavar=("C", "H", "W"), help="other latents: 4 8 8 for digits")
-    p.add_argument("--n_draws", type=int, default=1024, metavar="N", help="how many are drawn")
-    p.add_argument("--seed", type=int, default=42, metavar="N", help="what they are drawn from")
-    p.add_argument("--out", type=Path, metavar="PT", help="default noise_IMGSIZE.pt or noise_CxHxW.pt")
+    options.add(p, "--n_draws N", "how many are drawn", 1024)
+    options.add(p, "--seed N", "what they are drawn from", 42)
+    options.add(p, "--out PT", "default noise_IMGSIZE.pt or noise_CxHxW.pt")
     return p
 
-
-options.answer(__name__, parser)
 
 import os
 

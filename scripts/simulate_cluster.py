@@ -11,18 +11,16 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    p.add_argument("--images", type=int, default=50_000, metavar="N", help="in the run")
-    p.add_argument("--classes", type=int, default=1000, metavar="N", help="that compete")
-    p.add_argument("--workers", type=int, default=512, metavar="N", help="as many GPUs")
-    p.add_argument("--nfe", type=int, default=4000, metavar="N", help="per image, at least two of each class")
-    run = "a run folder whose images' NFE say how they differ"
-    p.add_argument("--nfe_from", type=Path, metavar="FOLDER", help=run)
+    options.add(p, "--images N", "in the run", 50_000)
+    options.add(p, "--classes N", "that compete", 1000)
+    options.add(p, "--workers N", "as many GPUs", 512)
+    options.add(p, "--nfe N", "per image, at least two of each class", 4000)
+    options.add(p, "--nfe_from FOLDER", "a run whose images' NFE say how they differ")
     return p
 
-
-options.answer(__name__, parser)
 
 import heapq
 import os

@@ -14,15 +14,14 @@ from pathlib import Path
 from diffusion import options
 
 
+@options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "MODEL")
     p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "clip"], help="which one")
-    p.add_argument("--steps", type=int, default=5000, metavar="N", help="of the optimiser")
-    p.add_argument("--folder", type=Path, metavar="FOLDER", help="to write; default models/digits-MODEL")
+    options.add(p, "--steps N", "of the optimiser", 5000)
+    options.add(p, "--folder FOLDER", "to write; default models/digits-MODEL")
     return p
 
-
-options.answer(__name__, parser)
 
 import copy
 import json

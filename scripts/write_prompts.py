@@ -130,9 +130,9 @@ def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
     p.allow_abbrev = False
     p.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
-    p.add_argument("--out", type=Path, metavar="CSV", help="default prompts/DATASET_prompts.csv")
+    options.add(p, "--out CSV", "default prompts/DATASET_prompts.csv")
     template = 'the prompt with {} for the class name, as "a photo of a {}."; default the published one'
-    p.add_argument("--template", metavar="TEXT", help=template)
+    options.add(p, "--template TEXT", template)
     return p
 
 
