@@ -14,6 +14,7 @@ def parser() -> options.Parser:
     p = options.parser(__doc__)
     data = options.add_data(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
     options.add_prompts(data)
+    options.add(data, "--prompts TEXT", "two or more prompts, for images without labels", nargs="+")
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
     known = f"{names.VERSIONS['text']}; or a hub id, a diffusers folder or a .safetensors file"
@@ -76,10 +77,13 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_trials", "batch_size", "in_flight")
     options.not_negative(args, "seed")
+    if args.search == "halving" and args.to_keep is args.n_samples is None:
+        print("neither --to_keep and --n_samples nor --search: it is --search race")
+        args.search = "race"
     device, dtype = plan.pick_device(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     images, mine = plan.my_images(args, dataset.labels)
-    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
+    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts)
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
@@ -88,24 +92,26 @@ def main(argv: list[str]) -> int:
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
     told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
-    flags = ["split", "config", "lora", "t5", "interpolation", "save_maps"]
+    flags = ["config", "lora", "t5", "interpolation", "save_maps"]
     flags += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    chosen = plan.options_of(args, flags, card, dataset.fingerprint, dtype, points) | told
+    chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
 
     def finish(index: int, measured: Measured) -> dict:
         pred = int(class_ids[measured.winner])
-        record = measured.record(index=index, label=dataset.labels[index], pred=pred)
+        record = measured.record(**dataset.about(index), pred=pred)
         return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
     load, classify = run.by_search(
         args, card, device, dtype, points, dataset.open, args.interpolation, prompts.texts, arm_class, finish,
         first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
     )  # fmt: skip
+    most = plan.most_arms(args, arm_class) * len(levels)
+    cost = f"at most {min(most, args.budget or most):,} NFE each, " if args.search == "race" else ""
     return run.classify_dataset(
         args, dataset, mine, run_folder(args, of), chosen, {"images": len(images), "arms": table}, load, classify,
-        dtype=dtype, count_earlier=args.load_stats,
+        dtype=dtype, cost=cost, count_earlier=args.load_stats,
     )  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
     card = read_card(args.version or f"dit-{args.image_size or 256}", told="class", vae=args.vae)
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     environ = os.environ if args.cls is None else {}  # with --cls, a job array is one over classes
     images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
     class_of, arms = arms_of(args, dataset, card)
@@ -199,8 +199,8 @@ def main(argv: list[str]) -> int:
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
     keep, shape = stored(args.keep, card.latent)
 
-    flags = ["split", "vae", "randomize_noise", "keep"]
-    chosen = plan.options_of(args, flags, card, dataset.fingerprint, dtype, points) | told
+    flags = ["vae", "randomize_noise", "keep"]
+    chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
     chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
     called = dataset.classes or [str(k) for k in range(card.classes)]
@@ -212,7 +212,7 @@ def main(argv: list[str]) -> int:
     cost = f"{limit}{nfe:,} NFE and {nfe * numbers * 4 / 1e6:,.1f} MB each, "
 
     def finish(index: int, measured: Measured) -> dict:
-        record = measured.record(index=index, label=dataset.labels[index])
+        record = measured.record(**dataset.about(index))
         if args.cls is None:  # of a part of the classes, none is the answer
             record["pred"] = class_of[arms[measured.winner]]
         return with_stored(record, measured, args.keep, shape)

@@ -86,7 +86,8 @@ def by_diffusion(
         return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
 
     flags = ["config", "lora", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
-    chosen = plan.options_of(args, flags, card, fingerprint(pairs.captions), dtype, points)
+    data = {"dataset": args.dataset, "data": fingerprint(pairs.captions)}
+    chosen = plan.options_of(args, flags, card, data, dtype, points)
     model, search = names.model_tag(args.version, args.t5, args.lora), plan.search_tag(args, args.t_interval)
     name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
     load, classify = run.by_search(

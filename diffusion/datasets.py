@@ -53,26 +53,25 @@ class Dataset:
     labels: list[int]
     classes: list[str]  # names by class id; empty where the data does not say
     open: Callable[[int], Image.Image]
-    files: list[str] = field(
-        default_factory=list
-    )  # the file of each image, as from the data's folder; [] where unknown
+    files: list[str] = field(default_factory=list)  # of each image, as from the data's folder; [] where unknown
+    path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def fingerprint(self) -> str:
-        """What a run notes of the labels, without them of the files: one image more would shift the others."""
-        return fingerprint(self.labels if self.labelled else self.files)
+        """What a run notes of the labels, of own data of the files too: one image more would shift the others."""
+        return fingerprint(self.labels if self.path is None else list(zip(self.files, self.labels, strict=True)))
 
     @property
     def labelled(self) -> bool:
         """Whether the images have labels; else each label is NO_LABEL."""
         return NO_LABEL not in self.labels
 
-    def file(self, index: int) -> str | None:
-        """The file of an image, as from the data's folder, if it has one."""
-        return self.files[index] if self.files else None
+    def about(self, index: int) -> dict:
+        """What a record says of an image: index, label and, of own data, file."""
+        return {"index": index, "label": self.labels[index]} | ({"file": self.files[index]} if self.path else {})
 
 
 def fingerprint(data: list) -> str:
@@ -112,7 +111,17 @@ def load_dataset(
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install -e '.[all]'"
         raise InputError(f"dataset {name!r} needs {missing}") from error
-    return Dataset(name, split, *read)
+    if name in TABLE or name.startswith("hf:"):
+        return Dataset(name, split, *read)
+    path = os.path.abspath(os.path.expanduser(name))
+    return Dataset(Path(path).name, split, *read, path=path)
+
+
+def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
+    """The data set of a run, from its run.json. InputError as load_dataset."""
+    options = about["options"]
+    columns = options.get("image_column"), options.get("label_column")
+    return load_dataset(about.get("path") or options["dataset"], options["split"], root, *columns)
 
 
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:

@@ -58,6 +58,10 @@ def run(main) -> None:
         print(f"{program}: out of memory, {smaller}: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print(
+            f"\n{program}: ended by Ctrl-C; what is measured is saved, the same command goes on from there",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
@@ -93,6 +97,8 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     add(g, "--subset_path NPY", "only the images whose indices this file lists")
     if classes:
         add(g, "--split", "which part of it", "test", choices=names.SPLITS)
+        add(g, "--image_column NAME", "of hf:NAME; default the one there is, or image")
+        add(g, "--label_column NAME", "of hf:NAME; default the one there is, or label")
         add(g, "--per_class N", "only N images of each class, spread evenly over those it has")
     what, over = ("images", "classes") if classes else ("examples", "tags")
     add(g, "--limit N", f"only N {what} in all, spread evenly over their {over}")

@@ -222,22 +222,31 @@ def suffixes(args, interpolation: str | None, more: str = "") -> str:
     )
 
 
-def options_of(args, flags: Iterable[str], card: models.Card, data: str, dtype: str, points: Points) -> dict:
-    """What every run of a diffusion model tells: these options, those that all have, and the data's fingerprint.
+def data_options(args, dataset) -> dict:
+    """What a run tells of a data set of classes: name, fingerprint, split, and columns where they were asked for."""
+    columns = {flag: value for flag in ("image_column", "label_column") if (value := getattr(args, flag))}
+    return {"dataset": dataset.name, "data": dataset.fingerprint, "split": args.split} | columns
+
+
+def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype: str, points: Points) -> dict:
+    """What every run of a diffusion model tells: `data`, these options, and those that all have.
 
     Halving's schedule is left to the caller. InputError where no level that is measured counts.
     """
     if not points.weights[points.levels].any():
         none = f"0 at each of the {len(points.levels)} levels that are measured"
         raise InputError(f"--weights {args.weights}: {none}")
-    everywhere = ["dataset", "version", "n_trials", "loss", "seed", "search"]
+    everywhere = ["version", "n_trials", "loss", "seed", "search"]
     race_only = RACE_ONLY if args.search == "race" else []
-    return {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)} | {
-        "img_size": card.image_size,
-        "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": data,
-        "dtype": dtype,
-        "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),
-        "weights": sha256(points.weights.tobytes()) if (points.weights != 1).any() else None,
-        "levels": None if args.levels == "0-1" else args.levels,
-    }
+    return (
+        data
+        | {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)}
+        | {
+            "img_size": card.image_size,
+            "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
+            "dtype": dtype,
+            "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),
+            "weights": sha256(points.weights.tobytes()) if (points.weights != 1).any() else None,
+            "levels": None if args.levels == "0-1" else args.levels,
+        }
+    )

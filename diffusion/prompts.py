@@ -58,18 +58,28 @@ def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
 
 
-def prompts_for(name: str, labels: list[int], classes: list[str], path: Path | None = None) -> Prompts:
+def prompts_for(
+    name: str, labels: list[int], classes: list[str], path: Path | None = None, texts: list[str] | None = None
+) -> Prompts:
     """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
 
-    labels are of its images; classes are names by class id, empty where the data does not say.
-    Raises InputError when they are not prompts for the classes of the data set; warns of classes with the same prompt.
+    labels are of its images; classes are names by class id, empty where the data does not say; `texts` are the prompts
+    themselves, for images without labels. Raises InputError when they are not prompts for the classes of the data set;
+    warns of classes with the same prompt.
     """
-    if path:
+    if texts:
+        if path or NO_LABEL not in labels:
+            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels"
+            raise InputError(f"--prompts: {why}; wanted a csv that says which class each prompt is of, or neither")
+        if len(texts) < 2 or not all(text.strip() for text in texts):
+            raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
+        prompts = Prompts(texts, texts, list(range(len(texts))))
+    elif path:
         prompts = read_prompts(path)
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
     elif len(classes) < 2:
-        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompt_path")
+        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompts or --prompt_path")
     else:
         texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
         prompts = Prompts(texts, classes, list(range(len(texts))))

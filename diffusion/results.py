@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, calibration, metrics, one_line, records
+from diffusion.names import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def failures(folder: Path, done: Iterable[int]) -> list[str]:
 
 # ---- many records ----
 
-ROW = ["index", "pred", "label", "nfe", "first_nfe", "candidates", "scores", "rank"]
+ROW = ["index", "pred", "label", "file", "nfe", "first_nfe", "candidates", "scores", "rank"]
 
 
 def brief(record: dict) -> dict:
@@ -217,10 +218,12 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
     lines = [("images", f"{len(rows)} of {total}")]
-    if all("pred" in row for row in rows):  # a run over a part of the classes has none
+    if any(row["label"] == NO_LABEL for row in rows):
+        lines.append(("labels", "none: predictions only"))
+    elif all("pred" in row for row in rows):  # a run over a part of the classes has none
         pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
         lines += accuracy_lines(pred, label, top, [row.get("rank", 0) for row in rows])
-    if rows and all("candidates" in row for row in rows):
+    if rows and all("candidates" in row and row["label"] != NO_LABEL for row in rows):
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
         lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))
     if nfe:
@@ -230,6 +233,36 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     for name, value in lines:
         print(f"{name:<15} {value}")
     return report(problems)
+
+
+def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
+    """Of images without labels, at most so many: what each is, by how much the next class is worse, and the cost.
+
+    Of a single image, every class. With calibration.json, probabilities too.
+    """
+    known = names_of_rows(run)
+    temperature = read_calibration(run)["temperature"] if (run.folder / "calibration.json").exists() else None
+    shown = [index for index in indices if index in run.done][:most]
+    print(
+        f"\n{'image':<32}{'class':<32}{'error above the best':>22}{'NFE':>8}"
+        + f"{'probability':>13}" * bool(temperature)
+    )
+    for index in shown:
+        record = record_of(run, index)
+        winner = metrics.rescore(record, run.arm_class, run.loss)
+        excess = metrics.excess(record, run.arm_class, winner, run.loss)
+        p = None if temperature is None else calibration.probabilities(-np.maximum(excess, 0), temperature)
+        file = one_line(str(record.get("file", index)), 30)
+        order = [winner, *(k for k in np.argsort(excess, kind="stable") if k != winner)]
+        for k in order if len(indices) == 1 else order[:1]:
+            above = "the best" if k == winner else f"+{excess[k]:.3g}" if np.isfinite(excess[k]) else "not measured"
+            if k == winner and len(indices) > 1:
+                above = f"next +{excess[order[1]]:.3g}"
+            above += "" if record.get("decided", True) or k != winner else ", undecided"
+            last = f"{p[k]:>13.4f}" if temperature else ""
+            print(f"{file:<32}{one_line(known[k], 30):<32}{above:>22}{record['nfe']:>8,}{last}")
+    if len(indices) > len(shown):
+        print(f"and {len(indices) - len(shown)} more: python scripts/plot_errors.py {run.folder} OUT.png draws them")
 
 
 def report(problems: list[str], most: int = 20) -> int:

@@ -21,6 +21,7 @@ from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
 from diffusion.images import crop
 from diffusion.models import Card
+from diffusion.names import NO_LABEL
 
 
 def by_search(
@@ -86,12 +87,17 @@ def classify_dataset(
     options and about as in records.open_run; load and classify as in `evaluate`; `cost` of an image is said at the
     start; `count_earlier`: images that are done already count in the bar.
     """
-    todo, earlier = join_run(folder, options, about, mine)
+    todo, earlier = join_run(folder, options, about | ({"path": dataset.path} if dataset.path else {}), mine)
     done = f"{len(mine) - len(todo)} done before"
     print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}{done} -> {folder}")
     path_of, counted = partial(records.record_path, folder, len(dataset)), earlier if count_earlier else []
     rows, problems = evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace, earlier=counted)
-    return results.print_accuracy(earlier + rows, len(mine), problems)
+    if len(mine) < about["images"]:
+        print(f"the share of this worker; python scripts/print_acc.py {folder} counts all {about['images']}")
+    code = results.print_accuracy(earlier + rows, len(mine), problems)
+    if not dataset.labelled:
+        results.print_predictions(results.read(folder), mine)
+    return code
 
 
 def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
@@ -178,7 +184,8 @@ def evaluate(
                         records.forget_failure(notes[index])
                     rows.append(results.brief(record))
                     total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
-                    said = f"accuracy {total['right'] / total['images']:.1%}, " if "pred" in record else ""
+                    judged = "pred" in record and record["label"] != NO_LABEL
+                    said = f"accuracy {total['right'] / total['images']:.1%}, " if judged else ""
                     speed = (total["nfe"] - before) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
                     bar.update()

@@ -99,11 +99,11 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, name = kind_of(args.model)
     device, dtype = plan.pick_device(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     images, mine = plan.my_images(args, dataset.labels)
     more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device)
-    chosen = {key: getattr(args, key) for key in ("dataset", "split", "model")}
-    chosen |= {"dtype": dtype, "data": dataset.fingerprint, "prompts": sha256(repr(about["arms"]))} | more
+    chosen = plan.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
+    chosen |= {"prompts": sha256(repr(about["arms"]))} | more
     weights = more.get("pretrained") and names.tag(more["pretrained"])
     folder = names.run_folder(args.dataset, args.extra, names.joined(kind, names.clip_tag(name), weights))
     folder /= "" if args.split == "test" else args.split
@@ -113,8 +113,7 @@ def main(argv: list[str]) -> int:
 
         def record_of(index: int, image) -> dict:
             pred, errors = answer(image)
-            about = {"index": index, "label": dataset.labels[index], "pred": pred}
-            return records.one_point(errors.float(), chosen["loss"], **about)
+            return records.one_point(errors.float(), chosen["loss"], **dataset.about(index), pred=pred)
 
         return (record_of(index, image) for index, image in images)
 

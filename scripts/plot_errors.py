@@ -16,7 +16,7 @@ def parser() -> options.Parser:
 import numpy as np
 
 from diffusion import InputError, figures, metrics, results
-from diffusion.datasets import as_seen, load_dataset
+from diffusion.datasets import as_seen, dataset_of
 from diffusion.search import even
 
 COLUMNS = 10
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     run = results.read(args.folder, "arms", "dataset", "split")
     if not run.done:
         raise InputError(f"{run.folder}: no image is done yet")
-    dataset = load_dataset(run.options["dataset"], run.options["split"], names.DATASET_ROOT)
+    dataset = dataset_of(run.about, names.DATASET_ROOT)
 
     images, rows, n = [], [], len(run.done)
     for index in np.array(list(run.done))[even(min(args.images, n), n)].tolist():

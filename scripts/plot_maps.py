@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusion import InputError, figures, results
-from diffusion.datasets import as_seen, load_dataset
+from diffusion.datasets import as_seen, dataset_of
 from diffusion.search import even
 
 COLUMNS = 5  # pairs of image and map
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
     run = results.read(args.folder, "arms", "dataset", "split", loss="l2")
     rows = read(run, args.wrong)
     rows = [rows[k] for k in even(min(args.images, len(rows)), len(rows))]
-    dataset = load_dataset(run.options["dataset"], run.options["split"], names.DATASET_ROOT)
+    dataset = dataset_of(run.about, names.DATASET_ROOT)
     name_of_class = results.names_of_classes(run)
     for row in rows:
         row["right"] = row["pred"] == row["label"]

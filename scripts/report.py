@@ -32,7 +32,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from diffusion import InputError, calibration, figures, metrics, one_line, results
-from diffusion.datasets import as_seen, load_dataset
+from diffusion.datasets import as_seen, dataset_of
 from diffusion.files import write_atomic
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
@@ -196,7 +196,7 @@ def mistakes_of(
     sure_of = np.where(np.isfinite(gap), gap, -1) if sure is None else sure
     wrong = [k for k in np.argsort(-sure_of, kind="stable") if labels[k] != preds[k]][:most]
     try:
-        dataset, gone = load_dataset(run.options["dataset"], run.options["split"], names.DATASET_ROOT), ""
+        dataset, gone = dataset_of(run.about, names.DATASET_ROOT), ""
     except InputError as error:
         dataset, gone = None, f"The images cannot be shown: {error}"
     shown = []
