@@ -166,6 +166,12 @@ def _synsets(folder: Path, _split: str) -> Read:
     from timm.data import ImageNetInfo
 
     ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    inside = os.listdir(folder)
+    if ids.keys().isdisjoint(inside) and any(map(_is_image, inside)):
+        tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
+        sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
+        how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
+        raise InputError(f"{folder}: its images are not in folders of their classes, as downloaded; to sort them {how}")
     return _tree(folder, ids, _imagenet_names())
 
 
