@@ -91,8 +91,8 @@ def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Mo
     told = getattr(torch, dtype)
     size = models.weights_size(card, told) / 1e9
     without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
-    name = args.version or card.source
-    mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({card.source})"
+    name, configured = args.version or card.source, "configured as " if card.file else ""
+    mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({configured}{card.source})"
     tqdm.write(f"{name}{mirror}: {size:,.2f} GB of weights, the network's in {dtype}{without}")
     return models.load_model(card, dtype=told, device=device, compiled=args.compile, offload=args.offload)
 
