@@ -180,6 +180,11 @@ def _synsets(folder: Path, _split: str) -> Read:
     from timm.data import ImageNetInfo
 
     ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    if ids.keys().isdisjoint(os.listdir(folder)) and own.images_in(folder, deep=False):
+        tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
+        sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
+        how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
+        raise InputError(f"{folder}: its images are not in folders of their classes, as downloaded; to sort them {how}")
     return own.tree(folder, ids, _imagenet_names())
 
 

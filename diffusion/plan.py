@@ -54,11 +54,9 @@ def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: i
         of.setdefault(labels[index], []).append(index)
     sizes = np.array([len(of[label]) for label in sorted(of)])
     counts = sizes if per_class is None else np.minimum(sizes, per_class)
-    if per_class is not None and (few := [f"{k} has {len(of[k])}" for k in sorted(of) if len(of[k]) < per_class]):
+    if per_class is not None and (few := [f"{k} ({len(of[k])})" for k in sorted(of) if len(of[k]) < per_class]):
         named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        warnings.warn(
-            f"--per_class {per_class}: fewer images in {len(few)} classes: {named}", InputWarning, stacklevel=2
-        )
+        warnings.warn(f"--per_class {per_class}: fewer images of class {named}", InputWarning, stacklevel=2)
     if limit is not None and limit < counts.sum():
         room, counts = counts, np.zeros_like(counts)
         while left := limit - counts.sum():
@@ -93,8 +91,8 @@ def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Mo
     told = getattr(torch, dtype)
     size = models.weights_size(card, told) / 1e9
     without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
-    name = args.version or card.source
-    mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({card.source})"
+    name, configured = args.version or card.source, "configured as " if card.file else ""
+    mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({configured}{card.source})"
     tqdm.write(f"{name}{mirror}: {size:,.2f} GB of weights, the network's in {dtype}{without}")
     return models.load_model(card, dtype=told, device=device, compiled=args.compile, offload=args.offload)
 

@@ -38,14 +38,8 @@ from diffusion.files import write_atomic
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
 THUMBNAIL = 192  # pixels, at most
 INK, SOFT, LINE = "#1f2328", "#57606a", "#d0d7de"  # become the page's colours of light and dark
-NAMED = {
-    INK: "ink",
-    SOFT: "soft",
-    LINE: "line",
-    figures.ACCENT: "accent",
-    figures.RIGHT: "right",
-    figures.WRONG: "wrong",
-}
+NAMED = {INK: "ink", SOFT: "soft", LINE: "line"}
+NAMED |= {figures.ACCENT: "accent", figures.RIGHT: "right", figures.WRONG: "wrong"}
 
 
 # ---- pictures ----
