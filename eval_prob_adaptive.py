@@ -93,7 +93,8 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
     images, mine = cli.my_images(args, len(dataset))
     prompts = prompts_for(args.dataset, dataset, args.prompt_path)
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
+    more = {"lora": args.lora, "embeddings": args.embeddings, "t5": args.t5, "config": args.config}
+    card = read_card(args.version, args.img_size, **more)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     weights = read_weights(args.weights, card.levels)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
     more, of, load_picker = cli.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
     folder = run_folder(args, of)
     names = [
-        "dataset", "split", "version", "config", "lora", "t5",
+        "dataset", "split", "version", "config", "lora", "embeddings", "t5",
         "n_trials", "interpolation", "loss", "seed", "save_maps",
     ]  # fmt: skip
     names += [] if args.search == "race" else ["to_keep", "n_samples"]

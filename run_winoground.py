@@ -55,14 +55,16 @@ def parser() -> argparse.ArgumentParser:
 
 SD_ONLY = [
     "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config", "lora", "t5",
+    "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config", "lora",
+    "embeddings", "t5",
 ]  # fmt: skip
 
 
 def by_diffusion(args, device, dtype: str, pairs):
     """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
+    more = {"lora": args.lora, "embeddings": args.embeddings, "t5": args.t5, "config": args.config}
+    card = read_card(args.version, args.img_size, **more)
     arm_class = np.arange(2 + args.normalize)
     weights, usable = read_weights(args.weights, card.levels), cli.levels_of(args, card.levels)
     if args.search == "race":
@@ -104,7 +106,7 @@ def by_diffusion(args, device, dtype: str, pairs):
         return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
 
     names = [
-        "dataset", "version", "config", "lora", "t5",
+        "dataset", "version", "config", "lora", "embeddings", "t5",
         "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation", "loss",
     ]  # fmt: skip
     options = cli.options_of(args, names, card, pairs.captions, dtype, bank)

@@ -69,7 +69,9 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str | None = None)
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """What else a text-to-image model may be loaded with."""
     parser.add_argument("--config", help="of a single file: hub id or folder of a model of its kind; default: a guess")
-    parser.add_argument("--lora", help="a LoRA to add to the weights: hub id, folder or .safetensors file")
+    loras = "LoRAs to add to the weights: hub ids, folders or files, each perhaps with a weight as in A:0.7"
+    parser.add_argument("--lora", nargs="+", help=loras)
+    parser.add_argument("--embeddings", nargs="+", help="textual inversion: files or hub ids of tokens for prompts")
     parser.add_argument(
         "--t5", action="store_true", default=None, help="Stable Diffusion 3: load its T5 too (float16: 9.5 GB)"
     )
@@ -308,7 +310,8 @@ def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Mo
 
 def model_tag(args) -> str:
     """The model in the name of a run's folder."""
-    return f"v{tag(args.version)}{'_t5' if args.t5 else ''}{f'_{tag(args.lora)}' if args.lora else ''}"
+    added = [*(args.lora or []), *(args.embeddings or [])]
+    return f"v{tag(args.version)}{'_t5' if args.t5 else ''}{''.join(f'_{tag(name)}' for name in added)}"
 
 
 MOST = {"n_trials": 10_000}  # draws are listed, at every level, before the first is made
@@ -433,13 +436,17 @@ def percent(p: float, interval: tuple[float, float]) -> str:
 
 def options_of(args, names: Iterable[str], card, data: list, dtype: str, bank: torch.Tensor | None) -> dict:
     """What goes into run.json: the options `names`, and what every run's numbers depend on; `data` is its labels."""
-    return {name: getattr(args, name) for name in names} | {
-        "img_size": card.image_size,
-        "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
-        "data": fingerprint(data),
-        "dtype": dtype,
-        "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
-    }
+    return (
+        {name: getattr(args, name) for name in names}
+        | models.check_weights(card)
+        | {
+            "img_size": card.image_size,
+            "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
+            "data": fingerprint(data),
+            "dtype": dtype,
+            "noise": records.sha256(bank.numpy().tobytes()) if bank is not None else None,
+        }
+    )
 
 
 def fingerprint(data: list) -> str:
