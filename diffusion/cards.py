@@ -122,8 +122,9 @@ def read_card(
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
         raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
+    beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
     raise InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}. Wanted: one of {', '.join(ALIASES[told])}, a"
+        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. Wanted: one of {', '.join(ALIASES[told])}, a"
         " hub id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-model"
     )
 

@@ -70,21 +70,28 @@ def _files(source: hub.Source, within: str) -> list[Path]:
     return hub.fetch(source, [f"{within}/{name}" if within else name for name in names])
 
 
+def _held(card: Card, header: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a card's single file, and the parts that they are of."""
+    if card.file is None or not card.file.endswith(".safetensors"):
+        return {}, []
+    tensors = weights.read([singlefile.path_of(card.file)], header)
+    parts = [part for part, (_, within) in card.places.items() if within == part]  # a VAE of its own has no folder
+    return tensors, [part for part in parts if singlefile.holds(class_of(*card.parts[part]), tensors)]
+
+
 def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module]:
     """The parts of a model that have weights; with dtype None on the meta device, with warnings of what was found."""
-    single = card.file is not None and card.file.endswith(".safetensors")
-    tensors = weights.read([singlefile.path_of(card.file)]) if single else {}
-    loaded, rest = {}, []
+    tensors, held = _held(card, header=False)
+    loaded = {}
     for part, (source, within) in card.places.items():
-        cls = class_of(*card.parts[part])
+        cls, folder = class_of(*card.parts[part]), source.folder / within
         own = dtype and (torch.float32 if part == "vae" else dtype)  # some VAEs overflow in half precision
-        if single and within == part and singlefile.holds(cls, tensors):
-            loaded[part] = singlefile.load_part(part, cls, source.folder / within, tensors, card.file, own)
-            continue
-        rest += [part] if single and within == part else []
-        loaded[part] = weights.load_part(part, cls, source.folder / within, _files(source, within), own)
-    if rest and dtype is None:
-        singlefile.warn_of_rest(card.file, card.source, rest)
+        if part in held:
+            loaded[part] = singlefile.load_part(part, cls, folder, tensors, card.file, own)
+        else:
+            loaded[part] = weights.load_part(part, cls, folder, _files(source, within), own)
+    if held and dtype is None:
+        singlefile.warn_of_rest(card.file, card.source, [part for part in loaded if part not in held])
     return loaded
 
 
@@ -113,15 +120,12 @@ def check_weights(card: Card) -> dict[str, str]:
             }
         else:
             _modules(card, None)
-        single = card.file is not None and card.file.endswith(".safetensors")
-        if single:
+        held = _held(card, header=True)[1]
+        if held:
             known["weights of the file"] = weights.fingerprint([singlefile.path_of(card.file)])
         for part, (source, within) in card.places.items():
-            try:
+            if part not in held:
                 files = _files(source, within)
-            except FileNotFoundError:  # it is in the single file
-                continue
-            if not (single and within == part and source.commit is None):
                 known[f"weights of {part}"] = f"commit {source.commit}" if source.commit else weights.fingerprint(files)
     return known
 

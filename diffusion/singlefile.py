@@ -67,6 +67,8 @@ def _converted(cls, config: dict, tensors: dict[str, Tensor]) -> dict[str, Tenso
     known = weights.empty(cls, config).state_dict().keys()
     if len(known & tensors.keys()) > len(known) / 2 or cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
         return tensors
+    if any(key.startswith("input_blocks.") for key in tensors):  # a U-Net alone, without what is before it in a whole
+        tensors = {f"model.diffusion_model.{key}": value for key, value in tensors.items()}
     convert = SINGLE_FILE_LOADABLE_CLASSES[cls.__name__]["checkpoint_mapping_fn"]
     try:
         return convert(config=config, checkpoint=dict(tensors))
