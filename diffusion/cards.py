@@ -123,9 +123,10 @@ def read_card(
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
         raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
     beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
+    known = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
     raise InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. Wanted: one of {', '.join(ALIASES[told])}, a"
-        " hub id, or a local folder in diffusers layout (it holds model_index.json), as in --version /models/my-model"
+        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {known} (it holds model_index.json),"
+        " as in --version /models/my-model"
     )
 
 

@@ -24,9 +24,10 @@ def scheduler_of(config: dict, source: str):
         told["prediction_type"] = SPELLED.get(told["prediction_type"], told["prediction_type"])
     cls = getattr(diffusers, name.removeprefix("Flax"), None)
     if cls is None or hasattr(cls, "_backends"):  # diffusers' stand-in where a package is not installed
-        if not {"beta_schedule", "shift"} & told.keys():
+        betas = {"beta_schedule", "trained_betas"} & told.keys()
+        if not betas and "shift" not in told:
             raise InputError(f"{source}: its scheduler, {name}, is unknown or needs a package that is not installed")
-        cls = diffusers.DDPMScheduler if "beta_schedule" in told else diffusers.FlowMatchEulerDiscreteScheduler
+        cls = diffusers.DDPMScheduler if betas else diffusers.FlowMatchEulerDiscreteScheduler
     try:
         scheduler = cls.from_config(told)
         flow = "FlowMatch" in cls.__name__

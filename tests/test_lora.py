@@ -1,4 +1,4 @@
-"""LoRAs and embeddings: every tensor of a file finds its place and changes something, or one line says that it does not."""
+"""LoRAs and embeddings: every tensor of a file finds its place and changes something, or one line says so."""
 
 import json
 import shutil
@@ -313,7 +313,7 @@ def test_embeddings(tmp_path, model_folder):
     for name, token in embedding_files(tmp_path).items():
         card = read_card(str(model_folder), embeddings=[str(tmp_path / name)])
         known = check_weights(card)
-        assert list(known)[0] == f"weights of --embeddings {tmp_path / name}"
+        assert next(iter(known)) == f"weights of --embeddings {tmp_path / name}"
         said.append(load_model(card).conditions([f"a photo of a {token}."]))
     assert all(torch.equal(said[0], each) for each in said)
     pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)

@@ -282,7 +282,7 @@ def test_gigabytes_in_no_time(tmp_path):
     header = {
         f"layer.{k}": {"dtype": "F16", "shape": [each // 2], "data_offsets": [k * each, (k + 1) * each]}
         for k in range(n)
-    }  # noqa: E501
+    }
     head = json.dumps(header).encode()
     with (tmp_path / "big.safetensors").open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
