@@ -2,6 +2,7 @@
 
 import glob
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def look(name: str) -> Source:
     if folder.is_dir():
         return Source(name, folder, _listing(folder))
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # of what is small
     try:
         names = [file.rfilename for file in HfApi().model_info(name, timeout=SECONDS).siblings]
         folder = Path(snapshot_download(name, allow_patterns=TOLD))
@@ -59,7 +62,10 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
     if source.commit is None or all(path.is_file() for path in paths):
         return paths
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import enable_progress_bars
 
+    if sys.stderr.isatty():
+        enable_progress_bars()
     try:
         snapshot_download(source.name, revision=source.commit, allow_patterns=[glob.escape(name) for name in names])
     except Exception as error:
@@ -100,6 +106,6 @@ def why(name: str, error: Exception) -> str:
         return "the hub has had too many requests from here (429): wait, or log in with `hf auth login`"
     if status is not None:
         return f"the hub failed ({status}): try again later"
-    if isinstance(origin, OSError):  # of the disk
+    if getattr(origin, "errno", None):  # of the disk
         return f"cannot be kept in the hub's cache; HF_HOME says where that is ({one_line(origin)})"
-    return f"the hub at {site} cannot be reached ({type(origin).__name__}: {one_line(origin, 80)})"
+    return f"the hub at {site} cannot be reached, or breaks off ({type(origin).__name__}: {one_line(origin, 80)})"
