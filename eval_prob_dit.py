@@ -170,7 +170,7 @@ def main(argv: list[str]) -> int:
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
-    environ = os.environ if args.cls is None else {}  # with --cls, a job array is one over classes
+    environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
     images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval, environ)
     all_arms, arms = arms_of(args, dataset, card)
     weights = read_weights(args.weights, card.levels)

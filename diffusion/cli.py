@@ -273,7 +273,10 @@ def levels_tag(args) -> str:
 
 
 def add_shard_options(parser: argparse.ArgumentParser) -> None:
-    here = "default: what Slurm's job array or torchrun says, else"
+    here = "default: what torchrun says, or --shard, else"
+    told = os.environ.get("DIFFUSION_SHARD")  # as scripts/slurm_array.sh sets it
+    array = "split the images over the tasks of Slurm's job array; without it an array may be one over an option"
+    parser.add_argument("--shard", choices=["array"], default=told, help=array)
     parser.add_argument("--n_workers", type=int, help=f"split the images over this many workers; {here} 1")
     parser.add_argument("--worker_idx", type=int, help=f"which of them this is: it takes images[w::n]; {here} 0")
     parser.add_argument(
@@ -343,7 +346,7 @@ def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
 def my_images(args, total: int, most: int | None = None, environ=os.environ) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending (the first `most`), and this worker's, as `environ` says."""
     not_negative(args, "grace")
-    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ)
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ, args.shard)
     chosen = np.arange(total)
     if args.subset_path:
         chosen = read_npy(args.subset_path, f"--subset_path {args.subset_path}")
