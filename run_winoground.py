@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, cli, matching, metrics, records
-from diffusion.clip import DEFAULTS, find_clip, load_clip
+from diffusion.clip import DEFAULTS, clip_weights, find_clip, load_clip
 from diffusion.datasets import centre_crop, read_weights
 from diffusion.errors import LOSSES, ImageNoise, together
 from diffusion.image import search_image
@@ -140,6 +140,7 @@ def by_clip(args, device, dtype: str, pairs):
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     options = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
+    options |= clip_weights(found, pretrained)
     options["data"] = records.sha256(repr(pairs.captions))
     tag = f"_{cli.tag(pretrained)}" if pretrained else ""
     return options, f"{args.model}_{cli.tag(version)}{tag}", 1, pairs.open, classify_all

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, records
-from diffusion.clip import find_clip, load_clip
+from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Prompts
 from diffusion.metrics import class_errors, class_means, excess, rescore
 
@@ -35,7 +35,7 @@ def check_scores(scores: np.ndarray, given: str, images: int, classes: int) -> n
 
 
 def by_clip(name: str, pretrained: str | None, prompts: Prompts, flag: str) -> tuple[str | None, Callable]:
-    """The tag of CLIP's weights, and `load(dtype, device)`, which gives the scores of an image [classes].
+    """What CLIP's weights are known by, and `load(dtype, device)`, which gives the scores of an image [classes].
 
     Scores are cosine similarities, of a class the mean over its prompts; classes ascending by id. InputError: no such
     CLIP, as find_clip says.
@@ -48,7 +48,7 @@ def by_clip(name: str, pretrained: str | None, prompts: Prompts, flag: str) -> t
         texts = of_texts(prompts.texts)  # [arms, d]
         return lambda image: class_means((texts @ of_image(image)).numpy(), arm_class)
 
-    return pretrained, load
+    return clip_weights(found, pretrained).get("weights of CLIP", pretrained), load
 
 
 def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str) -> np.ndarray:

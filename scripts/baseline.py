@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion import InputError, cli, metrics, records
 from diffusion.classifiers import find_timm, load_timm
-from diffusion.clip import find_clip, load_clip
+from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import TABLE, load_dataset, model_arms, prompts_for
 
 
@@ -55,7 +55,7 @@ def by_clip(args, name: str, dataset, device):
 
         return answer
 
-    return {"pretrained": pretrained, "loss": "cosine"}, {"arms": arms}, load
+    return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load
 
 
 def by_timm(args, name: str, dataset, device):
