@@ -41,11 +41,14 @@ def look(name: str) -> Source:
     if folder.is_dir():
         return Source(name, folder, _listing(folder))
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     disable_progress_bars()  # of what is small
+    logging.set_verbosity_error()
     try:
-        names = [file.rfilename for file in HfApi().model_info(name, timeout=SECONDS).siblings]
+        info = HfApi().model_info(name, timeout=SECONDS)
+        names = [file.rfilename for file in info.siblings]
+        _ask(name, next((file for file in names if file.endswith(".json")), None), info.sha)
         folder = Path(snapshot_download(name, allow_patterns=TOLD))
         return Source(name, folder, tuple(sorted(names)), folder.name)
     except Exception as error:  # of httpx, huggingface_hub and the disk
@@ -67,10 +70,19 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
     if sys.stderr.isatty():
         enable_progress_bars()
     try:
+        _ask(source.name, names[0], source.commit)
         snapshot_download(source.name, revision=source.commit, allow_patterns=[glob.escape(name) for name in names])
     except Exception as error:
         raise Unreachable(why(source.name, error)) from error
     return paths
+
+
+def _ask(name: str, file: str | None, commit: str | None) -> None:
+    """Ask for one file once, since downloads ask five times more, for 25 seconds, where they are refused."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    if file is not None:
+        get_hf_file_metadata(hf_hub_url(name, file, revision=commit), timeout=SECONDS)
 
 
 def _listing(folder: Path) -> tuple[str, ...]:
