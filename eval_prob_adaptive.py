@@ -43,7 +43,6 @@ from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
 from diffusion.files import sha256
-from diffusion.models import read_card
 from diffusion.prompts import prompts_for, read_weights
 from diffusion.search import Search, check_schedule, halving, level_sequence
 
@@ -67,7 +66,7 @@ def search_of(
 
 def run_folder(args, candidates: str = "") -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
-    model = names.model_tag(args.version, args.t5, args.lora)
+    model = plan.model_tag(args)
     search = plan.search_tag(args, None, args.to_keep or (), args.n_samples or ())
     name = names.joined(model, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
     return names.run_folder(args.dataset, args.extra, name)
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     images, mine = plan.my_images(args, dataset.labels)
     prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts)
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
+    card = plan.card_of(args)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
@@ -92,7 +91,7 @@ def main(argv: list[str]) -> int:
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
     told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
-    flags = ["config", "lora", "t5", "interpolation", "save_maps"]
+    flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
     flags += [] if args.search == "race" else ["to_keep", "n_samples"]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told

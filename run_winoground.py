@@ -12,7 +12,7 @@ from diffusion import names, options
 SD_ONLY = [  # options of a diffusion model
     "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise_path", "seed",
     "normalize", "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config",
-    "lora", "t5",
+    "lora", "embeddings", "t5",
 ]  # fmt: skip
 
 
@@ -46,11 +46,10 @@ import numpy as np
 from PIL import Image
 
 from diffusion import InputError, figures, matching, metrics, plan, records, results, run
-from diffusion.clip import find_clip, load_clip
+from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
 from diffusion.files import sha256
-from diffusion.models import read_card
 from diffusion.pairs import Pairs, load_pairs
 from diffusion.prompts import read_weights
 from diffusion.search import every, halving, level_sequence
@@ -61,7 +60,7 @@ def by_diffusion(
 ) -> tuple[dict, str, int, Callable, Callable]:
     """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
     args.version = args.version or "2-0"
-    card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
+    card = plan.card_of(args)
     arm_class = np.arange(2 + args.normalize)
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     if args.search == "race":
@@ -85,10 +84,10 @@ def by_diffusion(
         errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
         return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
 
-    flags = ["config", "lora", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
+    flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
     data = {"dataset": args.dataset, "data": fingerprint(pairs.captions)}
     chosen = plan.options_of(args, flags, card, data, dtype, points)
-    model, search = names.model_tag(args.version, args.t5, args.lora), plan.search_tag(args, args.t_interval)
+    model, search = plan.model_tag(args), plan.search_tag(args, args.t_interval)
     name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
     load, classify = run.by_search(
         args, card, device, dtype, points, open_image, args.interpolation, told, arm_class, finish,
@@ -114,7 +113,7 @@ def by_clip(args, device, dtype: str, pairs: Pairs, open_image: Callable) -> tup
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
-    chosen["data"] = sha256(repr(pairs.captions))
+    chosen |= {"data": sha256(repr(pairs.captions))} | clip_weights(found, pretrained)
     name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
     return chosen, name, 1, open_image, classify
 

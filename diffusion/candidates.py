@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusion import InputError, records, results
-from diffusion.clip import find_clip, load_clip
+from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Dataset
 from diffusion.files import read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
@@ -102,7 +102,8 @@ def by_clip(name: str, pretrained: str | None, prompts: Prompts, K: int) -> Stag
         texts = of_texts(prompts.texts)  # [arms, d]
         return lambda _, image: (best(class_means((texts @ of_image(image)).numpy(), arm_class), K), {})
 
-    told = {"pretrained": pretrained, "candidate_prompts": sha256(repr((prompts.texts, prompts.classes)))}
+    known = clip_weights(found, pretrained).get("weights of CLIP", pretrained)
+    told = {"pretrained": known, "candidate_prompts": sha256(repr((prompts.texts, prompts.classes)))}
     return told, f"clip_{clip_tag(name)}", load
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, one_line
-from diffusion.models import EMBEDDED
+from diffusion.cards import EMBEDDED
+from diffusion.weights import fingerprint
 
 DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
     "clip": ("ViT-L/14", "openai"),
@@ -51,6 +52,15 @@ def find_clip(
         known = f" or, for {name}, {', '.join(tags)}" if tags else ""
         raise InputError(f"{given}: wanted a file of weights{known}")
     return name, pretrained
+
+
+def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
+    """What local weights are known by, of what find_clip gives; open_clip's own are known by their tag, so nothing."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if pretrained is None:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
+        return {"weights of CLIP": fingerprint(files)}
+    return {"weights of CLIP": fingerprint([Path(pretrained)])} if os.path.isfile(pretrained) else {}
 
 
 def load_clip(

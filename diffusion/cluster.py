@@ -2,11 +2,12 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from diffusion import InputError
+from diffusion import InputError, InputWarning
 
 STOPPED = os.EX_TEMPFAIL  # the exit code of a run that was asked to end and will go on when it is started again
 
@@ -15,21 +16,27 @@ class Stopped(BaseException):
     """A signal asked the run to end; what was measured is saved."""
 
 
-def share(n_workers: int | None, worker_idx: int | None, environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """(worker_idx, n_workers): as given, else this task's place in Slurm's job array, times torchrun's rank in it.
+def share(
+    n_workers: int | None, worker_idx: int | None, environ: Mapping[str, str] = os.environ, shard: str | None = None
+) -> tuple[int, int]:
+    """(worker_idx, n_workers): as given; with shard "array" by this task's place in Slurm's; and torchrun's rank.
 
     An array may begin anywhere and have any step. With n_workers given, a task's number is its worker's: so a part of
-    an array can be started again, gaps and all. Raises InputError for a worker that there is none of.
+    an array can be started again, gaps and all. Without either an array shares nothing, since it may as well be one
+    over an option; that is warned of. Raises InputError for a worker that there is none of.
     """
     place, places = 0, 1
+    if shard == "array" and "SLURM_ARRAY_TASK_ID" not in environ:
+        raise InputError("--shard array: this is no task of a Slurm job array, there is no SLURM_ARRAY_TASK_ID")
     if "SLURM_ARRAY_TASK_ID" in environ:
-        task, first, last, places = (int(environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT"))
-        step = max(1, (last - first) // max(1, places - 1))
-        place = (task - first) // step
+        task = _number(environ, "ID")
         if n_workers is not None:
             place = task
-        elif worker_idx is None and (first + step * place, first + step * (places - 1)) != (task, last):
-            raise InputError(f"--n_workers: wanted for task {task} of a job array with gaps, such as --array=3,7,8")
+        elif shard == "array" and worker_idx is None:
+            place, places = _place(task, environ)
+        elif worker_idx is None:
+            shares = "--shard array, as scripts/slurm_array.sh has it, shares them among the tasks"
+            warnings.warn(f"task {task} of a job array measures all the images; {shares}", InputWarning, stacklevel=2)
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
         place, places = place * world + rank, places * world
@@ -38,6 +45,25 @@ def share(n_workers: int | None, worker_idx: int | None, environ: Mapping[str, s
         raise InputError(f"--n_workers {places}: must be at least 1")
     if not 0 <= place < places:
         raise InputError(f"--worker_idx {place}: must be in 0..{places - 1}")
+    return place, places
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environ[f"SLURM_ARRAY_TASK_{name}"])
+    except KeyError:
+        raise InputError(f"--n_workers: wanted, as this Slurm does not say SLURM_ARRAY_TASK_{name}") from None
+    except ValueError as error:
+        raise InputError(f"SLURM_ARRAY_TASK_{name}: {error}") from None
+
+
+def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
+    """Which of how many tasks of an array this is."""
+    first, last, places = (_number(environ, name) for name in ("MIN", "MAX", "COUNT"))
+    step = max(1, (last - first) // max(1, places - 1))
+    place = (task - first) // step
+    if (first + step * place, first + step * (places - 1)) != (task, last):
+        raise InputError(f"--n_workers: wanted for task {task} of a job array with gaps, such as --array=3,7,8")
     return place, places
 
 

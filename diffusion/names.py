@@ -47,8 +47,8 @@ def clip_tag(name: str) -> str:
     return tag(name if os.path.isdir(os.path.expanduser(name)) else name.replace("/", "-"))
 
 
-def model_tag(version: str, t5: bool | None, lora: str | None) -> str:
-    return joined(f"v{tag(version)}", t5 and "t5", lora and tag(lora))
+def model_tag(version: str, t5: bool | None, added: list[str]) -> str:
+    return joined(f"v{tag(version)}", t5 and "t5", *map(tag, added))
 
 
 def unusual(value, *usual) -> str:

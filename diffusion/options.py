@@ -1,6 +1,7 @@
 """What the command lines share: their options, in groups, and bad input as one line and exit code 2. No torch."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -132,7 +133,10 @@ def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
     add(group, "--img_size PIXELS", "of the images; default the model's own")
     add(group, "--config MODEL", "of a single file: hub id or folder of a model of its kind; default a guess")
-    add(group, "--lora LORA", "a LoRA to add to the weights: hub id, folder or .safetensors file")
+    loras = "LoRAs to add to the weights: hub ids, folders or files, each perhaps with a weight as in A:0.7"
+    add(group, "--lora LORA", loras, nargs="+")
+    words = "textual inversion: files or hub ids of tokens that prompts may use"
+    add(group, "--embeddings TOKENS", words, nargs="+")
     switch(group, "--t5", "Stable Diffusion 3: load its T5 too (float16: 9.5 GB)", None)
 
 
@@ -180,7 +184,9 @@ def add_store(p: Parser):
 
 def add_shards(p: Parser) -> None:
     g = p.add_argument_group("sharding")
-    here = "default what Slurm's job array or torchrun says, else"
+    shared = "split the images over the tasks of Slurm's job array, as scripts/slurm_array.sh does"
+    add(g, "--shard", shared, os.environ.get("DIFFUSION_SHARD"), choices=["array"])
+    here = "default what --shard or torchrun says, else"
     add(g, "--n_workers N", f"split the images over this many workers; {here} 1")
     add(g, "--worker_idx W", f"which of them this is: it takes images[w::n]; {here} 0")
     add(g, "--grace SECONDS", "to finish images in after SIGTERM or SIGUSR1", 20.0)

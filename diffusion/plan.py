@@ -29,7 +29,7 @@ def my_images(args, labels: list, most: int | None = None, environ=os.environ) -
     """
     not_negative(args, "grace")
     at_least_one(args, "limit", *(["per_class"] if "per_class" in args else []))
-    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ)
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ, args.shard)
     chosen = np.arange(len(labels))
     if args.subset_path:
         given = f"--subset_path {args.subset_path}"
@@ -66,6 +66,12 @@ def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: i
 
 
 # ---- models ----
+
+
+def card_of(args) -> models.Card:
+    """What the configuration of a text-to-image model says, of these options."""
+    added = {"lora": args.lora, "embeddings": args.embeddings, "t5": args.t5, "config": args.config}
+    return models.read_card(args.version, args.img_size, **added)
 
 
 def pick_device(args) -> tuple[torch.device, str]:
@@ -196,6 +202,11 @@ def most_arms(args, arm_class: np.ndarray) -> int:
 # ---- run.json and its folder ----
 
 
+def model_tag(args) -> str:
+    """The model in the name of a run's folder."""
+    return names.model_tag(args.version, args.t5, [*(args.lora or []), *(args.embeddings or [])])
+
+
 def search_tag(args, interval: int | None = None, to_keep: Iterable[int] = (), n_samples: Iterable[int] = ()) -> str:
     """The search in the name of a run's folder: a race, or a grid of every `interval`-th level, or stages."""
     trials = f"{args.n_trials}trials"
@@ -240,7 +251,8 @@ def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype:
         data
         | {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)}
         | {
-            "img_size": card.image_size,
+            **models.check_weights(card),
+        "img_size": card.image_size,
             "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
             "dtype": dtype,
             "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),

@@ -45,9 +45,12 @@ class Process:
         `shift` says where sampling steps and training are dense, and such levels decide worse (README, "Any model").
         """
         config = scheduler.config
-        predicts = config.get("prediction_type", "flow")  # FlowMatchEulerDiscreteScheduler knows no other
+        predicts = config.get("prediction_type") or ("epsilon" if hasattr(scheduler, "betas") else "flow")
         if predicts not in ("flow", "flow_prediction"):
             abar = (1 - scheduler.betas.double()).cumprod(0)
+            told = getattr(scheduler, "alphas_cumprod", abar).double()
+            if (told - abar).abs().max() > 1e-4:  # CogVideoX changes them once more
+                abar = told
             return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), predicts)
         T = config.num_train_timesteps
         sigma = torch.arange(1, T + 1, dtype=torch.float64) / T

@@ -33,7 +33,7 @@ import torch
 
 from diffusion import InputError, metrics, plan, records, run
 from diffusion.classifiers import find_timm, load_timm
-from diffusion.clip import find_clip, load_clip
+from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import load_dataset, model_arms
 from diffusion.files import sha256
 from diffusion.prompts import prompts_for
@@ -56,7 +56,7 @@ def by_clip(args, name: str, dataset, device):
 
         return answer
 
-    return {"pretrained": pretrained, "loss": "cosine"}, {"arms": arms}, load
+    return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load
 
 
 def by_timm(args, name: str, dataset, device):

@@ -11,6 +11,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@90
 cd "${SLURM_SUBMIT_DIR:?is to be started with sbatch}" || exit
+export DIFFUSION_SHARD=array # the default of --shard: the tasks share the images
 [ -x .venv/bin/python ] && here=.venv/bin/python
 "${PYTHON:-${here:-python}}" "$@" &
 worker=$!

@@ -87,7 +87,25 @@ RANK = {"RANK": "3", "WORLD_SIZE": "4"}
     ],
 )
 def test_share(environ, given, wanted):
-    assert cluster.share(*given, environ) == wanted
+    shard = "array" if "SLURM_ARRAY_TASK_ID" in environ else None
+    assert cluster.share(*given, environ, shard) == wanted
+
+
+@pytest.mark.parametrize("environ", [array(7, 3, 9, 4), {"SLURM_ARRAY_TASK_ID": "7"}])
+def test_an_array_over_an_option_shares_nothing(environ):
+    """Each task has all the images, and says how they are shared."""
+    with pytest.warns(InputWarning, match="task 7 of a job array measures all the images; --shard array"):
+        assert cluster.share(None, None, environ) == (0, 1)
+    assert cluster.share(100, None, environ) == (7, 100) and cluster.share(10, 2, environ) == (2, 10)
+
+
+def test_a_site_that_tells_the_number_alone():
+    alone = {"SLURM_ARRAY_TASK_ID": "7"}
+    assert cluster.share(10, None, alone, "array") == (7, 10)
+    with pytest.raises(InputError, match=r"--n_workers: wanted, .* SLURM_ARRAY_TASK_MIN"):
+        cluster.share(None, None, alone, "array")
+    with pytest.raises(InputError, match="--shard array: this is no task"):
+        cluster.share(None, None, {}, "array")
 
 
 @pytest.mark.parametrize("first, step, count", [(0, 1, 5), (1, 1, 4), (3, 2, 4), (10, 7, 1), (5, 100, 3)])
@@ -96,7 +114,7 @@ def test_the_tasks_of_an_array_are_all_the_workers(first, step, count, world):
     tasks = range(first, first + step * count, step)
     found = [
         cluster.share(
-            None, None, array(task, tasks[0], tasks[-1], count) | {"RANK": f"{rank}", "WORLD_SIZE": f"{world}"}
+            None, None, array(task, tasks[0], tasks[-1], count) | {"RANK": f"{rank}", "WORLD_SIZE": f"{world}"}, "array"
         )
         for task in tasks
         for rank in range(world)
@@ -116,12 +134,12 @@ def test_the_tasks_of_an_array_are_all_the_workers(first, step, count, world):
 )
 def test_no_such_worker(environ, given, says):
     with pytest.raises(InputError, match=says):
-        cluster.share(*given, environ)
+        cluster.share(*given, environ, "array" if environ else None)
 
 
 def test_the_environment_is_asked(run_script, tmp_path):
     """Task 12 of --array=10-12 takes every third image from the third on; torchrun's local rank picks the device."""
-    env = array(12, 10, 12, 3)
+    env = array(12, 10, 12, 3) | {"DIFFUSION_SHARD": "array"}  # as slurm_array.sh has it
     done = run_script(SCRIPT, *OPTIONS, "--to_keep", "1", "--n_samples", "2", env=env)
     assert done.code == 0, done.err
     found = records.finished(tmp_path / "data/digits/vdigits_1trials_1keep_2samples")

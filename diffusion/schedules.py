@@ -1,0 +1,46 @@
+"""Schedulers as they are found: of any class, of older versions, of packages that are not installed."""
+
+import diffusers
+
+from diffusion import InputError, one_line
+from diffusion.process import Process
+
+SPELLED = {"v": "v_prediction", "v-prediction": "v_prediction", "velocity": "v_prediction", "eps": "epsilon"}
+SPELLED |= {"noise": "epsilon", "x0": "sample", "original_sample": "sample", "flow": "flow_prediction"}
+KNOWN = {"epsilon", "v_prediction", "sample", "flow_prediction"}
+
+
+def scheduler_of(config: dict, source: str):
+    """The scheduler that a configuration describes: its class's, or where that is not to be had, one of equal noise.
+
+    A null is a default; what older versions wrote is understood. InputError, naming the `source`, unless it has betas
+    or is of flow matching, and says what the network predicts in a word that we know.
+    """
+    name = str(config.get("_class_name"))
+    told = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
+    if told.pop("predict_epsilon", True) is False:  # diffusers before 0.9
+        told.setdefault("prediction_type", "sample")
+    if "prediction_type" in told:
+        told["prediction_type"] = SPELLED.get(told["prediction_type"], told["prediction_type"])
+    cls = getattr(diffusers, name.removeprefix("Flax"), None)
+    if cls is None or hasattr(cls, "_backends"):  # diffusers' stand-in where a package is not installed
+        betas = {"beta_schedule", "trained_betas"} & told.keys()
+        if not betas and "shift" not in told:
+            raise InputError(f"{source}: its scheduler, {name}, is unknown or needs a package that is not installed")
+        cls = diffusers.DDPMScheduler if betas else diffusers.FlowMatchEulerDiscreteScheduler
+    try:
+        scheduler = cls.from_config(told)
+        flow = "FlowMatch" in cls.__name__
+        predicts = scheduler.config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+        if not flow and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
+            raise ValueError("known are those with betas, and flow matching's")
+        if predicts not in KNOWN:
+            raise ValueError(f"prediction_type {predicts!r}, known are {', '.join(sorted(KNOWN))}")
+        if scheduler.config.get("use_flow_sigmas") and predicts != "flow_prediction":
+            raise ValueError(f"use_flow_sigmas with prediction_type {predicts!r}")
+        process = Process.from_scheduler(scheduler)
+        if len(process) < 2 or not (process.alpha.isfinite() & process.sigma.isfinite()).all():
+            raise ValueError("noise levels that are no numbers")
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, ImportError, AttributeError) as error:
+        raise InputError(f"{source}: its scheduler, {name}, is none for us: {one_line(error)}") from None
+    return scheduler

@@ -1,0 +1,346 @@
+"""LoRAs and embeddings: every tensor of a file finds its place and changes something, or one line says so."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+from test_weights import answers, refused
+
+from diffusion import InputError
+from diffusion.lora import split
+from diffusion.models import check_weights, load_model, read_card
+
+pytest.importorskip("peft")
+SCRIPT = "eval_prob_adaptive.py"
+ARGS = ["--version", "digits", "--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
+RANK, ALPHA = 2, 1.0  # so alpha / rank is 1/2
+
+
+@pytest.fixture(scope="session")
+def layers(model_folder) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Module of the embedded model's U-Net or text encoder -> down [r, in] and up [out, r]."""
+    pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
+    rng, found = torch.Generator().manual_seed(0), {}
+    for part in ("unet", "text_encoder"):
+        for name, module in getattr(pipe, part).named_modules():
+            if isinstance(module, torch.nn.Linear) and name.endswith(("to_q", "to_v", "to_out.0", "_proj")):
+                out, into = module.weight.shape
+                down, up = torch.randn(RANK, into, generator=rng) / 8, torch.randn(out, RANK, generator=rng) / 8
+                found[f"{part}.{name}"] = down, up
+    return found
+
+
+@pytest.fixture(scope="session")
+def wanted(model_folder, tmp_path_factory, layers):
+    """What the model says with up down alpha / rank added to its weights by hand; of the U-Net alone, or of both."""
+    found = {}
+    for parts in ("unet",), ("unet", "text_encoder"):
+        folder = tmp_path_factory.mktemp("by_hand") / "model"
+        shutil.copytree(model_folder, folder)
+        for part, file in ("unet", "diffusion_pytorch_model"), ("text_encoder", "model"):
+            path = folder / part / f"{file}.safetensors"
+            tensors = {key: value.float() for key, value in load_file(path).items()}
+            for name, (down, up) in layers.items():
+                if name.split(".")[0] == part and part in parts:
+                    key = name.removeprefix(f"{part}.") + ".weight"
+                    tensors[key] = tensors[key] + ALPHA / RANK * up @ down
+            save_file(tensors, path, {"format": "pt"})
+        found[parts] = answers(load_model(str(folder)))
+    return found
+
+
+def kohya(layers, alpha: float | None = ALPHA) -> dict[str, torch.Tensor]:
+    out = {}
+    for name, (down, up) in layers.items():
+        part, _, rest = name.partition(".")
+        text = rest if rest.startswith("text_model") else f"text_model.{rest}"
+        key = f"lora_unet_{rest.replace('.', '_')}" if part == "unet" else f"lora_te_{text.replace('.', '_')}"
+        out |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        out |= {f"{key}.alpha": torch.tensor(alpha)} if alpha else {}
+    return out
+
+
+def unet_only(layers):
+    return {name: value for name, value in layers.items() if name.startswith("unet.")}
+
+
+def plain(layers, a: str, b: str, head: str = "unet.") -> dict[str, torch.Tensor]:
+    """Of the U-Net, with alpha in the up half."""
+    out = {}
+    for name, (down, up) in unet_only(layers).items():
+        out |= {head + name.removeprefix("unet.") + a: down, head + name.removeprefix("unet.") + b: up * ALPHA / RANK}
+    return out
+
+
+def diffusers_peft(layers):
+    return plain(layers, ".lora_A.weight", ".lora_B.weight")
+
+
+def diffusers_old(layers):
+    return plain(layers, ".lora.down.weight", ".lora.up.weight")
+
+
+def processors(layers, head: str = "") -> dict[str, torch.Tensor]:
+    """As diffusers saved them in 2023: the processor of an attention holds them."""
+    out = {}
+    for name, (down, up) in unet_only(layers).items():
+        attention, _, which = name.removeprefix("unet.").replace("to_out.0", "to_out").rpartition(".")
+        key = f"{head}{attention}.processor.{which}_lora"
+        out |= {f"{key}.down.weight": down, f"{key}.up.weight": up * ALPHA / RANK}
+    return out
+
+
+def base_model(layers):
+    return plain(layers, ".lora_A.weight", ".lora_B.weight", "base_model.model.")
+
+
+FORMATS = {
+    "kohya": lambda layers: kohya(unet_only(layers)),
+    "peft in diffusers": diffusers_peft,
+    "diffusers": diffusers_old,
+    "processors": processors,
+    "processors of the unet": lambda layers: processors(layers, "unet."),
+    "no part named": lambda layers: plain(layers, ".lora_A.weight", ".lora_B.weight", ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_layouts(tmp_path, model_folder, layers, wanted, form, suffix):
+    """All mean the same weights, to 3e-8 of each."""
+    path = tmp_path / f"lora.{suffix}"
+    tensors = FORMATS[form](layers)
+    save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+    card = read_card(str(model_folder), lora=str(path))
+    check_weights(card)
+    torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
+
+
+def test_kohya_with_text_encoder(tmp_path, model_folder, layers, wanted):
+    save_file(kohya(layers), tmp_path / "lora.safetensors")
+    card = read_card(str(model_folder), lora=str(tmp_path / "lora.safetensors"))
+    check_weights(card)
+    torch.testing.assert_close(answers(load_model(card)), wanted[("unet", "text_encoder")], rtol=1e-4, atol=1e-5)
+
+
+def test_kohya_to_3e8(tmp_path, model_folder, layers):
+    """The weights themselves."""
+    from diffusion import lora
+
+    save_file(kohya(layers), tmp_path / "lora.safetensors")
+    pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)
+    before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
+    lora.add(pipe, "unet", f"{tmp_path / 'lora.safetensors'}:0.7")
+    for key, value in pipe.unet.state_dict().items():
+        down, up = layers.get(f"unet.{key.removesuffix('.weight')}", (None, None))
+        by_hand = before[key] if down is None else before[key] + 0.7 * ALPHA / RANK * up @ down
+        assert (value - by_hand).abs().max() <= 1.2e-7 * by_hand.abs().max(), key  # float32's last bit
+
+
+def test_peft_folder(tmp_path, model_folder, layers, wanted):
+    """Its alpha is in adapter_config.json; without that, nobody knows it."""
+    tensors = {k: v * (RANK / ALPHA) if "lora_B" in k else v for k, v in base_model(layers).items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    card = read_card(str(model_folder), lora=str(tmp_path / "adapter_model.safetensors"))
+    with pytest.raises(InputError, match=r"adapter_config\.json"):
+        check_weights(card)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": ALPHA}))
+    for given in tmp_path, tmp_path / "adapter_model.safetensors":
+        card = read_card(str(model_folder), lora=str(given))
+        check_weights(card)
+        torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
+
+
+def test_comfyui(tmp_path):
+    """Of SDXL, in the original names of the blocks, with dots; as kohya's of the same names."""
+    tiny.save(tiny.sdxl, tmp_path / "xl")
+    key = "input_blocks.{}.1.transformer_blocks.0.attn1.to_q"
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "xl")
+    name = next(n for n, _ in pipe.unet.named_modules() if n.endswith("attn1.to_q"))
+    out, into = pipe.unet.get_submodule(name).weight.shape
+    rng = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, into, generator=rng), torch.randn(out, 2, generator=rng)
+    said = {}
+    for form in ("comfy", "comfy peft", "kohya"):
+        at = key.format(3)
+        head = f"lora_unet_{at.replace('.', '_')}" if form == "kohya" else f"diffusion_model.{at}"
+        ends = ("lora_A.weight", "lora_B.weight") if form == "comfy peft" else ("lora_down.weight", "lora_up.weight")
+        save_file({f"{head}.{ends[0]}": down, f"{head}.{ends[1]}": up}, tmp_path / "l.safetensors")
+        card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+        try:
+            check_weights(card)
+            said[form] = answers(load_model(card))
+        except InputError as error:
+            said[form] = str(error).split(";")[0].replace("diffusion_model.", "")
+    assert isinstance(said["kohya"], str) or torch.equal(said["comfy"], said["kohya"])
+    assert type(said["comfy peft"]) is type(said["kohya"]) is type(said["comfy"])
+
+
+def test_several_with_weights(tmp_path, model_folder, layers, wanted):
+    """Half of each of two equal ones is one; a colon may be part of a name."""
+    path = tmp_path / "a:0.5"
+    save_file(kohya(unet_only(layers)), tmp_path / "b.safetensors")
+    path.mkdir()
+    shutil.copy(tmp_path / "b.safetensors", path / "lora.safetensors")
+    card = read_card(str(model_folder), lora=[f"{path}:0.5", f"{tmp_path / 'b.safetensors'}:0.5"])
+    known = check_weights(card)
+    torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
+    assert sum("weights of --lora" in key for key in known) == 2
+    assert split(str(path)) == (str(path), 1.0) and split(f"{path}:-2") == (str(path), -2.0)
+    assert split("user/name") == ("user/name", 1.0) and split("C:x") == ("C:x", 1.0)
+
+
+def ruined(layers) -> dict[str, dict[str, torch.Tensor]]:
+    """Files that are not, or not only, a LoRA of this model."""
+    good, old = kohya(unet_only(layers)), diffusers_peft(layers)
+    some = list(old)
+    foreign = {k.replace("unet.", "unet.other_") if n % 2 else k: v for n, (k, v) in enumerate(old.items())}
+    elsewhere = {k.replace("blocks.1", "blocks.7").replace("mid_block", "mad_block"): v for k, v in old.items()}
+    return {
+        "of nothing": {"x": torch.zeros(2)},
+        "half foreign": foreign,
+        "of deeper blocks": elsewhere,
+        "without an up": {key: value for key, value in old.items() if key != some[1]},
+        "without ups": {key: value for key, value in old.items() if "lora_B" not in key},
+        "of another part": {key.replace("unet.", "transformer."): value for key, value in old.items()},
+        "kohya's half foreign": {k.replace("to_q", "to_x"): v for k, v in good.items()},
+        "kohya's of text encoder 2": {k.replace("lora_unet", "lora_te2"): v for k, v in good.items()},
+        "another width": {k: v[:, :-1] if "lora_A" in k else v for k, v in old.items()},
+        "kohya's other width": {k: v[:, :-1] if "lora_down" in k else v for k, v in good.items()},
+        "of zeros": {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in old.items()},
+        "kohya's of zeros": {k: torch.zeros_like(v) if "lora_up" in k else v for k, v in good.items()},
+        "DoRA": good | {k.replace("lora_up.weight", "dora_scale"): v[:, :1] for k, v in good.items() if "lora_up" in k},
+        "LoHa": {k.replace("lora_down.weight", "hada_w1_a").replace("lora_up.weight", "hada_w1_b"): v for k, v in good.items()},  # noqa: E501
+        "one more": old | {"unet.extra.lora_A.weight": torch.ones(2, 2), "unet.extra.lora_B.weight": torch.ones(2, 2)},
+        "peft's of another": {f"base_model.model.model.layers.{k}.q.lora_A.weight": torch.ones(2, 2) for k in range(3)},
+        "a whole model": load_file("models/digits-sd/unet/diffusion_pytorch_model.safetensors"),
+        "empty": {},
+    }  # fmt: skip
+
+
+NAMES = [
+    "of nothing", "half foreign", "of deeper blocks", "without an up", "without ups", "of another part",
+    "kohya's half foreign", "kohya's of text encoder 2", "another width", "kohya's other width", "of zeros",
+    "kohya's of zeros", "DoRA", "LoHa", "one more", "peft's of another", "a whole model", "empty",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_files(run_main, tmp_path, layers, name, monkeypatch):
+    from conftest import ROOT
+
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "lora.safetensors"
+    save_file({key: value.contiguous() for key, value in ruined(layers)[name].items()}, path)
+    refused(run_main(SCRIPT, *ARGS, "--lora", path), tmp_path, "--lora", "lora.safetensors")
+
+
+def test_how_many_found_their_place(run_main, tmp_path, layers):
+    tensors = diffusers_peft(layers) | {
+        "unet.extra.lora_A.weight": torch.ones(2, 2), "unet.extra.lora_B.weight": torch.ones(2, 2)
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "lora.safetensors")
+    n = len(tensors)
+    says = f"{n - 2} of its {n} tensors found their place", "unet.extra"
+    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / "lora.safetensors"), tmp_path, *says)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"version https://git-lfs.github.com/spec/v1\noid x"])
+@pytest.mark.parametrize("name", ["lora.safetensors", "lora.bin", "lora.pt"])
+def test_unreadable(run_main, tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / name), tmp_path, "--lora", name)
+
+
+def test_a_pickle_is_not_run(run_main, tmp_path):
+    import os
+    import pickle
+
+    class Bad:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"x": Bad()}, tmp_path / "a.bin")
+    (tmp_path / "b.bin").write_bytes(pickle.dumps(Bad()))
+    for name in ("a.bin", "b.bin"):
+        refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / name), tmp_path, name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("given", ["a.safetensors:0", "a.safetensors:nan", "a.safetensors:inf"])
+def test_weights_that_are_none(run_main, tmp_path, given):
+    refused(run_main(SCRIPT, *ARGS, "--lora", given), tmp_path, given)
+
+
+def test_several_files_in_a_folder(run_main, tmp_path, layers):
+    for name in ("a", "b"):
+        save_file(diffusers_peft(layers), tmp_path / f"{name}.safetensors")
+    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path), tmp_path, "several", "a.safetensors")
+
+
+def test_another_lora_of_the_same_name(run_main, tmp_path, layers):
+    np.save(tmp_path / "first.npy", np.array([2]))
+    path = tmp_path / "lora.safetensors"
+    args = [SCRIPT, *ARGS, "--lora", path, "--subset_path", tmp_path / "first.npy"]
+    save_file(diffusers_peft(layers), path)
+    assert run_main(*args).code == 0
+    save_file({key: value + 1e-3 for key, value in diffusers_peft(layers).items()}, path)
+    done = run_main(*args)
+    assert done.code == 2 and "weights of --lora" in done.err
+
+
+# ---- embeddings ----
+
+
+def embedding_files(folder):
+    """Two vectors for one token, as diffusers, A1111 and the trainers save them -> the token."""
+    vectors = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    torch.save({"<thing>": vectors}, folder / "d.bin")
+    save_file({"<thing>": vectors}, folder / "d.safetensors")
+    save_file({"emb_params": vectors}, folder / "zorg.safetensors")
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "zorg"}, folder / "a.pt")
+    return {"d.bin": "<thing>", "d.safetensors": "<thing>", "zorg.safetensors": "zorg", "a.pt": "zorg"}
+
+
+def test_embeddings(tmp_path, model_folder):
+    """A token in a prompt stands for its vectors: the same conditions from every kind of file, and no other's."""
+    said = []
+    for name, token in embedding_files(tmp_path).items():
+        card = read_card(str(model_folder), embeddings=[str(tmp_path / name)])
+        known = check_weights(card)
+        assert next(iter(known)) == f"weights of --embeddings {tmp_path / name}"
+        said.append(load_model(card).conditions([f"a photo of a {token}."]))
+    assert all(torch.equal(said[0], each) for each in said)
+    pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)
+    assert (load_model(str(model_folder)).conditions(["a photo of a zorg."]) - said[0]).abs().max() > 1e-3
+    pipe.load_textual_inversion(str(tmp_path / "d.bin"))
+    assert torch.equal(pipe.encode_prompt("a photo of a <thing>.", "cpu", 1, False)[0], said[0])
+
+
+@pytest.mark.parametrize("tensors, says", [
+    ({"<thing>": torch.zeros(2, 64)}, "64 wide, wanted 128"),
+    ({"a": torch.zeros(2, 128), "b": torch.zeros(2, 128)}, "one token"),
+    ({"<thing>": torch.zeros(2, 2, 128)}, "no embedding"),
+    ({"clip_l": torch.zeros(1, 128), "clip_g": torch.zeros(1, 128)}, "text_encoder_2"),
+])  # fmt: skip
+def test_bad_embeddings(run_main, tmp_path, tensors, says):
+    save_file(tensors, tmp_path / "e.safetensors")
+    refused(run_main(SCRIPT, *ARGS, "--embeddings", tmp_path / "e.safetensors"), tmp_path, "--embeddings", says)
+
+
+def test_a_run_with_embeddings(run_main, tmp_path):
+    embedding_files(tmp_path)
+    np.save(tmp_path / "first.npy", np.array([2]))
+    (tmp_path / "p.csv").write_text(
+        "prompt,classname,classidx\n" + "".join(f"a photo of {k} <thing>.,{k},{k}\n" for k in range(10))
+    )
+    more = ["--embeddings", tmp_path / "d.bin", "--prompt_path", tmp_path / "p.csv"]
+    done = run_main(SCRIPT, *ARGS, *more, "--subset_path", tmp_path / "first.npy")
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "data" / "digits").iterdir()
+    assert "d.bin" in folder.name

@@ -1,0 +1,376 @@
+"""Every weight of a model came from a file, or the run does not begin; and other weights are another run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import AutoencoderTiny, DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from diffusion import InputError, weights
+from diffusion.models import check_weights, load_model, read_card
+
+SCRIPT = "eval_prob_adaptive.py"
+ARGS = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
+FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, model_folder):
+    """A copy of the embedded model, to be changed."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def first(tmp_path):
+    np.save(tmp_path / "first.npy", np.array([2]))
+    return ["--subset_path", tmp_path / "first.npy"]
+
+
+@pytest.fixture(scope="session")
+def base(model_folder):
+    return answers(load_model(str(model_folder)))
+
+
+def answers(model) -> torch.Tensor:
+    """What the whole of a model makes of two prompts and an image."""
+    told = model.conditions(["a photo of a red three.", "a photo of the number five."])
+    x = model.encode(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
+    with torch.inference_mode():
+        return torch.cat([model.denoise(x, model.process.time[[400]], row[None]) for row in told])
+
+
+def change(path, how) -> None:
+    """Write `how(tensors)` in place of the tensors of a file."""
+    save_file({key: value.contiguous() for key, value in how(load_file(path)).items()}, path, {"format": "pt"})
+
+
+def refused(done, tmp_path, *says: str) -> None:
+    assert done.code == 2 and done.err.count("\n") == 1 and "Traceback" not in done.err, done
+    assert all(word in done.err for word in says), done.err
+    assert not (tmp_path / "data").exists()
+
+
+def without(word: str):
+    return lambda tensors: {key: value for key, value in tensors.items() if word not in key}
+
+
+def half(tensors):
+    return dict(list(tensors.items())[::2])
+
+
+def narrower(tensors):
+    key = next(key for key, value in tensors.items() if value.ndim == 2)
+    return tensors | {key: tensors[key][:, 1:]}
+
+
+MISSING = {"half": half, "none": lambda tensors: {"x": torch.zeros(1)}, "foreign names": lambda tensors: {
+    f"x{k}.weight": value for k, value in enumerate(tensors.values())}}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", FILES)
+@pytest.mark.parametrize("how", MISSING)
+def test_weights_that_are_missing(run_main, tmp_path, folder, part, how):
+    change(folder / FILES[part], MISSING[how])
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, str(folder / FILES[part]), part, "missing")
+
+
+@pytest.mark.parametrize("word, part", [("layers.1.", "text_encoder"), ("mid_block", "unet"), ("encoder.mid", "vae")])
+def test_a_layer_that_is_missing(run_main, tmp_path, folder, word, part):
+    change(folder / FILES[part], without(word))
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, part, "missing", word.strip("."))
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_weights_of_another_shape(run_main, tmp_path, folder, part):
+    change(folder / FILES[part], narrower)
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, part, "another shape", "wanted [")
+
+
+@pytest.mark.parametrize("part", FILES)
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model.", "ema_model.module."])
+def test_what_training_leaves_before_keys(folder, base, part, prefix):
+    """Is taken off, once said, and the bits are those of before."""
+    change(folder / FILES[part], lambda tensors: {prefix + key: value for key, value in tensors.items()})
+    card = read_card(str(folder))
+    with pytest.warns(match=prefix):
+        check_weights(card)
+    assert torch.equal(answers(load_model(card)), base)
+
+
+def test_a_wrapper_inside(folder, base):
+    """As compiled blocks leave it."""
+    change(folder / FILES["unet"], lambda tensors: {k.replace("resnets.0.", "resnets.0._orig_mod."): v for k, v in tensors.items()})  # fmt: skip # noqa: E501
+    assert torch.equal(answers(load_model(str(folder))), base)
+
+
+def test_unexpected_keys(folder, base):
+    """Of older versions pass; others are named."""
+    change(folder / FILES["text_encoder"], lambda t: t | {"embeddings.position_ids": torch.arange(77)[None]})
+    card = read_card(str(folder))
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_weights(card)
+    change(folder / FILES["unet"], lambda tensors: tensors | {"what.weight": torch.zeros(2)})
+    with pytest.warns(match=r"1 of its tensors are not the unet's and are not used: what\.weight"):
+        check_weights(card)
+    assert torch.equal(answers(load_model(card)), base)
+
+
+def test_pointers_and_broken_files(run_main, tmp_path, folder):
+    path = folder / FILES["unet"]
+    whole = path.read_bytes()
+    for content, says in [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 34\n", "git lfs pull"),
+        (whole[:-100], str(folder)),
+        (b"", str(folder)),
+        (b"<html>Not found</html>", str(folder)),
+    ]:
+        path.write_bytes(content)
+        refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, says)
+    path.unlink()
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, "no weights of its unet")
+
+
+# ---- as repositories are laid out ----
+
+
+def laid_out(folder, variant=None, shards=1, safe=True) -> None:
+    """Save the pipeline again: as another variant, in shards, as .bin."""
+    pipe = DiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    for part, old in FILES.items():
+        (folder / old).unlink()
+        module = getattr(pipe, part)
+        size = 1 + sum(p.nbytes for p in module.parameters()) // shards
+        more = {"variant": variant, "max_shard_size": size}
+        if part == "text_encoder" and not safe:
+            torch.save(module.state_dict(), folder / part / f"pytorch_model{f'.{variant}' if variant else ''}.bin")
+            continue
+        if part != "text_encoder":
+            more["safe_serialization"] = safe
+        module.save_pretrained(folder / part, **more)
+
+
+@pytest.mark.parametrize(
+    "how", [{"variant": "fp16"}, {"shards": 3}, {"variant": "fp16", "shards": 2}, {"safe": False}, {"safe": False, "variant": "fp16"}]  # noqa: E501
+)  # fmt: skip
+def test_layouts(folder, base, how):
+    laid_out(folder, **how)
+    card = read_card(str(folder))
+    check_weights(card)
+    assert torch.equal(answers(load_model(card)), base)
+
+
+def test_a_shard_is_gone(run_main, tmp_path, folder):
+    laid_out(folder, shards=3)
+    sorted((folder / "unet").glob("*of*"))[1].unlink()
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, "unet", " shards", "-00001-of-")
+
+
+def test_plain_before_variants_safetensors_before_bin(folder):
+    names = ["config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"]
+    assert weights.weight_files(names) == ["diffusion_pytorch_model.bin"]
+    names.append("diffusion_pytorch_model.safetensors")
+    assert weights.weight_files(names) == ["diffusion_pytorch_model.safetensors"]
+    assert weights.weight_files(["model.fp16.safetensors", "model.bf16.safetensors"]) == ["model.fp16.safetensors"]
+    old = [f"model-0000{k}-of-00002.fp16.safetensors" for k in (1, 2)]
+    assert weights.weight_files(old) == old
+
+
+@pytest.mark.parametrize("build", [*tiny.TEXT, tiny.dit], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_modules_are_those_that_the_libraries_load(tmp_path, build, dtype):
+    """Parameters, buffers and dtypes, bit for bit; in half precision too."""
+    tiny.save(build, tmp_path)
+    card = read_card(str(tmp_path), told="class" if build is tiny.dit else "text", t5=build is tiny.sd3_with_t5)
+    for part, (source, within) in card.places.items():
+        import importlib
+
+        cls = getattr(importlib.import_module(card.parts[part][0]), card.parts[part][1])
+        theirs = cls.from_pretrained(source.folder, subfolder=within, dtype=dtype)
+        files = [source.folder / within / name for name in weights.weight_files(source.within(within))]
+        ours = weights.load_part(part, cls, source.folder / within, files, dtype)
+        for kind in ("named_parameters", "named_buffers"):
+            a, b = dict(getattr(ours, kind)()), dict(getattr(theirs, kind)())
+            assert a.keys() == b.keys()
+            for key in a:
+                assert a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]), key
+
+
+def test_a_tiny_vae(tmp_path, folder):
+    """In the pipeline, or as --vae's: what it encodes is what diffusers says."""
+    torch.manual_seed(0)
+    vae = AutoencoderTiny(encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1))  # fmt: skip
+    shutil.rmtree(folder / "vae")
+    vae.save_pretrained(folder / "vae")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "AutoencoderTiny"]}))
+    card = read_card(str(folder))
+    check_weights(card)
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert torch.equal(load_model(card).encode(pixels), vae.eval().encode(pixels).latents.detach())
+
+
+def test_networks_that_are_told_more(run_main, tmp_path, folder):
+    config = json.loads((folder / "unet/config.json").read_text())
+    for channels, says in (9, "inpainting"), (8, "instruct-pix2pix"), (5, "depths"):
+        (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": channels}))
+        refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, says, str(channels))
+    index = json.loads((folder / "model_index.json").read_text())
+    for name, says in ("StableDiffusionInpaintPipeline", "mask"), ("StableDiffusionInstructPix2PixPipeline", "before"):
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+        refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, name, says)
+
+
+@pytest.mark.parametrize("part, how", [
+    ("unet", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    ("unet", {"quant_method": "torchao", "quant_type": "int8wo"}),
+    ("unet", {"quant_method": "gguf"}),
+    ("unet", {"quant_method": "quanto"}),
+    ("text_encoder", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+])  # fmt: skip
+def test_quantised_parts_need_their_packages(run_main, tmp_path, folder, part, how):
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": how}))
+    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, part, how["quant_method"], "pip install")
+
+
+# ---- the same name, other weights ----
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_other_weights_of_the_same_name(run_main, tmp_path, folder, first, part):
+    """Are refused, by the part's name; the first ones, put back, go on."""
+    args = ["--version", folder, *ARGS, *first]
+    whole = (folder / FILES[part]).read_bytes()
+    assert run_main(SCRIPT, *args).code == 0
+    change(folder / FILES[part], lambda tensors: {key: value + 1e-3 for key, value in tensors.items()})
+    done = run_main(SCRIPT, *args)
+    assert done.code == 2 and f"weights of {part} was" in done.err and "--extra" in done.err
+    (folder / FILES[part]).write_bytes(whole)
+    done = run_main(SCRIPT, *args)
+    assert done.code == 0 and "1 done before" in done.out
+
+
+def test_one_small_tensor_is_seen_in_a_large_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {f"{k:03}": torch.full([100_000], 0.1) for k in range(20)} | {"small": torch.zeros(4)}
+    save_file(tensors, path)
+    before = weights.fingerprint([path])
+    assert path.stat().st_size > 4 * weights.BLOCK**2 and weights.fingerprint([path]) == before
+    tensors["small"][2] = 1
+    save_file(tensors, path)
+    assert weights.fingerprint([path]) != before
+
+
+def test_gigabytes_in_no_time(tmp_path):
+    """A file with holes, of 5 GB."""
+    import time
+
+    n, each = 500, 10_000_000
+    header = {
+        f"layer.{k}": {"dtype": "F16", "shape": [each // 2], "data_offsets": [k * each, (k + 1) * each]}
+        for k in range(n)
+    }
+    head = json.dumps(header).encode()
+    with (tmp_path / "big.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + n * each)
+    start = time.perf_counter()
+    assert "5,000,0" in weights.fingerprint([tmp_path / "big.safetensors"])
+    assert time.perf_counter() - start < 0.2
+
+
+def test_a_run_without_fingerprints_is_not_gone_on_with(run_main, tmp_path, folder, first):
+    args = ["--version", folder, *ARGS, *first]
+    assert run_main(SCRIPT, *args).code == 0
+    (path,) = (tmp_path / "data").rglob("run.json")
+    run = json.loads(path.read_text())
+    run["options"] = {key: value for key, value in run["options"].items() if not key.startswith("weights of ")}
+    path.write_text(json.dumps(run))
+    done = run_main(SCRIPT, *args)
+    assert done.code == 2 and "weights of unet was not noted" in done.err and done.err.count("\n") == 1
+
+
+# ---- single files ----
+
+
+def test_a_single_file_without_some_weights(run_main, tmp_path, model_folder):
+    import single_file
+
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    whole = load_file(tmp_path / "one.safetensors")
+    for word, part in (
+        ("model.diffusion_model.middle_block", "unet"),
+        ("first_stage_model.encoder.mid", "vae"),
+        ("layers.1.", "text_encoder"),
+    ):
+        save_file(without(word)(whole), tmp_path / "part.safetensors")
+        done = run_main(SCRIPT, "--version", tmp_path / "part.safetensors", "--config", model_folder, *ARGS)
+        refused(done, tmp_path, "part.safetensors", part, "missing")
+
+
+@pytest.mark.parametrize("layout", ["original", "bare", "diffusers"])
+def test_a_network_alone(run_main, tmp_path, model_folder, base, layout):
+    """The rest is the configuration's, which is said."""
+    import single_file
+
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    prefix = "model.diffusion_model."
+    tensors = {k: v for k, v in load_file(tmp_path / "one.safetensors").items() if k.startswith(prefix)}
+    if layout == "bare":
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if layout == "diffusers":
+        tensors = load_file(model_folder / FILES["unet"])
+    save_file(tensors, tmp_path / "net.safetensors")
+    card = read_card(str(tmp_path / "net.safetensors"), config=str(model_folder))
+    with pytest.warns(match="holds no text_encoder, no vae: from"):
+        known = check_weights(card)
+    assert torch.equal(answers(load_model(card)), base)
+    assert known.keys() == {"weights of the file", "weights of vae", "weights of text_encoder"}
+
+
+@pytest.mark.parametrize(
+    "metadata, extra", [({"modelspec.prediction_type": "v"}, {}), ({}, {"v_pred": torch.zeros(0)})]
+)
+def test_a_single_file_says_how_it_was_trained(tmp_path, model_folder, metadata, extra):
+    import single_file
+
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    save_file(load_file(tmp_path / "one.safetensors") | extra, tmp_path / "v.safetensors", metadata)
+    with pytest.warns(match="prediction_type v_prediction"):
+        card = read_card(str(tmp_path / "v.safetensors"), config=str(model_folder))
+    check_weights(card)
+    assert load_model(card).process.predicts == "v_prediction"
+
+
+def test_a_folder_of_some_parts(run_main, tmp_path, model_folder, base):
+    """As training leaves it: with --config, and not without."""
+    shutil.copytree(model_folder / "unet", tmp_path / "checkpoint-500/unet")
+    change(tmp_path / "checkpoint-500" / FILES["unet"], lambda tensors: {k: v * 1.01 for k, v in tensors.items()})
+    card = read_card(str(tmp_path / "checkpoint-500"), config=str(model_folder))
+    check_weights(card)
+    assert (answers(load_model(card)) - base).abs().max() > 1e-4
+    refused(run_main(SCRIPT, "--version", tmp_path / "checkpoint-500", *ARGS), tmp_path, "model_index.json", "--config")
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "x.ckpt"])
+def test_other_single_files(run_main, tmp_path, name):
+    refused(run_main(SCRIPT, "--version", name, *ARGS), tmp_path, name, ".safetensors")
+
+
+def test_load_model_alone_is_as_strict(folder):
+    change(folder / FILES["text_encoder"], without("layers.1."))
+    with pytest.raises(InputError, match="16 of 52 weights are missing"):
+        load_model(str(folder))
