@@ -126,25 +126,24 @@ def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | 
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
 
 
-# ---- matching: errors of captions under images; `right` [captions, images] bool says which belong together ----
+# ---- matching: errors of captions under images; `right` [captions(, images)] bool says which belong together ----
 
 # A margin is by how much the worst of what is right beats the best of what is wrong, as a difference of errors: right
 # is what is above 0, so a tie is wrong. nan: the item asks nothing of that kind.
 
 
-def text_margin(errors: list[list[np.ndarray]], right: np.ndarray) -> float:
-    """Each image prefers each of its right captions to each of its wrong ones. errors [images][captions] of [points].
+def text_margin(errors: list[np.ndarray], right: np.ndarray) -> float:
+    """An image prefers each of its right captions to each of its wrong ones: its errors [captions] of [points].
 
     A race measures captions at prefixes of the same points, and drops those that have lost: a right caption beats what
-    was dropped before it, and what is worse at the right one's points. -> inf where all others were dropped before
+    was dropped before it, and what is worse at the right one's points. inf where all others were dropped before.
     """
     margins = []
-    for of_image, is_right in zip(errors, right.T, strict=True):
-        for own in np.flatnonzero(is_right):
-            n = len(of_image[own])
-            for other in np.flatnonzero(~is_right):
-                dropped = len(of_image[other]) < n
-                margins.append(np.inf if dropped else of_image[other][:n].mean() - of_image[own].mean())
+    for own in np.flatnonzero(right):
+        n = len(errors[own])
+        for other in np.flatnonzero(~right):
+            dropped = len(errors[other]) < n
+            margins.append(np.inf if dropped else errors[other][:n].mean() - errors[own].mean())
     return float(min(margins, default=np.nan))
 
 
