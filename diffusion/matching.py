@@ -112,8 +112,8 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
     for e, measured in sorted(found.items()):
         if len(measured) == len(items[e].images):
             of_images = [measured[i][0] for i in range(len(measured))]
-            texts = [metrics.text_margin(each[:k], right) for each, right in zip(of_images, items[e].table.T)
-                     if (k := len(right))]  # fmt: skip
+            asked = zip(of_images, items[e].table.T, strict=True)
+            texts = [metrics.text_margin(each[: len(right)], right) for each, right in asked]
             text = min((margin for margin in texts if not np.isnan(margin)), default=np.nan)
             most = max(map(len, of_images))
             means = np.array([[arm.mean() for arm in each] + [np.nan] * (most - len(each)) for each in of_images]).T
@@ -153,6 +153,11 @@ class Column:
         return f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f}){of}"
 
 
+def keys_of(d: Done) -> list:
+    """What an item may share with others."""
+    return [*(shown.file for shown in d.item.images), *d.item.groups.items()]
+
+
 def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: bool) -> dict[str, Column]:
     """text, image, group and, where items have groups, those kinds: a group is right if all that its items ask is.
 
@@ -163,7 +168,7 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
         margins["image"] = np.array([d.image(normal) for d in done])
         margins["group"] = np.minimum(*margins.values())  # nan unless both are asked
     found = {}
-    keys = [[*(shown.file for shown in d.item.images), *d.item.groups.items()] for d in done]
+    keys = [keys_of(d) for d in done]
     tags = [frozenset(d.item.tags) for d in done]
     for name, margin in margins.items():
         asked = np.flatnonzero(~np.isnan(margin))
@@ -178,7 +183,7 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
         whole = [[at[e] for e in each] for name, each in members.items() if name is not None and each <= at.keys()]
         if any(len(each) > 1 for each in whole):
             found[kind] = Column(
-                np.array([right[each].all() for each in whole]),
+                metrics.all_right(right, whole),
                 [frozenset.intersection(*(tags[k] for k in each)) for each in whole],
                 [[key for k in each for key in keys[k]] for each in whole],
             )
@@ -200,11 +205,9 @@ def print_scores(run: Run) -> int:
     tables = {"": columns(done, items, race=race, normal=False)}
     if not race and normalized(done):
         tables[", normalized"] = columns(done, items, race=race, normal=True)
-    keys = [each for column in tables[""].values() for each in [column.keys]]
-    clustered = [metrics.clusters(each) for each in keys]
-    if any(len(np.unique(each)) < len(each) for each in clustered):
-        sharing = "items that share an image or a group, which the intervals allow for"
-        print(f"{'clusters':<16}{len(np.unique(clustered[0]))} of {sharing}")
+    cluster = metrics.clusters([keys_of(d) for d in done])
+    if (n := len(np.unique(cluster))) < len(done):
+        print(f"{'clusters':<16}{n}, of examples that share an image or a group; the intervals allow for that")
     tags = list(dict.fromkeys(tag for d in done for tag in d.item.tags))
     for how, scores in tables.items():
         rows = {"all": None} | {tag: tag for tag in tags}

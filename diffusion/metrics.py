@@ -159,11 +159,9 @@ def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
     return float(min(margins, default=np.nan))
 
 
-def all_right(hits: np.ndarray, names: list[str | None]) -> tuple[np.ndarray, list[str]]:
-    """Which groups are right, all of whose items are: hits [n] bool, names [n] of their groups -> [groups], names."""
-    groups = list(dict.fromkeys(name for name in names if name is not None))
-    found = np.array(names, dtype=object)
-    return np.array([hits[found == group].all() for group in groups], dtype=bool), groups
+def all_right(hits: np.ndarray, members: list[list[int]]) -> np.ndarray:
+    """Which groups are right, all of whose members are: hits [n] bool, each group's members -> [groups] bool."""
+    return np.array([hits[each].all() for each in members], dtype=bool)
 
 
 def clusters(keys: list[list]) -> np.ndarray:
