@@ -29,8 +29,8 @@ def draw(run: Run, items: Items, path: Path) -> None:
     chosen = sorted(done, key=lambda d: d.margin(normal))[:GALLERY]
     shown = [captions_of(d, normal) for d in chosen]
     rows = -(-len(chosen) // COLUMNS)
-    most = max(map(len, shown))
-    height = IMAGES + (most + 2.6) * LINE  # of an item
+    lines = max(_lines(d, captions) for d, captions in zip(chosen, shown, strict=True))
+    height = max(_across(d) for d in chosen) + (lines + 2.6) * LINE  # of an item
     figure = figures.new(WIDTH * COLUMNS, height * rows + 0.8, layout=None)
     what = f"{run.loss} error" + (", less the empty caption's" if normal else "")
     head = f"{run.options['dataset']}, {run.options['model']}: the {len(chosen)} worst of {len(done)} examples"
@@ -51,42 +51,60 @@ def captions_of(d: Done, normal: bool) -> list[int]:
     return sorted(order[:CAPTIONS])
 
 
+def _across(d: Done) -> float:
+    """Inches of an image's side."""
+    return min(IMAGES, 0.95 * WIDTH / len(d.item.images))
+
+
+def _lines(d: Done, captions: list[int]) -> int:
+    """Of text below the images: a caption with its numbers beside it or, of many images, below them."""
+    return len(captions) * (1 if len(d.item.images) < 3 else 2) + (len(captions) < len(d.item.captions))
+
+
 def _draw_item(figure, d: Done, captions: list[int], items: Items, normal: bool, left: float, above: float) -> None:
     """One item, whose upper left corner is there: a line of what is right, its images, its captions and their errors."""
     wide, high = figure.get_size_inches()
-    scores, table = d.scores(normal), d.item.table
-    n = table.shape[1]
+    across, n = _across(d), len(d.item.images)
+    step = across * (1.1 if n < 3 else 1)  # inches from an image to the next
     right = {"text": d.text, "image": d.image(normal)}
     right = {name: margin > 0 for name, margin in right.items() if not np.isnan(margin)}
     marks = "   ".join(f"{name} {'✓' if fine else '✗'}" for name, fine in right.items())
     colour = figures.RIGHT if all(right.values()) else figures.WRONG
     name = figures.shorten(f"{d.item.id}  {', '.join(d.item.tags)}", 44)
     figure.text(left, above, f"{name}   {marks}", va="top", fontsize=9, weight="bold", color=colour)
-    cells = 0.95 * WIDTH / n  # inches for an image
-    of_image = IMAGES if n < 3 else min(IMAGES, cells)
+    bottom = above - (1.3 * LINE + across) / high
     for i in range(n):
-        at = left + (i * (cells if n > 2 else IMAGES * 1.1)) / wide
-        bottom = above - (1.3 * LINE + of_image) / high
-        axes = figure.add_axes((at, bottom, min(of_image, cells) * 0.96 / wide, of_image * 0.96 / high))
+        axes = figure.add_axes((left + i * step / wide, bottom, across * 0.96 / wide, across * 0.96 / high))
         _draw_image(axes, d, i, items)
-    above_smallest = 1000 * (scores.max() - scores)  # [captions, images]
-    worst_right = [scores[table[:, i], i].min() if table[:, i].any() else -np.inf for i in range(n)]
-    own = [scores[c, table[c]].max() if table[c].sum() == 1 and n > 1 else -np.inf for c in range(len(scores))]
-    first = 0.95 * WIDTH - 0.42 * n  # inches: where the numbers begin
-    for line, c in enumerate(captions):
-        y = above - (1.7 * LINE + of_image + line * LINE) / high
-        text = figures.shorten(f"{c}: {d.item.captions[c]}", int(first / 0.058))
-        weight = "bold" if n == 1 and table[c, 0] else "normal"
+    scores, looks = d.scores(normal), _looks(d, normal)
+    ends = [0.95 * WIDTH - 0.42 * (n - 1 - i) if n < 3 else i * step + 0.75 * across for i in range(n)]  # of numbers
+    room = 0.95 * WIDTH - (0.42 * n if n < 3 else 0)
+    y = bottom - 0.3 * LINE / high
+    for c in captions:
+        weight = "bold" if n == 1 and d.item.table[c, 0] else "normal"
+        text = figures.shorten(f"{c}: {d.item.captions[c]}", int(room / 0.058))
         figure.text(left, y, text, va="top", fontsize=7.5, weight=weight)
+        y -= LINE / high * (n > 2)
         for i in range(n):
-            beats = (worst_right[i] <= scores[c, i] or own[c] <= scores[c, i]) and not table[c, i]
-            look = {"color": figures.RIGHT, "weight": "bold"} if table[c, i] else {}
-            look = {"color": figures.WRONG, "weight": "bold"} if beats and np.isfinite(scores[c, i]) else look
-            x = left + (first + 0.42 * (i + 1)) / wide
-            figure.text(x, y, f"{above_smallest[c, i]:.1f}", va="top", ha="right", fontsize=7.5, **look)
+            number, x = f"{1000 * (scores.max() - scores[c, i]):.1f}", left + ends[i] / wide
+            figure.text(x, y, number, va="top", ha="right", fontsize=7.5, **looks[c][i])
+        y -= LINE / high
     if left_out := len(scores) - len(captions):
-        y = above - (1.7 * LINE + of_image + len(captions) * LINE) / high
         figure.text(left, y, f"and {left_out} that come less close", va="top", fontsize=7.5, color=figures.PLAIN)
+
+
+def _looks(d: Done, normal: bool) -> list[list[dict]]:
+    """Of each number [captions][images] its colour: of what is right, of what is wrong and no worse, and of others."""
+    scores, table = d.scores(normal), d.item.table
+    of_image = np.where(table, scores, np.inf).min(0)  # the worst of its right captions; inf: none
+    asked = (table.sum(1) == 1) & (table.shape[1] > 1)
+    of_caption = np.where(asked, np.where(table, scores, -np.inf).max(1), np.inf)  # its own image
+    wrong = ~table & ((scores >= of_image) | (scores >= of_caption[:, None]))
+    look = {"weight": "bold"}
+    return [
+        [look | {"color": figures.RIGHT} if t else look | {"color": figures.WRONG} if w else {} for t, w in zip(*row)]
+        for row in zip(table, wrong, strict=True)
+    ]
 
 
 def _draw_image(axes, d: Done, i: int, items: Items) -> None:
