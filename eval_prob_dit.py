@@ -9,7 +9,42 @@ merge with the others. Results go to $LOG_DIR (default data), one file per image
 (default /datasets).
 """
 
-import argparse
+from diffusion import names, options
+
+KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run's folder
+    "save_vb": ("the variational bound, in bits per dimension", ""),
+    "spatial": ("the squared error at each place", "spatial"),
+    "save_maps": ("where in the image the best two classes differ; see scripts/plot_maps.py", "maps"),
+    "save_eps": ("the predictions", "eps"),
+    "save_eps_and_var": ("the predictions and the variances", "epsvar"),
+}
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__)
+    known = "imagenet, imagenetv2, imagenetA, objectnet, digits; or own data whose class ids are the model's"
+    data = options.add_data(p, "imagenet", known)
+    options.add(data, "--imgs_to_eval N", "only so many images, the first ones")
+    model = p.add_argument_group("model")
+    options.add(model, "--image-size", "which DiT-XL/2; default 256", choices=[256, 512], type=int)
+    other = f"another model: {names.VERSIONS['class']}; or a hub id or a diffusers folder"
+    options.add(model, "--version MODEL", other)
+    options.add(model, "--vae VAE", "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
+    options.add_network(model, "float32")
+    search = options.add_search(p, "halving")
+    options.add_stages(search, "; default 50 1", "; default 25 250")
+    options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99", nargs="+")
+    options.add(search, "--t_interval N", "every class at every N-th level; default 5 with --cls, else stages")
+    options.add_noise(search, ", together with the image's index", randomize=True)
+    options.add_candidates(search)
+    stored = options.add_store(p)
+    for flag, (what, _) in KEEP.items():
+        stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
+    options.add_shards(p)
+    return p
+
+
 import os
 import re
 from collections.abc import Callable
@@ -17,76 +52,33 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
-from diffusion import InputError, cli, records
-from diffusion.datasets import Dataset, adm_crop, load_dataset, model_arms, prompts_for, read_weights
-from diffusion.errors import LOSSES, ImageNoise, plain, together, with_answer, with_bound, with_map, with_prediction
-from diffusion.image import map_between, search_image
-from diffusion.models import ALIASES, Card, read_card
-from diffusion.search import Search, check_schedule, every, halving, level_sequence, noise_rows
-
-KEEP = {  # flag -> what it keeps beside the losses, and the suffix of the run's folder
-    None: (plain, ""),
-    "save_vb": (with_bound, ""),
-    "spatial": (with_map, "_spatial"),
-    "save_maps": (with_map, "_maps"),
-    "save_eps": (with_prediction, "_eps"),
-    "save_eps_and_var": (with_answer, "_epsvar"),
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = "imagenet, imagenetv2, imagenetA, objectnet, digits"
-    p.add_argument("--dataset", default="imagenet", help=f"{known}; or own data whose class ids are the model's")
-    p.add_argument("--split", choices=["train", "val", "trainval", "test"], default="test")
-    p.add_argument("--image-size", type=int, choices=[256, 512], help="which DiT-XL/2; default 256")
-    p.add_argument("--version", help=f"another model: {', '.join(ALIASES['class'])}; or a hub id or a diffusers folder")
-    p.add_argument("--vae", help="another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
-    p.add_argument("--cls", nargs="+", help="only these classes: ids or ranges such as 0-99")
-    p.add_argument("--t_interval", type=int, help="every class at every so-manieth level; with --cls, default 5")
-    p.add_argument("--to_keep", type=int, nargs="+", help="classes kept by each stage; the last is 1; default 50 1")
-    p.add_argument("--n_samples", type=int, nargs="+", help="noise levels measured by each stage; default 25 250")
-    cli.add_search_options(p, "halving")
-    cli.add_candidate_options(p)
-    p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that decides; all are stored")
-    p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
-    p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
-    p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w] for all images; see save_noise.py")
-    p.add_argument("--seed", type=int, default=0, help="of the noise without a bank, together with the image's index")
-    for flag, what in [
-        ("save_vb", "the variational bound, in bits per dimension"),
-        ("spatial", "the squared error at each place"),
-        ("save_maps", "where in the image the best two classes differ; see scripts/plot_maps.py"),
-        ("save_eps", "the predictions"),
-        ("save_eps_and_var", "the predictions and the variances"),
-    ]:
-        p.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
-    p.add_argument("--imgs_to_eval", type=int, help="only so many images, the first ones")
-    p.add_argument("--extra", help="a suffix for the data set's folder")
-    cli.add_model_options(p, dtype="float32")
-    cli.add_shard_options(p)
-    return p
+from diffusion import InputError, errors, plan, run
+from diffusion.datasets import Dataset, load_dataset, model_arms
+from diffusion.decide import Measured, map_between
+from diffusion.models import Card, read_card
+from diffusion.names import LOSSES
+from diffusion.prompts import prompts_for, read_weights
+from diffusion.search import Search, check_schedule, every, halving, level_sequence
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
     """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
-    arms = model_arms(args.dataset, dataset, card.source, card.classes, cli.DATASET_ROOT)
+    arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT)
     if args.cls is None:
         return arms, sorted(arms)
     given = " ".join(args.cls)
     if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
         raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
-    bounds = cli.bounds(args.cls)
+    bounds = names.bounds(args.cls)
     if any(first > last for first, last in bounds):
         raise InputError(f"--cls {given}: a range goes up, as in 0-99")
     if max(last for _, last in bounds) >= card.classes:
         raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
-    chosen = cli.numbers(args.cls)
+    chosen = names.numbers(args.cls)
     if strange := sorted(set(chosen) - set(arms)):
-        raise InputError(f"--cls {given}: {cli.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}")
+        none = f"{names.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
+        raise InputError(f"--cls {given}: {none}")
     return arms, chosen
 
 
@@ -115,10 +107,10 @@ def search_of(
     weighty = usable[weights[usable] > 0]
     if args.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
-        cli.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = cli.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
+        options.refuse(args, parser(), halving_only, "is for --search halving, not for race")
+        levels, start = plan.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
         return [], [], levels, start, args.budget or most * len(levels)  # at most
-    cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
+    options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
     if args.t_interval is None and args.cls is None:
         usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
@@ -130,18 +122,11 @@ def search_of(
 
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
     """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
-    name = f"DiT{card.image_size}x{card.image_size}" + (f"-{cli.tag(args.version)}" if args.version else "")
-    if args.cls is not None:
-        name += f"_cls{'_'.join(args.cls)}"
-    if args.search == "race":
-        name += f"_{args.n_trials}trials_{cli.race_tag(args)}"
-    elif len(n_samples) == 1 and T % n_samples[0] == 0:
-        name += f"_t{T // n_samples[0]}_{args.n_trials}trials"
-    else:
-        name += f"_{args.n_trials}trials_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
-    name += "_randnoise" if args.randomize_noise else ""
-    name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += candidates + cli.levels_tag(args) + KEEP[args.keep][1]
+    model = f"DiT{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else "")
+    some = "" if args.cls is None else f"cls{'_'.join(args.cls)}"
+    interval = T // n_samples[0] if len(n_samples) == 1 and T % n_samples[0] == 0 else None
+    search = plan.search_tag(args, interval, to_keep, n_samples)
+    name = names.joined(model, some, search, plan.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1])
     if len(name) > 200:
         if args.candidates:
             given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
@@ -149,13 +134,13 @@ def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int
             given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
             wanted = "give classes as ranges such as 0-99"
         raise InputError(f"{given[:60]}...: too long for a folder's name; {wanted}")
-    return cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name / args.split
+    return names.run_folder(args.dataset, args.extra, name) / args.split
 
 
-def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
-    cli.at_least_one(args, "n_trials", "batch_size", "in_flight", "imgs_to_eval")
-    cli.not_negative(args, "seed")
+def check(args) -> None:
+    """InputError where options do not fit together; --save_... becomes args.keep, the one that was given."""
+    options.at_least_one(args, "n_trials", "batch_size", "in_flight", "imgs_to_eval")
+    options.not_negative(args, "seed")
     if args.keep and len(args.keep) > 1:
         raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
     args.keep = args.keep[0] if args.keep else None
@@ -163,88 +148,83 @@ def main(argv: list[str]) -> int:
         raise InputError("--candidates: of a part of the classes, none are the best; leave out --cls")
     if args.keep == "save_maps" and args.cls is not None:
         raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
-    device, dtype = cli.pick_device(args)
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
+
+
+def stored(kept: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
+    """What the kernel keeps for a flag, and the shape of that for one evaluation, beside its losses."""
+    c, h, w = latent
+    return {
+        None: (errors.plain, (0,)),
+        "save_vb": (errors.with_bound, (1,)),
+        "spatial": (errors.with_map, (h, w)),
+        "save_maps": (errors.with_map, (h, w)),
+        "save_eps": (errors.with_prediction, (c, h, w)),
+        "save_eps_and_var": (errors.with_answer, (2 * c, h, w)),
+    }[kept]
+
+
+def with_stored(record: dict, measured: Measured, kept: str | None, shape: tuple[int, ...]) -> dict:
+    """A record with what is stored beside the losses."""
+    n = len(LOSSES)
+    if kept == "save_vb":
+        record["losses"].append("vb")
+    elif kept == "save_maps":
+        record |= map_between(measured, np.arange(len(measured.counts)), shape)
+    elif kept is not None:
+        record[kept.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
+        record["errors"] = measured.errors[:, :n].clone()
+    return record
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    device, dtype = plan.pick_device(args)
     card = read_card(args.version or f"dit-{args.image_size or 256}", told="class", vae=args.vae)
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
-    dataset = load_dataset(args.dataset, args.split, cli.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
     environ = os.environ if args.cls is None else {}  # with --cls, a job array is one over classes
-    images, mine = cli.my_images(args, len(dataset), args.imgs_to_eval, environ)
-    all_arms, arms = arms_of(args, dataset, card)
-    weights = read_weights(args.weights, card.levels)
-    class_ids, arm_class = np.unique([all_arms[k] for k in arms], return_inverse=True)
-    usable = cli.levels_of(args, card.levels)
-    most = cli.most_arms(args, arm_class)
+    images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
+    class_of, arms = arms_of(args, dataset, card)
+    class_ids, arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)
+    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    most = plan.most_arms(args, arm_class)
     n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
-    prompts = partial(prompts_for, args.dataset, dataset)
-    more, of, load_picker = cli.first_stage(args, parser(), dataset, mine, class_ids, prompts)
+    prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, prompts)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
-    cli.warn_of_one_draw(args, levels)
-    rows = noise_rows(levels, args.n_trials, args.randomize_noise)
-    bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
-    keep, _ = KEEP[args.keep]
+    points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
+    keep, shape = stored(args.keep, card.latent)
 
-    names = ["dataset", "split", "version", "vae", "n_trials", "randomize_noise", "loss", "seed", "keep"]
-    options = cli.options_of(args, names, card, dataset.labels, dtype, bank)
-    options |= cli.search_options(args, weights, levels) | more
-    options |= {
-        "cls": None if args.cls is None else cli.ranges(arms),
-        "to_keep": to_keep,
-        "n_samples": n_samples,
-        "interpolation": "adm",
-    }
-    names = dataset.classes or [str(k) for k in range(card.classes)]
-    table = [(k, names[all_arms[k]], all_arms[k]) for k in arms]
-    all_ids = cli.ranges(sorted(all_arms))
-    about = {"images": len(images), "indices": cli.ranges(images), "arms": table, "all_arms": all_ids}
-    todo, earlier = cli.join_run(folder, options, about, mine)
-    c, h, w = card.latent
-    extra = {"save_vb": 1, "spatial": h * w, "save_eps": c * h * w, "save_eps_and_var": 2 * c * h * w}
+    flags = ["split", "vae", "randomize_noise", "keep"]
+    chosen = plan.options_of(args, flags, card, dataset.fingerprint, dtype, points) | told
+    chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
+    chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
+    called = dataset.classes or [str(k) for k in range(card.classes)]
+    table = [(k, called[class_of[k]], class_of[k]) for k in arms]
+    about = {"images": len(images), "indices": names.ranges(images), "arms": table}
+    about["all_arms"] = names.ranges(sorted(class_of))
     limit = "at most " if args.search == "race" or args.candidates else ""
-    cost = f"{limit}{nfe:,} NFE and {nfe * (len(LOSSES) + extra.get(args.keep, 0)) * 4 / 1e6:,.1f} MB each"
-    done = len(mine) - len(todo)
-    print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}, {done} done before -> {folder}")
+    numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))
+    cost = f"{limit}{nfe:,} NFE and {nfe * numbers * 4 / 1e6:,.1f} MB each, "
 
-    def load(index: int) -> tuple[Tensor, Image.Image]:
-        image = dataset.open(index)
-        return adm_crop(image, card.image_size), image  # [3, H, W]
+    def finish(index: int, measured: Measured) -> dict:
+        record = measured.record(index=index, label=dataset.labels[index])
+        if args.cls is None:  # of a part of the classes, none is the answer
+            record["pred"] = class_of[arms[measured.winner]]
+        return with_stored(record, measured, args.keep, shape)
 
-    def classify_all(images, turn: str):
-        pick = load_picker(dtype, device)
-        model = cli.load(args, card, device, turn)
-        conditions = model.conditions(arms)
-
-        def one_image(index: int, image: Tensor, candidates: np.ndarray, chosen: dict):
-            x = model.encode(image[None])[0]  # [c, h, w]
-            noise = ImageNoise(args.seed, index, card.latent) if bank is None else bank
-            among = np.flatnonzero(np.isin(arm_class, candidates))
-            measured = yield from search_image(
-                x, conditions, np.arange(len(arms)), start, levels, rows, noise,
-                loss=args.loss, weights=weights, among=among,
-            )  # fmt: skip
-            record = measured.record(index=index, label=dataset.labels[index]) | chosen
-            if args.cls is None:  # of a part of the classes, none is the answer
-                record["pred"] = all_arms[arms[measured.winner]]
-            n = len(LOSSES)
-            if args.keep == "save_vb":
-                record["losses"].append("vb")
-            elif args.keep == "save_maps":
-                record |= map_between(measured, np.arange(len(arms)), (h, w))
-            elif args.keep is not None:
-                shape = (h, w) if args.keep == "spatial" else (-1, h, w)  # [n, h, w], [n, c, h, w] or [n, 2c, h, w]
-                record[args.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
-                record["errors"] = measured.errors[:, :n].clone()
-            return record
-
-        tasks = (one_image(index, x, *pick(index, image)) for index, (x, image) in images)
-        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
-
-    path_of = partial(records.record_path, folder, len(dataset))
-    rows, problems = cli.evaluate(todo, load, classify_all, path_of, dtype=dtype, grace=args.grace)
-    return cli.print_accuracy(earlier + rows, len(mine), problems)
+    load, classify = run.by_search(
+        args, card, device, dtype, points, dataset.open, "adm", arms, np.arange(len(arms)), finish,
+        first=first_stage, rows=arm_class, keep=keep,
+    )  # fmt: skip
+    return run.classify_dataset(
+        args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, cost=cost
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -1,178 +1,236 @@
-"""Compositional matching: do two images and two captions of the same words find each other (Winoground)?
+"""Compositional matching: do images and captions find each other? Winoground, and any other matching benchmark.
 
     python run_winoground.py --model sd --version 2-0 --t_interval 1 --batch_size 32 --noise_path noise_512.pt \\
         --randomize_noise --interpolation bicubic
     python run_winoground.py --model clip --version ViT-L/14
+    python run_winoground.py --dataset sugarcrepe:swap_obj --search race --randomize_noise
 
+commands.md has a command for every benchmark, diffusion/items.py the form of your own.
 Results go to $LOG_DIR (default data), one file per image; scripts/print_winoground.py prints them again.
 """
 
-import argparse
-from functools import partial
-from pathlib import Path
+from diffusion import names, options
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from diffusion import InputError, cli, matching, metrics, records
-from diffusion.clip import DEFAULTS, find_clip, load_clip
-from diffusion.datasets import centre_crop, read_weights
-from diffusion.errors import LOSSES, ImageNoise, together
-from diffusion.image import search_image
-from diffusion.models import read_card
-from diffusion.pairs import load_pairs
-from diffusion.search import every, halving, level_sequence, noise_rows
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--model", choices=["sd", *DEFAULTS], default="sd", help="Stable Diffusion, CLIP or OpenCLIP")
-    p.add_argument("--version", help="sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits")
-    p.add_argument(
-        "--pretrained",
-        help="of clip and openclip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu",
-    )
-    own = "hf:NAME, or a folder with examples.jsonl"
-    p.add_argument("--dataset", default="winoground", help=f"winoground, digits-pairs, {own}")
-    p.add_argument("--t_interval", type=int, default=5, help="grid: every so-manieth noise level")
-    cli.add_search_options(p, "grid")
-    p.add_argument("--n_trials", type=int, default=1, help="noise draws per level")
-    p.add_argument("--randomize_noise", action="store_true", help="new noise for every level, not one for all")
-    p.add_argument("--noise_path", type=Path, help="bank of noise [n, c, h, w]; see save_noise.py")
-    p.add_argument("--seed", type=int, default=0, help="of the noise without a bank; all images share it")
-    p.add_argument("--normalize", action="store_true", help="measure the empty caption too, for a fair image score")
-    p.add_argument("--interpolation", choices=["bilinear", "bicubic", "lanczos"], default="bilinear")
-    p.add_argument("--img_size", type=int, help="pixels; default the model's own")
-    p.add_argument("--loss", choices=LOSSES, default="l2", help="the loss that is printed; all are stored")
-    p.add_argument("--gallery", type=Path, metavar="PNG", help="draw the examples, the worst first")
-    p.add_argument("--extra", help="a suffix for the data set's folder")
-    cli.add_text_options(p)
-    cli.add_model_options(p)
-    cli.add_shard_options(p)
-    return p
-
-
-SD_ONLY = [
-    "search", *cli.RACE_ONLY, "t_interval", "n_trials", "randomize_noise", "noise_path", "seed", "normalize",
-    "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config", "lora", "t5",
+SD_ONLY = [  # options of a diffusion model
+    "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise_path", "seed",
+    "normalize", "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config",
+    "lora", "t5",
 ]  # fmt: skip
 
 
-def by_diffusion(args, device, dtype: str, pairs):
-    """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__)
+    known = (
+        "winoground, sugarcrepe, ... (commands.md), NAME:PART, digits-pairs, hf:NAME, or a folder with examples.jsonl"
+    )
+    options.add_interpolation(options.add_data(p, "winoground", known, classes=False), "bilinear")
+    model = p.add_argument_group("model")
+    kinds = ["sd", "clip", "openclip", "siglip"]
+    options.add(model, "--model", "Stable Diffusion, CLIP, OpenCLIP or SigLIP", "sd", choices=kinds)
+    version = "sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits"
+    options.add(model, "--version MODEL", version)
+    tag = "of clip, openclip, siglip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu"
+    options.add(model, "--pretrained TAG", tag)
+    options.add_text_model(model)
+    options.add_network(model)
+    search = options.add_search(p, "grid")
+    options.add(search, "--t_interval N", "grid: every N-th noise level", 5)
+    options.add_noise(search, "; all images share it", randomize=True)
+    options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
+    options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
+    options.add_shards(p)
+    return p
+
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion import InputError, figures, gallery, matching, metrics, plan, records, results, run
+from diffusion.clip import find_clip, load_clip
+from diffusion.datasets import fingerprint
+from diffusion.decide import Measured
+from diffusion.files import sha256
+from diffusion.items import Items, Once
+from diffusion.models import Model, read_card
+from diffusion.prompts import read_weights
+from diffusion.readers import load_items
+from diffusion.search import every, halving, level_sequence, race_each
+
+Views = list[tuple[int, int]]  # of each image of the benchmark, which item's it is, and which of its images
+
+
+def key(items: Items, view: tuple[int, int]) -> object:
+    """What makes two images one."""
+    k, i = view
+    return items[k].images[i]
+
+
+def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Views):
+    """Options for run.json, the run folder's name, NFE of some captions, how to load an image, what classifies images.
+
+    `mine` of all `views` are to be measured.
+    """
     args.version = args.version or "2-0"
     card = read_card(args.version, args.img_size, lora=args.lora, t5=args.t5, config=args.config)
-    arm_class = np.arange(2 + args.normalize)
-    weights, usable = read_weights(args.weights, card.levels), cli.levels_of(args, card.levels)
-    if args.search == "race":
-        cli.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = cli.race_of(args, np.ones(2, dtype=int), usable[weights[usable] > 0], 2)
+    empty = [""] * args.normalize
+    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    raced = args.search == "race"
+    if raced:
+        options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
+        levels, start = race_of(args, items, mine, usable[weights[usable] > 0])
     else:
-        cli.refuse(args, parser(), cli.RACE_ONLY, "is for --search race")
+        options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
+        if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
+            raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
         levels, _ = level_sequence([every(args.t_interval, len(usable))], len(usable))
         levels = np.repeat(usable[levels], args.n_trials)
 
         def start(among: np.ndarray):
             return halving(len(among), [len(levels)], [1])
 
-    cli.warn_of_one_draw(args, levels)
-    rows = noise_rows(levels, args.n_trials, args.randomize_noise)
-    if args.noise_path:
-        noise = bank = cli.read_bank(args.noise_path, rows.max() + 1, card.latent)
-    else:  # one bank for all images here too, so that their errors can be compared
-        noise, bank = ImageNoise(args.seed, 0, card.latent), None
+    points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
 
-    def load(k: int, side: int) -> Tensor:
-        return centre_crop(pairs.open(k, side), card.image_size, args.interpolation)  # [3, H, W]
+    def told(number: int) -> list[str]:
+        return [*items[views[number][0]].captions, *empty]
 
-    def classify_all(images, dtype: str):
-        model = cli.load(args, card, device, dtype)
+    def once(model: Model) -> tuple[Callable, Callable]:
+        """Each image is encoded once, however many items show it, and each caption embedded once."""
+        latents = Once(key(items, view) for view in mine)
+        embedded = Once(text for k, _ in mine for text in (*items[k].captions, *empty))
 
-        def one_image(number: int, image: Tensor):
-            captions = pairs.captions[number // 2]
-            x = model.encode(image[None])[0]  # [c, h, w]
-            conditions = model.conditions([*captions, ""][: len(arm_class)])
-            measured = yield from search_image(
-                x, conditions, arm_class, start, levels, rows, noise, loss=args.loss, weights=weights
-            )
-            record = measured.record(index=number, label=number % 2)
-            errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
-            return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
+        def encode(number: int, pixels: Tensor) -> Tensor:
+            return latents(key(items, views[number]), lambda _: model.encode(pixels[None])[0])
 
-        tasks = (one_image(number, image) for number, image in images)
-        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
+        def embed(text: str) -> Tensor:  # twice over: kernels for one row round otherwise than those for several
+            return model.conditions([text, text])[0].clone()
 
-    names = [
-        "dataset", "version", "config", "lora", "t5",
-        "t_interval", "n_trials", "randomize_noise", "seed", "normalize", "interpolation", "loss",
-    ]  # fmt: skip
-    options = cli.options_of(args, names, card, pairs.captions, dtype, bank)
-    options |= cli.search_options(args, weights, levels)
-    trials = f"{args.n_trials}trials"
-    how = f"{trials}_{cli.race_tag(args)}" if args.search == "race" else f"t{args.t_interval}_{trials}"
-    name = f"{cli.model_tag(args)}_{how}"
-    name += "_randnoise" if args.randomize_noise else ""
-    name += f"_{args.interpolation}" if args.interpolation != "bilinear" else ""
-    name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += f"_{args.img_size}" if args.img_size not in (None, 512) else ""
-    name += "_normalized" if args.normalize else ""
-    name += cli.levels_tag(args)
-    return options, name, args.budget or len(arm_class) * len(levels), load, classify_all
+        return encode, lambda number: torch.stack([embedded(text, embed) for text in told(number)])
+
+    def ask(number: int) -> tuple[np.ndarray, Callable]:
+        k, i = views[number]
+        right = items[k].table[:, i]
+        several = raced and right.sum() > 1
+        return np.arange(len(right) + len(empty)), (lambda _: race_each(levels, args.z, right)) if several else start
+
+    finish = partial(record_of, items, views, loss=args.loss)
+    flags = ["config", "lora", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
+    chosen = plan.options_of(args, flags, card, fingerprint(items.data), dtype, points)
+    load, classify = run.by_search(
+        args, card, device, dtype, points, lambda n: items.seen(*views[n]), args.interpolation, told, np.arange(0),
+        finish, once=once, ask=ask, own_noise=False,  # so that the errors of images can be compared
+    )  # fmt: skip
+    model, search = names.model_tag(args.version, args.t5, args.lora), plan.search_tag(args, args.t_interval)
+    name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
+    return chosen, name, lambda k: args.budget or (k + len(empty)) * len(levels), load, classify
 
 
-def by_clip(args, device, dtype: str, pairs):
+def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.ndarray, Callable]:
+    """As plan.race_of, between the captions of each image. InputError where the items ask for anything else."""
+    asked = {k: items[k].table for k, _ in mine}
+    if no := [k for k, right in asked.items() if not (right.any(0) & ~right.all(0)).any()]:
+        other = f"{len(no)} of {len(asked)} examples of {args.dataset} ask for an image, the first is {items[no[0]].id}"
+        raise InputError(f"--search race: is for text scores; {other}: wanted --search grid")
+    if args.budget and (several := [k for k, right in asked.items() if (right.sum(0) > 1).any()]):
+        raise InputError(f"--budget {args.budget}: not with several right captions, as in {items[several[0]].id}")
+    most = max(len(right) for right in asked.values())
+    return plan.race_of(args, np.ones(most, dtype=int), usable, most)
+
+
+def record_of(items: Items, views: Views, number: int, measured: Measured, *, loss: str) -> dict:
+    """The record of an image; with the caption that it prefers where exactly one of several is right."""
+    k, i = views[number]
+    right = items[k].table[:, i]
+    record = measured.record(index=number, label=label_of(right))
+    errors, points = metrics.class_errors(record, np.arange(len(record["counts"])), loss)
+    errors, points = errors[: len(right)], points[: len(right)]  # the empty caption is no answer
+    furthest = np.where(points == points.max(), errors, np.inf)
+    return record | answer(right, furthest) | {"margin": metrics.margin(furthest[np.isfinite(furthest)])}
+
+
+def label_of(right: np.ndarray) -> int:
+    """The first right caption of an image, -1: none is."""
+    return int(right.argmax()) if right.any() else -1
+
+
+def answer(right: np.ndarray, errors: np.ndarray) -> dict:
+    return {"pred": int(errors.argmin())} if right.sum() == 1 and len(right) > 1 else {}
+
+
+def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
-    cli.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
+    options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
-    def classify_all(images, dtype: str):
+    def classify(images, dtype: str):
         of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
+        seen = Once(key(items, view) for view in mine)
+        told = Once(text for k, _ in mine for text in items[k].captions)
 
         def record_of(number: int, image: Image.Image) -> dict:
-            distance = 1 - of_texts(list(pairs.captions[number // 2])) @ of_image(image)  # [2]
-            about = {"index": number, "label": number % 2, "pred": int(distance.argmin())}
+            k, i = views[number]
+            texts = torch.stack([told(text, lambda t: of_texts([t, t])[0]) for text in items[k].captions])
+            distance = 1 - texts @ seen(key(items, views[number]), lambda _: of_image(image))  # [k]
+            right = items[k].table[:, i]
+            about = {"index": number, "label": label_of(right)} | answer(right, distance.numpy())
             return records.one_point(distance, "cosine", **about)
 
         return (record_of(number, image) for number, image in images)
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
-    options = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
-    options["data"] = records.sha256(repr(pairs.captions))
-    tag = f"_{cli.tag(pretrained)}" if pretrained else ""
-    return options, f"{args.model}_{cli.tag(version)}{tag}", 1, pairs.open, classify_all
+    chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
+    chosen["data"] = sha256(repr(items.data))
+    name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
+    return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
+
+
+def cost(items: Items, mine: list[int], todo: list[int], views: Views, nfe: Callable, raced: bool) -> str:
+    """What is to be measured, and what it costs at most."""
+    each = {k: len(items[k].images) * nfe(len(items[k].captions)) for k in mine}
+    images = sum(len(items[k].images) for k in mine)
+    most = "at most " if raced or len(set(each.values())) > 1 else ""
+    left = f"{'at most ' if raced else ''}{sum(nfe(len(items[views[n][0]].captions)) for n in todo):,} NFE to do"
+    shown = "" if images == 2 * len(mine) else f" with {images:,} images"
+    return f"{len(mine)} examples{shown} of {most}{max(each.values(), default=0):,} NFE, {left}"
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "n_trials", "batch_size", "in_flight")
-    cli.not_negative(args, "seed")
+    options.at_least_one(args, "n_trials", "batch_size", "in_flight")
+    options.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
-        raise InputError(f"--pretrained {args.pretrained}: is for --model clip and openclip; sd takes --version")
-    cli.check_picture(args.gallery)
-    device, dtype = cli.pick_device(args)
-    pairs = load_pairs(args.dataset, cli.DATASET_ROOT)
-    chosen, mine = cli.my_images(args, len(pairs))
+        raise InputError(
+            f"--pretrained {args.pretrained}: is for --model clip and openclip, and siglip; sd takes --version"
+        )
+    figures.check_picture(args.gallery)
+    device, dtype = plan.pick_device(args)
+    items = load_items(args.dataset, names.DATASET_ROOT)
+    chosen, mine = plan.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
+    mine = [k for k in mine if k not in items.lacking]
+    views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
+    first = matching.numbers(items.items)
+    wanted = [n for k in mine for n in range(first[k], first[k + 1])]
     by = by_diffusion if args.model == "sd" else by_clip
-    options, name, nfe, load, classify_all = by(args, device, dtype, pairs)
-    folder = cli.LOG_DIR / (cli.tag(args.dataset) + cli.extra(args.extra)) / name
-    examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in range(len(pairs))}
-    arms = [("caption 0", "caption 0", 0), ("caption 1", "caption 1", 1)]
-    about = {"images": 2 * len(chosen), "arms": arms, "examples": examples}
-    todo, _ = cli.join_run(folder, options, about, [2 * k + side for k in mine for side in (0, 1)])
-    most = "at most " if args.search == "race" else ""
-    cost = f"{most}{2 * nfe:,} NFE, {most}{len(todo) * nfe:,} NFE to do"
-    print(f"{args.dataset}: {len(mine)} examples of {cost} -> {folder}")
+    settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
+    folder = names.run_folder(args.dataset, args.extra, name)
+    todo, _ = run.join_run(folder, settings, matching.about(items, chosen), wanted)
+    at = {}  # an image that several items show is measured for all of them in a row, and forgotten
+    todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
+    print(f"{args.dataset}: {cost(items, mine, todo, views, nfe, args.search == 'race')} -> {folder}")
 
-    path_of = partial(records.record_path, folder, 2 * len(pairs))
-    _, problems = cli.evaluate(
-        todo, lambda number: load(*divmod(number, 2)), classify_all, path_of, dtype=dtype, grace=args.grace
-    )
-    code = matching.print_scores(folder, options["loss"])
+    path_of = partial(records.record_path, folder, len(views))
+    _, problems = run.evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace)
+    done = results.read(folder, answers=False)
+    code = matching.print_scores(done)
     if args.gallery:
-        matching.draw_gallery(folder, options["loss"], pairs, args.gallery)
-    return cli.report(problems) or code
+        gallery.draw(done, items, args.gallery)
+    return results.report(problems) or code
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -24,7 +24,7 @@ def __getattr__(name: str):
 
         return load_model
     if name == "classify":
-        from diffusion.image import classify
+        from diffusion.decide import classify
 
         return classify
     raise AttributeError(f"module 'diffusion' has no attribute {name!r}")

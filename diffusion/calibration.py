@@ -26,7 +26,7 @@ EPS = np.finfo(float).eps  # the smallest probability that costs its logarithm, 
 def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str) -> np.ndarray:
     """-d of each class, from a record: 0 for the winner, -inf for a class that was never measured.
 
-    class_ids [rows] and arm_class [arms] as records.competitors gives them. Where several rows stand for one class, its
+    class_ids [rows] and arm_class [arms] as results.competitors gives them. Where several rows stand for one class, its
     score is that of its best. A class that was dropped early and yet, at the few points that they share, better than
     the later winner has the winner's 0: a tie. -> [K] float64, class ids ascending
     """

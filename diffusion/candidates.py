@@ -1,16 +1,73 @@
-"""A first stage that costs little: which classes of an image are worth the diffusion model's time."""
+"""A first stage that costs little: which classes of an image are worth the diffusion model's time.
 
+A stage is what it adds to run.json, its part of the folder's name, and `load(dtype, device)`. What that loads is
+`pick(index, image)`: which rows of the ascending class ids compete, the likeliest first, and what the record says of
+them.
+"""
+
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError, records
+from diffusion import InputError, records, results
 from diffusion.clip import find_clip, load_clip
-from diffusion.datasets import Prompts
+from diffusion.datasets import Dataset
+from diffusion.files import read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
+from diffusion.names import clip_tag, tag
+from diffusion.prompts import Prompts
+
+Stage = tuple[dict, str, Callable]
+
+
+def first_stage(
+    K: int,
+    source: str | None,
+    pretrained: str | None,
+    dataset: Dataset,
+    mine: list[int],
+    class_ids: np.ndarray,
+    prompts: Callable[[], Prompts],
+) -> Stage:
+    """The stage that --candidates K, --candidates_from and --pretrained ask for.
+
+    class_ids [classes] ascending of those that compete, which prompts() has too; `mine` of the data set's images are
+    asked for. InputError where it cannot rank them.
+    """
+    if not 2 <= K <= len(class_ids):
+        raise InputError(f"--candidates {K}: must be in 2..{len(class_ids)}, the classes")
+    if source is None:
+        wanted = "wanted --candidates_from too, clip:NAME, a npy file or the folder of a run"
+        raise InputError(f"--candidates {K}: {wanted}")
+    kind, _, name = source.partition(":")
+    by_name = kind == "clip" and name
+    if pretrained is not None and not by_name:
+        raise InputError("--pretrained: is for --candidates_from clip:NAME")
+    if by_name:
+        told = prompts()
+        if (unknown := np.setxor1d(told.classes, class_ids)).size:
+            differ = f"the prompts and the model differ in the classes {unknown[:10].tolist()}"
+            raise InputError(f"--candidates {K}: {differ}")
+        options, of, load = by_clip(name, pretrained, told, K)
+    elif os.path.isdir(source):
+        options, of, load = by_run(Path(source), dataset, K, class_ids, mine)
+    else:
+        options, of, load = by_scores(Path(source), K, len(dataset), len(class_ids))
+
+    def load_named(dtype: str, device) -> Callable:
+        pick = load(dtype, device)
+
+        def named(index: int, image) -> tuple[np.ndarray, dict]:
+            rows, more = pick(index, image)
+            return rows, {"candidates": class_ids[rows].tolist()} | more
+
+        return named
+
+    return {"candidates": K, "candidates_from": source} | options, f"{K}of_{of}", load_named
 
 
 def best(scores: np.ndarray, K: int) -> np.ndarray:
@@ -18,11 +75,10 @@ def best(scores: np.ndarray, K: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:K]
 
 
-def check_scores(scores: np.ndarray, given: str, images: int, classes: int) -> np.ndarray:
-    """Scores of each image of a data set, higher is better, as float64. [images, classes]
-
-    Raises InputError, beginning with what was `given`, when they are not of this shape, or not all of them numbers.
-    """
+def by_scores(path: Path, K: int, images: int, classes: int) -> Stage:
+    """From a npy file of scores of each image of a data set, higher is better. [images, classes]"""
+    given = f"--candidates_from {path}"
+    scores = read_npy(path, given, "; else wanted clip:NAME or the folder of a run")
     if scores.shape != (images, classes) or scores.dtype.kind not in "iuf":
         found = f"holds {scores.dtype} {list(scores.shape)}"
         raise InputError(
@@ -31,24 +87,23 @@ def check_scores(scores: np.ndarray, given: str, images: int, classes: int) -> n
         )
     if np.isnan(scores).any():
         raise InputError(f"{given}: nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
-    return scores.astype(np.float64)
+    scores = scores.astype(np.float64)
+    told = {"candidates_from": f"npy, sha256 {sha256(scores.tobytes())}"}
+    return told, tag(path.stem), lambda *_: lambda index, _: (best(scores[index], K), {})
 
 
-def by_clip(name: str, pretrained: str | None, prompts: Prompts, flag: str) -> tuple[str | None, Callable]:
-    """The tag of CLIP's weights, and `load(dtype, device)`, which gives the scores of an image [classes].
-
-    Scores are cosine similarities, of a class the mean over its prompts; classes ascending by id. InputError: no such
-    CLIP, as find_clip says.
-    """
-    found, pretrained = find_clip("clip", name, pretrained, flag)
+def by_clip(name: str, pretrained: str | None, prompts: Prompts, K: int) -> Stage:
+    """From the cosine similarities of an image and the prompts, of a class the mean over its own."""
+    found, pretrained = find_clip("clip", name, pretrained, "--candidates_from clip:")
     arm_class = np.unique(prompts.classes, return_inverse=True)[1]
 
-    def load(dtype: str, device) -> Callable[[Image.Image], np.ndarray]:
+    def load(dtype: str, device) -> Callable:
         of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
         texts = of_texts(prompts.texts)  # [arms, d]
-        return lambda image: class_means((texts @ of_image(image)).numpy(), arm_class)
+        return lambda _, image: (best(class_means((texts @ of_image(image)).numpy(), arm_class), K), {})
 
-    return pretrained, load
+    told = {"pretrained": pretrained, "candidate_prompts": sha256(repr((prompts.texts, prompts.classes)))}
+    return told, f"clip_{clip_tag(name)}", load
 
 
 def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str) -> np.ndarray:
@@ -66,7 +121,7 @@ def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, los
 
     On 434 images of the training split they are one image apart at most. So it is the argument that decides.
 
-    class_ids [rows] and arm_class [arms] as records.competitors gives them; of several rows of a class the best counts.
+    class_ids [rows] and arm_class [arms] as results.competitors gives them; of several rows of a class the best counts.
     """
     difference = excess(record, arm_class, rescore(record, arm_class, loss), loss)
     points = class_errors(record, arm_class, loss)[1]
@@ -75,40 +130,50 @@ def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, los
     return columns[np.sort(np.unique(columns, return_index=True)[1])]
 
 
-def by_run(folder: Path, run: dict, K: int, class_ids: np.ndarray, images: list[int]) -> Callable:
-    """From a run (records.read_run) on the same images: `pick(index)`, the K best of an image, and what they cost.
+def by_run(path: Path, dataset: Dataset, K: int, class_ids: np.ndarray, mine: list[int]) -> Stage:
+    """From a run on the same images; the record says what that, and those before it, had cost.
 
-    These are rows of class_ids [classes], ascending, the best first; then the NFE of this run and of those before it.
-    Records are only looked at until they are asked for. InputError, beginning with the folder: a run of other classes;
-    one of `images` whose record is not there, or not to be read, or has fewer than K classes: then the label may be
-    among those that nobody measured.
+    Records are only looked at until they are asked for. InputError: a run on other images, or of other classes; one of
+    `mine` whose record is not there, or not to be read, or has fewer than K classes: then the label may be among those
+    that nobody measured.
     """
-    rows, arm_class = records.competitors(run)
-    loss = records.loss_of(folder, run, None)
-    if (unknown := np.setxor1d(rows, class_ids)).size:
-        raise InputError(f"{folder}: its classes are not the same, they differ in the ids {unknown[:10].tolist()}")
-    paths = records.finished(folder)
+    try:
+        inner = path / dataset.split
+        run = results.read(inner if (inner / "run.json").exists() else path)
+        for key, wanted in {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint}.items():
+            if (found := run.options.get(key)) != wanted:
+                other = f"a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}"
+                raise InputError(f"{run.folder}: {other}")
+        if (unknown := np.setxor1d(run.class_ids, class_ids)).size:
+            differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"
+            raise InputError(f"{run.folder}: {differ}")
+        if lacking := {index: why for index in mine if (why := _lacks(run, index, K))}:
+            named = ", ".join(map(str, list(lacking)[:5])) + (", ..." if len(lacking) > 5 else "")
+            missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
+            raise InputError(f"{run.folder}: {missing}: {named} ({next(iter(lacking.values()))})")
+    except InputError as error:  # begins with the folder
+        raise InputError(f"--candidates_from {error}") from None
 
-    def lacks(index: int) -> str:
-        if index not in paths:
-            return "no record"
-        try:
-            counts = records.load_record(paths[index], own=True, lazily=True).get("counts")
-        except InputError as error:
-            return str(error)
-        if not (isinstance(counts, Tensor) and counts.shape == arm_class.shape):
-            return f"{paths[index].name} has no counts of {len(arm_class)} arms"
-        measured = len(np.unique(rows[arm_class[counts.numpy() > 0]]))
-        return "" if measured >= K else f"{paths[index].name} has {measured} classes, wanted {K} and more"
+    def pick(index: int, _) -> tuple[np.ndarray, dict]:
+        record = results.record_of(run, index)
+        nfe = record["nfe"] + record.get("first_nfe", 0)
+        return last_dropped(record, run.class_ids, run.arm_class, run.loss)[:K], {"first_nfe": nfe}
 
-    lacking = {index: why for index in images if (why := lacks(index))}
-    if lacking:
-        named = ", ".join(map(str, list(lacking)[:5])) + (", ..." if len(lacking) > 5 else "")
-        missing = f"{len(lacking)} of {len(images)} images have no record there that will do"
-        raise InputError(f"{folder}: {missing}: {named} ({next(iter(lacking.values()))})")
+    own = Path(os.path.abspath(run.folder))
+    told = {"candidates_from": f"run, sha256 {sha256(json.dumps(run.options, sort_keys=True))}"}
+    return told, f"run_{tag((own.parent if own.name == dataset.split else own).name)}", lambda *_: pick
 
-    def pick(index: int) -> tuple[np.ndarray, int]:
-        record = records.load_record(paths[index], own=True, loss=loss, arms=len(arm_class))
-        return last_dropped(record, rows, arm_class, loss)[:K], record["nfe"] + record.get("first_nfe", 0)
 
-    return pick
+def _lacks(run: results.Run, index: int, K: int) -> str:
+    """Why K candidates of an image cannot be had from a run; else nothing."""
+    if index not in run.done:
+        return "no record"
+    name = run.done[index].name
+    try:
+        counts = records.load_record(run.done[index], own=True, lazily=True).get("counts")
+    except InputError as error:
+        return str(error)
+    if not (isinstance(counts, Tensor) and counts.shape == run.arm_class.shape):
+        return f"{name} has no counts of {len(run.arm_class)} arms"
+    measured = len(np.unique(run.class_ids[run.arm_class[counts.numpy() > 0]]))
+    return "" if measured >= K else f"{name} has {measured} classes, wanted {K} and more"

@@ -1,4 +1,4 @@
-"""One table of datasets, the two crops, and the prompts csv.
+"""One table of data sets, and own data.
 
 Each data set lies under `root` in a folder of its own name, laid out as torchvision lays it out (`root/NAME/FOLDER`);
 `root/FOLDER` will do as well. Nothing is downloaded. FOLDER is
@@ -26,39 +26,23 @@ of the Hugging Face hub, or a local folder that its library reads.
 Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
 """
 
-import csv
-import io
 import json
-import math
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import torch
 import torchvision.datasets as tv
-import torchvision.transforms.functional as TF
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
-from diffusion import InputError, InputWarning, digits, one_line
-
-PROMPTS = Path(__file__).parent.parent / "prompts"
+from diffusion import InputError, digits
+from diffusion.files import is_id, read_rows, said, sha256
+from diffusion.images import crop, hub_image, open_rgb, to_rgb
+from diffusion.names import SPLITS
 
 Read = tuple[list[int], list[str], Callable[[int], Image.Image]]  # labels, classes, open
-
-SPLITS = ("train", "val", "trainval", "test")
-INTERPOLATION = {
-    "bilinear": TF.InterpolationMode.BILINEAR,
-    "bicubic": TF.InterpolationMode.BICUBIC,
-    "lanczos": TF.InterpolationMode.LANCZOS,
-}
-SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
-DIGITS_SEED = 2303  # with an image's index, the seed of its canvas: changing it changes the embedded data sets
 
 
 @dataclass(frozen=True)
@@ -73,6 +57,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """What a run notes of the labels: an image more or less would shift the others."""
+        return fingerprint(self.labels)
+
+
+def fingerprint(data: list) -> str:
+    return f"{len(data)}, sha256 {sha256(repr(data))}"
 
 
 def load_dataset(name: str, split: str = "test", root: str | Path = "/datasets") -> Dataset:
@@ -95,62 +88,6 @@ def load_dataset(name: str, split: str = "test", root: str | Path = "/datasets")
     return Dataset(name, split, *read)
 
 
-# ---- images and crops ----
-
-
-def open_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """The image in `file` as RGB; OSError naming it (or `name`) whatever keeps it from being decoded whole."""
-    try:
-        with Image.open(file) as image:
-            return to_rgb(image)
-    except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
-        raise OSError(f"cannot read image {name or file}: {_said(error)}") from error
-
-
-def hub_image(cell: dict | None, name: str) -> Image.Image:
-    """The image in an undecoded cell of the hub's library, {"bytes", "path"}: one or the other. OSError as open_rgb."""
-    if cell is None:
-        raise OSError(f"{name} is missing")
-    return open_rgb(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), name)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as 8-bit RGB: upright by its EXIF tag, on white where transparent, deep greys scaled, not clipped.
-
-    16 and 32-bit integers count as 0..65535 and floats as 0..1, 0..255 or 0..65535, the first that holds the image;
-    beyond 65535, white is the image's own maximum.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        x = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        ranges = (1, 255, 65535) if image.mode == "F" else (65535,)
-        white = next((top for top in ranges if x.max() <= top), x.max())
-        image = Image.fromarray((x.clip(0, white) * (255 / white)).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
-    """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
-    image = TF.resize(image, size, INTERPOLATION[interpolation])
-    return TF.to_tensor(TF.center_crop(image, [size, size])) * 2 - 1
-
-
-def adm_crop(image: Image.Image, size: int) -> Tensor:
-    """The crop that ADM and DiT were trained on, of an RGB image -> [3, size, size] float32 in [-1, 1].
-
-    Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle.
-    """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2  # rounds down; torchvision's centre is to even
-    return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
-
-
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
     """Image `index` as the run of these options (of its run.json) cropped it, to look at. [h, w, 3] in 0..1
 
@@ -161,159 +98,7 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
         image = dataset.open(index)
     except OSError as error:
         raise InputError(f"image {index} of {dataset.name} cannot be read any more: {error}") from None
-    x = adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
-    return (x.permute(1, 2, 0).numpy() + 1) / 2
-
-
-# ---- prompts and weights ----
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """One entry per arm: the prompt, the name of its class, the class id and, where classes have one, its group."""
-
-    texts: list[str]
-    names: list[str]
-    classes: list[int]
-    groups: list[str] | None = None
-
-
-def read_prompts(path: str | Path) -> Prompts:
-    """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
-
-    InputError names the file and the line at fault.
-    """
-    rows = _rows(path, ("prompt", "classname", "classidx"), ("group",))
-    group_of: dict[int, str] = {}
-    for line, (text, _, class_id, *group) in rows.items():
-        if not text.strip():
-            raise InputError(f"{path}, line {line}: the prompt is empty")
-        if not _is_id(class_id):
-            raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
-        if group and group != [known := group_of.setdefault(int(class_id), group[0])]:
-            raise InputError(f"{path}, line {line}: class {class_id} is in group {group[0]!r}, and above in {known!r}")
-    texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
-    if len({int(i) for i in ids}) < 2:
-        raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    return Prompts(texts, names, [int(i) for i in ids], *groups)
-
-
-def prompts_file(dataset: str) -> str:
-    """The name of the csv in prompts/ that a known data set is scored with."""
-    return f"{SAME_PROMPTS.get(dataset, dataset).replace('-', '_')}_prompts.csv"
-
-
-def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
-    """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
-    meanings: dict[str, dict[int, str]] = {}
-    for text, name, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
-        meanings.setdefault(text, {}).setdefault(class_id, name)
-    return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
-
-
-def prompts_for(name: str, dataset: Dataset, path: Path | None = None) -> Prompts:
-    """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
-
-    Raises InputError when they are not prompts for the classes of the data set; warns of classes with the same prompt.
-    """
-    if path:
-        prompts = read_prompts(path)
-    elif name in TABLE:
-        prompts = read_prompts(PROMPTS / prompts_file(name))
-    elif len(dataset.classes) < 2:
-        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompt_path")
-    else:
-        texts = [f"a photo of a {known.replace('_', ' ')}." for known in dataset.classes]
-        prompts = Prompts(texts, dataset.classes, list(range(len(texts))))
-    missing = sorted(set(dataset.labels) - set(prompts.classes))
-    if missing:
-        raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
-    unused = sorted(c for c in set(prompts.classes) if c >= len(dataset.classes) > 0)
-    if unused:
-        raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(dataset.classes) - 1}")
-    for prompt, names in duplicates(prompts):
-        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
-        warnings.warn(alike, InputWarning, stacklevel=1)
-    return prompts
-
-
-def _rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
-    """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
-
-    The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
-    unquoted comma too long, where pandas moves every column by one.
-    """
-    rows = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [column.strip() for column in next(reader, [])]
-            missing = [column for column in columns if column not in header]
-            columns += tuple(column for column in optional if column in header)
-            if missing:
-                found = ", ".join(header) or "an empty file"
-                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}")
-            for row in reader:
-                if not row:  # a blank line
-                    continue
-                if len(row) != len(header):
-                    sizes = f"{len(row)} fields, wanted {len(header)}"
-                    raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
-                rows[reader.line_num] = [row[header.index(column)] for column in columns]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv: {_said(error)}") from error
-    if not rows:
-        raise InputError(f"{path}: no row below the header {','.join(header)}")
-    return rows
-
-
-def read_weights(path: Path | None, T: int) -> np.ndarray:
-    """What an error counts at each of T levels, from a csv with the columns level,weight. [T] float64, their mean is 1
-
-    Between the levels of the csv weights are interpolated, beyond them they are those of the ends; without a csv they
-    are all 1. InputError names the file and the line at fault.
-    """
-    if path is None:
-        return np.ones(T)
-    weights: dict[int, float] = {}
-    for line, (level, weight) in _rows(path, ("level", "weight")).items():
-        if not _is_id(level) or int(level) >= T:
-            raise InputError(f"{path}, line {line}: level is {level!r}, wanted an integer in 0..{T - 1}")
-        if int(level) in weights:
-            raise InputError(f"{path}, line {line}: level {int(level)} stands there twice")
-        try:
-            weights[int(level)] = float(weight)
-        except ValueError:
-            weights[int(level)] = math.nan
-        if not 0 <= weights[int(level)] < 1e9:
-            raise InputError(f"{path}, line {line}: weight is {weight!r}, wanted a number from 0 up")
-    known = sorted(weights)
-    table = np.interp(np.arange(T), known, [weights[level] for level in known])
-    if not table.any():
-        raise InputError(f"{path}: every weight is 0")
-    return table / table.mean()
-
-
-def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
-    """Accuracies, as shares, of a csv with the columns `column`,accuracy: integers in least..most, percent. Ascending
-
-    InputError names the file and the line at fault.
-    """
-    curve: dict[int, float] = {}
-    for line, (at, accuracy) in _rows(path, (column, "accuracy")).items():
-        if not (_is_id(at) and least <= int(at) <= most):
-            raise InputError(f"{path}, line {line}: {column} is {at!r}, wanted an integer in {least}..{most}")
-        if int(at) in curve:
-            raise InputError(f"{path}, line {line}: {column} {int(at)} stands there twice")
-        try:
-            curve[int(at)] = float(accuracy) / 100
-        except ValueError:
-            curve[int(at)] = math.nan
-        if not 0 <= curve[int(at)] <= 1:
-            raise InputError(f"{path}, line {line}: accuracy is {accuracy!r}, wanted percent, from 0 to 100")
-    if max(curve.values()) <= 0.01:
-        raise InputError(f"{path}: no accuracy is above 1, wanted percent")
-    return dict(sorted(curve.items()))
+    return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
 # ---- readers: each gives labels, classes and a function that opens image k ----
@@ -381,6 +166,12 @@ def _synsets(folder: Path, _split: str) -> Read:
     from timm.data import ImageNetInfo
 
     ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    inside = os.listdir(folder)
+    if ids.keys().isdisjoint(inside) and any(map(_is_image, inside)):
+        tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
+        sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
+        how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
+        raise InputError(f"{folder}: its images are not in folders of their classes, as downloaded; to sort them {how}")
     return _tree(folder, ids, _imagenet_names())
 
 
@@ -412,7 +203,7 @@ def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
     try:
         return list(_objectnet_classes(folder).values())
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {_said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read: {said(error)}") from error
 
 
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
@@ -429,7 +220,7 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         ids = {labels[line].strip(): int(i) for i, line in lines.items()}
         return [[ids[label] for label in shared[name].split("; ")] for name in _objectnet_classes(folder).values()]
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {_said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read: {said(error)}") from error
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
@@ -456,56 +247,6 @@ def model_arms(
     if strange := sorted(set(dataset.labels) - set(arms.values())):
         raise InputError(f"--dataset {name}: labels {strange[:10]} are no classes of {model}")
     return arms
-
-
-def _digits(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Read:
-    """Every handwritten digit that `pairs` (colour, digit) has a colour for, large, in one of those colours.
-
-    Image k is drawn from its own generator, so it does not depend on which others are opened. With `coloured` the class
-    id is colour * 10 + digit, else the digit.
-    """
-    ink, digit = digits.handwriting(split)
-    colours = digits.colours_of(pairs)
-    kept = [j for j, d in enumerate(digit) if colours[d]]
-
-    def choose(j: int) -> tuple[int, np.random.Generator]:
-        rng = np.random.default_rng([j, DIGITS_SEED])
-        return int(rng.choice(colours[digit[j]])), rng
-
-    def open_canvas(k: int) -> Image.Image:
-        j = kept[k]
-        colour, rng = choose(j)
-        canvas = digits.one(ink[j : j + 1], torch.tensor([colour]), rng)[0]  # [3, 32, 32] in 0..1
-        return digits.picture(canvas)
-
-    if coloured:
-        return [choose(j)[0] * 10 + int(digit[j]) for j in kept], digits.names_of_one(), open_canvas
-    return [int(digit[j]) for j in kept], list(digits.WORDS), open_canvas
-
-
-def _digits_two(split: str) -> Read:
-    """As many canvases as there are digits: digit j, in a colour training has shown it in, left of another such.
-
-    The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
-    """
-    ink, digit = digits.handwriting(split)
-    colours = digits.colours_of(digits.SEEN)
-
-    def choose(j: int) -> tuple[list[int], list[int], np.random.Generator]:
-        rng = np.random.default_rng([2, j, DIGITS_SEED])
-        both = [j, int(rng.integers(len(ink)))]
-        return both, [int(rng.choice(colours[digit[k]])) for k in both], rng
-
-    def open_canvas(j: int) -> Image.Image:
-        both, colour, rng = choose(j)
-        canvas = digits.two(ink[both][None], torch.tensor([colour]), np.array([False]), rng)[0]  # [3, 32, 32] in 0..1
-        return digits.picture(canvas)
-
-    labels = []
-    for j in range(len(ink)):
-        left, right = (10 * c + int(digit[k]) for k, c in zip(*choose(j)[:2], strict=True))
-        labels.append(60 * left + right)
-    return labels, digits.names_of_two(), open_canvas
 
 
 # ---- the table ----
@@ -540,10 +281,10 @@ TABLE = {
     "imagenetv2": Source("imagenetv2-matched-frequency-format-val", UNSPLIT, _imagenetv2),
     "imagenetA": Source("imagenet-a", UNSPLIT, _synsets),
     "objectnet": Source("objectnet-1.0", UNSPLIT, _objectnet),
-    "digits": Source(None, BOTH, lambda f, s: _digits(s, digits.SEEN, coloured=False)),
-    "digits-colour": Source(None, BOTH, lambda f, s: _digits(s, digits.SEEN, coloured=True)),
-    "digits-unseen": Source(None, BOTH, lambda f, s: _digits(s, digits.UNSEEN, coloured=True)),
-    "digits-two": Source(None, BOTH, lambda f, s: _digits_two(s)),
+    "digits": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.SEEN, coloured=False)),
+    "digits-colour": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.SEEN, coloured=True)),
+    "digits-unseen": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.UNSEEN, coloured=True)),
+    "digits-two": Source(None, BOTH, lambda f, s: digits.read_two(s)),
 }
 
 
@@ -557,7 +298,7 @@ def _read_known(name: str, split: str, root: Path) -> Read:
     except (InputError, ImportError):
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
-        why = _said(error).partition(" You can use download=True")[0]
+        why = said(error).partition(" You can use download=True")[0]
         raise InputError(f"dataset {name!r}: {folder} is incomplete or damaged: {why}") from error
 
 
@@ -581,7 +322,7 @@ def _check_split(name: str, split: str, splits: Iterable[str]) -> None:
 def _class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
     """Name -> class id, and the classes: whole numbers are ids already, other names are numbered in sorted order."""
     names = sorted(set(names))
-    if all(_is_id(name) for name in names):
+    if all(is_id(name) for name in names):
         return {name: int(name) for name in sorted(names, key=int)}, []
     return {name: i for i, name in enumerate(names)}, names
 
@@ -600,7 +341,7 @@ def _read_folder(name: str, split: str) -> Read:
 def _read_csv(name: str, split: str) -> Read:
     path = Path(os.path.expanduser(name))  # Path's own refuses ~nobody
     _check_split(name, split, ["test"])
-    rows = _rows(path, ("path", "label"))
+    rows = read_rows(path, ("path", "label"))
     for line, fields in rows.items():
         if not all(field.strip() for field in fields):
             raise InputError(f"{path}, line {line}: path is {fields[0]!r} and label {fields[1]!r}, wanted both")
@@ -615,7 +356,7 @@ def _read_hub(name: str, split: str) -> Read:
     try:
         data = hub.load_dataset(name, split="validation" if split == "val" else split)  # never with trust_remote_code
     except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
-        raise InputError(f"dataset 'hf:{name}' cannot be read: {_said(error)}") from error
+        raise InputError(f"dataset 'hf:{name}' cannot be read: {said(error)}") from error
     columns = data.features
     image = _column(name, "image", [c for c in columns if isinstance(columns[c], hub.Image)], ("image", "img"))
     labelled = [c for c in columns if isinstance(columns[c], hub.ClassLabel) or c in ("label", "labels", "fine_label")]
@@ -645,13 +386,5 @@ def _column(name: str, kind: str, found: list[str], preferred: tuple[str, ...]) 
     return found[0]
 
 
-def _is_id(text: str) -> bool:
-    return text.strip().isascii() and text.strip().isdigit() and len(text) < 19  # an int64
-
-
 def _is_image(file: str) -> bool:
     return file.lower().endswith(tv.folder.IMG_EXTENSIONS) and not file.startswith(".")
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error, None)}"

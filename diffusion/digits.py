@@ -4,6 +4,7 @@ The last 497 of the 1797 digits are the test split; no model here is trained on 
 pairs that no training canvas shows, alone or beside another digit: captions of them test composition, not memory.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -28,6 +29,7 @@ PALETTE = torch.tensor(list(COLOURS.values())) / 255  # [6, 3]
 UNSEEN = [(0, 2), (1, 7), (2, 4), (3, 9), (4, 5), (5, 3), (0, 8), (2, 1)]  # (colour, digit)
 SEEN = [(c, d) for d in range(10) for c in range(len(COLOURS)) if (c, d) not in UNSEEN]
 
+SEED = 2303  # with an image's index, the seed of its canvas: changing it changes the embedded data sets
 RELATIONS = [  # vertical, how the first digit (left or top) stands to the second, and the second to the first
     (False, "to the left of", "to the right of"),
     (True, "above", "below"),
@@ -109,3 +111,53 @@ def names_of_one() -> list[str]:
 def names_of_two() -> list[str]:
     """The class names of digits-two, by class id: 60 times the left digit's id in `names_of_one`, plus the right's."""
     return [f"{left} to the left of a {right}" for left in names_of_one() for right in names_of_one()]
+
+
+Canvases = tuple[list[int], list[str], Callable[[int], Image.Image]]  # class ids, names by class id, open
+
+
+def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Canvases:
+    """Every handwritten digit that `pairs` (colour, digit) has a colour for, large, in one of those colours.
+
+    Image k is drawn from its own generator, so it does not depend on which others are opened. With `coloured` the class
+    id is colour * 10 + digit, else the digit.
+    """
+    ink, digit = handwriting(split)
+    colours = colours_of(pairs)
+    kept = [j for j, d in enumerate(digit) if colours[d]]
+
+    def choose(j: int) -> tuple[int, np.random.Generator]:
+        rng = np.random.default_rng([j, SEED])
+        return int(rng.choice(colours[digit[j]])), rng
+
+    def open_canvas(k: int) -> Image.Image:
+        colour, rng = choose(j := kept[k])
+        return picture(one(ink[j : j + 1], torch.tensor([colour]), rng)[0])
+
+    if coloured:
+        return [choose(j)[0] * 10 + int(digit[j]) for j in kept], names_of_one(), open_canvas
+    return [int(digit[j]) for j in kept], list(WORDS), open_canvas
+
+
+def read_two(split: str) -> Canvases:
+    """As many canvases as there are digits: digit j, in a colour training has shown it in, left of another such.
+
+    The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
+    """
+    ink, digit = handwriting(split)
+    colours = colours_of(SEEN)
+
+    def choose(j: int) -> tuple[list[int], list[int], np.random.Generator]:
+        rng = np.random.default_rng([2, j, SEED])
+        both = [j, int(rng.integers(len(ink)))]
+        return both, [int(rng.choice(colours[digit[k]])) for k in both], rng
+
+    def open_canvas(j: int) -> Image.Image:
+        both, colour, rng = choose(j)
+        return picture(two(ink[both][None], torch.tensor([colour]), np.array([False]), rng)[0])
+
+    labels = []
+    for j in range(len(ink)):
+        left, right = (10 * c + int(digit[k]) for k, c in zip(*choose(j)[:2], strict=True))
+        labels.append(60 * left + right)
+    return labels, names_of_two(), open_canvas

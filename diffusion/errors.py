@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diffusion import InputWarning
 
-LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
 CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
 
 

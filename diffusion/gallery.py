@@ -62,7 +62,7 @@ def _lines(d: Done, captions: list[int]) -> int:
 
 
 def _draw_item(figure, d: Done, captions: list[int], items: Items, normal: bool, left: float, above: float) -> None:
-    """One item, whose upper left corner is there: a line of what is right, its images, its captions and their errors."""
+    """One item, whose upper left corner is there: what is right of it, its images, its captions and their errors."""
     wide, high = figure.get_size_inches()
     across, n = _across(d), len(d.item.images)
     step = across * (1.1 if n < 3 else 1)  # inches from an image to the next
@@ -102,8 +102,8 @@ def _looks(d: Done, normal: bool) -> list[list[dict]]:
     wrong = ~table & ((scores >= of_image) | (scores >= of_caption[:, None]))
     look = {"weight": "bold"}
     return [
-        [look | {"color": figures.RIGHT} if t else look | {"color": figures.WRONG} if w else {} for t, w in zip(*row)]
-        for row in zip(table, wrong, strict=True)
+        [look | {"color": figures.RIGHT} if t else look | {"color": figures.WRONG} if w else {} for t, w in row]
+        for row in np.stack([table, wrong], -1)
     ]
 
 
@@ -118,6 +118,6 @@ def _draw_image(axes, d: Done, i: int, items: Items) -> None:
     if len(d.item.images) > 1:
         axes.set_title(f"image {i}", fontsize=7, pad=2)
     if (box := d.item.images[i].box) is not None:
-        from matplotlib.patches import Rectangle
-
-        axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor=figures.WRONG, linewidth=1.5))
+        axes.autoscale(False)
+        x, y = box[0] + np.array([0, 1, 1, 0, 0]) * box[2], box[1] + np.array([0, 0, 1, 1, 0]) * box[3]
+        axes.plot(x, y, color=figures.WRONG, linewidth=1.5)

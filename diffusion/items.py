@@ -1,10 +1,4 @@
-"""Items of matching benchmarks, in one form: images, captions, and which of them belong together.
-
-    winoground      $DATASET_ROOT/winoground/examples.jsonl if it is there, else facebook/winoground of the hub (gated)
-    hf:NAME         a data set of the hub, or a local folder that its library reads, with Winoground's columns
-    FOLDER          examples.jsonl, a line each, or a folder that GenEval wrote: 00000/metadata.jsonl, 00000/samples/
-    digits-...      of handwriting and canvases that training has not seen (diffusion.digit_items)
-    NAME[:PART]     a published benchmark under $DATASET_ROOT/NAME, or a part of it (the table in diffusion.readers)
+"""Items of matching benchmarks, in one form: images, captions, which belong together; own ones, and the hub's.
 
 A line of examples.jsonl has either id, image_0, image_1, caption_0, caption_1, tag: two images, two captions, each its
 own; or images, a list of files or of {"file": ..., "box": [left, top, width, height]}; captions, a list; right, a list
@@ -24,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion import InputError, InputWarning, one_line
-from diffusion.datasets import hub_image, open_rgb, to_rgb
+from diffusion.images import hub_image, open_rgb, to_rgb
 
 OWN = {(0, 0), (1, 1)}  # of two images and two captions, each its own
 TAGS = ("collapsed_tag", "tag")  # the first that a line or a row has
@@ -91,7 +85,10 @@ class Items:
     @property
     def data(self) -> list:
         """What a run notes of its items: of pairs their captions, of others all but names."""
-        if all(item.right == OWN and item.table.shape == (2, 2) and not any(s.box for s in item.images) for item in self.items):
+        if all(
+            item.right == OWN and item.table.shape == (2, 2) and not any(s.box for s in item.images)
+            for item in self.items
+        ):
             return [item.captions for item in self.items]
         return [(i.captions, [(s.file, s.box) for s in i.images], sorted(i.right)) for i in self.items]
 
@@ -122,25 +119,6 @@ def cut(image: Image.Image, shown: Shown) -> Image.Image:
     if edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise OSError(f"image {shown.file}: {image.width} x {image.height} pixels, nothing of the box {shown.box}")
     return image.crop(edges)
-
-
-def load_items(name: str, root: str | Path = "/datasets") -> Items:
-    """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data."""
-    from diffusion import digit_items, readers  # which make items
-
-    known, _, part = name.partition(":")
-    root = Path(root).expanduser()
-    if name in digit_items.TABLE:
-        return digit_items.TABLE[name]()
-    if known in readers.TABLE:
-        return readers.read(known, part, root / known)
-    if name.startswith("hf:") and name != "hf:":
-        return hub(name.removeprefix("hf:"))
-    if os.path.isdir(folder := os.path.expanduser(name)):  # as Path's, but any text will do
-        return readers.read("geneval", "", Path(folder)) if readers.is_geneval(Path(folder)) else own(Path(folder))
-    tables = ", ".join([*digit_items.TABLE, *(each for each in readers.TABLE if each != "winoground")])
-    first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
-    raise InputError(f"--dataset {name}: wanted {first}; or one of {tables}")
 
 
 def pair(id_: str, images: Iterable[str], captions: Iterable[str], *tags: str) -> Item:
@@ -294,7 +272,9 @@ def hub(name: str, columns: tuple[str, ...] = WINOGROUND, item: Callable | None 
         raise InputError(f"hf:{name}: holds no examples")
     if len(rows) < len(data):
         without = next(k for k in range(len(data)) if k not in rows)
-        left = f"{len(data) - len(rows)} of {len(data)} rows make no example and are left out, the first is row {without}"
+        left = (
+            f"{len(data) - len(rows)} of {len(data)} rows make no example and are left out, the first is row {without}"
+        )
         warnings.warn(f"hf:{name}: {left}", InputWarning, stacklevel=2)
 
     def open_image(k: int, i: int) -> Image.Image:

@@ -148,9 +148,9 @@ def text_margin(errors: list[np.ndarray], right: np.ndarray) -> float:
 
 
 def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
-    """Each caption that is right for exactly one of several images prefers that to the others. errors [captions, images]
+    """Each caption that is right for exactly one of several images prefers that to the others.
 
-    All images must have been measured at the same points.
+    errors [captions, images]. All images must have been measured at the same points.
     """
     margins = []
     for of_caption, is_right in zip(errors, right, strict=True):
@@ -176,7 +176,9 @@ def clusters(keys: list[list]) -> np.ndarray:
     at = [(k, len(keys) + number[key]) for k, each in enumerate(keys) for key in each]
     row, column = np.array(at, dtype=int).reshape(-1, 2).T
     size = len(keys) + len(number)
-    return connected_components(coo_array((np.ones(len(at)), (row, column)), (size, size)), directed=False)[1][: len(keys)]
+    return connected_components(coo_array((np.ones(len(at)), (row, column)), (size, size)), directed=False)[1][
+        : len(keys)
+    ]
 
 
 def share_of_clusters(hits: np.ndarray, cluster: np.ndarray) -> tuple[float, tuple[float, float]]:
@@ -189,7 +191,7 @@ def share_of_clusters(hits: np.ndarray, cluster: np.ndarray) -> tuple[float, tup
     """
     _, at, m = np.unique(cluster, return_inverse=True, return_counts=True)
     n, C = len(hits), len(m)
-    if C == n:
+    if n == C:
         return share(hits)
     p, h = float(np.mean(hits)), np.bincount(at, hits)
     variance = C / max(C - 1, 1) * np.sum((h - p * m) ** 2) / n**2

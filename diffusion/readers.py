@@ -1,8 +1,15 @@
-"""Published matching benchmarks, as their authors lay them out, and the table that reads them all.
+"""Matching benchmarks by name; published ones, as their authors lay them out, and the table that reads them all.
 
-Each lies under $DATASET_ROOT/NAME: its annotations there or in data/ (as in the authors' repositories); its images
-there, in images/ or data/, or where the table says, such as $DATASET_ROOT/coco/val2017. Every part has one file of
-annotations. A row of it (an entry of a list, a key and its value, a line of a csv) makes items, none or several.
+    winoground      $DATASET_ROOT/winoground/examples.jsonl if it is there, else facebook/winoground of the hub (gated)
+    hf:NAME         a data set of the hub, or a local folder that its library reads, with Winoground's columns
+    FOLDER          examples.jsonl, a line each, or a folder that GenEval wrote: 00000/metadata.jsonl, 00000/samples/
+    digits-...      of handwriting and canvases that training has not seen (diffusion.digit_items)
+    NAME[:PART]     a published benchmark under $DATASET_ROOT/NAME, or a part of it (TABLE)
+
+A published one lies under $DATASET_ROOT/NAME: its annotations there or in data/ (as in the authors' repositories);
+its images there, in images/ or data/, or where the table says, such as $DATASET_ROOT/coco/val2017. Every part has one
+file of annotations. A row of it (an entry of a list, a key and its value, two lines of a csv) makes items, none or
+several.
 """
 
 import csv
@@ -13,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion import InputError, one_line
+from diffusion import InputError, digit_items, one_line
 from diffusion.items import Item, Items, Shown, choice, hub, open_any, own, pair, search
 
 NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -94,7 +101,9 @@ def _mmvp(part, key, row):
 def _spec(part, key, row):
     part, direction = part.split(".")
     if direction == "image2text":
-        yield choice(f"{part}/{direction}/{key}", f"{part}/{row['query']}", row["keys"], part, right=[int(row["label"])])
+        yield choice(
+            f"{part}/{direction}/{key}", f"{part}/{row['query']}", row["keys"], part, right=[int(row["label"])]
+        )
     else:
         images = [f"{part}/{image}" for image in row["keys"]]
         yield search(f"{part}/{direction}/{key}", images, row["query"], part, right=int(row["label"]))
@@ -175,6 +184,23 @@ TABLE = {
 # ---- reading ----
 
 
+def load_items(name: str, root: str | Path = "/datasets") -> Items:
+    """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data."""
+    known, _, part = name.partition(":")
+    root = Path(root).expanduser()
+    if name in digit_items.TABLE:
+        return digit_items.TABLE[name]()
+    if known in TABLE:
+        return read(known, part, root / known)
+    if name.startswith("hf:") and name != "hf:":
+        return hub(name.removeprefix("hf:"))
+    if os.path.isdir(folder := os.path.expanduser(name)):  # as Path's, but any text will do
+        return read("geneval", "", Path(folder)) if is_geneval(Path(folder)) else own(Path(folder))
+    tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
+    first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
+    raise InputError(f"--dataset {name}: wanted {first}; or one of {tables}")
+
+
 def read(name: str, part: str, folder: Path) -> Items:
     """A benchmark of the table, or a part of it, from its folder. InputError: not there, damaged, no such part."""
     if name == "winoground":
@@ -212,7 +238,7 @@ def _annotations(folder: Path, file: str) -> Path:
 
 
 def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
-    """The items of one file of annotations. InputError, naming the file and the key, where a row is not as it should be."""
+    """The items of one file of annotations. InputError, naming file and key, where a row is not as it should be."""
     for key, row in _rows(path):
         try:
             yield from items(part, key, row)
@@ -266,7 +292,7 @@ def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
 
 
 def _winoground(part: str, folder: Path) -> Items:
-    """Winoground; its part `hard` has the tags that say why an example is hard (arXiv 2211.00768) in place of its own."""
+    """Winoground; its part `hard` has the tags that say why an example is hard (arXiv 2211.00768), not its own."""
     items = own(folder) if (folder / "examples.jsonl").exists() else hub("facebook/winoground")
     _known("winoground", part, ["hard"])
     if not part:

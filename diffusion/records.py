@@ -2,11 +2,9 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
-import socket
 import zipfile
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import numpy as np
 import torch
 
 from diffusion import InputError, one_line
+from diffusion.files import write_atomic
+from diffusion.names import SPLITS
 
 # What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
 _SCALARS = [
@@ -22,51 +22,6 @@ _SCALARS = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
 ]
-
-
-def sha256(data: bytes | str) -> str:
-    """Hex digest of bytes or of a text."""
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-def _link(temporary: Path, path: Path) -> None:
-    """Give a file its name, if nobody has it: FileExistsError. Where there are no hard links, the last one has it."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        temporary.replace(path)
-
-
-def write_atomic(path: Path, write, replace: bool = True) -> None:
-    """`write(file)` into a temporary file beside `path`, then rename: a reader sees all of it or none of it.
-
-    Without `replace`, FileExistsError when the path is there: of several writers the first wins. Raises InputError
-    when the disk is full, the folder cannot be written, and the like; `path` is as it was then.
-    """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
-    try:
-        for last in (False, False, True):
-            try:
-                with temporary.open("wb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if replace:
-                    temporary.replace(path)
-                else:
-                    _link(temporary, path)
-                return
-            except FileNotFoundError:  # another worker took our temporary file for a dead one's: once more
-                if last:
-                    raise
-            finally:
-                temporary.unlink(missing_ok=True)
-    except FileExistsError:
-        raise
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
-        raise InputError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
 def open_run(folder: Path, options: dict, about: dict) -> None:
@@ -149,39 +104,14 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path} is damaged: {one_line(error)}") from None
 
 
-def need(folder: Path, run: dict, *keys: str) -> None:
-    """Raises InputError where a run lacks one of these."""
-    for key in keys:
-        if not (run | run["options"]).get(key):
-            raise InputError(f"{folder / 'run.json'}: no {key} there")
-
-
-def loss_of(folder: Path, run: dict, asked: str | None) -> str:
-    """The loss that decides: the run's, or another that is `asked` for. Raises InputError where there is none."""
-    need(folder, run, "loss")
-    decided = run["options"]["loss"]
-    if asked and decided in ("cosine", "nll"):  # baselines measure one
-        raise InputError(f"--loss {asked}: {folder} has {decided} only")
-    return asked or decided
-
-
-def competitors(run: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Which class id each row of a run stands for, and the row of each arm.
-
-    Several prompts of a class are one row, the mean of them; class ids that a model is told compete alone, even where
-    several mean the same class of the data set.
-    """
-    classes = np.array([class_id for *_, class_id in run["arms"]], dtype=int)
-    if "all_arms" in run:
-        return classes, np.arange(len(classes))
-    return np.unique(classes, return_inverse=True)
-
-
-def row_names(run: dict) -> list[str]:
-    """The name of the class of each row of a run (see `competitors`)."""
-    class_ids, arm_class = competitors(run)
-    names = {int(row): name for row, (_, name, _) in zip(arm_class, run["arms"], strict=True)}
-    return [names[row] for row in range(len(class_ids))]
+def run_folder(path: Path) -> Path:
+    """The folder itself, or the only one in it that is named as a split and holds a run: DiT's are laid out so."""
+    if (path / "run.json").exists():
+        return path
+    inside = [path / split for split in SPLITS if (path / split / "run.json").exists()]
+    if len(inside) > 1:
+        raise InputError(f"{path}: holds runs of {len(inside)} splits, wanted one of {', '.join(map(str, inside))}")
+    return inside[0] if inside else path
 
 
 def record_path(folder: Path, total: int, index: int) -> Path:

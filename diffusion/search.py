@@ -50,9 +50,6 @@ def spread_sequence(n: int, T: int) -> np.ndarray:
     return even(n, T)[[k for k in mirrored if k < n]]
 
 
-MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
-
-
 def band(low: float, high: float, T: int) -> np.ndarray:
     """The levels of range(T) from the share `low` of the schedule to the share `high`, ascending."""
     return np.arange(round(low * T), round(high * T))
@@ -180,6 +177,20 @@ def tree(levels: np.ndarray, arms: np.ndarray, groups: np.ndarray, z: float) -> 
     yield from _measured(np.array([winner]), P, known)
     means = {k: errors.mean() for k, errors in sorted(known.items()) if len(errors) == P}
     return np.array([min(means, key=means.get)])
+
+
+def race_each(levels: np.ndarray, z: float, right: np.ndarray) -> Search:
+    """A race of each class that is right with all that are not, until one is lost: right [classes] bool.
+
+    Those that are right do not race each other. levels and z as in `race`. What an earlier race measured is not
+    measured again. Returns the winner of the last race.
+    """
+    known, one = {}, np.ones(len(right), dtype=int)
+    for own in np.flatnonzero(right):
+        (winner,) = yield from _raced(levels, one, z, np.flatnonzero(~right | (np.arange(len(right)) == own)), known)
+        if winner != own:
+            break
+    return np.array([winner])
 
 
 def _raced(levels: np.ndarray, arms: np.ndarray, z: float, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:

@@ -12,7 +12,24 @@ Each part runs the two sides of a ratio in turns in one process and prints the m
     memory     peak with 1000 prompts and 16 images in flight, against one bare network call
 """
 
-import argparse
+from diffusion import options
+
+PARTS = ["network", "size", "published", "host", "memory"]
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "[PART ...]")
+    parts = f"{', '.join(PARTS)}; default all"
+    p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=parts)
+    options.add(p, "--repeats N", "ratios of which the median is printed", 5)
+    options.add(p, "--images N", "embedded images in each", 16)
+    options.add(p, "--latent N", "side of the latent of the part size; 64 is 512 px", 8)
+    options.add(p, "--threads N", "of torch; default its own choice")
+    options.add_network(p)
+    return p
+
+
 import multiprocessing
 import resource
 import statistics
@@ -28,27 +45,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import cli
-from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
+from diffusion import plan
+from diffusion.datasets import load_dataset
+from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, together
-from diffusion.image import Measured, search_image
+from diffusion.images import centre_crop
 from diffusion.models import Model, load_model, prepare, read_card
+from diffusion.names import MIDDLE
 from diffusion.process import Process
-from diffusion.search import MIDDLE, band, halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.prompts import PROMPTS, prompts_file, read_prompts
+from diffusion.search import band, halving, level_sequence, noise_rows, race, spread_sequence
 
 ROOT = Path(__file__).parent.parent
 T = 1000
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"{', '.join(PARTS)}; default all")
-    p.add_argument("--repeats", type=int, default=5, help="ratios of which the median is printed")
-    p.add_argument("--images", type=int, default=16, help="embedded images in each")
-    p.add_argument("--latent", type=int, default=8, help="side of the latent of the part size; 64 is 512 px")
-    p.add_argument("--threads", type=int, help="of torch; default its own choice")
-    cli.add_model_options(p)
-    return p
 
 
 def seconds(work: Callable, device: torch.device) -> float:
@@ -108,7 +117,7 @@ def embedded(device: torch.device):
     """The embedded model, its ten prompts as conditions, the labels, and what opens an image."""
     card, dataset = read_card("digits"), load_dataset("digits")
     model = load_model(card, dtype=torch.float32, device=device)
-    conditions = model.conditions(read_prompts(ROOT / "prompts" / prompts_file("digits")).texts)
+    conditions = model.conditions(read_prompts(PROMPTS / prompts_file("digits")).texts)
     return model, conditions, dataset.labels, lambda k: centre_crop(dataset.open(k), card.image_size, "bicubic")
 
 
@@ -147,7 +156,7 @@ def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it advises another way to cast
-    dtype = cli.DTYPES[args.dtype]
+    dtype = getattr(torch, args.dtype)
     with torch.device(device):
         unet = UNet2DConditionModel(
             sample_size=64, cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True
@@ -255,7 +264,7 @@ def host(args, device: torch.device) -> None:
 
 def peak_memory(args, whole: bool, answer) -> None:
     """Puts the peak in bytes, above what Python and the libraries take, into the queue `answer`."""
-    device, _ = cli.pick_device(args)
+    device, _ = plan.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -299,19 +308,19 @@ def memory(args, device: torch.device) -> None:
     )
 
 
-PARTS = {part.__name__: part for part in (network, size, published, host, memory)}
+RUN = {"network": network, "size": size, "published": published, "host": host, "memory": memory}
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
-    device, args.dtype = cli.pick_device(args)
+    options.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
+    device, args.dtype = plan.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in args.parts or PARTS:
-        PARTS[name](args, device)
+        RUN[name](args, device)
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -9,27 +9,28 @@ images, and what it is by chance where confidences are right; the Brier score, 0
 when only the surest are answered.
 """
 
-import argparse
-import json
 from pathlib import Path
+
+from diffusion import options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.reader(__doc__, "of a run")
+    options.add_fit(p, 0.2)
+    options.add(p, "--splits N", "also with the next seeds, so many in all: the figures are mean (min to max)", 1)
+    options.add(p, "--out PNG", "draw reliability, and accuracy against coverage")
+    return p
+
+
+import json
 
 import numpy as np
 
-from diffusion import InputError, calibration, cli, metrics, records
-from diffusion.errors import LOSSES
+from diffusion import InputError, calibration, figures, metrics, results
+from diffusion.files import write_atomic
 
 SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, help="the folder of a run")
-    p.add_argument("--fit", type=float, default=0.2, help="the share of images to fit on; default %(default)g")
-    p.add_argument("--seed", type=int, default=0, help="of the split; default %(default)s")
-    p.add_argument("--splits", type=int, default=1, help="also with the next seeds: the figures are mean (min to max)")
-    p.add_argument("--loss", choices=LOSSES, help="which loss decides; default the run's")
-    p.add_argument("--out", type=Path, metavar="PNG", help="draw reliability, and accuracy against coverage")
-    return p
 
 
 def measures(scores: np.ndarray, label: np.ndarray, hit: np.ndarray, temperature: float) -> dict[str, float]:
@@ -50,23 +51,15 @@ def measures(scores: np.ndarray, label: np.ndarray, hit: np.ndarray, temperature
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "splits")
-    cli.not_negative(args, "seed")
-    if not 0 < args.fit < 1:
-        raise InputError(f"--fit {args.fit:g}: must be between 0 and 1")
-    run = records.read_run(args.folder)
-    cli.answers(args.folder, run)
-    records.need(args.folder, run, "arms", "dataset")
-    loss = records.loss_of(args.folder, run, args.loss)
-    rows, problems = cli.read_scores(args.folder, run, loss)
-    indices, scores, label, pred = (
-        np.array([row[key] for row in rows]) for key in ("index", "scores", "label", "pred")
-    )
-    hit = pred == label
+    options.at_least_one(args, "splits")
+    options.check_fit(args)
+    run = results.read(args.folder, "arms", "dataset", loss=args.loss)
+    read, problems = results.read_scores(run)
+    scores, label, hit = read["scores"], read["label"], read["pred"] == read["label"]
 
     tables, first = [], None  # per split, the measures before and after; the first split's fit
     for seed in range(args.seed, args.seed + args.splits):
-        fit = calibration.fitted_on(indices, args.fit, seed)
+        fit = calibration.fitted_on(read["index"], args.fit, seed)
         if fit.all() or not fit.any():
             raise InputError(f"--fit {args.fit:g}: of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
         temperature = calibration.fit_temperature(scores[fit], label[fit])
@@ -75,22 +68,21 @@ def main(argv: list[str]) -> int:
 
     fit, temperature = first
     if args.out:
-        options = run["options"]
         sure = calibration.probabilities(scores[~fit], temperature).max(1)
-        draw(sure, hit[~fit], f"{options['dataset']}: {len(sure)} images held out", args.out)
-    saved = {"temperature": temperature, "loss": loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
+        draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
+    saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
-    records.write_atomic(args.folder / "calibration.json", lambda file: file.write(text))
-    print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {loss}")
+    write_atomic(run.folder / "calibration.json", lambda file: file.write(text))
+    print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {run.loss}")
     print(f"{'held out':<16}{(~fit).sum()} images")
-    print(f"{'top-1 accuracy':<16}{cli.percent(*metrics.share(hit[~fit]))}")
+    print(f"{'top-1 accuracy':<16}{results.percent(*metrics.share(hit[~fit]))}")
     if args.splits > 1:
         print(f"{'below':<16}{args.splits} splits: mean (min to max)")
     print(f"{'':<16}{'temperature 1':<30}fitted")
     for name in tables[0][0]:
         shown = [spread([table[side][name] for table in tables]) for side in (0, 1)]
         print(f"{name:<16}{shown[0]:<30}{shown[1]}")
-    return cli.report(problems)
+    return results.report(problems)
 
 
 def spread(values: list[float]) -> str:
@@ -102,34 +94,20 @@ def spread(values: list[float]) -> str:
 
 def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
     """Share of right answers and confidence, bin by bin; share of right answers against coverage."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    figure.suptitle(heading, fontsize=12, weight="bold")
+    figure = figures.new(10, 4.4, heading)
     left, right = figure.subplots(1, 2)
-    confidence, share, images = calibration.reliability(sure, hit).T
-    low, high = np.array([metrics.wilson(p, n) for p, n in zip(share, images, strict=True)]).T
-    place = np.arange(1, len(images) + 1)  # against confidence itself, all bins but one would lie upon each other
-    left.vlines(place, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.35, label="95% interval")
-    left.plot(place, 100 * share, "o", markersize=5, color=cli.RIGHT, label="right")
-    left.plot(place, 100 * confidence, "_", markersize=14, markeredgewidth=2, color="#0969da", label="confidence")
-    left.set(
-        xlabel=f"bins of {images.min():.0f} images or one more, the least sure first", ylabel="%", ylim=(None, 101)
-    )
+    figures.draw_reliability(left, sure, hit)
     left.set_title(f"ECE {calibration.ece(sure, hit):.3f}", fontsize=10)
-    left.legend(frameon=False, loc="lower right")
-    answered, right_share = calibration.coverage(sure, hit)
-    low, high = np.array([metrics.wilson(p, c * len(hit)) for c, p in zip(answered, right_share, strict=True)]).T
-    right.fill_between(100 * answered, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.12, linewidth=0)
-    right.plot(100 * answered, 100 * right_share, color=cli.RIGHT)
+    answered, shares = calibration.coverage(sure, hit)
+    shown = [(p, metrics.wilson(p, c * len(hit))) for c, p in zip(answered, shares, strict=True)]
+    figures.draw_shares(right, 100 * answered, shown, "-", colour=figures.RIGHT)
     right.set(xlabel="answered, the surest first, %", ylabel="right of the answered, %", xlim=(0, 101))
-    right.set_ylim(max(0, 100 * low[answered > 0.1].min() - 1), 100.4)
+    least = min(low for c, (_, (low, _)) in zip(answered, shown, strict=True) if c > 0.1)
+    right.set_ylim(max(0, 100 * least - 1), 100.4)
     for axes in (left, right):
-        axes.grid(alpha=0.25)
-        for spine in ("top", "right"):
-            axes.spines[spine].set_visible(False)
-    cli.save_figure(figure, path, dpi=110)
+        figures.open_up(axes)
+    figures.save(figure, path)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

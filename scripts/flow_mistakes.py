@@ -6,10 +6,21 @@ A diffusion classifier by hand goes wrong in ways that nothing reports: the erro
 poor. Each line changes one thing in the right way of measuring and gives the accuracy on the same images and noise.
 """
 
-import argparse
+from diffusion import options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__)
+    options.add(p, "--version MODEL", "a flow-matching model: alias, hub id or diffusers folder", "digits-flow")
+    options.add(p, "--dataset NAME", "one with prompts/DATASET_prompts.csv", "digits")
+    options.add(p, "--every N", "take every N-th image", 3)
+    options.add(p, "--shift S", "of the shifted levels, as the model's", 3.0)
+    return p
+
+
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,24 +28,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputError, cli, metrics
-from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
+from diffusion import InputError, metrics
+from diffusion.datasets import load_dataset
 from diffusion.errors import Block, ImageNoise, together
+from diffusion.images import centre_crop
 from diffusion.models import Model, load_model, read_card
 from diffusion.process import Process
+from diffusion.prompts import PROMPTS, prompts_file, read_prompts
 from diffusion.search import even
 
-PROMPTS = Path(__file__).parent.parent / "prompts"
 POINTS = (8, 16, 64)
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--version", default="digits-flow", help="a flow-matching model: alias, hub id or diffusers folder")
-    p.add_argument("--dataset", default="digits", help="one with prompts/DATASET_prompts.csv; default %(default)s")
-    p.add_argument("--every", type=int, default=3, help="take every so-manieth image; default %(default)s")
-    p.add_argument("--shift", type=float, default=3.0, help="of the shifted levels; default %(default)s, the model's")
-    return p
 
 
 def shifted(process: Process, shift: float) -> Process:
@@ -104,15 +107,12 @@ def decide(model: Model, ways: Ways, images: list, conditions: Tensor, bar: tqdm
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "every")
+    options.at_least_one(args, "every")
     card = read_card(args.version)
     if card.pipeline != "StableDiffusion3Pipeline":
         raise InputError(f"--version {args.version}: is a {card.pipeline}, wanted a StableDiffusion3Pipeline")
-    dataset, model, vae = (
-        load_dataset(args.dataset),
-        load_model(card),
-        AutoencoderKL.load_config(card.source, subfolder="vae"),
-    )
+    dataset, model = load_dataset(args.dataset), load_model(card)
+    vae = AutoencoderKL.load_config(card.source, subfolder="vae")
     prompts = read_prompts(PROMPTS / prompts_file(args.dataset))
     conditions = model.conditions(prompts.texts)
     chosen = range(0, len(dataset), args.every)
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -12,49 +12,52 @@ The images are those of a run, or are simulated (diffusion/simulate.py): drawn f
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
 """
 
-import argparse
+from pathlib import Path
+
+from diffusion import names, options
+
+SIMULATED = ["classes", "by_level", "images", "points", "spread"]
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "[FOLDER]")
+    options.add(p, "folder FOLDER", "of a run of one stage: every class at every point", nargs="?")
+    options.add(p, "--loss", "decide by this loss; default the run's", choices=names.LOSSES)
+    options.add(p, "--out PNG", "draw the same")
+    options.add(p, "--to_keep N", "with --n_samples: one row for this schedule, as published", nargs="+")
+    options.add(p, "--n_samples N", "levels of its stages, as of eval_prob_adaptive.py", nargs="+")
+    options.add(p, "--z Z", "of the races", [1.5, 2, 2.5, 3, 3.5, 4, 5], nargs="+")
+    options.add(p, "--max_samples N", "points of the races, at most; default all there are", nargs="+")
+    shares = "races within these shares of the schedule, such as 0.2-0.8"
+    options.add(p, "--levels A-B", shares, ["0-1"], nargs="+")
+    g = p.add_argument_group("simulation, instead of a folder")
+    options.add(g, "--simulate CSV", "points,accuracy: per class, spread evenly; in percent")
+    options.add(g, "--classes N", "how many classes compete there")
+    options.add(g, "--by_level CSV", "level,accuracy: of one point per class; in percent")
+    options.add(g, "--images N", "how many are drawn", 1000)
+    options.add(g, "--points N", "of the full budget; default the last of --n_samples, or 250")
+    options.add(g, "--spread SHARE", "of the classes of an image, as a share of mu; default the best fit's")
+    return p
+
+
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from diffusion import InputError, cli, metrics, records, simulate
-from diffusion.datasets import read_curve
-from diffusion.errors import LOSSES
+from diffusion import InputError, figures, metrics, results, simulate
+from diffusion.files import read_curve
 from diffusion.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
 
 T = 1000  # the levels of every model there is, of which --levels takes shares
-Z = [1.5, 2, 2.5, 3, 3.5, 4, 5]
 P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
 SHARES = [0.02, 0.05, 0.1, 0.2, 0.5, 1]  # of the points that the last stage of a halving measures
 LEAST = 20  # points of every class before the first t-test, theirs
 AS_WELL = 0.25  # points of accuracy: fits whose rmse is so little more than the least are as good
-SIMULATED = ["classes", "by_level", "images", "points", "spread"]
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, nargs="?", help="the folder of a run of one stage: every class at every point")
-    p.add_argument("--loss", choices=LOSSES, help="which loss decides; default the run's")
-    p.add_argument("--out", type=Path, metavar="PNG", help="draw it")
-    p.add_argument("--to_keep", type=int, nargs="+", help="with --n_samples: one row for this schedule, as published")
-    p.add_argument("--n_samples", type=int, nargs="+", help="levels of its stages, as of eval_prob_adaptive.py")
-    p.add_argument("--z", type=float, nargs="+", default=Z, help="of the races; default %(default)s")
-    p.add_argument("--max_samples", type=int, nargs="+", help="points of the races, at most; default all there are")
-    shares = "races within these shares of the schedule, such as 0.2-0.8; default 0-1"
-    p.add_argument("--levels", nargs="+", default=["0-1"], metavar="A-B", help=shares)
-    g = p.add_argument_group("simulation, instead of a folder")
-    g.add_argument("--simulate", type=Path, metavar="CSV", help="points,accuracy: per class, spread evenly; in percent")
-    g.add_argument("--classes", type=int, help="how many classes compete there")
-    g.add_argument("--by_level", type=Path, metavar="CSV", help="level,accuracy: of one point per class; in percent")
-    g.add_argument("--images", type=int, default=1000, help="how many are drawn; default %(default)s")
-    g.add_argument("--points", type=int, help="of the full budget; default the last of --n_samples, or 250")
-    g.add_argument("--spread", type=float, help="of the classes of an image, as a share of mu; default the best fit's")
-    return p
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,13 @@ class Source:
     arms: np.ndarray  # [K], how many a class has
 
 
-def measured(args: argparse.Namespace) -> Source:
+def measured(args) -> Source:
     """The images of a run."""
-    run = records.read_run(args.folder)
-    loss = records.loss_of(args.folder, run, args.loss)
-    records.need(args.folder, run, "arms", "dataset")
-    class_ids, arm_class = records.competitors(run)
-    errors, label, levels, _ = cli.read_full(args.folder, loss, class_ids, arm_class)
-    return Source(run["options"]["dataset"], errors, label, levels, np.bincount(arm_class))
+    run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
+    return Source(run.options["dataset"], *results.read_full(run), np.bincount(run.arm_class))
 
 
-def simulated(args: argparse.Namespace) -> tuple[Source, str]:
+def simulated(args) -> tuple[Source, str]:
     """Images of the population that fits best, or best with the --spread that was given; and what to say of it."""
     points = max(args.n_samples or [250]) if args.points is None else args.points
     within = {"classes": (args.classes or 0, 2, 10_000), "images": (args.images, 1, 10**6), "points": (points, 2, T)}
@@ -122,7 +121,7 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
     return left[[errors.mean(1).argmin()]]
 
 
-def searches(args: argparse.Namespace, levels: np.ndarray, arms: np.ndarray) -> dict[tuple[str, str], Callable]:
+def searches(args, levels: np.ndarray, arms: np.ndarray) -> dict[tuple[str, str], Callable]:
     """(search, setting) -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
     P, n = len(levels), len(arms)
 
@@ -153,11 +152,11 @@ def searches(args: argparse.Namespace, levels: np.ndarray, arms: np.ndarray) -> 
     return found
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args) -> None:
     """InputError where options do not fit together."""
     if (args.folder is None) == (args.simulate is None):
         raise InputError("wanted the folder of a run or --simulate CSV, one of the two")
-    cli.refuse(args, parser(), *((["loss"], "is for a run") if args.simulate else (SIMULATED, "is for --simulate")))
+    options.refuse(args, parser(), *((["loss"], "is for a run") if args.simulate else (SIMULATED, "is for --simulate")))
     if (args.to_keep is None) != (args.n_samples is None):
         raise InputError("--to_keep and --n_samples: wanted both, as in --to_keep 5 1 --n_samples 25 250")
     if not all(z > 0 for z in args.z):
@@ -169,7 +168,7 @@ def check(args: argparse.Namespace) -> None:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.check_picture(args.out)
+    figures.check_picture(args.out)
     check(args)
     source, about = simulated(args) if args.simulate else (measured(args), None)
     levels, arms = source.levels, source.arms
@@ -193,47 +192,46 @@ def main(argv: list[str]) -> int:
     print(f"{heading}; agreement is with the decision at all {len(levels)} points")
     print(f"{'search':<24}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
     for name, setting, nfe, *hits in table:
-        shown = [cli.in_percent(*each) for each in hits]
+        shown = [results.in_percent(*each) for each in hits]
         print(f"{name:<24}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
     if args.out:
         draw(table, f"{source.name}: {heading}", args.out)
     return 0
 
 
-COLOURS = {"every": "#8c959f", "halving": "#0969da", "paired": "#bc4c00", "published": "#24292f", "race": cli.RIGHT}
+COLOURS = {
+    "every": figures.PLAIN,
+    "halving": figures.ACCENT,
+    "paired": "#bc4c00",
+    "published": "#24292f",
+    "race": figures.RIGHT,
+}
 
 
 def draw(table: list[tuple], heading: str, path: Path) -> None:
     """Agreement and accuracy against NFE, a line for each search, with 95% intervals."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter, LogLocator
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    figure.suptitle(heading, fontsize=12, weight="bold")
-    for axes, column, what in zip(
-        figure.subplots(1, 2), (3, 4), ("same decision as full budget", "accuracy"), strict=True
-    ):
+    figure = figures.new(10, 4.2, heading)
+    what_of = ("same decision as full budget", "accuracy")
+    for axes, column, what in zip(figure.subplots(1, 2), (3, 4), what_of, strict=True):
         for k, name in enumerate(names := list(dict.fromkeys(row[0] for row in table))):
             first = next(at for at, other in enumerate(names) if other.split()[0] == name.split()[0])
-            colour, style = COLOURS[name.split()[0]], ["-", "--", ":", "-."][(k - first) % 4]
+            colour, style = COLOURS[name.split()[0]], ["o-", "o--", "o:", "o-."][(k - first) % 4]
             rows = sorted((row for row in table if row[0] == name), key=lambda row: row[2])
-            nfe = [row[2] for row in rows]
-            p, low, high = (100 * np.array(x) for x in zip(*[(r[column][0], *r[column][1]) for r in rows], strict=True))
-            axes.fill_between(nfe, low, high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(nfe, p, style, marker="o", markersize=4, color=colour, label=name)
+            shares = [row[column] for row in rows]
+            figures.draw_shares(axes, [row[2] for row in rows], shares, style, colour=colour, label=name)
         axes.set(xscale="log", xlabel="NFE per image", ylabel=f"{what}, %")
         axes.set_ylim(top=100.4)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))
-        axes.grid(alpha=0.25)
-        for spine in ("top", "right"):
-            axes.spines[spine].set_visible(False)
+        figures.open_up(axes)
     if len(names) <= len(COLOURS):
         axes.legend(frameon=False, loc="lower right")
     else:  # many races
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
-    cli.save_figure(figure, path, dpi=110)
+    figures.save(figure, path)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

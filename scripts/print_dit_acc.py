@@ -3,28 +3,31 @@
 python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
 
-import argparse
+from pathlib import Path
+
+from diffusion import names, options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.reader(__doc__, "of a data set, which holds run folders; or of a run", None)
+    options.add(p, "--dataset NAME", "checked against what the runs say")
+    return p
+
+
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from diffusion import InputError, cli, metrics, records
+from diffusion import InputError, metrics, records, results
 
 RULES = {"L2": ["l2"], "L1": ["l1"], "VLB": ["vb"], "L2+VLB": ["l2", "vb"]}  # the losses whose sum decides
 FREE = {"cls", "to_keep", "n_samples", "loss"}  # options that may differ between runs that are merged
 CHUNK = 500  # records read by one task
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, help="the data set's folder, which holds run folders; or one of those")
-    p.add_argument("--dataset", help="checked against what the runs say")
-    return p
 
 
 def find_runs(folder: Path) -> dict[Path, dict]:
@@ -34,8 +37,9 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     for path, run in runs.items():
-        records.need(path, run, "dataset", "indices")
-        if strange := {arm for arm, *_ in run["arms"]} - set(cli.numbers(run["all_arms"].split())):
+        for key in [key for key in ("dataset", "indices") if not (run | run["options"]).get(key)]:
+            raise InputError(f"{path / 'run.json'}: no {key} there")
+        if strange := {arm for arm, *_ in run["arms"]} - set(names.numbers(run["all_arms"].split())):
             raise InputError(f"{path / 'run.json'}: arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
         raise InputError(f"{folder}: no run of eval_prob_dit.py there or in the folders below")
@@ -106,7 +110,7 @@ def main(argv: list[str]) -> int:
     run = next(iter(runs.values()))
     if args.dataset not in (None, run["options"]["dataset"]):
         raise InputError(f"--dataset {args.dataset}: {args.folder} holds runs on {run['options']['dataset']}")
-    wanted = cli.numbers(run["all_arms"].split())
+    wanted = names.numbers(run["all_arms"].split())
     column = {arm: k for k, arm in enumerate(wanted)}
     class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}
 
@@ -126,26 +130,26 @@ def main(argv: list[str]) -> int:
 
     measured = np.any(list(covered.values()), axis=0) if covered else np.zeros(len(wanted), dtype=bool)
     complete = [index for index in sorted(covered) if not np.any(measured & ~covered[index])]
-    images = set(covered).union(*(cli.numbers(each["indices"].split()) for each in runs.values()))
+    images = set(covered).union(*(names.numbers(each["indices"].split()) for each in runs.values()))
     print(f"{'images':<16}{len(complete)} of {len(images)}")
     print(f"{'classes':<16}{measured.sum()} of {len(wanted)}")
     label = np.array([labels[index] for index in complete], dtype=int)
     for rule in RULES:
         if complete and all(rule in answers[index] for index in complete):
             pred = np.array([class_of[answers[index][rule][1]] for index in complete])
-            print(f"{rule:<16}{cli.percent(*metrics.accuracy(pred, label))}")
+            print(f"{rule:<16}{results.percent(*metrics.accuracy(pred, label))}")
     if covered:
         print(f"{'NFE per image':<16}{spent / len(covered):,.0f}  (in all {spent:,})")
 
     if not measured.all():
-        problems.append(f"no run has classes {cli.ranges(np.array(wanted)[~measured].tolist())}")
+        problems.append(f"no run has classes {names.ranges(np.array(wanted)[~measured].tolist())}")
     for index in sorted(covered.keys() - set(complete)):
         lacks = np.array(wanted)[measured & ~covered[index]].tolist()
-        problems.append(f"image {index}: classes {cli.ranges(lacks)} are not measured yet")
+        problems.append(f"image {index}: classes {names.ranges(lacks)} are not measured yet")
     if missing := sorted(images - set(covered)):
-        problems.append(f"images without a record: {cli.ranges(missing)}")
-    return cli.report(problems)
+        problems.append(f"images without a record: {names.ranges(missing)}")
+    return results.report(problems)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -9,40 +9,40 @@ trend is a line in logit space through the classifiers of timm among the folders
 For ImageNet-A and ObjectNet, the accuracy on ImageNet is that on images of their classes, decided among these alone.
 """
 
-import argparse
 from pathlib import Path
+
+from diffusion import names, options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "FOLDER ...")
+    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "--base NAME", "the data set without shift", "imagenet")
+    options.add(p, "--out PNG", "draw accuracy on each set over that on the base")
+    return p
+
 
 import numpy as np
 from scipy.special import expit, logit
 
-from diffusion import InputError, cli, metrics, records
+from diffusion import InputError, figures, metrics, records, results
 from diffusion.datasets import class_arms
 
 FEW = ("imagenetA", "objectnet")  # sets of a part of ImageNet's classes
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run folders")
-    p.add_argument("--base", default="imagenet", help="the data set without shift; default %(default)s")
-    p.add_argument("--out", type=Path, metavar="PNG", help="draw accuracy on each set over that on the base")
-    return p
-
-
-def hits(folder: Path, run: dict, only: set[int] | None = None) -> np.ndarray:
+def hits(run: results.Run, only: set[int] | None = None) -> np.ndarray:
     """Whether the answers of a run are right [n] bool; `only`: for images of these classes, decided among them."""
-    class_ids, arm_class = records.competitors(run)
     found = []
-    for path in records.finished(folder).values():
+    for path in run.done.values():
         record = records.load_record(path, own=True, lazily=only is None)
-        if "pred" not in record:
-            raise InputError(f"{folder}: a run over a part of the classes, so there are no answers")
         pred, label = record["pred"], record["label"]
         if only is not None:
             if label not in only:
                 continue
-            among = np.isin(class_ids, list(only))
-            pred = int(class_ids[metrics.rescore(record, arm_class, run["options"]["loss"], among)])
+            among = np.isin(run.class_ids, list(only))
+            pred = int(run.class_ids[metrics.rescore(record, run.arm_class, run.loss, among)])
         found.append(pred == label)
     return np.array(found, dtype=bool)
 
@@ -55,39 +55,39 @@ def trend(base: np.ndarray, shifted: np.ndarray) -> tuple[float, float]:
 
 def draw(base: str, panels: dict, path: Path) -> None:
     """panels: data set -> ((model, its accuracy on the base, here) of each model, line or None)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
-    for axes, (name, (points, line)) in zip(
-        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
-    ):
+    figure = figures.new(4.2 * len(panels), 4)
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (name, (points, line)) in zip(all_axes, panels.items(), strict=True):
         values = np.array([[x, y] for _, x, y in points])
         low, high = logit(values.clip(0.005, 0.995).min() * 0.9), logit(min(values.max() + 0.02, 0.995))
         grid = np.linspace(low, high, 50)
         axes.plot(grid, grid, color="#d0d7de", linewidth=1)  # as on the base
         if line:
-            axes.plot(grid, line[0] * grid + line[1], color="#8c959f", linestyle="--", linewidth=1)
+            axes.plot(grid, line[0] * grid + line[1], color=figures.PLAIN, linestyle="--", linewidth=1)
         for model, x, y in points:
             standard = model.startswith("timm:")
-            axes.plot(logit(x), logit(y), "o", color="#8c959f" if standard else "#0969da")
-            axes.annotate(cli.shorten(model, 24), (logit(x), logit(y)), (5, -9), textcoords="offset points", fontsize=7)
+            axes.plot(logit(x), logit(y), "o", color=figures.PLAIN if standard else figures.ACCENT)
+            axes.annotate(
+                figures.shorten(model, 24), (logit(x), logit(y)), (5, -9), textcoords="offset points", fontsize=7
+            )
         ticks = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
         ticks = ticks[(logit(ticks) >= low) & (logit(ticks) <= high)]
         axes.set_xticks(logit(ticks), [f"{t:.0%}" for t in ticks])
         axes.set_yticks(logit(ticks), [f"{t:.0%}" for t in ticks])
         axes.set(xlim=(low, high), ylim=(low, high), xlabel=f"accuracy on {base}", title=name, aspect="equal")
-    cli.save_figure(figure, path, dpi=110)
+    figures.save(figure, path)
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    runs: dict[tuple[str, str], tuple[Path, dict]] = {}
+    runs: dict[tuple[str, str], results.Run] = {}
     for folder in args.folders:
-        run = records.read_run(folder)
-        key = run["options"].get("version") or run["options"]["model"], run["options"]["dataset"]
+        run = results.read(folder, "dataset")
+        key = run.model, run.options["dataset"]
         if key in runs:
-            raise InputError(f"{folder}: a second run of {key[0]} on {key[1]}, beside {runs[key][0]}; wanted one")
-        runs[key] = folder, run
+            beside = f"a second run of {key[0]} on {key[1]}, beside {runs[key].folder}"
+            raise InputError(f"{folder}: {beside}; wanted one")
+        runs[key] = run
     models, sets = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     shifted = [name for name in sets if name != args.base]
     if args.base not in sets or not shifted:
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     def accuracy(model: str, name: str, only: set[int] | None = None):
         if (model, name) not in runs:
             return None
-        found = hits(*runs[model, name], only)
+        found = hits(runs[model, name], only)
         return metrics.share(found) if len(found) else None
 
     def cell(p, interval) -> str:
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 
     panels = {}
     for name in shifted:
-        only = set(class_arms(name, 1000, cli.DATASET_ROOT)) if name in FEW else None
+        only = set(class_arms(name, 1000, names.DATASET_ROOT)) if name in FEW else None
         both = {m: (accuracy(m, args.base, only), accuracy(m, name)) for m in models}
         both = {m: pair for m, pair in both.items() if None not in pair}
         standard = np.array([[a[0], b[0]] for m, (a, b) in both.items() if m.startswith("timm:")]).clip(0.001, 0.999)
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
             above = (
                 f"{100 * (b[0] - expit(line[0] * logit(np.clip(a[0], 0.001, 0.999)) + line[1])):+.1f}" if line else "-"
             )
-            print(f"  {cli.shorten(model, 31):<32}{cell(*a):>20}{cell(*b):>20}{above:>24}")
+            print(f"  {figures.shorten(model, 31):<32}{cell(*a):>20}{cell(*b):>20}{above:>24}")
         points = [(m, *np.clip((a[0], b[0]), 0.005, 0.995)) for m, (a, b) in both.items()]
         if points:
             panels[name] = points, line
@@ -125,4 +125,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -1,35 +1,30 @@
-"""Print text, image and group scores of a run of run_winoground.py, finished or still going on; without a model.
+"""Print the scores of a run of run_winoground.py, finished or still going on; without a model.
 
 python scripts/print_winoground.py data/winoground/v2-0_t1_1trials_randnoise_bicubic
 """
 
-import argparse
-from pathlib import Path
-
-from diffusion import cli, matching, records
-from diffusion.errors import LOSSES
-from diffusion.pairs import load_pairs
+from diffusion import names, options
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, help="the folder of per-image files")
-    p.add_argument("--loss", choices=LOSSES, help="score by another loss than the run's")
-    p.add_argument("--gallery", type=Path, metavar="PNG", help="draw the examples, the worst first")
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.reader(__doc__, "of a run", "score by this loss; default the run's")
+    options.add(p, "--gallery PNG", "draw the examples, the worst first")
     return p
+
+
+from diffusion import figures, gallery, matching, results
+from diffusion.readers import load_items
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.check_picture(args.gallery)
-    run = records.read_run(args.folder)
-    loss = records.loss_of(args.folder, run, args.loss)
+    figures.check_picture(args.gallery)
+    run = results.read(args.folder, *(["dataset"] if args.gallery else []), loss=args.loss, answers=False)
     if args.gallery:
-        records.need(args.folder, run, "dataset")
-        pairs = load_pairs(run["options"]["dataset"], cli.DATASET_ROOT)
-        matching.draw_gallery(args.folder, loss, pairs, args.gallery)
-    return matching.print_scores(args.folder, loss)
+        gallery.draw(run, load_items(run.options["dataset"], names.DATASET_ROOT), args.gallery)
+    return matching.print_scores(run)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -6,37 +6,40 @@ Accuracy, confusion, confidence (once scripts/calibrate.py has found a temperatu
 confident mistakes with their images, and run.json.
 """
 
-import argparse
+from pathlib import Path
+
+from diffusion import names, options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.reader(__doc__, "of a run")
+    options.add(p, "--out HTML", "default report.html in that folder")
+    options.add(p, "--mistakes N", "show at most so many", 12)
+    return p
+
+
 import base64
 import io
 import json
 import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion import InputError, calibration, cli, metrics, one_line, records
+from diffusion import InputError, calibration, figures, metrics, one_line, results
 from diffusion.datasets import as_seen, load_dataset
-from diffusion.errors import LOSSES
+from diffusion.files import write_atomic
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
 THUMBNAIL = 192  # pixels, at most
-INK, SOFT, LINE, ACCENT = "#1f2328", "#57606a", "#d0d7de", "#0969da"  # become the page's colours of light and dark
-NAMED = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", cli.RIGHT: "right", cli.WRONG: "wrong"}
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", type=Path, help="the folder of a run")
-    p.add_argument("--out", type=Path, metavar="HTML", help="default: report.html in that folder")
-    p.add_argument("--mistakes", type=int, default=12, help="show at most so many; default %(default)s")
-    p.add_argument("--loss", choices=LOSSES, help="which loss decides; default the run's")
-    return p
+INK, SOFT, LINE = "#1f2328", "#57606a", "#d0d7de"  # become the page's colours of light and dark
+NAMED = {INK: "ink", SOFT: "soft", LINE: "line"}
+NAMED |= {figures.ACCENT: "accent", figures.RIGHT: "right", figures.WRONG: "wrong"}
 
 
 # ---- pictures ----
@@ -62,33 +65,21 @@ def svg(figure, name: str, label: str) -> Markup:
 
 def axes_of(width: float, height: float):
     """An empty figure of so many inches, and its axes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = figures.new(width, height)
     axes = figure.subplots()
     for spine in axes.spines.values():
         spine.set_color(LINE)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     axes.tick_params(colors=LINE, labelcolor=SOFT)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
-    axes.grid(color=LINE, alpha=0.5)
-    axes.set_axisbelow(True)
+    figures.open_up(axes, color=LINE, alpha=0.5)
     return figure, axes
 
 
 def draw_reliability(sure: np.ndarray, hit: np.ndarray) -> Markup:
     """Confidence [n] and share of hits [n] bool, bin by bin."""
     figure, axes = axes_of(4.4, 3.1)
-    confidence, share, images = calibration.reliability(sure, hit).T
-    low, high = np.array([metrics.wilson(p, n) for p, n in zip(share, images, strict=True)]).T
-    place = np.arange(1, len(images) + 1)
-    axes.vlines(place, 100 * low, 100 * high, color=cli.RIGHT, alpha=0.5)
-    axes.plot(place, 100 * share, "o", markersize=5, color=cli.RIGHT, label="right")
-    axes.plot(place, 100 * confidence, "_", markersize=12, markeredgewidth=2, color=ACCENT, label="confidence")
-    axes.set(xlabel="bins of equally many images, the least sure first", ylabel="%", ylim=(None, 101))
-    axes.legend(frameon=False, loc="lower right", labelcolor=INK)
+    confidence, share, images = figures.draw_reliability(axes, sure, hit, labelcolor=INK).T
     first, last = (f"{confidence[k]:.0%} sure, {share[k]:.0%} right" for k in (0, -1))
     told = f"Confidence and share of right answers, in {len(images)} bins of equally many images"
     return svg(figure, "reliability", f"{told}: the least sure are {first}, the surest {last}")
@@ -101,7 +92,7 @@ def draw_histogram(nfe: np.ndarray) -> Markup:
     figure, axes = axes_of(4.4, 3.1)
     wide = nfe.max() > 8 * nfe.min()
     edges = np.geomspace(nfe.min(), nfe.max(), 25) if wide else np.linspace(nfe.min() - 0.5, nfe.max() + 0.5, 25)
-    axes.hist(nfe, edges, color=ACCENT)
+    axes.hist(nfe, edges, color=figures.ACCENT)
     axes.set(xlabel="NFE of an image", ylabel="images", xscale="log" if wide else "linear")
     axes.yaxis.get_major_locator().set_params(integer=True)
     if wide:
@@ -116,7 +107,7 @@ def draw_curve(curve: np.ndarray, name: str, label: str) -> Markup:
     figure, axes = axes_of(3.4, 1.5)
     points = np.arange(1, len(curve) + 1)
     axes.axhline(0, color=SOFT, linewidth=1)
-    axes.plot(points, curve, color=cli.WRONG, marker="o" if len(curve) < 20 else None, markersize=3)
+    axes.plot(points, curve, color=figures.WRONG, marker="o" if len(curve) < 20 else None, markersize=3)
     axes.set_xlabel("points", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -148,69 +139,66 @@ def running_difference(record: dict, arm_class: np.ndarray, label: int, pred: in
     return np.cumsum(own[:n] - other[:n]) / np.arange(1, n + 1)
 
 
-def row_of(record: dict, arm_class: np.ndarray, class_ids: np.ndarray, class_id: int, loss: str) -> int:
+def row_of(record: dict, run: results.Run, class_id: int) -> int:
     """The row that stands for a class of the data set in this record: the best of those that do."""
-    rows = np.flatnonzero(class_ids == class_id)
-    among = np.isin(np.arange(len(class_ids)), rows)
-    return metrics.rescore(record, arm_class, loss, among) if len(rows) > 1 else int(rows[0])
+    rows = np.flatnonzero(run.class_ids == class_id)
+    among = np.isin(np.arange(len(run.class_ids)), rows)
+    return metrics.rescore(record, run.arm_class, run.loss, among) if len(rows) > 1 else int(rows[0])
 
 
-def summary(rows: list[dict], total: int, K: int, options: dict) -> list[tuple[str, str]]:
-    """The lines of the table; rows as cli.read_scores gives them."""
-    label, pred, nfe = (np.array([row[key] for row in rows]) for key in ("label", "pred", "nfe"))
-    table = [("images", f"{len(rows):,} of {total:,}"), ("top-1", cli.percent(*metrics.accuracy(pred, label)))]
-    if K > 5:
-        ranks = [calibration.rank(row["scores"], row["label"], row["pred"]) for row in rows]
-        table.append(("top-5", cli.percent(*metrics.share(np.array(ranks) < 5))))
-    table.append(("mean per class", cli.percent(*metrics.mean_per_class(pred, label))))
-    if options.get("candidates"):
-        hits = np.array([np.isfinite(row["scores"][row["label"]]) for row in rows])
-        among = f", among {options['candidates']} candidates"
-        table.append(("recall", cli.percent(*metrics.share(hits)) + among))
+def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[tuple[str, str]]:
+    """The lines of the table, of what results.read_scores gives."""
+    scores, label, pred, nfe = (read[key] for key in ("scores", "label", "pred", "nfe"))
+    ranks = [calibration.rank(*each) for each in zip(scores, label, pred, strict=True)]
+    accuracies = results.accuracy_lines(pred, label, 5 if len(run.classes) > 5 else None, ranks)
+    table = [("images", f"{len(label):,} of {total:,}")]
+    table += [(name.removesuffix(" accuracy"), value) for name, value in accuracies]
+    if run.options.get("candidates"):
+        hits = np.isfinite(scores[np.arange(len(label)), label])
+        among = f", among {run.options['candidates']} candidates"
+        table.append(("recall", results.percent(*metrics.share(hits)) + among))
     cost = f"mean {nfe.mean():,.0f}, median {np.median(nfe):,.0f}, at most {nfe.max():,}; in all {nfe.sum():,}"
     return [*table, ("NFE per image", cost)]
 
 
-def confidence_of(args, rows: list[dict], loss: str) -> tuple[np.ndarray | None, Markup | None, str]:
+def confidence_of(run: results.Run, read: dict[str, np.ndarray]) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
-    if not (args.folder / "calibration.json").exists():
+    if not (run.folder / "calibration.json").exists():
         made = "python scripts/calibrate.py FOLDER fits the temperature that makes them"
         return None, None, f"No probabilities yet: {made}."
     try:
-        fit = cli.read_calibration(args.folder, loss)
+        fit = results.read_calibration(run)
     except InputError as error:
         return None, None, f"No probabilities: {error}."
-    scores, label, pred, index = (np.array([row[key] for row in rows]) for key in ("scores", "label", "pred", "index"))
-    sure = calibration.probabilities(scores, fit["temperature"]).max(1)
-    held = ~calibration.fitted_on(index, fit["fit"], fit["seed"])
+    sure, hit = calibration.probabilities(read["scores"], fit["temperature"]).max(1), read["pred"] == read["label"]
+    held = ~calibration.fitted_on(read["index"], fit["fit"], fit["seed"])
     if not held.any():
         return sure, None, "Every image that is done was fitted on, so nothing is left to check the probabilities on."
-    error = calibration.ece(sure[held], (pred == label)[held])
+    error = calibration.ece(sure[held], hit[held])
     chance = calibration.ece_by_chance(sure[held])
     text = f"Expected calibration error {error:.3f} on the {held.sum()} images that the temperature was not fitted on"
     text += f" ({chance:.3f} is what so few show where every confidence is right). Bars: 95% intervals."
-    return sure, draw_reliability(sure[held], (pred == label)[held]), text
+    return sure, draw_reliability(sure[held], hit[held]), text
 
 
 def mistakes_of(
-    args, run: dict, done: dict[int, Path], rows: list[dict], sure, names: list[str], loss: str
+    run: results.Run, read: dict[str, np.ndarray], sure: np.ndarray | None, most: int, called: list[str]
 ) -> tuple[list[dict], str]:
     """What is shown of the wrong answers, the surest first; and why their images are not, if they are not."""
-    class_ids, arm_class = records.competitors(run)
-    known = np.unique(class_ids)
-    gap = np.array([-row["scores"][row["label"]] for row in rows])  # by how much the label is worse, inf: not known
+    labels, preds = read["label"], read["pred"]
+    gap = -read["scores"][np.arange(len(labels)), labels]  # by how much the label is worse, inf: not known
     sure_of = np.where(np.isfinite(gap), gap, -1) if sure is None else sure
-    wrong = [k for k in np.argsort(-sure_of, kind="stable") if rows[k]["label"] != rows[k]["pred"]][: args.mistakes]
+    wrong = [k for k in np.argsort(-sure_of, kind="stable") if labels[k] != preds[k]][:most]
     try:
-        dataset, gone = load_dataset(run["options"]["dataset"], run["options"]["split"], cli.DATASET_ROOT), ""
+        dataset, gone = load_dataset(run.options["dataset"], run.options["split"], names.DATASET_ROOT), ""
     except InputError as error:
         dataset, gone = None, f"The images cannot be shown: {error}"
     shown = []
     for k in wrong:
-        row, index = rows[k], rows[k]["index"]
-        record = records.load_record(done[index], own=True, loss=loss, arms=len(arm_class))
-        label, pred = (row_of(record, arm_class, class_ids, int(known[row[key]]), loss) for key in ("label", "pred"))
-        curve = running_difference(record, arm_class, label, pred, loss)
+        index = int(read["index"][k])
+        record = results.record_of(run, index)
+        label, pred = (row_of(record, run, int(run.classes[each[k]])) for each in (labels, preds))
+        curve = running_difference(record, run.arm_class, label, pred, run.loss)
         text = "" if sure is None else f"{sure[k]:.1%} sure. "
         if len(curve):
             points = "1 shared point" if len(curve) == 1 else f"{len(curve)} shared points"
@@ -219,11 +207,11 @@ def mistakes_of(
             text += "Its own class was not among those that were measured."
         image = None
         try:
-            image = as_seen(dataset, index, run["options"]) if dataset else None
+            image = as_seen(dataset, index, run.options) if dataset else None
         except (InputError, IndexError) as error:
             gone = f"Not every image can be shown: {one_line(error)}"
         shown.append({
-            "index": index, "answer": names[row["pred"]], "true": names[row["label"]], "text": text,
+            "index": index, "answer": called[preds[k]], "true": called[labels[k]], "text": text,
             "picture": None if image is None else picture(image),
             "small": image is not None and max(image.shape) < 96,
             "curve": draw_curve(curve, f"m{index}", text) if len(curve) > 1 else "",
@@ -231,60 +219,46 @@ def mistakes_of(
     return shown, gone
 
 
-def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
-    cli.not_negative(args, "mistakes")
-    run = records.read_run(args.folder)
-    cli.answers(args.folder, run)
-    records.need(args.folder, run, "arms", "dataset", "split")
-    loss = records.loss_of(args.folder, run, args.loss)
-    out = args.out or args.folder / "report.html"
-    if not os.path.isdir(out.parent) or os.path.isdir(out):
-        raise InputError(f"--out {out}: wanted a file in a folder that exists")
-    rows, problems = cli.read_scores(args.folder, run, loss)
-    done = records.finished(args.folder)
-    problems += cli.failures(args.folder, done)
+def confusion_of(pred: np.ndarray, label: np.ndarray, called: list[str]) -> tuple[list | None, list | None]:
+    """Of few classes a matrix: name, and per answer its count, tint in percent, and whether it is right; else pairs."""
+    counts = metrics.confusion(pred, label, list(range(len(called))))
+    if len(called) <= MATRIX:
+        tints = 45 * counts / counts.sum(1, keepdims=True).clip(1)
+        cells = [[(int(n), round(tint), r == c) for c, (n, tint) in enumerate(zip(*row, strict=True))]
+                 for r, row in enumerate(zip(counts, tints, strict=True))]  # fmt: skip
+        return list(zip(called, cells, strict=True)), None
+    pairs = Counter({(r, c): int(counts[r, c]) for r, c in np.argwhere(counts).tolist() if r != c})
+    return None, [(called[r], called[c], times) for (r, c), times in pairs.most_common(MATRIX)]
 
-    options = run["options"]
-    class_ids = np.unique([class_id for *_, class_id in run["arms"]])
-    name_of = {class_id: name for _, name, class_id in reversed(run["arms"])}
-    names = [name_of[k] for k in class_ids.tolist()]
-    label, pred, nfe = (np.array([row[key] for row in rows]) for key in ("label", "pred", "nfe"))
-    counts = metrics.confusion(pred, label, list(range(len(names))))
+
+def page(run: results.Run, read: dict[str, np.ndarray], problems: list[str], most: int) -> str:
+    """The page of what results.read_scores gives, with at most so many mistakes."""
+    known = results.names_of_classes(run)
+    called = [known[k] for k in run.classes.tolist()]
+    label, pred, nfe = (read[key] for key in ("label", "pred", "nfe"))
+    matrix, confused = confusion_of(pred, label, called)
     per_class = metrics.per_class(pred, label)
-    matrix = confused = None
-    if len(names) <= MATRIX:
-        share = counts / counts.sum(1, keepdims=True).clip(1)
-        matrix = [
-            (name, [(int(counts[r, c]), round(45 * share[r, c]), r == c) for c in range(len(names))])
-            for r, name in enumerate(names)
-        ]
-    else:
-        pairs = Counter({(r, c): int(counts[r, c]) for r, c in np.argwhere(counts).tolist() if r != c})
-        confused = [(names[r], names[c], times) for (r, c), times in pairs.most_common(MATRIX)]
-    sure, reliability, reliability_text = confidence_of(args, rows, loss)
-    mistakes, gone = mistakes_of(args, run, done, rows, sure, names, loss)
+    sure, reliability, reliability_text = confidence_of(run, read)
+    mistakes, gone = mistakes_of(run, read, sure, most, called)
 
     same = nfe.min() == nfe.max()
     evaluations = f"{nfe.mean():,.0f} network evaluation{'s' if nfe.mean() >= 1.5 else ''}"
     dearest = np.sort(nfe)[-(-len(nfe) // -10) :].sum() / nfe.sum()
     costs = f"What the images cost. The dearest tenth of them took {dearest:.0%} of all evaluations."
-
     p, (low, high) = metrics.accuracy(pred, label)
-    model = options.get("version") or options.get("model")
     sections = ["accuracy", "confusion", "confidence", "mistakes", *["missing"] * bool(problems), "run"]
     titles = {"confidence": "Confidence and cost", "missing": "Not counted", "run": "The run"}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("report.html.jinja").render(
-        title=f"{options['dataset']}, {options['split']} split, by {model}",
-        lead=f"{(pred == label).sum():,} of {len(rows):,} images right: {100 * p:.2f}%"
+    return environment.get_template("report.html.jinja").render(
+        title=f"{run.options['dataset']}, {run.options['split']} split, by {run.model}",
+        lead=f"{(pred == label).sum():,} of {len(label):,} images right: {100 * p:.2f}%"
         f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {evaluations} an image.",
         sections=[(id, titles.get(id, id.capitalize())) for id in sections],
-        table=summary(rows, max(run["images"], len(rows)), len(names), options),
-        classes=sorted(((names[k], *per_class[k]) for k in per_class), key=lambda each: (each[1] / each[2], each[0])),
-        names=names,
+        table=summary(run, read, max(run.about["images"], len(label))),
+        classes=sorted(((called[k], *per_class[k]) for k in per_class), key=lambda each: (each[1] / each[2], each[0])),
+        names=called,
         matrix=matrix,
         confused=confused,
         reliability=reliability,
@@ -295,14 +269,25 @@ def main(argv: list[str]) -> int:
         wrong=int((pred != label).sum()),
         gone=gone,
         problems=problems,
-        run=json.dumps(run, indent=1, ensure_ascii=False),
-        folder=f"{args.folder.resolve().name}, decided by {loss}",
+        run=json.dumps(run.about, indent=1, ensure_ascii=False),
+        folder=f"{run.folder.resolve().name}, decided by {run.loss}",
     )
-    text = page.encode(errors="replace")  # a JSON's half surrogate pair is a question mark
-    records.write_atomic(out, lambda file: file.write(text))
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    options.not_negative(args, "mistakes")
+    run = results.read(args.folder, "arms", "dataset", "split", loss=args.loss)
+    out = args.out or run.folder / "report.html"
+    if not os.path.isdir(out.parent) or os.path.isdir(out):
+        raise InputError(f"--out {out}: wanted a file in a folder that exists")
+    read, problems = results.read_scores(run)
+    problems += results.failures(run.folder, run.done)
+    text = page(run, read, problems, args.mistakes).encode(errors="replace")  # a JSON's half surrogate pair is a ?
+    write_atomic(out, lambda file: file.write(text))
     print(out)
-    return cli.report(problems)
+    return results.report(problems)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -3,29 +3,34 @@
 python scripts/save_noise.py --img_size 256
 """
 
-import argparse
-import os
 from pathlib import Path
+
+from diffusion import options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__)
+    options.add(p, "--img_size PIXELS", "of the images; latents have 4 channels and an eighth of that", 512)
+    p.add_argument("--latent", type=int, nargs=3, metavar=("C", "H", "W"), help="other latents: 4 8 8 for digits")
+    options.add(p, "--n_draws N", "how many are drawn", 1024)
+    options.add(p, "--seed N", "what they are drawn from", 42)
+    options.add(p, "--out PT", "default noise_IMGSIZE.pt or noise_CxHxW.pt")
+    return p
+
+
+import os
 
 import torch
 
-from diffusion import InputError, cli, one_line, records
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--img_size", type=int, default=512, help="pixels; latents have 4 channels and an eighth of that")
-    p.add_argument("--latent", type=int, nargs=3, metavar=("C", "H", "W"), help="other latents: 4 8 8 for digits")
-    p.add_argument("--n_draws", type=int, default=1024)
-    p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--out", type=Path, help="default noise_IMGSIZE.pt or noise_CxHxW.pt")
-    return p
+from diffusion import InputError, one_line
+from diffusion.files import write_atomic
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "n_draws")
-    cli.not_negative(args, "seed")
+    options.at_least_one(args, "n_draws")
+    options.not_negative(args, "seed")
     latent = args.latent or [4, args.img_size // 8, args.img_size // 8]
     if min(latent) < 1 or (args.latent is None and args.img_size % 8):
         given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
@@ -38,7 +43,7 @@ def main(argv: list[str]) -> int:
     except (RuntimeError, ValueError, TypeError) as error:  # no memory; a number of more than 64 bits
         raise InputError(f"--n_draws {args.n_draws} --seed {args.seed}: {one_line(error)}") from None
     try:
-        records.write_atomic(path, lambda file: torch.save(bank, file))
+        write_atomic(path, lambda file: torch.save(bank, file))
     except InputError as error:
         raise InputError(f"--out {error}") from None
     print(f"{path}: {list(bank.shape)}, seed {args.seed}")
@@ -46,4 +51,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -6,29 +6,33 @@ Writes a run of synthetic records, as large as this many NFE make them, times wh
 removes it. How evenly the work is spread is simulated from the NFE of the images of a real run.
 """
 
-import argparse
+from pathlib import Path
+
+from diffusion import options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__)
+    options.add(p, "--images N", "in the run", 50_000)
+    options.add(p, "--classes N", "that compete", 1000)
+    options.add(p, "--workers N", "as many GPUs", 512)
+    options.add(p, "--nfe N", "per image, at least two of each class", 4000)
+    options.add(p, "--nfe_from FOLDER", "a run whose images' NFE say how they differ")
+    return p
+
+
 import heapq
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from diffusion import InputError, cli, records
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--images", type=int, default=50_000)
-    p.add_argument("--classes", type=int, default=1000)
-    p.add_argument("--workers", type=int, default=512, help="as many GPUs; default %(default)s")
-    p.add_argument("--nfe", type=int, default=4000, help="per image, at least two of each class; default %(default)s")
-    p.add_argument("--nfe_from", type=Path, help="a run folder whose images' NFE say how they differ")
-    return p
+from diffusion import InputError, records, results, run
 
 
 def synthetic(index: int, classes: int, nfe: int) -> dict:
@@ -62,12 +66,12 @@ def imbalance(nfe: np.ndarray, images: int, workers: int, gpus: int, rng: np.ran
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    cli.at_least_one(args, "images", "classes", "workers")
+    options.at_least_one(args, "images", "classes", "workers")
     if args.nfe < 2 * args.classes:
         raise InputError(f"--nfe {args.nfe}: must be at least two of each class, {2 * args.classes}")
     measured = None
     if args.nfe_from:
-        rows, _ = cli.read_rows(records.finished(args.nfe_from).values(), own=True)
+        rows, _ = results.read_rows(records.finished(records.run_folder(args.nfe_from)).values(), own=True)
         measured = np.array([row["nfe"] for row in rows])
         if not rows:
             raise InputError(f"--nfe_from {args.nfe_from}: no records there")
@@ -75,8 +79,8 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         table = [(f"a photo of a class {k}.", f"class {k}", k) for k in range(args.classes)]
-        options, about = {"loss": "l2"}, {"images": args.images, "arms": table}
-        records.open_run(folder, options, about)
+        told = {"loss": "l2"}, {"images": args.images, "arms": table}
+        records.open_run(folder, *told)
 
         def write_all():
             for k in range(args.images):
@@ -84,7 +88,7 @@ def main(argv: list[str]) -> int:
                 records.save_record(path, synthetic(k, args.classes, args.nfe))
 
         def join():
-            cli.join_run(folder, options, about, list(range(0, args.images, args.workers)))
+            run.join_run(folder, *told, list(range(0, args.images, args.workers)))
 
         def call(script, *words):
             root = Path(__file__).parent.parent
@@ -114,4 +118,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -9,11 +9,23 @@ python scripts/train_embedded.py flow-2  # goes on with models/digits-flow, at l
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
-import argparse
+from pathlib import Path
+
+from diffusion import options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "MODEL")
+    p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "clip"], help="which one")
+    options.add(p, "--steps N", "of the optimiser", 5000)
+    options.add(p, "--folder FOLDER", "to write; default models/digits-MODEL")
+    return p
+
+
 import copy
 import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,7 +48,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffusion import cli, digits
+from diffusion import digits
 from diffusion.digits import SEEN, UNSEEN
 from diffusion.errors import variational_bound
 from diffusion.process import Process
@@ -371,12 +383,8 @@ def train_clip(steps: int, folder: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "clip"])
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--folder", type=Path)
-    args = parser.parse_args(argv)
-    cli.at_least_one(args, "steps")
+    args = parser().parse_args(argv)
+    options.at_least_one(args, "steps")
     torch.manual_seed(0)
     train = {
         "sd": train_sd,
@@ -392,4 +400,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

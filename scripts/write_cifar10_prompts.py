@@ -3,8 +3,8 @@
 import runpy
 from pathlib import Path
 
-from diffusion import cli
+from diffusion import options
 
 if __name__ == "__main__":
     main = runpy.run_path(str(Path(__file__).with_name("write_prompts.py")))["main"]
-    cli.run(lambda argv: main(["cifar10", *argv]))
+    options.run(lambda argv: main(["cifar10", *argv]))

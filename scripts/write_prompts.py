@@ -7,17 +7,15 @@ The names come from the libraries that ship them, in the order of the labels tha
 ObjectNet names its classes only in its own files, which are read from $DATASET_ROOT.
 """
 
-import argparse
 import csv
 import json
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffusion import InputError, cli, digits
-from diffusion.datasets import SAME_PROMPTS, objectnet_classes, prompts_file
+from diffusion import InputError, names, options
+from diffusion.prompts import PROMPTS, SAME_PROMPTS, prompts_file
 
-PROMPTS = Path(__file__).parent.parent / "prompts"
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
     "pets": "a photo of a {}, a type of pet.",
     "flowers": "a photo of a {}, a type of flower.",
@@ -33,10 +31,10 @@ TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it s
     "objectnet": "a photo of a {}.",
     "aircraft": "a photo of a {}, a type of aircraft.",
     "fashion-mnist": "a photo of a {}, a type of clothing.",
-    "digits": digits.caption_one(0).replace(digits.WORDS[0], "{}"),
-    "digits-colour": digits.caption_one(0, 0).replace(f"{digits.NAMES[0]} {digits.WORDS[0]}", "{}"),
+    "digits": "a photo of the number {}.",
+    "digits-colour": "a photo of a {}.",
+    "digits-two": "a photo of a {}.",
 }
-TEMPLATES["digits-two"] = TEMPLATES["digits-colour"]
 
 
 def library_file(package: str, requirement: str, file: str) -> Path:
@@ -57,7 +55,7 @@ def mmpretrain(key: str) -> list[str]:
     return list(runpy.run_path(str(path))[f"{key}_CATEGORIES"])
 
 
-def names(dataset: str) -> dict[int, str]:
+def class_names(dataset: str) -> dict[int, str]:
     """Class id -> class name."""
     match dataset:
         case "pets" | "flowers" | "mnist" | "eurosat":  # eurosat: torchvision's labels are its folders, sorted
@@ -75,24 +73,28 @@ def names(dataset: str) -> dict[int, str]:
             found = runpy.run_path(str(path))["IMAGENET_CLASSNAMES"]
         case "imagenetA":  # keeps ImageNet's ids
             path = library_file("timm", "timm", "data/_info/imagenet_a_indices.txt")
-            imagenet = names("imagenet")
+            imagenet = class_names("imagenet")
             return {i: imagenet[i] for i in map(int, path.read_text().split())}
         case "objectnet":
-            found = [
-                name.lower() for name in objectnet_classes(cli.DATASET_ROOT)
-            ]  # as clip-benchmark has them; CLIP ignores case
+            from diffusion.datasets import objectnet_classes
+
+            known = objectnet_classes(names.DATASET_ROOT)
+            found = [name.lower() for name in known]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "fashion-mnist":
             from torchvision.datasets import FashionMNIST
 
             found = FashionMNIST.classes
-        case "digits":
-            found = digits.WORDS
-        case "digits-colour":
-            found = digits.names_of_one()
-        case "digits-two":
-            found = digits.names_of_two()
+        case "digits" | "digits-colour" | "digits-two":
+            from diffusion import digits
+
+            names_of = {
+                "digits": digits.WORDS,
+                "digits-colour": digits.names_of_one(),
+                "digits-two": digits.names_of_two(),
+            }
+            found = names_of[dataset]
         case _:
             raise InputError(f"no prompts for data set {dataset!r}")
     return dict(enumerate(found))
@@ -113,7 +115,7 @@ def prompts(dataset: str, template: str | None = None) -> list[tuple[str, str, i
     template = TEMPLATES[dataset] if template is None else template
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the class name")
-    classes = names(dataset)
+    classes = class_names(dataset)
     phrases = with_species(classes) if dataset == "pets" else classes
     return [(template.replace("{}", phrases[i]), name, i) for i, name in classes.items()]
 
@@ -124,13 +126,13 @@ def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("prompt", "classname", "classidx"), *rows])
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "DATASET")
+    p.allow_abbrev = False
     p.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
-    p.add_argument("--out", type=Path, help="default: prompts/DATASET_prompts.csv")
-    p.add_argument("--template", help='the prompt with {} for the class name, as "a photo of a {}."')
+    options.add(p, "--out CSV", "default prompts/DATASET_prompts.csv")
+    template = 'the prompt with {} for the class name, as "a photo of a {}."; default the published one'
+    options.add(p, "--template TEXT", template)
     return p
 
 
@@ -147,4 +149,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    options.run(main)

@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
 import pytest
 import torch
 
-from diffusion import cli
+from diffusion import names, options
 
 ROOT = Path(__file__).parent.parent
 Result = namedtuple("Result", "code out err")
@@ -48,10 +48,10 @@ def call_main(folder: Path, script, *args) -> Result:
     module = import_script(script) if isinstance(script, str) else script
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(cli, "LOG_DIR", folder)
+        patch.setattr(names, "LOG_DIR", folder)
         patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            cli.run(module.main)
+            options.run(module.main)
     return Result(stop.value.code, out.getvalue(), err.getvalue())
 
 

@@ -12,8 +12,9 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
-from diffusion.datasets import adm_crop, centre_crop, load_dataset
+from diffusion.datasets import load_dataset
 from diffusion.errors import ImageNoise
+from diffusion.images import adm_crop, centre_crop
 from diffusion.models import ADAPTERS, load_model, read_card, weights_size
 from diffusion.records import load_record
 

@@ -9,8 +9,9 @@ import torch
 from conftest import ROOT
 
 from diffusion import classify, load_model
-from diffusion.datasets import load_dataset, prompts_file, read_prompts
-from diffusion.image import Answer
+from diffusion.datasets import load_dataset
+from diffusion.decide import Answer
+from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts

@@ -4,8 +4,9 @@ import pytest
 import torch
 from test_eval_prob_adaptive import blocks, folder_of, records_of, subset
 
+from diffusion.names import MIDDLE
 from diffusion.records import read_run
-from diffusion.search import MIDDLE, band, spread_sequence
+from diffusion.search import band, spread_sequence
 
 ADAPTIVE, DIT, WINOGROUND = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ONE_DRAW = "share a draw of noise"

@@ -9,8 +9,9 @@ import test_datasets
 import torch
 from conftest import ROOT
 
-from diffusion import cli
-from diffusion.datasets import class_arms, load_dataset, prompts_file, read_prompts
+from diffusion import names
+from diffusion.datasets import class_arms, load_dataset
+from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record, read_run
 
 SCRIPT = "scripts/baseline.py"
@@ -100,10 +101,10 @@ def test_timm_agrees_with_a_plain_loop(run_main, tmp_path, resnet):
 )
 def test_the_classes_of_the_data_compete(run_main, tmp_path, monkeypatch, resnet, dataset, n_arms):
     test_datasets.LAYOUTS[dataset](tmp_path / "datasets" / dataset, monkeypatch)
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
     done = run_main(SCRIPT, "--dataset", dataset, "--model", resnet(1000), "--device", "cpu")
     assert done.code == 0, done.err
-    class_of = class_arms(dataset, 1000, cli.DATASET_ROOT)
+    class_of = class_arms(dataset, 1000, names.DATASET_ROOT)
     ids = sorted(class_of)
     found = records_in(tmp_path / "data")
     assert len(found) == 1 + (dataset != "imagenetA")

@@ -16,7 +16,7 @@ from scipy.optimize import approx_fprime
 from test_eval_prob_adaptive import SCRIPT, csv_of, folder_of, options, race_options, subset
 
 from diffusion import calibration, records
-from diffusion.errors import LOSSES
+from diffusion.names import LOSSES
 
 CALIBRATE, PRINT = "scripts/calibrate.py", "scripts/print_acc.py"
 

@@ -23,8 +23,10 @@ from test_eval_prob_adaptive import (
 )  # fmt: skip
 
 from diffusion import calibration, candidates, metrics
-from diffusion.datasets import load_dataset, prompts_file, read_prompts
-from diffusion.records import competitors, load_record, read_run, save_record
+from diffusion.datasets import load_dataset
+from diffusion.prompts import prompts_file, read_prompts
+from diffusion.records import load_record, read_run, save_record
+from diffusion.results import competitors
 from diffusion.search import replay, tree
 
 ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseline.py"

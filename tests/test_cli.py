@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.cli import ahead, evaluate
 from diffusion.errors import ImageNoise
 from diffusion.records import failed, load_record, record_path
+from diffusion.run import ahead, evaluate
 
 LATENT = (4, 8, 8)
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from conftest import ROOT, call_main
 
-from diffusion import InputError, InputWarning, cli, cluster, errors, records
+from diffusion import InputError, InputWarning, cluster, errors, records
 from diffusion.datasets import load_dataset
+from diffusion.run import evaluate
 
 SCRIPT = "eval_prob_adaptive.py"
 RUN = "digits/vdigits_1trials_3_1keep_4_12samples"
@@ -160,7 +161,7 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
     classify = images_with_a_signal(number, 0 if grace == 20 else 30)
     path_of = partial(records.record_path, tmp_path, 100)
     with pytest.raises(cluster.Stopped, match=number.name):
-        cli.evaluate(list(range(10)), lambda k: k, classify, path_of, dtype="float32", grace=grace)
+        evaluate(list(range(10)), lambda k: k, classify, path_of, dtype="float32", grace=grace)
     assert time.monotonic() - started < 15
     assert sorted(os.listdir(tmp_path)) == [f"{k:02d}.pt" for k in kept]
     assert before == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
@@ -169,7 +170,7 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
 def test_a_signal_during_the_last_images_changes_nothing(tmp_path):
     classify = images_with_a_signal(signal.SIGTERM, 0)
     path_of = partial(records.record_path, tmp_path, 100)
-    rows, problems = cli.evaluate(list(range(5)), lambda k: k, classify, path_of, dtype="float32", grace=20)
+    rows, problems = evaluate(list(range(5)), lambda k: k, classify, path_of, dtype="float32", grace=20)
     assert len(rows) == 5 and not problems
 
 
@@ -205,7 +206,7 @@ def test_killed_fifty_times(tmp_path, subset, undisturbed):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["diffusion.cli", "diffusion.models", "diffusers", "transformers", "sklearn.datasets"]
+        ["diffusion.run", "diffusion.models", "diffusers", "transformers", "sklearn.datasets"]
     )
     warm = context.Process(target=time.sleep, args=(0,))  # the server imports what is preloaded
     warm.start()

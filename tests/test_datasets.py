@@ -15,19 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from diffusion import InputError, digits
-from diffusion.datasets import (
-    TABLE,
-    Prompts,
-    adm_crop,
-    centre_crop,
-    class_arms,
-    duplicates,
-    load_dataset,
-    objectnet_imagenet_ids,
-    open_rgb,
-    read_prompts,
-    to_rgb,
-)
+from diffusion.datasets import TABLE, class_arms, load_dataset, objectnet_imagenet_ids
+from diffusion.images import adm_crop, centre_crop, open_rgb, to_rgb
+from diffusion.prompts import Prompts, duplicates, read_prompts
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -691,3 +681,13 @@ def test_prompts_refused(content, says, tmp_path):
         write(path, content)
     message = refusal(read_prompts, path)
     assert str(path) in message and says in message
+
+
+def test_imagenet_as_downloaded_is_told_how_to_sort(tmp_path):
+    """In one line; torchvision's own code sorts it, which wants the folder not to be there."""
+    write(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", b"")
+    said = refusal(load_dataset, "imagenet", "test", tmp_path)
+    assert "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar" in said and "\n" not in said
+    assert f"torchvision.datasets.ImageNet('{tmp_path / 'imagenet'}', 'val')" in said
+    picture(tmp_path / "imagenet" / "val" / "n01440764" / "a.JPEG")
+    assert load_dataset("imagenet", "test", tmp_path).labels == [0]

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion.cli import levels_of
-from diffusion.datasets import TABLE, prompts_file, read_prompts
+from diffusion.datasets import TABLE
+from diffusion.plan import levels_of
+from diffusion.prompts import prompts_file, read_prompts
 from diffusion.search import check_schedule, level_sequence
 
 ROOT = Path(__file__).parent.parent

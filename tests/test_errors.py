@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusion.errors import LOSSES, Block, losses, measure, plain, together
+from diffusion.errors import Block, losses, measure, plain, together
+from diffusion.names import LOSSES
 from diffusion.process import Process
 
 SHAPE = (2, 3, 4)  # c, h, w

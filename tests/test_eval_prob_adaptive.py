@@ -19,9 +19,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from test_search import play
 
-from diffusion import cli
-from diffusion.datasets import centre_crop, load_dataset
-from diffusion.errors import LOSSES, ImageNoise
+from diffusion import names
+from diffusion.datasets import load_dataset
+from diffusion.errors import ImageNoise
+from diffusion.images import centre_crop
+from diffusion.names import LOSSES
 from diffusion.records import load_record, read_run
 from diffusion.search import race, spread_sequence
 
@@ -542,7 +544,7 @@ def test_run_folder(change, name, monkeypatch):
         "weights": None,
         "save_maps": None,
     }
-    monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
+    monkeypatch.setattr(names, "LOG_DIR", Path("data"))
     if "search" in change:
         raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None}
         change = {"to_keep": None, "n_samples": None} | raced | change

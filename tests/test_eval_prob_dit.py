@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from test_eval_prob_adaptive import PLAIN, assert_same, blocks, folder_of, records_of, subset
 from test_records import Malicious
 
-from diffusion import cli
-from diffusion.datasets import adm_crop, class_arms, load_dataset
-from diffusion.errors import LOSSES, ImageNoise, variational_bound
+from diffusion import names
+from diffusion.datasets import class_arms, load_dataset
+from diffusion.errors import ImageNoise, variational_bound
+from diffusion.images import adm_crop
 from diffusion.models import Card, read_card
+from diffusion.names import LOSSES
 from diffusion.process import Process
 from diffusion.records import load_record, read_run
 from diffusion.search import spread_sequence
@@ -106,7 +108,7 @@ def test_parts_of_the_classes_are_what_all_classes_are(run_once, run_main, grid,
     whole = records_of(run_once(SCRIPT, *grid, *three))
     for words in (["0-3"], ["6", "4", "4"], ["5"], ["7-8", "9"]):
         part = records_of(run_main(SCRIPT, *grid, *three, "--cls", *words))
-        chosen = cli.numbers(words)
+        chosen = names.numbers(words)
         for index, record in part.items():
             assert record["levels"].tolist() == GRID and record["nfe"] == 20 * len(chosen)
             for block, arm in zip(blocks(record), chosen, strict=True):
@@ -164,7 +166,7 @@ def test_finished_runs_load_no_model(run_once, grid, three, monkeypatch):
     first = run_once(SCRIPT, *grid, *three)
     module = import_script(SCRIPT)
     monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(cli, "LOG_DIR", folder_of(first).parents[2])
+    monkeypatch.setattr(names, "LOG_DIR", folder_of(first).parents[2])
     assert module.main(list(map(str, [*grid, *three]))) == 0
 
 
@@ -316,7 +318,7 @@ def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
     given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
     given |= {"levels": "0.2-0.8" if "search" in change else "0-1"} | change
-    monkeypatch.setattr(cli, "LOG_DIR", Path("data"))
+    monkeypatch.setattr(names, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
     assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, 1000, n_samples, to_keep)) == f"data/{name}"
 
@@ -493,7 +495,7 @@ def roots(tmp_path, monkeypatch):
     """The miniatures of test_datasets.py under DATASET_ROOT."""
     for name in ("imagenet", "imagenetv2", "imagenetA", "objectnet"):
         test_datasets.LAYOUTS[name](tmp_path / "datasets" / name, monkeypatch)
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
 
 
 @pytest.mark.parametrize(
@@ -505,13 +507,13 @@ def test_imagenet_and_its_relatives(run_main, roots, imagenet_dit, dataset, labe
     args = ["--dataset", dataset, "--version", imagenet_dit, "--device", "cpu", "--to_keep", 3, 1, "--n_samples", 1, 2]
     result = run_main(SCRIPT, *args, "--save_vb")
     assert result.code == 0, result.err
-    class_of = class_arms(dataset, 1000, cli.DATASET_ROOT)
+    class_of = class_arms(dataset, 1000, names.DATASET_ROOT)
     arms = sorted(class_of)
     assert len(arms) == n_arms
     run = read_run(folder_of(result))
-    names = load_dataset(dataset, "test", cli.DATASET_ROOT).classes
-    assert run["arms"] == [[arm, names[class_of[arm]], class_of[arm]] for arm in arms]
-    assert cli.numbers(run["all_arms"].split()) == arms
+    called = load_dataset(dataset, "test", names.DATASET_ROOT).classes
+    assert run["arms"] == [[arm, called[class_of[arm]], class_of[arm]] for arm in arms]
+    assert names.numbers(run["all_arms"].split()) == arms
     records = records_of(result)
     assert [record["label"] for record in records.values()] == labels
     for path, record in zip(sorted(folder_of(result).glob("*.pt")), records.values(), strict=True):

@@ -61,4 +61,3 @@ def test_a_search():
     swapped = errors.copy()
     swapped[1, 5:] += 2  # the first look's best is worse later
     assert replay(best_two(4, 5), swapped, np.ones(4, dtype=int))[0] == 2
-

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from test_eval_prob_adaptive import folder_of, records_of
 
-from diffusion import InputError, cli, digits
-from diffusion.items import Item, Items, Once, Shown, load_items
+from diffusion import InputError, digits, names
+from diffusion.items import Item, Items, Once, Shown
+from diffusion.readers import load_items
 from diffusion.records import read_run
 
 SCRIPT = "run_winoground.py"
@@ -85,7 +86,9 @@ def test_what_is_exchanged_is_what_the_tag_says(pairs):
 def test_every_object_is_one_that_training_has_shown(pairs):
     """So that only the composition is asked for; all of them occur, in all relations, on all places."""
     seen = {(digits.NAMES[c], digits.WORDS[d]) for c, d in digits.SEEN}
-    places = {(obj, at) for captions in captions_of(pairs) for text in captions for at, obj in enumerate(parse(text)[0])}
+    places = {
+        (obj, at) for captions in captions_of(pairs) for text in captions for at, obj in enumerate(parse(text)[0])
+    }
     assert places == {(obj, at) for obj in seen for at in (0, 1)}
     relations = Counter(re.search("|".join(RELATIONS), text)[0] for captions in captions_of(pairs) for text in captions)
     assert relations.keys() == RELATIONS.keys() and min(relations.values()) > 150
@@ -446,7 +449,7 @@ def test_a_caption_of_the_hub_is_missing(hub, tmp_path):
 
 def test_winoground_without_access(run_main, tmp_path, monkeypatch):
     """One line, soon, that says how to get it; nothing is written."""
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     started = time.monotonic()
     result = run_main(SCRIPT, "--version", "digits", "--device", "cpu")
     assert time.monotonic() - started < 20
@@ -458,7 +461,7 @@ def test_winoground_without_access(run_main, tmp_path, monkeypatch):
 
 def test_winoground_of_the_local_folder_is_the_default(run_main, tmp_path, monkeypatch, model_folder):
     """As commands.md calls it: no --dataset."""
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     for side, colour in enumerate((RED, BLUE)):
         picture(tmp_path / f"winoground/images/ex_0_img_{side}.png", colour)
     write(tmp_path / "winoground", example(image_0="ex_0_img_0", image_1="ex_0_img_1", collapsed_tag="Relation"))

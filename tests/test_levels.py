@@ -18,7 +18,7 @@ from test_eval_prob_adaptive import (
 )  # fmt: skip
 
 from diffusion import InputError, levels, metrics
-from diffusion.datasets import read_weights
+from diffusion.prompts import read_weights
 from diffusion.records import load_record
 from diffusion.search import halving, level_sequence, race, replay, spread_sequence
 

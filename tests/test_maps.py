@@ -17,7 +17,8 @@ from test_eval_prob_adaptive import (
 )  # fmt: skip
 
 from diffusion import metrics
-from diffusion.records import competitors, load_record, read_run
+from diffusion.records import load_record, read_run
+from diffusion.results import competitors
 
 PLOT, DIT = "scripts/plot_maps.py", "eval_prob_dit.py"
 IMAGES = (0, 3, 301)

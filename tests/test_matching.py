@@ -11,9 +11,10 @@ from conftest import import_script
 from PIL import Image
 from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, subset
 
-from diffusion import matching, models, names, results
-from diffusion.items import Item, Shown, load_items
+from diffusion import digits, gallery, matching, models, names, results
+from diffusion.items import Item, Shown
 from diffusion.matching import Done
+from diffusion.readers import load_items
 from diffusion.records import load_record, read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
@@ -57,7 +58,7 @@ def line(shape: str, **more) -> dict:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape(run_main, tmp_path, model_folder, shape):
-    """Measured, printed, printed again without the model, drawn; the scores that the shape allows, as its errors say."""
+    """Measured, printed, printed again without the model, drawn; the scores are what its errors say."""
     images, captions, right, scores = SHAPES[shape]
     folder = write(tmp_path / "own", line(shape))
     result = run_main(SCRIPT, *options(model_folder, "--dataset", folder, "--gallery", tmp_path / "g.png"))
@@ -128,7 +129,9 @@ def test_missing_images_are_counted_and_named(run_main, tmp_path, model_folder, 
     """The table is of so many in the file; once the images are there, the run goes on."""
     monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     write(tmp_path, line("1x2"))
-    rows = {str(k): {"filename": f"{'abx'[k]}.png", "caption": CAPTIONS[k], "negative_caption": FALSE[k]} for k in range(3)}
+    rows = {
+        str(k): {"filename": f"{'abx'[k]}.png", "caption": CAPTIONS[k], "negative_caption": FALSE[k]} for k in range(3)
+    }
     (tmp_path / "sugarcrepe").mkdir()
     (tmp_path / "sugarcrepe/swap_att.json").write_text(json.dumps(rows))
     (tmp_path / "sugarcrepe/images").mkdir()
@@ -156,7 +159,7 @@ def done(index: int, margin: float, *tags: str, image: str | None = None, **grou
 
 
 def test_pairs_and_sets():
-    """A group is right if all its items are; one that is not wholly done does not count; its tags are what all share."""
+    """A group is right if all its items are; one not wholly done does not count; its tags are what all share."""
     sides = [("p", 1), ("p", 1), ("q", 1), ("q", -1)]
     some = [done(k, m, "A", str(k), pair=f"s {p}", set="s") for k, (p, m) in enumerate(sides)]
     some += [done(4 + k, 1, "B", pair=f"t {k // 2}", set="t") for k in range(4)]
@@ -197,12 +200,15 @@ def test_runs_of_before_are_read(run_main, tmp_path, model_folder):
 
 @pytest.mark.parametrize(
     "change", [
-        lambda items: items["0"].pop("right"), lambda items: items["0"].update(right=[[9, 9]]), lambda items: items.pop("1"),
+        lambda items: items["0"].pop("right"), lambda items: items["0"].update(right=[[9, 9]]),
+        lambda items: items.pop("1"),
         lambda items: items["1"].update(images=7),
     ],
 )  # fmt: skip
 def test_damaged_items_are_refused(run_main, tmp_path, model_folder, change):
-    folder = folder_of(run_main(SCRIPT, *options(model_folder, "--dataset", write(tmp_path / "own", line("1x2"), line("3x1")))))
+    folder = folder_of(
+        run_main(SCRIPT, *options(model_folder, "--dataset", write(tmp_path / "own", line("1x2"), line("3x1"))))
+    )
     run = json.loads((folder / "run.json").read_text())
     change(run["items"])
     (folder / "run.json").write_text(json.dumps(run))
@@ -219,7 +225,17 @@ def test_a_race_of_any_k_decides_as_the_full_grid_does(run_main, tmp_path, model
     folder = write(tmp_path / "own", *map(line, shapes))
     raced = run_main(SCRIPT, *race(model_folder, "--dataset", folder))
     assert raced.code == 0 and "3 examples with 3 images of at most 48 NFE, at most 108 NFE to do" in raced.out
-    args = ["--version", model_folder, "--device", "cpu", "--t_interval", 50, "--levels", "0.2-0.8", "--randomize_noise"]
+    args = [
+        "--version",
+        model_folder,
+        "--device",
+        "cpu",
+        "--t_interval",
+        50,
+        "--levels",
+        "0.2-0.8",
+        "--randomize_noise",
+    ]
     grid = run_main(SCRIPT, *args, "--dataset", folder)
     table = [re.search(r"^all .*$", r.out, re.M)[0] for r in (raced, grid)]
     assert table[0] == table[1] and "100.0%" in table[0]
@@ -288,13 +304,13 @@ def test_siglip_is_open_clips(run_main, tmp_path):
 
 def test_the_picture_shows_boxes_and_the_closest_captions(run_main, tmp_path, model_folder):
     """Of many captions the right one and the four that come closest; images whole, with their box."""
-    many = [f"a photo of the number {w}." for w in "zero one two three four five six seven eight nine".split()]
-    shown = line("1x4", images=[{"file": "a.png", "box": [2, 2, 20, 20]}], captions=[*many, CAPTIONS[0]], right=[[10, 0]])
+    many = [f"a photo of the number {word}." for word in digits.WORDS]
+    shown = line(
+        "1x4", images=[{"file": "a.png", "box": [2, 2, 20, 20]}], captions=[*many, CAPTIONS[0]], right=[[10, 0]]
+    )
     folder = write(tmp_path / "own", shown, line("3x1"))
     result = run_main(SCRIPT, *options(model_folder, "--dataset", folder, "--gallery", tmp_path / "g.png"))
     assert result.code == 0
-    from diffusion import gallery
-
     done, _ = matching.read(results.read(folder_of(result), answers=False))
     captions = gallery.captions_of(done[0], False)
     assert len(captions) == 5 and 10 in captions and captions == sorted(captions)
@@ -303,7 +319,9 @@ def test_the_picture_shows_boxes_and_the_closest_captions(run_main, tmp_path, mo
 
 
 def test_a_record_with_other_captions_is_named(run_main, tmp_path, model_folder):
-    folder = folder_of(run_main(SCRIPT, *options(model_folder, "--dataset", write(tmp_path / "own", line("1x2"), line("1x2")))))
+    folder = folder_of(
+        run_main(SCRIPT, *options(model_folder, "--dataset", write(tmp_path / "own", line("1x2"), line("1x2"))))
+    )
     path = folder / "1.pt"
     record = load_record(path)
     counts = torch.ones(4, dtype=torch.int64)

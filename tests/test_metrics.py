@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest
 
 from diffusion import metrics
-from diffusion.errors import LOSSES
-from diffusion.image import search_image
+from diffusion.decide import search_image
+from diffusion.names import LOSSES
 from diffusion.search import halving
 
 # 4 classes x 8 images: right are images 0, 1, 2, 4, 7
@@ -172,6 +172,7 @@ def test_rescore_of_an_unknown_loss():
 
 # ---- Winoground: scores [caption, image], higher is better ----
 
+
 def winoground(scores: np.ndarray) -> dict[str, np.ndarray]:
     """What is right in each of n examples, from scores [n, caption 2, image 2]; higher is better."""
     own = np.eye(2, dtype=bool)
@@ -264,7 +265,7 @@ def test_text_margins_by_hand(errors, right, margin):
 
 
 def test_a_race_drops_what_has_lost():
-    """Captions are compared at the points of the right one; what was dropped before it has lost, and it has, if it was."""
+    """Captions are compared at the points of the right one; what was dropped before it has lost."""
     right = np.array([True, False, False])
     long, other, short = np.array([1.0, 1, 4, 4]), np.array([2.0, 2, 2, 3]), np.array([0.0, 3])
     assert metrics.text_margin([long, short, short], right) == np.inf

@@ -9,7 +9,7 @@ from conftest import import_script
 from PIL import Image
 from test_eval_prob_adaptive import csv_of, folder_of, options, race_options, records_of, subset
 
-from diffusion import cli
+from diffusion import results
 from diffusion.records import load_record
 from diffusion.search import race, replay, spread_sequence
 
@@ -102,8 +102,8 @@ def test_a_race_within_a_band_of_levels(run_main, grid):
     asked = ["--levels", "0-1", "0.25-0.75", "--max_samples", 10, 20, "--z", 2.25]
     found = table(run_main(SCRIPT, folder, *asked, "--to_keep", 5, 1, "--n_samples", 4, 40))
     assert found["published", "as given"] == found["halving", "4/40"]
-    class_ids, arm_class = np.arange(10), np.array([*range(10), 2])
-    errors, _, levels, _ = cli.read_full(folder, "l2", class_ids, arm_class)
+    arm_class = np.array([*range(10), 2])
+    errors, _, levels = results.read_full(results.read(folder))
     arms, middle = np.bincount(arm_class), np.flatnonzero((levels >= 250) & (levels < 750))
     assert len(middle) == 20
     for name, usable, most in [("race of 10", np.arange(40), 10), ("race 0.25-0.75 of 20", middle, 20)]:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diffusion import InputError, records
-from diffusion.errors import LOSSES
+from diffusion.names import LOSSES
 
 PLOT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "plot_errors.py"))
 

@@ -1,4 +1,4 @@
-"""Every published benchmark, in a miniature of its authors' layout with their keys: what is read, and what is refused."""
+"""Every published benchmark, in a miniature of its authors' layout with their keys: what is read, what is refused."""
 
 import json
 import re
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from diffusion import InputError, InputWarning, digit_items, readers
-from diffusion.items import Shown, load_items
+from diffusion.items import Shown
+from diffusion.readers import load_items
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -126,8 +127,9 @@ LAYOUTS = {  # --dataset -> files below $DATASET_ROOT, and the items: images, ca
     ),
     "mmvp": (
         {
-            "mmvp/Questions.csv": "Question ID,Type,Statement\n1,Color,red\n2,Color,blue\n3,Count,\"one, big\"\n4,Count,two\n",
-            **{f"mmvp/MLLM_VLM Images/{t}/{k}.jpg": None for t, k in (("Color", 1), ("Color", 2), ("Count", 3), ("Count", 4))},
+            "mmvp/Questions.csv": "Question ID,Type,Statement\n1,Color,red\n2,Color,blue\n"
+            '3,Count,"one, big"\n4,Count,two\n',
+            **{f"mmvp/MLLM_VLM Images/{'Color' if k < 3 else 'Count'}/{k}.jpg": None for k in (1, 2, 3, 4)},
         },
         [
             ([f"MLLM_VLM Images/Color/{k}.jpg" for k in (1, 2)], ["a photo of red", "a photo of blue"],
@@ -195,7 +197,7 @@ LAYOUTS = {  # --dataset -> files below $DATASET_ROOT, and the items: images, ca
                 "prompt": "a dog left of a cat",
             },
             "geneval/00001/metadata.jsonl": {"tag": "position", "include": [], "prompt": "a dog above a cat"},
-            "geneval/00002/metadata.jsonl": {"tag": "colors", "include": [], "prompt": "a red dog", "candidates": ["a"]},
+            "geneval/00002/metadata.jsonl": {"tag": "colors", "prompt": "a red dog", "candidates": ["a"]},
             "geneval/00000/samples/0000.png": None, "geneval/00000/samples/0001.png": None,
             "geneval/00001/samples/0000.png": None, "geneval/00002/samples/0000.png": None,
         },

@@ -13,17 +13,8 @@ import pytest
 import torch
 
 from diffusion import InputError
-from diffusion.records import (
-    clean,
-    finished,
-    load_record,
-    open_run,
-    read_run,
-    record_path,
-    save_record,
-    sha256,
-    write_atomic,
-)
+from diffusion.files import sha256, write_atomic
+from diffusion.records import clean, finished, load_record, open_run, read_run, record_path, save_record
 
 OURS = {
     "index": 7,
@@ -40,7 +31,7 @@ OURS = {
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from diffusion.records import write_atomic
+from diffusion.files import write_atomic
 
 def write(file):
     file.write(b"half of it")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.special import ndtr
 
-from diffusion.datasets import read_curve
+from diffusion.files import read_curve
 from diffusion.search import even
 from diffusion.simulate import CORRELATED, RATIOS, Population, accuracy, accuracy_on, curve, draw, fits, images
 

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, call_main
 from PIL import Image
 
-from diffusion import cli
+from diffusion import names
 
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
@@ -651,7 +651,7 @@ BAITS = [
 @pytest.mark.parametrize("script, words, build", BAITS, ids=lambda value: getattr(value, "__name__", value))
 def test_no_code_of_theirs_runs(tmp_path, monkeypatch, script, words, build):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     np.save("first.npy", np.array([0]))
     build(tmp_path)

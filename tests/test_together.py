@@ -10,11 +10,13 @@ import torch
 from conftest import ROOT
 from diffusers import DDPMScheduler
 
-from diffusion.datasets import centre_crop, load_dataset, prompts_file, read_prompts
+from diffusion.datasets import load_dataset
+from diffusion.decide import search_image
 from diffusion.errors import Block, ImageNoise, measure, plain, together
-from diffusion.image import search_image
+from diffusion.images import centre_crop
 from diffusion.models import load_model
 from diffusion.process import Process
+from diffusion.prompts import prompts_file, read_prompts
 from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
 
 PROCESS = Process.from_scheduler(DDPMScheduler(beta_schedule="scaled_linear", prediction_type="epsilon"))

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.datasets import centre_crop, to_rgb
-from diffusion.errors import LOSSES, Block, ImageNoise, together
+from diffusion.errors import Block, ImageNoise, together
+from diffusion.images import centre_crop, to_rgb
 from diffusion.metrics import class_errors, class_means, excess, margin
 from diffusion.models import Model
-from diffusion.search import MIDDLE, Search, band, noise_rows, race, spread_sequence
+from diffusion.names import LOSSES, MIDDLE
+from diffusion.search import Search, band, noise_rows, race, spread_sequence
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Files of any kind, read whole or refused, written whole or not at all."""
+
+import csv
+import errno
+import hashlib
+import math
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+
+from diffusion import InputError, one_line
+
+
+def sha256(data: bytes | str) -> str:
+    """Hex digest of bytes or of a text."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name, if nobody has it: FileExistsError. Where there are no hard links, the last one has it."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        temporary.replace(path)
+
+
+def write_atomic(path: Path, write, replace: bool = True) -> None:
+    """`write(file)` into a temporary file beside `path`, then rename: a reader sees all of it or none of it.
+
+    Without `replace`, FileExistsError when the path is there: of several writers the first wins. Raises InputError
+    when the disk is full, the folder cannot be written, and the like; `path` is as it was then.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+    try:
+        for last in (False, False, True):
+            try:
+                with temporary.open("wb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if replace:
+                    temporary.replace(path)
+                else:
+                    _link(temporary, path)
+                return
+            except FileNotFoundError:  # another worker took our temporary file for a dead one's: once more
+                if last:
+                    raise
+            finally:
+                temporary.unlink(missing_ok=True)
+    except FileExistsError:
+        raise
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
+        raise InputError(f"{path}: cannot be written ({one_line(error)})") from error
+
+
+def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
+    """The array in a npy file; InputError, beginning with what was `given`, where it is none."""
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
+        raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
+
+
+def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
+    """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
+
+    The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
+    unquoted comma too long, where pandas moves every column by one.
+    """
+    rows = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [column.strip() for column in next(reader, [])]
+            missing = [column for column in columns if column not in header]
+            columns += tuple(column for column in optional if column in header)
+            if missing:
+                found = ", ".join(header) or "an empty file"
+                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}")
+            for row in reader:
+                if not row:  # a blank line
+                    continue
+                if len(row) != len(header):
+                    sizes = f"{len(row)} fields, wanted {len(header)}"
+                    raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
+                rows[reader.line_num] = [row[header.index(column)] for column in columns]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as csv: {said(error)}") from error
+    if not rows:
+        raise InputError(f"{path}: no row below the header {','.join(header)}")
+    return rows
+
+
+def read_numbers(path: Path, key: str, keys: range, column: str, most: float, wanted: str) -> dict[int, float]:
+    """What a csv with the columns `key` and `column` says of whole numbers: each one of `keys`, once. Ascending
+
+    Values are from 0 to `most`, or else not what was `wanted`. InputError names the file and the line at fault.
+    """
+    found: dict[int, float] = {}
+    for line, (at, value) in read_rows(path, (key, column)).items():
+        if not (is_id(at) and int(at) in keys):
+            raise InputError(f"{path}, line {line}: {key} is {at!r}, wanted an integer in {keys[0]}..{keys[-1]}")
+        if int(at) in found:
+            raise InputError(f"{path}, line {line}: {key} {int(at)} stands there twice")
+        try:
+            found[int(at)] = float(value)
+        except ValueError:
+            found[int(at)] = math.nan
+        if not 0 <= found[int(at)] <= most:
+            raise InputError(f"{path}, line {line}: {column} is {value!r}, wanted {wanted}")
+    return dict(sorted(found.items()))
+
+
+def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
+    """Accuracies, as shares, of a csv with the columns `column`,accuracy: integers in least..most, percent. Ascending
+
+    InputError names the file and the line at fault.
+    """
+    curve = read_numbers(path, column, range(least, most + 1), "accuracy", 100, "percent, from 0 to 100")
+    if max(curve.values()) <= 1:
+        raise InputError(f"{path}: no accuracy is above 1, wanted percent")
+    return {at: accuracy / 100 for at, accuracy in curve.items()}
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is a whole number from 0 up."""
+    return text.strip().isascii() and text.strip().isdigit() and len(text) < 19  # an int64
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, None)}"

@@ -1,0 +1,92 @@
+"""What options, folders and run.json call things: published names, parts of folder names, numbers as words."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusion import InputError
+
+LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
+DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
+
+LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
+DTYPES = ("float16", "bfloat16", "float32")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+SPLITS = ("train", "val", "trainval", "test")
+DATASETS = (  # those of datasets.TABLE
+    "pets", "flowers", "stl10", "mnist", "fashion-mnist", "cifar10", "cifar100", "food", "aircraft", "caltech101",
+    "eurosat", "imagenet", "imagenetv2", "imagenetA", "objectnet", "digits", "digits-colour", "digits-unseen",
+    "digits-two",
+)  # fmt: skip
+VERSIONS = {  # the aliases of models.ALIASES
+    "text": "1-1, 1-2, 1-3, 1-4, 1-5, 2-0, 2-1, xl, 3-medium, 3-5-medium, 3-5-large, flux-dev, flux-schnell,"
+    " pixart-alpha, pixart-sigma, sana, digits, digits-flow",
+    "class": "dit-256, dit-512, digits",
+}
+MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
+
+
+def usual_levels(search: str) -> str:
+    """--levels of a search by default: all of them, but for a race."""
+    return "{:g}-{:g}".format(*MIDDLE) if search == "race" else "0-1"
+
+
+# ---- folders of runs ----
+
+
+def tag(name: str) -> str:
+    """A path, hub id or data set's name as one part of a folder name."""
+    last = name.removeprefix("hf:").strip("/").removesuffix(".csv").split("/")[-1]
+    return re.sub(r"[^\w.+-]+", "_", last).strip("_.") or "data"
+
+
+def clip_tag(name: str) -> str:
+    """The name of a CLIP, such as ViT-L/14, or its folder, as one part of a folder name."""
+    return tag(name if os.path.isdir(os.path.expanduser(name)) else name.replace("/", "-"))
+
+
+def model_tag(version: str, t5: bool | None, lora: str | None) -> str:
+    return joined(f"v{tag(version)}", t5 and "t5", lora and tag(lora))
+
+
+def unusual(value, *usual) -> str:
+    """A value that a folder's name tells, as all but the usual ones."""
+    return "" if value in usual else str(value)
+
+
+def joined(*parts: str | bool | None) -> str:
+    """The parts of a folder's name that there are."""
+    return "_".join(part for part in parts if part)
+
+
+def run_folder(dataset: str, extra: str | None, name: str) -> Path:
+    """Where a run of this name lies. InputError where --extra cannot be part of a folder's name."""
+    if extra is not None and not re.fullmatch(r"[\w.+-]{1,100}", extra):
+        raise InputError(f"--extra {extra!r}: becomes part of a folder's name: letters, digits and . _ + - only")
+    return LOG_DIR / joined(tag(dataset), extra) / name
+
+
+# ---- numbers as words ----
+
+
+def bounds(words: Iterable[str]) -> list[tuple[int, int]]:
+    """First and last number of words such as 7 and 0-99."""
+    ends = [[int(end) for end in word.split("-")] for word in words]
+    return [(first_last[0], first_last[-1]) for first_last in ends]
+
+
+def numbers(words: Iterable[str]) -> list[int]:
+    """Ascending numbers from words such as 7 and 0-99."""
+    return sorted({n for first, last in bounds(words) for n in range(first, last + 1)})
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending numbers as words that `numbers` reads: "0-99 200"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1][1:] = [n]
+        else:
+            runs.append([n])
+    return " ".join("-".join(map(str, run)) for run in runs)

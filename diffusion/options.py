@@ -1,0 +1,236 @@
+"""What the command lines share: their options, in groups, and bad input as one line and exit code 2. No torch."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusion import InputError, InputWarning, cluster, names, one_line
+
+Parser = argparse.ArgumentParser
+OWN = "or a folder of class folders, a csv of path,label, or hf:NAME"
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that ends in the default, where an option has one that it does not explain itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        value = action.default
+        if value is None or value is False or value == argparse.SUPPRESS or "default" in action.help:
+            return action.help
+        values = value if isinstance(value, list) else [value]
+        words = [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
+        return f"{action.help}; default {' '.join(words).replace('%', '%%')}"
+
+
+def parser(description: str, words: str = "") -> Parser:
+    """A parser whose usage is one line: options are explained below it, `words` are what stands after them."""
+    return Parser(description=description, formatter_class=_Help, usage=f"%(prog)s [options] {words}".rstrip())
+
+
+def answered_early(parser):
+    """Decorates a script's parser(): run from the shell, it answers --help and wrong options before slow imports."""
+    if parser.__module__ == "__main__":
+        parser().parse_args()
+    return parser
+
+
+def run(main) -> None:
+    """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
+    program = Path(sys.argv[0]).name
+    warnings.simplefilter("ignore")  # what the libraries say to their programmers
+    warnings.simplefilter("always", InputWarning)
+    warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        print(f"{program}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
+        sys.exit(2)
+    except cluster.Stopped as by:
+        saved = "what is measured is saved, the same command goes on from there"
+        print(f"{program}: ended by {by}; {saved}", file=sys.stderr)
+        sys.exit(cluster.STOPPED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        smaller = "try a smaller --batch_size, --dtype float16 or bfloat16, or --offload; what is measured is saved"
+        print(f"{program}: out of memory, {smaller}: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+# ---- options ----
+
+TYPES = {  # what a value is called -> its type; else it is text
+    **dict.fromkeys(["N", "K", "W", "NFE", "PIXELS"], int),
+    **dict.fromkeys(["Z", "S", "SHARE", "SECONDS"], float),
+    **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML"], Path),
+}
+
+
+def add(group, words: str, text: str, default=None, **more) -> None:
+    """An option; words are its names and what its value is called, "--limit N" or "folder FOLDER"; not for choices."""
+    *flags, value = words.split()
+    if "choices" in more:
+        group.add_argument(*flags, value, default=default, help=text, **more)
+    else:
+        group.add_argument(*flags, metavar=value, type=TYPES.get(value, str), default=default, help=text, **more)
+
+
+def switch(group, flag: str, text: str, default: bool | None = False) -> None:
+    group.add_argument(flag, action="store_true", default=default, help=text)
+
+
+def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
+    """Which images; the group, for what else a script asks of them. `classes`: they have labels and splits."""
+    g = p.add_argument_group("data")
+    add(g, "--dataset NAME", known, default)
+    add(g, "--subset_path NPY", "only the images whose indices this file lists")
+    if classes:
+        add(g, "--split", "which part of it", "test", choices=names.SPLITS)
+        add(g, "--per_class N", "only N images of each class, spread evenly over those it has")
+    what, over = ("images", "classes") if classes else ("examples", "tags")
+    add(g, "--limit N", f"only N {what} in all, spread evenly over their {over}")
+    return g
+
+
+def add_prompts(group, why: str = "") -> None:
+    csv = "csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
+    add(group, "--prompt_path CSV", why + csv)
+
+
+def add_interpolation(group, default: str) -> None:
+    add(group, "--interpolation", "how an image is resized", default, choices=names.INTERPOLATIONS)
+
+
+def add_device(group, dtype: str | None = None) -> None:
+    usual = "" if dtype else "; default float16 on CUDA, else float32"
+    add(group, "--dtype", f"of the network{usual}", dtype, choices=names.DTYPES)
+    add(group, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
+
+
+def add_network(group, dtype: str | None = None) -> None:
+    add_device(group, dtype)
+    add(group, "--batch_size -b N", "evaluations in one network call", 32)
+    add(group, "--in_flight N", "images at work at a time, at most; default as many as fill the batch")
+    switch(group, "--offload", "text encoders and VAE on the device only while at work")
+    switch(group, "--compile", "compile the network (CUDA); the first call takes long")
+
+
+def add_text_model(group) -> None:
+    """What else a text-to-image model may be loaded with."""
+    add(group, "--img_size PIXELS", "of the images; default the model's own")
+    add(group, "--config MODEL", "of a single file: hub id or folder of a model of its kind; default a guess")
+    add(group, "--lora LORA", "a LoRA to add to the weights: hub id, folder or .safetensors file")
+    switch(group, "--t5", "Stable Diffusion 3: load its T5 too (float16: 9.5 GB)", None)
+
+
+def add_search(p: Parser, default: str):
+    """--search: `default`, or race with its options; the group."""
+    g = p.add_argument_group("search")
+    add(g, "--search", "who is measured next, and how long", default, choices=[default, "race"])
+    add(g, "--z Z", "race: standard errors that a class must lose by", 3.0)
+    add(g, "--max_samples N", "race: noise levels, if need be; default 500, or all there are")
+    add(g, "--budget NFE", "race: NFE per image, at most; then the leader is taken, undecided")
+    middle = f"default {names.usual_levels('race')} for a race, else 0-1, all"
+    add(g, "--levels A-B", f"only noise levels between these shares of the schedule; {middle}")
+    counts = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
+    add(g, "--weights CSV", counts)
+    add(g, "--loss", "the one that decides; all are stored", "l2", choices=names.LOSSES)
+    return g
+
+
+def add_stages(group, to_keep: str = "", n_samples: str = "") -> None:
+    add(group, "--to_keep N", f"halving: classes kept by each stage; the last is 1{to_keep}", nargs="+")
+    add(group, "--n_samples N", f"halving: noise levels measured by each stage{n_samples}", nargs="+")
+
+
+def add_noise(group, seed: str, *, randomize: bool) -> None:
+    add(group, "--n_trials N", "noise draws per level", 1)
+    if randomize:
+        switch(group, "--randomize_noise", "new noise for every level, not one for all")
+    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see save_noise.py")
+    add(group, "--seed N", f"of the noise without a bank{seed}", 0)
+
+
+def add_candidates(group) -> None:
+    add(group, "--candidates K", "search only the K classes of each image that --candidates_from likes best")
+    free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
+    add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
+    add(group, "--pretrained TAG", "of that CLIP: open_clip's tag of the weights, or a file")
+
+
+def add_store(p: Parser):
+    """Where results go; the group, for what is stored."""
+    g = p.add_argument_group("what is stored")
+    add(g, "--extra NAME", "a suffix for the data set's folder")
+    return g
+
+
+def add_shards(p: Parser) -> None:
+    g = p.add_argument_group("sharding")
+    here = "default what Slurm's job array or torchrun says, else"
+    add(g, "--n_workers N", f"split the images over this many workers; {here} 1")
+    add(g, "--worker_idx W", f"which of them this is: it takes images[w::n]; {here} 0")
+    add(g, "--grace SECONDS", "to finish images in after SIGTERM or SIGUSR1", 20.0)
+
+
+def reader(description: str, folder: str, loss: str | None = "decide by this loss; default the run's") -> Parser:
+    """The parser of a script that reads a run."""
+    p = parser(description, "FOLDER")
+    add(p, "folder FOLDER", folder)
+    if loss:
+        add(p, "--loss", loss, choices=names.LOSSES)
+    return p
+
+
+def drawer(description: str, most: int) -> Parser:
+    """The parser of a script that draws the images of a run."""
+    p = parser(description, "FOLDER OUT.png")
+    add(p, "folder FOLDER", "of a run")
+    add(p, "out PNG", "the picture to draw")
+    add(p, "--images N", "at most so many, spread evenly over those that are done", most)
+    return p
+
+
+def add_fit(p: Parser, share: float) -> None:
+    """Which images of a run are fitted on."""
+    add(p, "--fit SHARE", "of the images, to fit on", share)
+    add(p, "--seed N", "of the split", 0)
+
+
+# ---- checks ----
+
+MOST = {"n_trials": 10_000}  # draws are listed, at every level, before the first is made
+
+
+def at_least_one(args, *flags: str) -> None:
+    for flag in flags:
+        value, most = getattr(args, flag), MOST.get(flag, float("inf"))
+        if value is not None and not 1 <= value <= most:
+            limit = f" and at most {most}" if flag in MOST else ""
+            raise InputError(f"--{flag} {value}: must be at least 1{limit}")
+
+
+def not_negative(args, *flags: str) -> None:
+    for flag in flags:
+        if getattr(args, flag) < 0:
+            raise InputError(f"--{flag} {getattr(args, flag)}: must be at least 0")
+
+
+def check_fit(args) -> None:
+    not_negative(args, "seed")
+    if not 0 < args.fit < 1:
+        raise InputError(f"--fit {args.fit:g}: must be between 0 and 1")
+
+
+def refuse(args, parser: Parser, flags: Iterable[str], why: str) -> None:
+    """Raises InputError when one of these options was given."""
+    for flag in flags:
+        if getattr(args, flag) != parser.get_default(flag):
+            raise InputError(f"--{flag}: {why}")

@@ -1,0 +1,241 @@
+"""From options to what a run does: which images, on which device, at which points, in which search."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffusion import InputError, InputWarning, cluster, models, names, one_line
+from diffusion.files import read_npy, sha256
+from diffusion.options import Parser, at_least_one, not_negative, refuse
+from diffusion.search import Search, band, even, noise_rows, race, spread_sequence, tree
+
+RACE_ONLY = ["z", "max_samples", "budget"]
+
+
+# ---- images ----
+
+
+def my_images(args, labels: list, most: int | None = None, environ=os.environ) -> tuple[list[int], list[int]]:
+    """The dataset indices of the run, ascending (the first `most`), and this worker's, as `environ` says.
+
+    labels [images] of the data set: what --per_class and --limit, which come after --subset_path, are spread over.
+    """
+    not_negative(args, "grace")
+    at_least_one(args, "limit", *(["per_class"] if "per_class" in args else []))
+    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ)
+    chosen = np.arange(len(labels))
+    if args.subset_path:
+        given = f"--subset_path {args.subset_path}"
+        chosen = read_npy(args.subset_path, given)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
+            raise InputError(f"{given}: holds {chosen.dtype} {list(chosen.shape)}, wanted a list of indices")
+        chosen = np.unique(chosen)
+        if chosen[0] < 0 or chosen[-1] >= len(labels):
+            outside = chosen[0] if chosen[0] < 0 else chosen[-1]
+            raise InputError(f"{given}: index {outside} is outside the data set's 0..{len(labels) - 1}")
+    chosen = spread_over(chosen.tolist(), labels, getattr(args, "per_class", None), args.limit)[:most]
+    return chosen, chosen[worker_idx::n_workers]
+
+
+def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: int | None) -> list[int]:
+    """Of some images, `per_class` of each label, then `limit` of the labels in turn; of each label spread evenly.
+
+    Where a turn cannot be finished, its labels are spread evenly too. Warns of labels that have fewer.
+    """
+    of: dict = {}
+    for index in chosen:
+        of.setdefault(labels[index], []).append(index)
+    sizes = np.array([len(of[label]) for label in sorted(of)])
+    counts = sizes if per_class is None else np.minimum(sizes, per_class)
+    if per_class is not None and (few := [f"{k} ({len(of[k])})" for k in sorted(of) if len(of[k]) < per_class]):
+        named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+        warnings.warn(f"--per_class {per_class}: fewer images of class {named}", InputWarning, stacklevel=2)
+    if limit is not None and limit < counts.sum():
+        room, counts = counts, np.zeros_like(counts)
+        while left := limit - counts.sum():
+            turn = np.flatnonzero(counts < room)
+            counts[turn[even(min(left, len(turn)), len(turn))]] += 1
+    return sorted(of[k][i] for k, n in zip(sorted(of), counts, strict=True) for i in even(n, len(of[k])))
+
+
+# ---- models ----
+
+
+def pick_device(args) -> tuple[torch.device, str]:
+    """The device and the dtype's name, from --device and --dtype or what the machine has."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    cuda = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun's
+    best = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(args.device or best)
+        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
+    dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
+    if getattr(args, "compile", False) and device.type != "cuda":
+        raise InputError(f"--compile: is for CUDA, the device is {device}")
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError("--dtype float16: CPUs compute it hundreds of times slower; use bfloat16 or float32")
+    return device, dtype
+
+
+def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Model:
+    """Load the model, after a line that says how large it is."""
+    told = getattr(torch, dtype)
+    size = models.weights_size(card, told) / 1e9
+    without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
+    name, configured = args.version or card.source, "configured as " if card.file else ""
+    mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({configured}{card.source})"
+    tqdm.write(f"{name}{mirror}: {size:,.2f} GB of weights, the network's in {dtype}{without}")
+    return models.load_model(card, dtype=told, device=device, compiled=args.compile, offload=args.offload)
+
+
+# ---- points ----
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where every image is measured, in which order, and by which search."""
+
+    levels: np.ndarray  # [P]
+    rows: np.ndarray  # [P] the draw of noise of each point
+    weights: np.ndarray  # [T] what an error counts at each level
+    start: Callable[[np.ndarray], Search]  # of the search between some rows of what competes
+    bank: torch.Tensor | None  # noise [n, c, h, w] for all images; else each has its own
+
+
+def points_of(
+    args, card: models.Card, levels: np.ndarray, weights: np.ndarray, start: Callable, *, randomize: bool
+) -> Points:
+    """Levels [P], each --n_trials times in a row, with their noise."""
+    if not randomize and (n := len(np.unique(levels))) > 25:  # arXiv 2303.16203, figure 2
+        alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than 25 add little"
+        better = "--randomize_noise draws for each level, --n_trials more often"
+        warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)
+    rows = noise_rows(levels, args.n_trials, randomize)
+    bank = read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
+    return Points(levels, rows, weights, start, bank)
+
+
+def levels_of(args, T: int) -> np.ndarray:
+    """The levels that --levels leaves, ascending; InputError where it is no part of the schedule."""
+    args.levels = args.levels or names.usual_levels(args.search)
+    ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", args.levels)
+    low, high = map(float, ends.groups()) if ends else (1, 0)
+    if not low < high <= 1 or len(chosen := band(low, high, T)) < 2:
+        wanted = f"wanted two shares of the {T} noise levels, such as {names.usual_levels('race')}"
+        raise InputError(f"--levels {args.levels}: {wanted}")
+    args.levels = f"{low:g}-{high:g}"
+    return chosen
+
+
+def race_of(
+    args, arms: np.ndarray, usable: np.ndarray, most: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
+    """Levels in the order of a race, of the usable ones, and `start(among)`, a race between those of the classes.
+
+    arms [classes] is how many arms each has, `most` how many race at most; groups [classes], if any, race first.
+    """
+    if not args.z > 0:
+        raise InputError(f"--z {args.z:g}: must be greater than 0")
+    args.max_samples = min(500, len(usable)) if args.max_samples is None else args.max_samples
+    if not 2 <= args.max_samples <= len(usable):
+        of = f"the levels of --levels {args.levels}" + (" whose --weights are not 0" if args.weights else "")
+        raise InputError(f"--max_samples {args.max_samples}: must be in 2..{len(usable)}, {of}")
+    if args.budget is not None and args.budget < 2 * most:
+        raise InputError(f"--budget {args.budget}: the first look alone takes {2 * most} NFE, two of each prompt")
+    if args.budget is not None and groups is not None:
+        raise InputError(f"--budget {args.budget}: not with prompts that have groups")
+    levels = np.repeat(usable[spread_sequence(args.max_samples, len(usable))], args.n_trials)
+    if groups is not None:
+        return levels, lambda among: tree(levels, arms[among], groups[among], args.z)
+    budget = np.inf if args.budget is None else args.budget
+    return levels, lambda among: race(levels, arms[among], args.z, budget)
+
+
+def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
+    """The first `points` rows [points, c, h, w] of a noise bank. Raises InputError when it does not fit."""
+    try:
+        bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:
+        raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None
+    if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
+        found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
+        wanted = f"the model's latents need [n, c, h, w] = {['n', *latent]}"
+        raise InputError(f"--noise_path {path}: holds {found}, {wanted}")
+    if len(bank) < points:
+        raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
+    return bank[:points].float()
+
+
+# ---- candidates ----
+
+
+def first_stage(args, parser: Parser, *stage) -> tuple[dict, str, Callable | None]:
+    """--candidates: what candidates.first_stage makes of it; without, nothing."""
+    if args.candidates is None:
+        refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
+        return {}, "", None
+    from diffusion import candidates
+
+    return candidates.first_stage(args.candidates, args.candidates_from, args.pretrained, *stage)
+
+
+def most_arms(args, arm_class: np.ndarray) -> int:
+    """How many arms compete at most: those of the --candidates largest classes; arm_class [arms] of rows 0..K-1."""
+    return int(np.sort(np.bincount(arm_class))[-(args.candidates or 0) :].sum())
+
+
+# ---- run.json and its folder ----
+
+
+def search_tag(args, interval: int | None = None, to_keep: Iterable[int] = (), n_samples: Iterable[int] = ()) -> str:
+    """The search in the name of a run's folder: a race, or a grid of every `interval`-th level, or stages."""
+    trials = f"{args.n_trials}trials"
+    if args.search == "race":
+        budget = "" if args.budget is None else f"_{args.budget}NFE"
+        return f"{trials}_race_{args.z:g}z_{args.max_samples}samples{budget}"
+    if interval:
+        return f"t{interval}_{trials}"
+    return f"{trials}_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"
+
+
+def suffixes(args, interpolation: str | None, more: str = "") -> str:
+    """The rest of that name, where options are not the usual ones; `more` comes before what is said of levels."""
+    return names.joined(
+        getattr(args, "randomize_noise", False) and "randnoise",
+        names.unusual(getattr(args, "interpolation", None), interpolation),
+        names.unusual(args.loss, "l2"),
+        names.unusual(getattr(args, "img_size", None), None, 512),
+        more,
+        args.levels != names.usual_levels(args.search) and f"levels{args.levels}",
+        args.weights and f"w{names.tag(args.weights.stem)}",
+    )
+
+
+def options_of(args, flags: Iterable[str], card: models.Card, data: str, dtype: str, points: Points) -> dict:
+    """What every run of a diffusion model tells: these options, those that all have, and the data's fingerprint.
+
+    Halving's schedule is left to the caller. InputError where no level that is measured counts.
+    """
+    if not points.weights[points.levels].any():
+        none = f"0 at each of the {len(points.levels)} levels that are measured"
+        raise InputError(f"--weights {args.weights}: {none}")
+    everywhere = ["dataset", "version", "n_trials", "loss", "seed", "search"]
+    race_only = RACE_ONLY if args.search == "race" else []
+    return {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)} | {
+        "img_size": card.image_size,
+        "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
+        "data": data,
+        "dtype": dtype,
+        "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),
+        "weights": sha256(points.weights.tobytes()) if (points.weights != 1).any() else None,
+        "levels": None if args.levels == "0-1" else args.levels,
+    }

@@ -1,0 +1,99 @@
+"""The csv of prompts, and that of what each noise level counts."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffusion import InputError, InputWarning
+from diffusion.files import is_id, read_numbers, read_rows
+from diffusion.names import DATASETS
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One entry per arm: the prompt, the name of its class, the class id and, where classes have one, its group."""
+
+    texts: list[str]
+    names: list[str]
+    classes: list[int]
+    groups: list[str] | None = None
+
+
+def read_prompts(path: str | Path) -> Prompts:
+    """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
+
+    InputError names the file and the line at fault.
+    """
+    rows = read_rows(path, ("prompt", "classname", "classidx"), ("group",))
+    group_of: dict[int, str] = {}
+    for line, (text, _, class_id, *group) in rows.items():
+        if not text.strip():
+            raise InputError(f"{path}, line {line}: the prompt is empty")
+        if not is_id(class_id):
+            raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
+        if group and group != [known := group_of.setdefault(int(class_id), group[0])]:
+            raise InputError(f"{path}, line {line}: class {class_id} is in group {group[0]!r}, and above in {known!r}")
+    texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
+    if len({int(i) for i in ids}) < 2:
+        raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
+    return Prompts(texts, names, [int(i) for i in ids], *groups)
+
+
+def prompts_file(dataset: str) -> str:
+    """The name of the csv in prompts/ that a known data set is scored with."""
+    return f"{SAME_PROMPTS.get(dataset, dataset).replace('-', '_')}_prompts.csv"
+
+
+def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
+    """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
+    meanings: dict[str, dict[int, str]] = {}
+    for text, name, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
+        meanings.setdefault(text, {}).setdefault(class_id, name)
+    return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
+
+
+def prompts_for(name: str, labels: list[int], classes: list[str], path: Path | None = None) -> Prompts:
+    """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
+
+    labels are of its images; classes are names by class id, empty where the data does not say.
+    Raises InputError when they are not prompts for the classes of the data set; warns of classes with the same prompt.
+    """
+    if path:
+        prompts = read_prompts(path)
+    elif name in DATASETS:
+        prompts = read_prompts(PROMPTS / prompts_file(name))
+    elif len(classes) < 2:
+        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompt_path")
+    else:
+        texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
+        prompts = Prompts(texts, classes, list(range(len(texts))))
+    missing = sorted(set(labels) - set(prompts.classes))
+    if missing:
+        raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
+    unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
+    if unused:
+        raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
+    for prompt, names in duplicates(prompts):
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
+        warnings.warn(alike, InputWarning, stacklevel=1)
+    return prompts
+
+
+def read_weights(path: Path | None, T: int) -> np.ndarray:
+    """What an error counts at each of T levels, from a csv with the columns level,weight. [T] float64, their mean is 1
+
+    Between the levels of the csv weights are interpolated, beyond them they are those of the ends; without a csv they
+    are all 1. InputError names the file and the line at fault.
+    """
+    if path is None:
+        return np.ones(T)
+    weights = read_numbers(path, "level", range(T), "weight", 1e9, "a number from 0 up")
+    table = np.interp(np.arange(T), list(weights), list(weights.values()))
+    if not table.any():
+        raise InputError(f"{path}: every weight is 0")
+    return table / table.mean()

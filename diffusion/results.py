@@ -1,0 +1,241 @@
+"""Runs read back: one view of a run for every script, its errors and scores as arrays, and the table of accuracy."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffusion import InputError, calibration, metrics, one_line, records
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    A row is what competes: several prompts of a class are one row, the mean of them; class ids that a model is told
+    compete alone, even where several mean the same class of the data set.
+    """
+
+    folder: Path
+    about: dict  # run.json
+    loss: str  # the one that decides
+    class_ids: np.ndarray  # [rows] the class that each row stands for
+    arm_class: np.ndarray  # [arms] the row of each arm
+    done: dict[int, Path]  # dataset index -> its record, of the images that are done
+
+    @property
+    def options(self) -> dict:
+        return self.about["options"]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The class ids, ascending. [K]"""
+        return np.unique(self.class_ids)
+
+    @property
+    def model(self) -> str | None:
+        return self.options.get("version") or self.options.get("model")
+
+    @property
+    def title(self) -> str:
+        return f"{self.options['dataset']}, {self.options['split']} split, model {self.model}"
+
+
+def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
+    """The run in a folder; DiT's may be named without its last part, the split.
+
+    `loss`: decide by this one, not by the run's. InputError: no run; it lacks one of `keys` or that loss; with
+    `answers`, its records do not each choose among all classes.
+    """
+    folder = records.run_folder(path)
+    about = records.read_run(folder)
+    if answers and about["options"].get("cls") is not None:
+        raise InputError(f"{folder}: a run over a part of the classes, so there are no answers")
+    if answers and "examples" in about:
+        drawn = "print_winoground.py prints and draws it"
+        raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes; {drawn}")
+    for key in (*keys, "loss"):
+        if not (about | about["options"]).get(key):
+            raise InputError(f"{folder / 'run.json'}: no {key} there")
+    decided = about["options"]["loss"]
+    if loss and decided in ("cosine", "nll"):  # baselines measure one
+        raise InputError(f"--loss {loss}: {folder} has {decided} only")
+    return Run(folder, about, loss or decided, *competitors(about), records.finished(folder))
+
+
+def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
+    """From run.json, the class id that each row stands for [rows], and the row of each arm [arms] (see Run)."""
+    classes = np.array([class_id for *_, class_id in about["arms"]], dtype=int)
+    if "all_arms" in about:
+        return classes, np.arange(len(classes))
+    return np.unique(classes, return_inverse=True)
+
+
+def names_of_classes(run: Run) -> dict[int, str]:
+    return {class_id: name for _, name, class_id in run.about["arms"]}
+
+
+def names_of_rows(run: Run) -> list[str]:
+    names = {int(row): name for row, (_, name, _) in zip(run.arm_class, run.about["arms"], strict=True)}
+    return [names[row] for row in range(len(run.class_ids))]
+
+
+def record_of(run: Run, index: int) -> dict:
+    """The record of an image that is done, its numbers looked at. InputError where they will not do."""
+    return records.load_record(run.done[index], own=True, loss=run.loss, arms=len(run.arm_class))
+
+
+def failures(folder: Path, done: Iterable[int]) -> list[str]:
+    """Why images have no record, one text each; a note of one that is `done` is of a worker that came too late."""
+    notes = {index: note for index, note in records.failed(folder).items() if index not in done}
+    return [f"image {index}: {note.read_text(errors='replace').strip()}" for index, note in notes.items()]
+
+
+# ---- many records ----
+
+ROW = ["index", "pred", "label", "nfe", "first_nfe", "candidates", "scores", "rank"]
+
+
+def brief(record: dict) -> dict:
+    """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`.
+
+    With `scores` [K] and `rank` where `change` of read_rows put them (see diffusion.calibration).
+    """
+    return {key: record[key] for key in ROW if key in record}
+
+
+def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tuple[list[dict], list[str]]:
+    """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
+
+    `own`: published records will not do. `change(record)` may decide again while the errors are at hand, which
+    are as `wanted` of records.load_record; they are not kept, since they do not fit in memory, nor read without it.
+    """
+    rows, problems = [], []
+    for path in paths:
+        try:
+            record = records.load_record(path, own=own, lazily=change is None, **wanted)
+            rows.append(brief(change(record) if change else record))
+        except InputError as error:
+            problems.append(str(error))
+    return rows, problems
+
+
+def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The images done of a run, and what is wrong with others; InputError where none is done.
+
+    index, nfe [n], scores [n, K] (calibration.scores), and label and pred [n] as columns of these: ids ascending.
+    """
+    column = {int(c): k for k, c in enumerate(run.classes)}
+
+    def score(record: dict) -> dict:
+        if record["label"] not in column:
+            raise InputError(f"image {record['index']}: its label {record['label']} is no class of the run")
+        pred = run.class_ids[metrics.rescore(record, run.arm_class, run.loss)]
+        scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
+        return record | {"label": column[record["label"]], "pred": column[pred], "scores": scores}
+
+    wanted = {"loss": run.loss, "arms": len(run.arm_class)}
+    rows, problems = read_rows(run.done.values(), own=True, change=score, **wanted)
+    if not rows:
+        raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
+    return {key: np.array([row[key] for row in rows]) for key in ("index", "nfe", "scores", "label", "pred")}, problems
+
+
+def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a run measured that measured every class at every point; InputError where it did not.
+
+    errors [images, rows, P], points in ascending levels, weighted where the run was; rows [images] of the labels, -1:
+    none's; ascending levels [P]. Images are those of run.done, in its order.
+    """
+    errors, labels, levels = [], [], None
+    for index in run.done:
+        record = record_of(run, index)
+        P, counts = len(record["levels"]), record["counts"]
+        if len(counts) < 2 or not (counts == P).all():
+            wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
+            raise InputError(f"{run.folder}, image {index}: not every class was measured at every point; {wanted}")
+        ascending = np.argsort(record["levels"].numpy(), kind="stable")
+        if levels is not None and not np.array_equal(levels, record["levels"].numpy()[ascending]):
+            raise InputError(f"{run.folder}, image {index}: has other noise levels than the images before")
+        levels = record["levels"].numpy()[ascending]
+        of_arms = metrics.point_errors(record, run.loss).reshape(-1, P)[:, ascending]
+        errors.append(metrics.class_means(of_arms, run.arm_class))
+        labels.append(next(iter(np.flatnonzero(run.class_ids == record["label"])), -1))
+    if not errors:
+        raise InputError(f"{run.folder}: no image is done yet")
+    return np.array(errors), np.array(labels), levels
+
+
+def read_calibration(run: Run) -> dict:
+    """What scripts/calibrate.py wrote: temperature, fit (the share it was fitted on), seed, loss.
+
+    InputError when there is nothing of it, or it is for another loss.
+    """
+    path = run.folder / "calibration.json"
+    try:
+        found = json.loads(path.read_text())
+        read = {key: float(found[key]) for key in ("temperature", "fit")} | {"seed": int(found["seed"])}
+        if not 0 < read["temperature"] < np.inf:
+            raise ValueError(f"temperature {read['temperature']}")
+        if found["loss"] != run.loss:
+            raise InputError(f"{path} was fitted for --loss {found['loss']}, wanted {run.loss}")
+        return read
+    except FileNotFoundError:
+        raise InputError(f"no {path}; python scripts/calibrate.py {run.folder} makes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+# ---- tables ----
+
+
+def in_percent(p: float, interval: tuple[float, float]) -> str:
+    """A share and its interval in a table's cell."""
+    return f"{100 * p:.2f} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+
+
+def percent(p: float, interval: tuple[float, float]) -> str:
+    return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+
+
+def accuracy_lines(pred: np.ndarray, label: np.ndarray, top: int | None, ranks: list[int]) -> list[tuple[str, str]]:
+    """Lines of a table: of pred and label [n], and with `top` how often the label is among so many best, by ranks."""
+    lines = [("top-1 accuracy", percent(*metrics.accuracy(pred, label)))]
+    if top is not None:
+        lines.append((f"top-{top} accuracy", percent(*metrics.share(np.array(ranks, dtype=int) < top))))
+    return [*lines, ("mean per class", percent(*metrics.mean_per_class(pred, label)))]
+
+
+def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int | None = None) -> int:
+    """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code.
+
+    With `top`, also how often the label is among so many best, from each row's `rank`; with `candidates` of the rows,
+    also how often it is one of them; with `first_nfe`, what choosing those had cost.
+    """
+    nfe = [row["nfe"] for row in rows if "nfe" in row]
+    lines = [("images", f"{len(rows)} of {total}")]
+    if all("pred" in row for row in rows):  # a run over a part of the classes has none
+        pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
+        lines += accuracy_lines(pred, label, top, [row.get("rank", 0) for row in rows])
+    if rows and all("candidates" in row for row in rows):
+        hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
+        lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))
+    if nfe:
+        lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
+    if rows and all("first_nfe" in row for row in rows):
+        lines.append(("first stage", f"{np.mean([row['first_nfe'] for row in rows]):,.0f} NFE per image"))
+    for name, value in lines:
+        print(f"{name:<15} {value}")
+    return report(problems)
+
+
+def report(problems: list[str], most: int = 20) -> int:
+    """Print what was left out, at most so many lines of it; the exit code."""
+    for problem in problems[:most]:
+        print(f"not counted: {one_line(problem, None)}", file=sys.stderr)
+    if len(problems) > most:
+        print(f"not counted: {len(problems) - most} more", file=sys.stderr)
+    return 1 if problems else 0

@@ -1,0 +1,200 @@
+"""Many images, from folder to folder: load, classify, record; go on where an earlier run ended; end when asked to."""
+
+import itertools
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion import InputWarning, cluster, plan, records, results
+from diffusion.datasets import Dataset
+from diffusion.decide import Measured, search_image
+from diffusion.errors import ImageNoise, plain, together
+from diffusion.images import crop
+from diffusion.models import Card, Model
+
+
+def by_search(
+    args,
+    card: Card,
+    device: torch.device,
+    dtype: str,
+    points: plan.Points,
+    open_image: Callable[[int], Image],
+    interpolation: str,
+    told: list | Callable[[int], list],
+    arm_class: np.ndarray,
+    finish: Callable[[int, Measured], dict],
+    *,
+    first: Callable | None = None,
+    rows: np.ndarray | None = None,
+    own_noise: bool = True,
+    keep: Callable = plain,
+    once: Callable[[Model], tuple[Callable, Callable]] | None = None,
+    ask: Callable[[int], tuple[np.ndarray, Callable]] | None = None,
+) -> tuple[Callable, Callable]:
+    """`load` and `classify` of `evaluate`: a search over a diffusion model's errors, many images side by side.
+
+    `told` are the prompts or class ids of all images, or a function that gives an image's own; arm_class [arms] is the
+    row of each of them, among those that compete; finish(index, measured) makes the record. `first` loads a first stage
+    (candidates.py), to which row k is class rows[k]. Noise without a bank is of (--seed, index), or the same for all
+    images unless it is their own; interpolation as in images.crop, keep as in errors.together.
+    once(model) gives what makes of (index, pixels) a latent and of index the conditions, where not each is made anew;
+    ask(index) the arm_class and the start of the search, where images differ in that.
+    """
+
+    def load(index: int) -> tuple[Tensor, Image]:
+        image = open_image(index)
+        return crop(image, card.image_size, interpolation), image  # [3, H, W]
+
+    def classify(images: Iterable, turn: str) -> Iterator[dict]:
+        pick = first and first(dtype, device)
+        model = plan.load(args, card, device, turn)
+        made = once and once(model)
+        shared = None if callable(told) else model.conditions(told)
+        if shared is not None and isinstance(told[0], str):
+            tqdm.write(f"{len(shared)} prompts, kept as {shared.nbytes / 1e6:,.1f} MB of embeddings")
+
+        def one_image(index: int, pixels: Tensor, image: Image):
+            candidates, more = pick(index, image) if pick else (None, {})
+            among = np.flatnonzero(np.isin(rows, candidates)) if pick else None
+            if made:
+                x, conditions = made[0](index, pixels), made[1](index)
+            else:
+                x = model.encode(pixels[None])[0]  # [c, h, w]
+                conditions = model.conditions(told(index)) if shared is None else shared
+            classes, start = ask(index) if ask else (arm_class, points.start)
+            own = ImageNoise(args.seed, index if own_noise else 0, card.latent)
+            measured = yield from search_image(
+                x, conditions, classes, start, points.levels, points.rows,
+                own if points.bank is None else points.bank, loss=args.loss, weights=points.weights, among=among,
+            )  # fmt: skip
+            return finish(index, measured) | more
+
+        tasks = (one_image(index, *read) for index, read in images)
+        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
+
+    return load, classify
+
+
+def classify_dataset(
+    args, dataset: Dataset, mine: list[int], folder: Path, options: dict, about: dict, load: Callable,
+    classify: Callable, *, dtype: str, cost: str = "", count_earlier: bool = False,
+) -> int:  # fmt: skip
+    """Classify the images `mine` of a data set into a run's folder and print the table; the exit code.
+
+    options and about as in records.open_run; load and classify as in `evaluate`; `cost` of an image is said at the
+    start; `count_earlier`: images that are done already count in the bar.
+    """
+    todo, earlier = join_run(folder, options, about, mine)
+    done = f"{len(mine) - len(todo)} done before"
+    print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}{done} -> {folder}")
+    path_of, counted = partial(records.record_path, folder, len(dataset)), earlier if count_earlier else []
+    rows, problems = evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace, earlier=counted)
+    return results.print_accuracy(earlier + rows, len(mine), problems)
+
+
+def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
+    """Open the run's folder; which of the images `mine` are still to do, and the rows of the others.
+
+    A file that is no record of its image is named, and its image is to do.
+    """
+    records.open_run(folder, options, about)
+    there = records.clean(folder, mine)
+    rows, problems = results.read_rows((there[k] for k in mine if k in there), own=True)
+    for problem in problems:
+        warnings.warn(f"{problem}; the image is measured again", InputWarning, stacklevel=2)
+    done = {row["index"] for row in rows}
+    return [k for k in mine if k not in done], rows
+
+
+def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[int, object]]:
+    """(index, load(index)) in order; up to `most` are loaded, in threads, before they are asked for.
+
+    What cannot be read (OSError) is left out, after `fail(index, why)`.
+    """
+    indices, waiting = iter(indices), deque()
+    pool = ThreadPoolExecutor(4)
+    try:
+        while True:
+            waiting.extend((k, pool.submit(load, k)) for k in itertools.islice(indices, most - len(waiting)))
+            if not waiting:
+                return
+            index, image = waiting.popleft()
+            if isinstance(error := image.exception(), OSError):
+                fail(index, str(error))
+            else:
+                yield index, image.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def evaluate(
+    todo: list[int], load, classify, path_of, *, dtype: str, grace: float, earlier: Iterable[dict] = ()
+) -> tuple[list[dict], list[str]]:
+    """Measure and save images, under a bar of accuracy, NFE per image and NFE/s; their rows and what went wrong.
+
+    `load(index)` reads an image; `classify(images, dtype)` loads the model, takes pairs (index, what was read) and
+    gives an iterator of records, in any order; `path_of(index)` is where one goes; `earlier` rows count in the bar.
+
+    An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
+    read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it
+    succeeds. Raises cluster.Stopped when a signal asked for an
+    end: the images in hand are finished if that takes less than `grace` seconds.
+    """
+    rows, problems, again = [], [], {}  # again: index -> NFE spent in vain
+    if not todo:
+        return rows, problems
+    notes = records.failed(path_of(todo[0]).parent)
+
+    def fail(index: int, why: str) -> None:
+        problems.append(f"image {index}: {why}")
+        records.note_failure(path_of(index), why)
+
+    total = Counter()
+    for row in earlier:
+        total.update(images=1, nfe=row["nfe"], answers="pred" in row, right=row.get("pred") == row["label"])
+    before = total["nfe"]
+    with cluster.asked_to_end(grace) as asked:
+
+        def found(indices: Iterable[int], dtype: str) -> Iterator[dict]:
+            return classify(itertools.takewhile(lambda _: not asked, ahead(indices, load, fail)), dtype)
+
+        measured = found(todo, dtype)  # loads the model: its errors come before the bar
+        started = time.monotonic()
+        with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
+            for turn in dict.fromkeys([dtype, "float32"]):
+                for record in measured:
+                    index, finite = record["index"], bool(record["errors"].isfinite().all())
+                    if turn != "float32" and not finite:
+                        again[index] = record["nfe"]
+                        continue
+                    if not finite:
+                        fail(index, "the network's answers are not all finite, in float32 too")
+                        continue
+                    record["nfe"] += again.get(index, 0)
+                    records.save_record(path_of(index), record)
+                    if index in notes:
+                        records.forget_failure(notes[index])
+                    rows.append(results.brief(record))
+                    right = record.get("pred") == record["label"]
+                    total.update(images=1, nfe=record["nfe"], answers="pred" in record, right=right)
+                    said = f"accuracy {total['right'] / total['answers']:.1%}, " if total["answers"] else ""
+                    speed = (total["nfe"] - before) / (time.monotonic() - started)
+                    bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
+                    bar.update()
+                if not again or turn == "float32":
+                    break
+                measured = found(again, "float32")
+        if asked and len(rows) + len(problems) < len(todo):
+            raise cluster.Stopped(asked.by)
+    return rows, problems

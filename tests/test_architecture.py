@@ -1,0 +1,106 @@
+"""The rooms of the package: imports only go down, what is wrapped is wrapped in one place, nothing grows too large."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from diffusion import datasets, models, names
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
+    "names process errors search levels metrics calibration simulate",
+    "files images models clip classifiers digits",
+    "prompts datasets items digit_items readers records",
+    "results candidates decide figures matching gallery",
+    "cluster options plan run",
+]
+ORDER = " ".join(LAYERS).split()
+WRAPPED = {  # library -> the modules that may import it; scripts may import only those of SCRIPTS
+    "torchvision": {"images", "datasets"},
+    "diffusers": {"models"},
+    "transformers": {"models", "clip"},
+    "open_clip": {"clip"},
+    "timm": {"classifiers", "datasets"},
+    "datasets": {"datasets", "items"},
+    "matplotlib": {"figures"},
+    "pandas": set(),
+    "tqdm": {"plan", "run"},
+    "argparse": {"options"},
+}
+SCRIPTS = {
+    "torchvision": {"write_prompts", "download"},
+    "diffusers": {"benchmark", "flow_mistakes", "train_embedded"},
+    "transformers": {"train_embedded"},
+    "open_clip": {"train_embedded"},
+    "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
+    "pandas": {"print_acc"},
+    "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_embedded"},
+}
+LINES, FUNCTION = 400, 75
+LARGER = {"models"}  # is about to be split
+PACKAGE = {path.stem: path for path in sorted((ROOT / "diffusion").glob("*.py")) if path.stem != "__init__"}
+OUTSIDE = {path.stem: path for path in [*sorted((ROOT / "scripts").glob("*.py")), *sorted(ROOT.glob("*.py"))]}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of what a file imports, anywhere in it; `from diffusion import x` as diffusion.x."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            below = node.module == "diffusion"
+            found |= {f"diffusion.{alias.name}" for alias in node.names} if below else {node.module}
+    return found
+
+
+def own(path: Path) -> set[str]:
+    """The modules of the package that a file imports."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("diffusion.")} & PACKAGE.keys()
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == sorted(PACKAGE)
+
+
+@pytest.mark.parametrize("module", PACKAGE)
+def test_imports_go_down(module):
+    place = ORDER.index(module)
+    assert {name for name in own(PACKAGE[module]) if ORDER.index(name) >= place} == set()
+
+
+def test_the_package_itself_imports_nothing_at_once():
+    tree = ast.parse((ROOT / "diffusion/__init__.py").read_text())
+    assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.values(), *OUTSIDE.values()], ids=lambda path: path.stem)
+def test_libraries_are_imported_where_they_are_wrapped(path):
+    libraries = {name.split(".")[0] for name in imported(path)}
+    allowed = WRAPPED if path.parent.name == "diffusion" else SCRIPTS
+    assert {name for name in libraries & WRAPPED.keys() if path.stem not in allowed.get(name, set())} == set()
+
+
+def test_no_script_imports_a_script():
+    for path in OUTSIDE.values():
+        assert not {name.split(".")[0] for name in imported(path)} & OUTSIDE.keys(), path
+
+
+@pytest.mark.parametrize("module", PACKAGE)
+def test_no_file_is_too_long(module):
+    assert len(PACKAGE[module].read_text().splitlines()) <= LINES or module in LARGER
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.values(), *OUTSIDE.values()], ids=lambda path: path.stem)
+def test_no_function_is_too_long(path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > FUNCTION] == []
+
+
+def test_names_are_those_of_the_tables():
+    """names.py lists them again, since the tables cannot be imported in no time."""
+    assert list(names.DATASETS) == list(datasets.TABLE)
+    assert {told: words.split(", ") for told, words in names.VERSIONS.items()} == {
+        told: list(known) for told, known in models.ALIASES.items()
+    }

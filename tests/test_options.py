@@ -1,0 +1,191 @@
+"""The command lines: what --help says of every option and how soon, and the choice of images."""
+
+import argparse
+import subprocess
+import sys
+import warnings
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, import_script
+from test_eval_prob_adaptive import folder_of, records_of, subset
+
+from diffusion import InputError, InputWarning, plan
+from diffusion.datasets import load_dataset
+from diffusion.readers import load_items
+from diffusion.records import read_run
+from diffusion.results import read
+
+SCRIPTS = [str(path.relative_to(ROOT)) for path in [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("scripts/*.py"))]]
+MODELS = ["eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"]
+HEAVY = "{'torch', 'torchvision', 'diffusers', 'transformers', 'matplotlib', 'scipy', 'open_clip', 'timm', 'datasets'}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("words, code", [("--help", 0), ("--no-such-flag", 2)])
+def test_the_command_line_is_answered_before_anything_heavy_is_imported(script, words, code):
+    run = f"""
+import runpy, sys
+sys.argv = [{script!r}, {words!r}]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code == {code}, end.code
+    assert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in (done.stdout if code == 0 else done.stderr)
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.endswith("write_cifar10_prompts.py")])
+def test_every_option_is_explained_and_shows_its_default(script):
+    parser = import_script(script).parser()
+    said = " ".join(parser.format_help().split())
+    assert len(parser.format_usage()) < 80
+    for action in parser._actions:
+        assert action.help and len(action.help) > 3, action
+        takes = action.nargs != 0
+        assert not takes or action.metavar or action.choices, f"{action.dest} has no metavar"
+        if takes and action.default not in (None, False) and action.default != []:
+            values = action.default if isinstance(action.default, list) else [action.default]
+            shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+            assert f"default {shown}" in said, action.dest
+
+
+@pytest.mark.parametrize("script", [*MODELS, "scripts/baseline.py"])
+def test_options_stand_in_groups(script):
+    titles = [group.title for group in import_script(script).parser()._action_groups]
+    search = ["search"] if script in MODELS else []
+    assert titles[2:] == ["data", "model", *search, "what is stored", "sharding"]
+
+
+def test_a_default_that_the_help_tells_in_words_is_not_added():
+    from diffusion import options
+
+    p = options.parser("x")
+    options.add(p, "--a N", "default what fits", 3)
+    options.add(p, "--b N", "100%% of it", 0)
+    options.add(p, "--c Z", "such", [0.5, 2])
+    said = " ".join(p.format_help().split())
+    assert "default what fits --b" in said and "100% of it; default 0" in said and "such; default 0.5 2" in said
+
+
+# ---- which images ----
+
+
+def chosen(labels, **given) -> tuple[list[int], list[str]]:
+    usual = {"grace": 20, "n_workers": None, "worker_idx": None, "subset_path": None, "per_class": None, "limit": None}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images, mine = plan.my_images(Namespace(**usual | given), labels, environ={})
+    assert images == mine
+    return images, [str(each.message) for each in caught if each.category is InputWarning]
+
+
+def test_per_class_by_hand():
+    """Spread evenly over the images of the class, as the levels of a search are."""
+    labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert chosen(labels, per_class=1) == ([2, 5, 9], [])
+    assert chosen(labels, per_class=2) == ([1, 3, 4, 6, 8, 10], [])
+    images, told = chosen(labels, per_class=4)
+    assert images == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11] and told == ["--per_class 4: fewer images of class 1 (3)"]
+    images, told = chosen([5] * 3 + list(range(20, 40)), per_class=2)
+    assert len(images) == 22 and "fewer images of class 20 (1), 21 (1)" in told[0] and told[0].endswith("29 (1), ...")
+
+
+def test_limit_by_hand():
+    """The classes in turn, those that have none left are passed over; an unfinished turn is spread over the classes."""
+    labels = [0, 0, 0, 0, 1, 2, 2, 2]
+    assert chosen(labels, limit=3) == ([2, 4, 6], [])
+    assert chosen(labels, limit=1) == ([4], [])
+    assert chosen(labels, limit=2) == ([2, 6], [])
+    assert chosen(labels, limit=5) == ([1, 3, 4, 5, 7], [])
+    assert chosen(labels, limit=6)[0] == [1, 3, 4, 5, 6, 7]
+    assert chosen(labels, limit=8)[0] == chosen(labels, limit=100)[0] == list(range(8))
+
+
+def test_choices_combine(tmp_path):
+    """First the subset, then so many of each of its classes, then so many in all."""
+    labels = [k % 3 for k in range(30)]
+    np.save(tmp_path / "s.npy", np.arange(9, 30))
+    given = {"subset_path": tmp_path / "s.npy", "per_class": 2}
+    found = chosen(labels, **given)[0]
+    assert len(found) == 6 and min(found) >= 9 and sorted(labels[k] for k in found) == [0, 0, 1, 1, 2, 2]
+    few = chosen(labels, **given, limit=4)[0]
+    assert len(few) == 4 and set(few) <= set(range(9, 30)) and {labels[k] for k in few} == {0, 1, 2}
+    for bad in ({"limit": 0}, {"per_class": -1}):
+        with pytest.raises(InputError, match="must be at least 1"):
+            chosen(labels, **bad)
+
+
+@pytest.mark.parametrize("most", [1, 7, 60, 200, 497])
+def test_limit_is_as_even_as_can_be(most):
+    labels = load_dataset("digits").labels
+    counts = np.bincount([labels[k] for k in chosen(labels, limit=most)[0]], minlength=10)
+    sizes = np.bincount(labels, minlength=10)
+    assert counts.sum() == most and all(n == sizes[k] or n >= counts.max() - 1 for k, n in enumerate(counts))
+
+
+def test_examples_are_spread_over_their_tags():
+    tags = [item.tags[0] for item in load_items("digits-pairs").items]
+    found = [tags[k] for k in chosen(tags, limit=6)[0]]
+    assert sorted(found) == ["Colour", "Colour", "Digit", "Digit", "Place", "Place"]
+
+
+@pytest.mark.parametrize("script", MODELS)
+def test_records_are_the_same_bits_and_the_run_the_same(run_main, tmp_path, script):
+    """The choice of images is no option of the run: a smaller one joins it, and changes nothing of it."""
+    data = ["--dataset", "digits-pairs" if script == "run_winoground.py" else "digits", "--device", "cpu"]
+    search = ["--version", "digits", "--search", "race", "--max_samples", 4]
+    few = run_main(script, *data, *search, "--limit", 3)
+    assert few.code == 0, few.err
+    told, before = read_run(folder_of(few))["options"], records_of(few)
+    images = {index // 2 if script == "run_winoground.py" else index for index in before}
+    alone = run_main(script, *data, *search, *subset(tmp_path, *images), "--limit", 2, log="alone")
+    assert alone.code == 0, alone.err
+    assert read_run(folder_of(alone))["options"] == told and "limit" not in told
+    found = records_of(alone)
+    assert 0 < len(found) < len(before) == len(images) * (2 if script == "run_winoground.py" else 1)
+    assert all(torch.equal(record["errors"], before[index]["errors"]) for index, record in found.items())
+    more = run_main(script, *data, *search, "--limit", 5)
+    assert more.code == 0 and folder_of(more) == folder_of(few) and len(records_of(more)) > len(before)
+
+
+def test_readers_take_a_dit_run_with_or_without_its_split(run_main, tmp_path):
+    args = ["--version", "digits", "--dataset", "digits", "--device", "cpu", *subset(tmp_path, *range(0, 300, 30))]
+    done = run_main("eval_prob_dit.py", *args, "--to_keep", 1, "--n_samples", 10)
+    assert done.code == 0, done.err
+    inner = folder_of(done)
+    assert inner.name == "test" and read(inner.parent).folder == inner
+    for script, *words in (
+        ["scripts/print_acc.py", "--top", 3], ["scripts/plot_budget.py"], ["scripts/calibrate.py", "--fit", "0.5"],
+        ["scripts/report.py", "--out", tmp_path / "page.html"], ["scripts/print_dit_acc.py"],
+        ["scripts/plot_levels.py"],
+    ):  # fmt: skip
+        long, short = (run_main(script, folder, *words) for folder in (inner, inner.parent))
+        assert long.code == short.code == 0 and long.out == short.out, (script, long.err, short.err)
+    for folder in (inner, inner.parent):
+        assert run_main("scripts/plot_errors.py", folder, tmp_path / "a.png").code == 0
+    (inner.parent / "train").mkdir()
+    (inner.parent / "train" / "run.json").write_text((inner / "run.json").read_text())
+    refused = run_main("scripts/print_acc.py", inner.parent)
+    assert refused.code == 2 and "holds runs of 2 splits" in refused.err
+
+
+def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
+    """Where a version is an alias of several; an embedded model is what it is called."""
+    from diffusion import models
+
+    monkeypatch.setattr(models, "weights_size", lambda *_: 3e9)
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: None)
+    args = argparse.Namespace(version="2-0", compile=False, offload=False)
+    card = models.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
+    plan.load(args, card, "cpu", "float32")
+    args.version = card.source
+    plan.load(args, card, "cpu", "float32")
+    first, second = capsys.readouterr().out.splitlines()
+    told = "3.00 GB of weights, the network's in float32"
+    assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"
