@@ -1,9 +1,11 @@
-"""Compositional matching: do two images and two captions of the same words find each other (Winoground)?
+"""Compositional matching: do images and captions find each other? Winoground, and any other matching benchmark.
 
     python run_winoground.py --model sd --version 2-0 --t_interval 1 --batch_size 32 --noise_path noise_512.pt \\
         --randomize_noise --interpolation bicubic
     python run_winoground.py --model clip --version ViT-L/14
+    python run_winoground.py --dataset sugarcrepe:swap_obj --search race --randomize_noise
 
+commands.md has a command for every benchmark, diffusion/items.py the form of your own.
 Results go to $LOG_DIR (default data), one file per image; scripts/print_winoground.py prints them again.
 """
 
@@ -19,14 +21,16 @@ SD_ONLY = [  # options of a diffusion model
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    known = "winoground, digits-pairs, hf:NAME, or a folder with examples.jsonl"
+    known = (
+        "winoground, sugarcrepe, ... (commands.md), NAME:PART, digits-pairs, hf:NAME, or a folder with examples.jsonl"
+    )
     options.add_interpolation(options.add_data(p, "winoground", known, classes=False), "bilinear")
     model = p.add_argument_group("model")
-    kinds = ["sd", "clip", "openclip"]
-    options.add(model, "--model", "Stable Diffusion, CLIP or OpenCLIP", "sd", choices=kinds)
+    kinds = ["sd", "clip", "openclip", "siglip"]
+    options.add(model, "--model", "Stable Diffusion, CLIP, OpenCLIP or SigLIP", "sd", choices=kinds)
     version = "sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits"
     options.add(model, "--version MODEL", version)
-    tag = "of clip and openclip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu"
+    tag = "of clip, openclip, siglip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu"
     options.add(model, "--pretrained TAG", tag)
     options.add_text_model(model)
     options.add_network(model)
@@ -43,31 +47,47 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from diffusion import InputError, figures, matching, metrics, plan, records, results, run
+from diffusion import InputError, figures, gallery, matching, metrics, plan, records, results, run
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
 from diffusion.files import sha256
-from diffusion.pairs import Pairs, load_pairs
+from diffusion.items import Items, Once
+from diffusion.models import Model
 from diffusion.prompts import read_weights
-from diffusion.search import every, halving, level_sequence
+from diffusion.readers import load_items
+from diffusion.search import every, halving, level_sequence, race_each
+
+Views = list[tuple[int, int]]  # of each image of the benchmark, which item's it is, and which of its images
 
 
-def by_diffusion(
-    args, device, dtype: str, pairs: Pairs, open_image: Callable
-) -> tuple[dict, str, int, Callable, Callable]:
-    """Options for run.json, the run folder's name, NFE per image, how to load an image, and what classifies images."""
+def key(items: Items, view: tuple[int, int]) -> object:
+    """What makes two images one."""
+    k, i = view
+    return items[k].images[i]
+
+
+def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Views):
+    """Options for run.json, the run folder's name, NFE of some captions, how to load an image, what classifies images.
+
+    `mine` of all `views` are to be measured.
+    """
     args.version = args.version or "2-0"
     card = plan.card_of(args)
-    arm_class = np.arange(2 + args.normalize)
+    empty = [""] * args.normalize
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
-    if args.search == "race":
+    raced = args.search == "race"
+    if raced:
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = plan.race_of(args, np.ones(2, dtype=int), usable[weights[usable] > 0], 2)
+        levels, start = race_of(args, items, mine, usable[weights[usable] > 0])
     else:
         options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
+        if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
+            raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
         levels, _ = level_sequence([every(args.t_interval, len(usable))], len(usable))
         levels = np.repeat(usable[levels], args.n_trials)
 
@@ -77,45 +97,108 @@ def by_diffusion(
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
 
     def told(number: int) -> list[str]:
-        return [*pairs.captions[number // 2], ""][: len(arm_class)]
+        return [*items[views[number][0]].captions, *empty]
 
-    def finish(number: int, measured: Measured) -> dict:
-        record = measured.record(index=number, label=number % 2)
-        errors = metrics.class_errors(record, arm_class, args.loss)[0][:2]  # the empty caption is no answer
-        return record | {"pred": int(errors.argmin()), "margin": metrics.margin(errors)}
+    def once(model: Model) -> tuple[Callable, Callable]:
+        """Each image is encoded once, however many items show it, and each caption embedded once."""
+        latents = Once(key(items, view) for view in mine)
+        embedded = Once(text for k, _ in mine for text in (*items[k].captions, *empty))
 
+        def encode(number: int, pixels: Tensor) -> Tensor:
+            return latents(key(items, views[number]), lambda _: model.encode(pixels[None])[0])
+
+        def embed(text: str) -> Tensor:  # twice over: kernels for one row round otherwise than those for several
+            return model.conditions([text, text])[0].clone()
+
+        return encode, lambda number: torch.stack([embedded(text, embed) for text in told(number)])
+
+    def ask(number: int) -> tuple[np.ndarray, Callable]:
+        k, i = views[number]
+        right = items[k].table[:, i]
+        several = raced and right.sum() > 1
+        return np.arange(len(right) + len(empty)), (lambda _: race_each(levels, args.z, right)) if several else start
+
+    finish = partial(record_of, items, views, loss=args.loss)
     flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
-    data = {"dataset": args.dataset, "data": fingerprint(pairs.captions)}
-    chosen = plan.options_of(args, flags, card, data, dtype, points)
+    chosen = plan.options_of(
+        args, flags, card, {"dataset": args.dataset, "data": fingerprint(items.data)}, dtype, points
+    )
+    load, classify = run.by_search(
+        args, card, device, dtype, points, lambda n: items.seen(*views[n]), args.interpolation, told, np.arange(0),
+        finish, once=once, ask=ask, own_noise=False,  # so that the errors of images can be compared
+    )  # fmt: skip
     model, search = plan.model_tag(args), plan.search_tag(args, args.t_interval)
     name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
-    load, classify = run.by_search(
-        args, card, device, dtype, points, open_image, args.interpolation, told, arm_class, finish,
-        own_noise=False,  # so that the errors of images can be compared
-    )  # fmt: skip
-    return chosen, name, args.budget or len(arm_class) * len(levels), load, classify
+    return chosen, name, lambda k: args.budget or (k + len(empty)) * len(levels), load, classify
 
 
-def by_clip(args, device, dtype: str, pairs: Pairs, open_image: Callable) -> tuple[dict, str, int, Callable, Callable]:
+def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.ndarray, Callable]:
+    """As plan.race_of, between the captions of each image. InputError where the items ask for anything else."""
+    asked = {k: items[k].table for k, _ in mine}
+    if no := [k for k, right in asked.items() if not (right.any(0) & ~right.all(0)).any()]:
+        other = f"{len(no)} of {len(asked)} examples of {args.dataset} ask for an image, the first is {items[no[0]].id}"
+        raise InputError(f"--search race: is for text scores; {other}: wanted --search grid")
+    if args.budget and (several := [k for k, right in asked.items() if (right.sum(0) > 1).any()]):
+        raise InputError(f"--budget {args.budget}: not with several right captions, as in {items[several[0]].id}")
+    most = max(len(right) for right in asked.values())
+    return plan.race_of(args, np.ones(most, dtype=int), usable, most)
+
+
+def record_of(items: Items, views: Views, number: int, measured: Measured, *, loss: str) -> dict:
+    """The record of an image; with the caption that it prefers where exactly one of several is right."""
+    k, i = views[number]
+    right = items[k].table[:, i]
+    record = measured.record(index=number, label=label_of(right))
+    errors, points = metrics.class_errors(record, np.arange(len(record["counts"])), loss)
+    errors, points = errors[: len(right)], points[: len(right)]  # the empty caption is no answer
+    furthest = np.where(points == points.max(), errors, np.inf)
+    return record | answer(right, furthest) | {"margin": metrics.margin(furthest[np.isfinite(furthest)])}
+
+
+def label_of(right: np.ndarray) -> int:
+    """The first right caption of an image, -1: none is."""
+    return int(right.argmax()) if right.any() else -1
+
+
+def answer(right: np.ndarray, errors: np.ndarray) -> dict:
+    return {"pred": int(errors.argmin())} if right.sum() == 1 and len(right) > 1 else {}
+
+
+def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
     options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
     def classify(images, dtype: str):
         of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
+        seen = Once(key(items, view) for view in mine)
+        told = Once(text for k, _ in mine for text in items[k].captions)
 
         def record_of(number: int, image: Image.Image) -> dict:
-            distance = 1 - of_texts(list(pairs.captions[number // 2])) @ of_image(image)  # [2]
-            about = {"index": number, "label": number % 2, "pred": int(distance.argmin())}
+            k, i = views[number]
+            texts = torch.stack([told(text, lambda t: of_texts([t, t])[0]) for text in items[k].captions])
+            distance = 1 - texts @ seen(key(items, views[number]), lambda _: of_image(image))  # [k]
+            right = items[k].table[:, i]
+            about = {"index": number, "label": label_of(right)} | answer(right, distance.numpy())
             return records.one_point(distance, "cosine", **about)
 
         return (record_of(number, image) for number, image in images)
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
-    chosen |= {"data": sha256(repr(pairs.captions))} | clip_weights(found, pretrained)
+    chosen |= {"data": sha256(repr(items.data))} | clip_weights(found, pretrained)
     name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
-    return chosen, name, 1, open_image, classify
+    return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
+
+
+def cost(items: Items, mine: list[int], todo: list[int], views: Views, nfe: Callable, raced: bool) -> str:
+    """What is to be measured, and what it costs at most."""
+    each = {k: len(items[k].images) * nfe(len(items[k].captions)) for k in mine}
+    images = sum(len(items[k].images) for k in mine)
+    most = "at most " if raced or len(set(each.values())) > 1 else ""
+    left = f"{'at most ' if raced else ''}{sum(nfe(len(items[views[n][0]].captions)) for n in todo):,} NFE to do"
+    shown = "" if images == 2 * len(mine) else f" with {images:,} images"
+    return f"{len(mine)} examples{shown} of {most}{max(each.values(), default=0):,} NFE, {left}"
 
 
 def main(argv: list[str]) -> int:
@@ -123,29 +206,31 @@ def main(argv: list[str]) -> int:
     options.at_least_one(args, "n_trials", "batch_size", "in_flight")
     options.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
-        raise InputError(f"--pretrained {args.pretrained}: is for --model clip and openclip; sd takes --version")
+        raise InputError(
+            f"--pretrained {args.pretrained}: is for --model clip and openclip, and siglip; sd takes --version"
+        )
     figures.check_picture(args.gallery)
     device, dtype = plan.pick_device(args)
-    pairs = load_pairs(args.dataset, names.DATASET_ROOT)
-    images, mine = plan.my_images(args, pairs.tags)
+    items = load_items(args.dataset, names.DATASET_ROOT)
+    chosen, mine = plan.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
+    mine = [k for k in mine if k not in items.lacking]
+    views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
+    first = matching.numbers(items.items)
+    wanted = [n for k in mine for n in range(first[k], first[k + 1])]
     by = by_diffusion if args.model == "sd" else by_clip
-    opened = lambda number: pairs.open(*divmod(number, 2))  # noqa: E731
-    chosen, name, nfe, load, classify = by(args, device, dtype, pairs, opened)
+    settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
     folder = names.run_folder(args.dataset, args.extra, name)
-    examples = {k: {"id": pairs.ids[k], "captions": pairs.captions[k], "tag": pairs.tags[k]} for k in range(len(pairs))}
-    arms = [("caption 0", "caption 0", 0), ("caption 1", "caption 1", 1)]
-    about = {"images": 2 * len(images), "arms": arms, "examples": examples}
-    todo, _ = run.join_run(folder, chosen, about, [2 * k + side for k in mine for side in (0, 1)])
-    most = "at most " if args.search == "race" else ""
-    cost = f"{most}{2 * nfe:,} NFE, {most}{len(todo) * nfe:,} NFE to do"
-    print(f"{args.dataset}: {len(mine)} examples of {cost} -> {folder}")
+    todo, _ = run.join_run(folder, settings, matching.about(items, chosen), wanted)
+    at = {}  # an image that several items show is measured for all of them in a row, and forgotten
+    todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
+    print(f"{args.dataset}: {cost(items, mine, todo, views, nfe, args.search == 'race')} -> {folder}")
 
-    path_of = partial(records.record_path, folder, 2 * len(pairs))
+    path_of = partial(records.record_path, folder, len(views))
     _, problems = run.evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace)
     done = results.read(folder, answers=False)
     code = matching.print_scores(done)
     if args.gallery:
-        matching.draw_gallery(done, pairs, args.gallery)
+        gallery.draw(done, items, args.gallery)
     return results.report(problems) or code
 
 

@@ -17,6 +17,7 @@ from diffusion.weights import fingerprint
 DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
     "clip": ("ViT-L/14", "openai"),
     "openclip": ("ViT-H-14", "laion2b_s32b_b79k"),
+    "siglip": ("ViT-SO400M-14-SigLIP-384", "webli"),
 }
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 

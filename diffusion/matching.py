@@ -1,129 +1,222 @@
-"""A run of run_winoground.py, read: the scores of its examples, their table, their gallery."""
+"""A run of run_winoground.py, read: its items, their scores, the table."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from diffusion import InputError, figures, metrics, records, results
+from diffusion import InputError, metrics, records, results
+from diffusion.items import Item, Items, Shown, pair
 from diffusion.results import Run
 
-COLUMNS, GALLERY = 3, 12  # examples in a row of the gallery, and in all of it
+
+@dataclass(frozen=True)
+class Done:
+    """An item all of whose images were measured."""
+
+    index: int
+    item: Item
+    text: float  # margins (see metrics.text_margin), nan: not asked
+    means: np.ndarray  # [captions (and, at last, the empty one), images] mean errors, each over its own points
+    nfe: int
+
+    def scores(self, normalized: bool) -> np.ndarray:
+        """Mean errors with a minus, [captions, images]; normalized: above that of the empty caption."""
+        k = len(self.item.captions)
+        return self.means[k] - self.means[:k] if normalized else -self.means[:k]
+
+    def image(self, normalized: bool) -> float:
+        """Margin of the image score, nan: not asked."""
+        return metrics.image_margin(-self.scores(normalized), self.item.table)
+
+    def margin(self, normalized: bool, raced: bool = False) -> float:
+        """Of all that the item asks, the worst; of a race, of its text score."""
+        margins = np.array([self.text] if raced else [self.text, self.image(normalized)])
+        return float(np.nanmin(margins, initial=np.inf))
 
 
-def _told(run: Run, e: int) -> dict:
-    """The id, tag and captions of an example. InputError where run.json does not tell of it."""
-    match run.about["examples"].get(str(e)):
-        case {"id": str(), "tag": str(), "captions": [str(), str()]} as told:
-            return told
-        case told:
-            wanted = "wanted its id, tag and captions"
-            raise InputError(f"{run.folder / 'run.json'}: example {e} is {told!r:.60}, {wanted}")
+# ---- items in run.json, and in records ----
 
 
-def _raced(run: Run) -> bool:
-    """Then two images may have been measured at different points."""
-    return run.options.get("search") == "race"
+def about(items: Items, chosen: list[int]) -> dict:
+    """What run.json tells of a benchmark and of those of its items that are chosen."""
+    return {
+        "images": sum(len(items[k].images) for k in chosen),
+        "arms": [(f"caption {c}", f"caption {c}", c) for c in range(max(len(i.captions) for i in items.items))],
+        "examples": {
+            k: {"id": i.id, "captions": i.captions, "tag": i.tags[0] if i.tags else ""}
+            for k, i in enumerate(items.items)
+        },
+        "items": {
+            k: {
+                "images": [[shown.file, shown.box] for shown in i.images],
+                "right": sorted(i.right),
+                "tags": i.tags,
+                "groups": i.groups,
+            }
+            for k, i in enumerate(items.items)
+        },
+        "chosen": len(chosen),
+        "lacking": {k: items.lacking[k] for k in chosen if k in items.lacking},
+    }
 
 
-def read_errors(run: Run) -> tuple[np.ndarray, dict[int, dict], list[str]]:
-    """Mean errors [n, caption 2 (and the empty one) 3, image 2] of complete examples, what these are, what is wrong.
-
-    The record of image k of example e has number 2 e + k; the empty caption's errors are nan where not measured.
-    InputError where it is no run of examples.
-    """
+def told(run: Run) -> dict[int, Item]:
+    """The items of a run's benchmark by index. InputError where it is no run of items, or run.json is damaged."""
     if "examples" not in run.about:
         raise InputError(f"{run.folder} is no run of run_winoground.py")
+    more = run.about.get("items")
+    items = {}
+    for e, example in run.about["examples"].items():
+        try:
+            if not isinstance(example["tag"], str) or not isinstance(example["id"], str):
+                raise TypeError
+            if more is None:  # an older run
+                items[int(e)] = pair(example["id"], (f"{e}/0", f"{e}/1"), example["captions"], example["tag"])
+                continue
+            images = tuple(Shown(file, box and tuple(box)) for file, box in more[e]["images"])
+            right = frozenset((c, i) for c, i in more[e]["right"])
+            tags, groups = tuple(more[e]["tags"]), dict(more[e]["groups"])
+            items[int(e)] = Item(example["id"], images, tuple(example["captions"]), right, tags, groups)
+        except (KeyError, ValueError, TypeError):
+            wanted = "wanted its id, tag and captions" + ("" if more is None else ", its images and what is right")
+            raise InputError(f"{run.folder / 'run.json'}: example {e} is {example!r:.60}, {wanted}") from None
+    if sorted(items) != list(range(len(items))):
+        raise InputError(f"{run.folder / 'run.json'}: tells of {len(items)} examples, not of each from 0 on")
+    return dict(sorted(items.items()))
+
+
+def numbers(items: list[Item]) -> np.ndarray:
+    """The number of each item's first image, and of one more: images are counted through, item by item. [items + 1]"""
+    return np.cumsum([0, *(len(item.images) for item in items)])
+
+
+def read(run: Run) -> tuple[list[Done], list[str]]:
+    """The complete items of a run, and what is wrong with others."""
+    items = told(run)
+    first = numbers(list(items.values()))
     found, problems = {}, []
     for number, path in run.done.items():
+        e = int(np.searchsorted(first, number, "right")) - 1
+        if e not in items:
+            raise InputError(f"{run.folder / 'run.json'}: example {e} is None, wanted its id, tag and captions")
         try:
             record = records.load_record(path, own=True, loss=run.loss)
-            means = [part.mean() for part in metrics.arm_errors(record, run.loss)][:3]
+            errors = metrics.arm_errors(record, run.loss)
+            if len(errors) not in (k := len(items[e].captions), k + 1):
+                raise InputError(f"{path}: {len(errors)} captions, example {e} has {k}")
         except InputError as error:
             problems.append(str(error))
             continue
-        found.setdefault(number // 2, np.full((3, 2), np.nan))[: len(means), number % 2] = means
-    examples = {e: _told(run, e) for e, errors in sorted(found.items()) if not np.isnan(errors[:2]).any()}
-    return np.array([found[e] for e in examples]).reshape(-1, 3, 2), examples, problems
+        found.setdefault(e, {})[number - first[e]] = (errors, int(record["nfe"]))
+    done = []
+    for e, measured in sorted(found.items()):
+        if len(measured) == len(items[e].images):
+            of_images = [measured[i][0] for i in range(len(measured))]
+            asked = zip(of_images, items[e].table.T, strict=True)
+            texts = [metrics.text_margin(each[: len(right)], right) for each, right in asked]
+            text = min((margin for margin in texts if not np.isnan(margin)), default=np.nan)
+            most = max(map(len, of_images))
+            means = np.array([[arm.mean() for arm in each] + [np.nan] * (most - len(each)) for each in of_images]).T
+            done.append(Done(e, items[e], text, means, sum(nfe for _, nfe in measured.values())))
+    return done, problems
+
+
+def raced(run: Run) -> bool:
+    """Then two images may have been measured at different points, and only captions of one can be compared."""
+    return run.options.get("search") == "race"
+
+
+def normalized(done: list[Done]) -> bool:
+    """Whether the empty caption was measured everywhere."""
+    return bool(done) and all(len(d.means) > len(d.item.captions) and not np.isnan(d.means).any() for d in done)
+
+
+# ---- the table ----
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score: of items, or of groups of them."""
+
+    hits: np.ndarray  # [n] bool
+    tags: list[frozenset[str]]  # [n]
+    keys: list[list]  # [n] what others may share: images and groups
+
+    def cell(self, tag: str | None, rows: int) -> str:
+        """The share that is right with its interval, of all or of a tag; how many, where the line says otherwise."""
+        chosen = np.array([tag is None or tag in tags for tags in self.tags], dtype=bool)
+        if not chosen.any() and rows:
+            return "-"
+        cluster = metrics.clusters(self.keys)[chosen]
+        p, (low, high) = metrics.share_of_clusters(self.hits[chosen], cluster)
+        of = f" of {chosen.sum()}" if chosen.sum() != rows else ""
+        return f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f}){of}"
+
+
+def keys_of(d: Done) -> list:
+    """What an item may share with others."""
+    return [*(shown.file for shown in d.item.images), *d.item.groups.items()]
+
+
+def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: bool) -> dict[str, Column]:
+    """text, image, group and, where items have groups, those kinds: a group is right if all that its items ask is.
+
+    Of a race, without images. A group counts once all its items are done.
+    """
+    margins = {"text": np.array([d.text for d in done])}
+    if not race:
+        margins["image"] = np.array([d.image(normal) for d in done])
+        margins["group"] = np.minimum(*margins.values())  # nan unless both are asked
+    found = {}
+    keys = [keys_of(d) for d in done]
+    tags = [frozenset(d.item.tags) for d in done]
+    for name, margin in margins.items():
+        asked = np.flatnonzero(~np.isnan(margin))
+        if len(asked) or (not done and name == "text"):
+            found[name] = Column(margin[asked] > 0, [tags[k] for k in asked], [keys[k] for k in asked])
+    right = np.array([d.margin(normal, race) > 0 for d in done], dtype=bool)
+    for kind in dict.fromkeys(kind for item in items.values() for kind in item.groups):
+        members = {}
+        for e, item in items.items():
+            members.setdefault(item.groups.get(kind), set()).add(e)
+        at = {d.index: k for k, d in enumerate(done)}
+        whole = [[at[e] for e in each] for name, each in members.items() if name is not None and each <= at.keys()]
+        if any(len(each) > 1 for each in whole):
+            found[kind] = Column(
+                metrics.all_right(right, whole),
+                [frozenset.intersection(*(tags[k] for k in each)) for each in whole],
+                [[key for k in each for key in keys[k]] for each in whole],
+            )
+    return found
 
 
 def print_scores(run: Run) -> int:
-    """Print text, image and group scores (of a race, the text score), of all examples and by tag.
+    """Print the scores that the items allow (of a race, without those of images), of all and by tag. The exit code.
 
-    Where the empty caption was measured, also with its error subtracted from its image's. The exit code.
+    Where the empty caption was measured, also with its error subtracted from its image's.
     """
-    errors, examples, problems = read_errors(run)
-    tags = np.array([told["tag"] for told in examples.values()])
-    print(f"{'examples':<16}{len(examples)} of {max(run.about['images'] // 2, len(examples))}")
-    right = {"": metrics.winoground(-errors[:, :2])}
-    if _raced(run):
-        right = {"": {"text": right[""]["text"]}}
-    elif len(errors) and not np.isnan(errors).any():
-        right[", normalized"] = metrics.winoground(errors[:, 2:] - errors[:, :2])
-    groups = {"all": np.full(len(examples), True)} | {tag: tags == tag for tag in dict.fromkeys(tags) if tag}
-    for how, scores in right.items():
-        print(f"\n{'score' + how:<20}{'n':>6}" + "".join(f"{name:>24}" for name in scores))
-        for group, mask in groups.items():
-            cells = [metrics.share(correct[mask]) for correct in scores.values()]
-            shown = [f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f})" for p, (low, high) in cells]
-            print(f"{group:<20}{mask.sum():>6}" + "".join(f"{cell:>24}" for cell in shown))
+    items, (done, problems) = told(run), read(run)
+    lacking = run.about.get("lacking", {})
+    chosen = max(run.about.get("chosen", run.about["images"] // 2), len(done))
+    print(f"{'examples':<16}{len(done)} of {chosen}" + (f" in the file, {len(lacking)} lack an image" * bool(lacking)))
+    race, plain = raced(run), all(len(i.images) == len(i.captions) == 2 for i in items.values())
+    if done and (race or not plain):
+        print(f"{'NFE per example':<16}{np.mean([d.nfe for d in done]):,.1f}  (in all {sum(d.nfe for d in done):,})")
+    tables = {"": columns(done, items, race=race, normal=False)}
+    if not race and normalized(done):
+        tables[", normalized"] = columns(done, items, race=race, normal=True)
+    cluster = metrics.clusters([keys_of(d) for d in done])
+    if (n := len(np.unique(cluster))) < len(done):
+        print(f"{'clusters':<16}{n}, of examples that share an image or a group; the intervals allow for that")
+    tags = list(dict.fromkeys(tag for d in done for tag in d.item.tags))
+    for how, scores in tables.items():
+        rows = {"all": None} | {tag: tag for tag in tags}
+        counts = {tag: sum(tag is None or tag in d.item.tags for d in done) for tag in rows.values()}
+        cells = {name: [column.cell(tag, counts[tag]) for column in scores.values()] for name, tag in rows.items()}
+        width = max([24, *(len(cell) + 2 for row in cells.values() for cell in row)])
+        first = max([20, *(len(name) + 1 for name in rows)])
+        print(f"\n{'score' + how:<{first}}{'n':>6}" + "".join(f"{name:>{width}}" for name in scores))
+        for name, row in cells.items():
+            print(f"{name:<{first}}{counts[rows[name]]:>6}" + "".join(f"{cell:>{width}}" for cell in row))
+    problems += [f"example {e}: {why}" for e, why in lacking.items()]
     return results.report(problems)
-
-
-def draw_gallery(run: Run, pairs, path: Path) -> None:
-    """The examples of a run, worst first: images, captions, and the four errors."""
-    if _raced(run):
-        apart = "is a race, its images were measured at different points"
-        raise InputError(f"--gallery: wanted a grid; {run.folder} {apart}")
-    errors, examples, _ = read_errors(run)
-    if not examples:
-        raise InputError(f"{run.folder}: no example is done yet")
-    normalized = not np.isnan(errors).any()
-    scores = errors[:, 2:] - errors[:, :2] if normalized else -errors[:, :2]  # [n, caption, image]
-    right = metrics.winoground(scores)
-    margin = np.min([
-        scores[:, k, k] - other for k in (0, 1) for other in (scores[:, 1 - k, k], scores[:, k, 1 - k])
-    ], 0)  # fmt: skip
-    chosen = np.argsort(margin, kind="stable")[:GALLERY]
-    lines = -(-len(chosen) // COLUMNS)
-    figure = figures.new(4.6 * COLUMNS, 2.35 * lines + 0.9, layout=None)
-    what = f"{run.loss} error" + (", less the empty caption's" if normalized else "")
-    title = f"{run.options['dataset']}, {run.options['model']}: the {len(chosen)} worst of {len(examples)} examples"
-    figure.suptitle(
-        f"{title}\nNumbers: {what}, in thousandths above the example's smallest; green: own caption and image.",
-        fontsize=11,
-    )
-    top = 1 - 0.75 / figure.get_figheight()
-    grid = figure.add_gridspec(lines, COLUMNS, top=top, bottom=0.02, left=0.01, right=0.99, wspace=0.05, hspace=0.1)
-    for n, k in enumerate(chosen):
-        e, told = list(examples.items())[k]
-        cell = grid[n // COLUMNS, n % COLUMNS].subgridspec(3, 3, hspace=0.12, height_ratios=[0.55, 1.4, 0.12])
-        head = figure.add_subplot(cell[0, :])
-        head.axis("off")
-        marks = "   ".join(f"{name} {'✓' if right[name][k] else '✗'}" for name in right)
-        colour = figures.RIGHT if right["group"][k] else figures.WRONG
-        name = figures.shorten(f"{told['id']}  {told['tag']}", 40)
-        head.text(0, 1, f"{name}   {marks}", va="top", fontsize=9, weight="bold", color=colour)
-        for line, text in enumerate(told["captions"]):
-            head.text(0, 0.62 - 0.36 * line, f"{line}: {figures.shorten(text, 72)}", va="top", fontsize=7.5)
-        for side in (0, 1):
-            picture = figure.add_subplot(cell[1, side])
-            try:
-                picture.imshow(pairs.open(e, side))
-            except OSError as error:
-                raise InputError(str(error)) from None
-            picture.set(xticks=[], yticks=[])
-            picture.set_title(f"image {side}", fontsize=7.5, pad=2)
-        table = figure.add_subplot(cell[1, 2])
-        above = 1000 * (scores[k].max() - scores[k])  # [caption, image]
-        table.imshow(above, cmap="Greys", vmin=0, vmax=2 * above.max() or 1)
-        for caption in (0, 1):
-            for side in (0, 1):
-                own = {"color": figures.RIGHT, "weight": "bold"} if caption == side else {"color": "black"}
-                table.text(side, caption, f"{above[caption, side]:.1f}", ha="center", va="center", fontsize=9, **own)
-        table.set_xticks([0, 1], ["image 0", "image 1"], fontsize=7)
-        table.set_yticks([0, 1], ["0", "1"], fontsize=7)
-        table.xaxis.tick_top()
-        table.tick_params(length=0, pad=2)
-        for spine in table.spines.values():
-            spine.set(color=colour, linewidth=1.5)
-    figures.save(figure, path)

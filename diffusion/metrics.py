@@ -1,6 +1,7 @@
 """Pure functions of arrays: how often the answers were right, and how sure one can be of that."""
 
 import numpy as np
+from scipy.special import stdtrit
 
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 
@@ -125,13 +126,76 @@ def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | 
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
 
 
-def winoground(scores: np.ndarray) -> dict[str, np.ndarray]:
-    """What is right in each example, from scores [n, caption 2, image 2]; higher is better; caption k is image k's own.
+# ---- matching: errors of captions under images; `right` [captions(, images)] bool says which belong together ----
 
-    text: each image prefers its own caption; image: each caption prefers its own image; group: both (arXiv 2204.03162).
-    A tie is wrong. -> three [n] bool
+# A margin is by how much the worst of what is right beats the best of what is wrong, as a difference of errors: right
+# is what is above 0, so a tie is wrong. nan: the item asks nothing of that kind.
+
+
+def text_margin(errors: list[np.ndarray], right: np.ndarray) -> float:
+    """An image prefers each of its right captions to each of its wrong ones: its errors [captions] of [points].
+
+    A race measures captions at prefixes of the same points, and drops those that have lost: a right caption beats what
+    was dropped before it, and what is worse at the right one's points. inf where all others were dropped before.
     """
-    own = scores[:, [0, 1], [0, 1]]  # [n, 2]
-    text = np.all(own > scores[:, [1, 0], [0, 1]], 1)  # the same image under the other caption
-    image = np.all(own > scores[:, [0, 1], [1, 0]], 1)  # the same caption on the other image
-    return {"text": text, "image": image, "group": text & image}
+    margins = []
+    for own in np.flatnonzero(right):
+        n = len(errors[own])
+        for other in np.flatnonzero(~right):
+            dropped = len(errors[other]) < n
+            margins.append(np.inf if dropped else errors[other][:n].mean() - errors[own].mean())
+    return float(min(margins, default=np.nan))
+
+
+def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
+    """Each caption that is right for exactly one of several images prefers that to the others.
+
+    errors [captions, images]. All images must have been measured at the same points.
+    """
+    margins = []
+    for of_caption, is_right in zip(errors, right, strict=True):
+        if is_right.sum() == 1 and len(is_right) > 1:
+            margins += (of_caption[~is_right] - of_caption[is_right]).tolist()
+    return float(min(margins, default=np.nan))
+
+
+def all_right(hits: np.ndarray, members: list[list[int]]) -> np.ndarray:
+    """Which groups are right, all of whose members are: hits [n] bool, each group's members -> [groups] bool."""
+    return np.array([hits[each].all() for each in members], dtype=bool)
+
+
+def clusters(keys: list[list]) -> np.ndarray:
+    """The cluster of each item, a number: items that share a key are of one, and so are those that share with these.
+
+    keys: n lists of hashable things -> [n]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    number = {key: k for k, key in enumerate(dict.fromkeys(key for each in keys for key in each))}
+    at = [(k, len(keys) + number[key]) for k, each in enumerate(keys) for key in each]
+    row, column = np.array(at, dtype=int).reshape(-1, 2).T
+    size = len(keys) + len(number)
+    return connected_components(coo_array((np.ones(len(at)), (row, column)), (size, size)), directed=False)[1][
+        : len(keys)
+    ]
+
+
+def share_of_clusters(hits: np.ndarray, cluster: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """As `share`, where items of a cluster [n] may be alike: Wilson's interval at the effective number of items.
+
+    That is p (1 - p) / var, at most n, times (z / t)^2 for the degrees of freedom of C clusters, with the variance of a
+    ratio between clusters, C / (C - 1) sum_c (h_c - p m_c)^2 / n^2, h_c hits of m_c items (Korn and Graubard, 1998;
+    Dean and Pagano, 2015). Where all or none are right that says nothing, and items of a cluster count as one:
+    n^2 / sum_c m_c^2. Where no two items share a cluster it is Wilson's.
+    """
+    _, at, m = np.unique(cluster, return_inverse=True, return_counts=True)
+    n, C = len(hits), len(m)
+    if n == C:
+        return share(hits)
+    p, h = float(np.mean(hits)), np.bincount(at, hits)
+    variance = C / max(C - 1, 1) * np.sum((h - p * m) ** 2) / n**2
+    if p in (0, 1) or C == 1:
+        return p, wilson(p, n**2 / np.sum(m**2))
+    effective = min(n, p * (1 - p) / variance) if variance else n
+    return p, wilson(p, effective * (Z95 / stdtrit(C - 1, 0.975)) ** 2)

@@ -218,6 +218,7 @@ def _latent(vae, images: Tensor) -> Tensor:
 
 def _warn_of_cuts(pipeline, prompts: list) -> None:
     """Name the prompts that are longer than a text encoder of the pipeline takes."""
+    prompts = list(dict.fromkeys(prompts))
     for tokenizer in (part for key, part in pipeline.components.items() if key.startswith("tokenizer") and part):
         longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
         limit = min(tokenizer.model_max_length, longest.default if longest else tokenizer.model_max_length)

@@ -252,7 +252,7 @@ def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype:
         | {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)}
         | {
             **models.check_weights(card),
-        "img_size": card.image_size,
+            "img_size": card.image_size,
             "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
             "dtype": dtype,
             "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),

@@ -20,7 +20,7 @@ from diffusion.datasets import Dataset
 from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
 from diffusion.images import crop
-from diffusion.models import Card
+from diffusion.models import Card, Model
 from diffusion.names import NO_LABEL
 
 
@@ -40,6 +40,8 @@ def by_search(
     rows: np.ndarray | None = None,
     own_noise: bool = True,
     keep: Callable = plain,
+    once: Callable[[Model], tuple[Callable, Callable]] | None = None,
+    ask: Callable[[int], tuple[np.ndarray, Callable]] | None = None,
 ) -> tuple[Callable, Callable]:
     """`load` and `classify` of `evaluate`: a search over a diffusion model's errors, many images side by side.
 
@@ -47,6 +49,8 @@ def by_search(
     row of each of them, among those that compete; finish(index, measured) makes the record. `first` loads a first stage
     (candidates.py), to which row k is class rows[k]. Noise without a bank is of (--seed, index), or the same for all
     images unless it is their own; interpolation as in images.crop, keep as in errors.together.
+    once(model) gives what makes of (index, pixels) a latent and of index the conditions, where not each is made anew;
+    ask(index) the arm_class and the start of the search, where images differ in that.
     """
 
     def load(index: int) -> tuple[Tensor, Image]:
@@ -56,6 +60,7 @@ def by_search(
     def classify(images: Iterable, turn: str) -> Iterator[dict]:
         pick = first and first(dtype, device)
         model = plan.load(args, card, device, turn)
+        made = once and once(model)
         shared = None if callable(told) else model.conditions(told)
         if shared is not None and isinstance(told[0], str):
             tqdm.write(f"{len(shared)} prompts, kept as {shared.nbytes / 1e6:,.1f} MB of embeddings")
@@ -63,11 +68,15 @@ def by_search(
         def one_image(index: int, pixels: Tensor, image: Image):
             candidates, more = pick(index, image) if pick else (None, {})
             among = np.flatnonzero(np.isin(rows, candidates)) if pick else None
-            x = model.encode(pixels[None])[0]  # [c, h, w]
-            conditions = model.conditions(told(index)) if shared is None else shared
+            if made:
+                x, conditions = made[0](index, pixels), made[1](index)
+            else:
+                x = model.encode(pixels[None])[0]  # [c, h, w]
+                conditions = model.conditions(told(index)) if shared is None else shared
+            classes, start = ask(index) if ask else (arm_class, points.start)
             own = ImageNoise(args.seed, index if own_noise else 0, card.latent)
             measured = yield from search_image(
-                x, conditions, arm_class, points.start, points.levels, points.rows,
+                x, conditions, classes, start, points.levels, points.rows,
                 own if points.bank is None else points.bank, loss=args.loss, weights=points.weights, among=among,
             )  # fmt: skip
             return finish(index, measured) | more
@@ -159,7 +168,8 @@ def evaluate(
 
     total = Counter()
     for row in earlier:
-        total.update(images=1, nfe=row["nfe"], right=row["pred"] == row["label"])
+        judged = "pred" in row and row["label"] != NO_LABEL
+        total.update(images=1, nfe=row["nfe"], answers=judged, right=judged and row["pred"] == row["label"])
     before = total["nfe"]
     with cluster.asked_to_end(grace) as asked:
 
@@ -183,9 +193,10 @@ def evaluate(
                     if index in notes:
                         records.forget_failure(notes[index])
                     rows.append(results.brief(record))
-                    total.update(images=1, nfe=record["nfe"], right=record.get("pred") == record["label"])
                     judged = "pred" in record and record["label"] != NO_LABEL
-                    said = f"accuracy {total['right'] / total['images']:.1%}, " if judged else ""
+                    right = judged and record["pred"] == record["label"]
+                    total.update(images=1, nfe=record["nfe"], answers=judged, right=right)
+                    said = f"accuracy {total['right'] / total['answers']:.1%}, " if total["answers"] else ""
                     speed = (total["nfe"] - before) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
                     bar.update()

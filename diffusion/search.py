@@ -179,6 +179,20 @@ def tree(levels: np.ndarray, arms: np.ndarray, groups: np.ndarray, z: float) -> 
     return np.array([min(means, key=means.get)])
 
 
+def race_each(levels: np.ndarray, z: float, right: np.ndarray) -> Search:
+    """A race of each class that is right with all that are not, until one is lost: right [classes] bool.
+
+    Those that are right do not race each other. levels and z as in `race`. What an earlier race measured is not
+    measured again. Returns the winner of the last race.
+    """
+    known, one = {}, np.ones(len(right), dtype=int)
+    for own in np.flatnonzero(right):
+        (winner,) = yield from _raced(levels, one, z, np.flatnonzero(~right | (np.arange(len(right)) == own)), known)
+        if winner != own:
+            break
+    return np.array([winner])
+
+
 def _raced(levels: np.ndarray, arms: np.ndarray, z: float, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:
     """A race between some classes, of which some points are `known`; these grow."""
     search = race(levels, arms[classes], z)

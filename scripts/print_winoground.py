@@ -1,4 +1,4 @@
-"""Print text, image and group scores of a run of run_winoground.py, finished or still going on; without a model.
+"""Print the scores of a run of run_winoground.py, finished or still going on; without a model.
 
 python scripts/print_winoground.py data/winoground/v2-0_t1_1trials_randnoise_bicubic
 """
@@ -13,8 +13,8 @@ def parser() -> options.Parser:
     return p
 
 
-from diffusion import figures, matching, results
-from diffusion.pairs import load_pairs
+from diffusion import figures, gallery, matching, results
+from diffusion.readers import load_items
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     figures.check_picture(args.gallery)
     run = results.read(args.folder, *(["dataset"] if args.gallery else []), loss=args.loss, answers=False)
     if args.gallery:
-        matching.draw_gallery(run, load_pairs(run.options["dataset"], names.DATASET_ROOT), args.gallery)
+        gallery.draw(run, load_items(run.options["dataset"], names.DATASET_ROOT), args.gallery)
     return matching.print_scores(run)
 
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
     "names process errors search levels metrics calibration simulate",
     "files images adapters weights hub schedules singlefile lora cards models clip classifiers digits",
-    "prompts own datasets pairs records",
-    "results candidates decide figures matching api",
+    "prompts own datasets items digit_items readers records",
+    "results candidates decide figures matching gallery api",
     "cluster options plan run",
 ]
 ORDER = " ".join(LAYERS).split()
@@ -22,7 +22,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "transformers": {"models", "clip"},
     "open_clip": {"clip"},
     "timm": {"classifiers", "datasets"},
-    "datasets": {"own", "pairs"},
+    "datasets": {"own", "items"},
     "matplotlib": {"figures"},
     "pandas": set(),
     "tqdm": {"plan", "run"},

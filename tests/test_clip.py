@@ -19,8 +19,8 @@ from transformers import CLIPTokenizer
 from diffusion import InputError
 from diffusion.clip import DEFAULTS, find_clip, load_clip
 from diffusion.datasets import load_dataset
-from diffusion.pairs import load_pairs
 from diffusion.prompts import read_prompts
+from diffusion.readers import load_items
 from diffusion.records import read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
@@ -165,11 +165,11 @@ def test_a_folder_from_end_to_end(run_main, tmp_path, local, tokenizer, model):
     args = options(folder, *subset(tmp_path, *chosen), model=model)
     result = run_main(SCRIPT, *args, "--gallery", tmp_path / "g.png")
     assert result.code == 0 and "digits-pairs: 4 examples of 2 NFE, 8 NFE to do" in result.out
-    pairs, records = load_pairs("digits-pairs"), records_of(result)
+    pairs, records = load_items("digits-pairs"), records_of(result)
     assert list(records) == [2 * k + side for k in chosen for side in (0, 1)]
     right = np.zeros(3)
     for k in chosen:
-        ids = tokenizer(list(pairs.captions[k]), padding="max_length", return_tensors="pt").input_ids
+        ids = tokenizer(list(pairs[k].captions), padding="max_length", return_tensors="pt").input_ids
         images = torch.stack([pixels(pairs.open(k, side)) for side in (0, 1)])
         wanted = distances(clip, images, ids)  # [image, caption]
         assert len(np.unique(wanted.round(5))) == 4, "all alike: this tests nothing"
@@ -208,7 +208,7 @@ def test_photographs_are_cropped_as_clip_does(run_main, tmp_path, local, tokeniz
     """The short side to 32 pixels, bicubic, and the middle of it."""
     own = own_examples(tmp_path / "own", 1)
     records = records_of(run_main(SCRIPT, *options(local[0]), "--dataset", own))
-    ids = tokenizer(list(load_pairs("digits-pairs").captions[0]), padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(list(load_items("digits-pairs").captions[0]), padding="max_length", return_tensors="pt").input_ids
     for side, record in records.items():
         with Image.open(own / f"0{'ab'[side]}.png") as image:
             small = image.convert("RGB").resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
@@ -245,8 +245,8 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 def test_quick_gelu_is_the_tags(run_main, tmp_path, registered):
     """OpenAI's weights were trained with it; with the exact GELU they load, and give other numbers without a word."""
-    pairs = load_pairs("digits-pairs")
-    ids = open_clip.SimpleTokenizer()(list(pairs.captions[0]))
+    pairs = load_items("digits-pairs")
+    ids = open_clip.SimpleTokenizer()(list(pairs[0].captions))
     found = []
     for k, (tag, clip) in enumerate(registered.items()):
         args = options("mini", *["--pretrained", tag] * bool(tag), *subset(tmp_path, 0))
@@ -268,8 +268,8 @@ def test_a_real_architecture_from_a_file(run_main, tmp_path):
     result = run_main(SCRIPT, *args)
     file.unlink()
     assert folder_of(result).name == f"clip_{SMALLEST}_weights.safetensors"
-    pairs = load_pairs("digits-pairs")
-    ids = open_clip.SimpleTokenizer()(list(pairs.captions[3]))
+    pairs = load_items("digits-pairs")
+    ids = open_clip.SimpleTokenizer()(list(pairs[3].captions))
     for number, record in records_of(result).items():
         image = pairs.open(3, number % 2).resize((224, 224), Image.Resampling.BICUBIC)
         wanted = distances(clip, pixels(image, MEAN, STD)[None], ids)[0]
@@ -287,12 +287,12 @@ def test_the_embedded_clip_names_single_digits():
 
 def test_the_embedded_clip(run_main, tmp_path):
     """It tells pictures of quite different scenes: 40 examples, each of images of two embedded ones. Chance is 1/4."""
-    pairs, lines = load_pairs("digits-pairs"), []
+    pairs, lines = load_items("digits-pairs"), []
     for k in range(40):
         line = {}
         for side, at in enumerate((k, 200 + k)):
             pairs.open(at, 0).save(tmp_path / f"{at}.png")
-            line |= {f"image_{side}": f"{at}.png", f"caption_{side}": pairs.captions[at][0]}
+            line |= {f"image_{side}": f"{at}.png", f"caption_{side}": pairs[at].captions[0]}
         lines.append(json.dumps(line))
     (tmp_path / "examples.jsonl").write_text("\n".join(lines))
     result = run_main(SCRIPT, *options("digits"), "--dataset", tmp_path)

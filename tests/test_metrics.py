@@ -172,6 +172,17 @@ def test_rescore_of_an_unknown_loss():
 
 # ---- Winoground: scores [caption, image], higher is better ----
 
+
+def winoground(scores: np.ndarray) -> dict[str, np.ndarray]:
+    """What is right in each of n examples, from scores [n, caption 2, image 2]; higher is better."""
+    own = np.eye(2, dtype=bool)
+    sides = [[[-e[:, [i]] for i in (0, 1)] for e in scores]]  # of each image its captions, each at one point
+    text = [min(metrics.text_margin(list(of_image), own[i]) for i, of_image in enumerate(e)) > 0 for e in sides[0]]
+    image = [metrics.image_margin(-e, own) > 0 for e in scores]
+    text, image = np.array(text, dtype=bool), np.array(image, dtype=bool)
+    return {"text": text, "image": image, "group": text & image}
+
+
 WINOGROUND = {  # 2 x 2 scores -> text, image; what is said is what goes wrong
     "all right": ([[2, 1], [1, 2]], True, True),
     "caption 0 prefers image 1": ([[2, 3], [1, 4]], True, False),
@@ -189,7 +200,7 @@ WINOGROUND = {  # 2 x 2 scores -> text, image; what is said is what goes wrong
 
 @pytest.mark.parametrize("scores, text, image", WINOGROUND.values(), ids=WINOGROUND)
 def test_winoground_of_one_example_by_hand(scores, text, image):
-    right = metrics.winoground(np.array([scores], dtype=float))
+    right = winoground(np.array([scores], dtype=float))
     assert {name: value.tolist() for name, value in right.items()} == {
         "text": [text], "image": [image], "group": [text and image],
     }  # fmt: skip
@@ -197,20 +208,20 @@ def test_winoground_of_one_example_by_hand(scores, text, image):
 
 def test_winoground_of_many_is_that_of_each():
     scores, text, image = (np.array(column) for column in zip(*WINOGROUND.values(), strict=True))
-    right = metrics.winoground(scores)
+    right = winoground(scores)
     assert right["text"].tolist() == text.tolist() and right["image"].tolist() == image.tolist()
     assert right["group"].tolist() == (text & image).tolist()
 
 
 def test_winoground_of_none():
-    assert {name: value.shape for name, value in metrics.winoground(np.zeros((0, 2, 2))).items()} == {
+    assert {name: value.shape for name, value in winoground(np.zeros((0, 2, 2))).items()} == {
         "text": (0,), "image": (0,), "group": (0,),
     }  # fmt: skip
 
 
 def test_winoground_of_random_scores_is_chance():
     """1/4, 1/4, and 1/6: of the 4! orders, the own two are above the other two in 2! 2!."""
-    right = metrics.winoground(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
+    right = winoground(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
     assert [right[name].mean() for name in ("text", "image", "group")] == pytest.approx(
         [1 / 4, 1 / 4, 1 / 6], abs=0.015
     )
@@ -222,7 +233,7 @@ def test_the_empty_captions_error_is_one_number_per_image():
     Errors [caption, image]: image 1 is the harder one whatever is said, so both captions prefer image 0.
     """
     errors, empty = np.array([[[1.0, 5.0], [2.0, 4.0]]]), np.array([[[1.5, 4.5]]])
-    plain, normalized = metrics.winoground(-errors), metrics.winoground(empty - errors)  # +-0.5
+    plain, normalized = winoground(-errors), winoground(empty - errors)  # +-0.5
     assert plain["text"] and not plain["image"] and not plain["group"]
     assert normalized["text"] and normalized["image"] and normalized["group"]
 
@@ -230,5 +241,94 @@ def test_the_empty_captions_error_is_one_number_per_image():
 def test_no_constant_of_an_image_changes_the_text_score():
     rng = np.random.default_rng(1)
     scores = rng.standard_normal((1000, 2, 2))
-    plain, moved = metrics.winoground(scores), metrics.winoground(scores + 3 * rng.standard_normal((1000, 1, 2)))
+    plain, moved = winoground(scores), winoground(scores + 3 * rng.standard_normal((1000, 1, 2)))
     assert (plain["text"] == moved["text"]).all() and (plain["image"] != moved["image"]).any()
+
+
+# ---- other shapes ----
+
+ORDER = {  # errors [captions] of one image, which are right -> margin
+    "the right one is best": ([1, 2, 3], [0], 1),
+    "it is second": ([2, 1, 3], [0], -1),
+    "a tie": ([1, 1, 3], [0], 0),
+    "two are right, both are best": ([1, 2, 4], [0, 1], 2),
+    "two are right, one is not": ([1, 5, 4], [0, 1], -1),
+    "all are right": ([1, 2, 3], [0, 1, 2], np.nan),
+    "none is": ([1, 2, 3], [], np.nan),
+}
+
+
+@pytest.mark.parametrize("errors, right, margin", ORDER.values(), ids=ORDER)
+def test_text_margins_by_hand(errors, right, margin):
+    found = metrics.text_margin([np.array([e - 0.5, e + 0.5]) for e in errors], np.isin(range(3), right))
+    assert found == margin or (np.isnan(found) and np.isnan(margin))
+
+
+def test_a_race_drops_what_has_lost():
+    """Captions are compared at the points of the right one; what was dropped before it has lost."""
+    right = np.array([True, False, False])
+    long, other, short = np.array([1.0, 1, 4, 4]), np.array([2.0, 2, 2, 3]), np.array([0.0, 3])
+    assert metrics.text_margin([long, short, short], right) == np.inf
+    assert metrics.text_margin([long, other, short], right) == pytest.approx(2.25 - 2.5)
+    assert metrics.text_margin([long[:2], other, short], right) == pytest.approx(0.5)  # short is at 1.5, other at 2
+    assert metrics.text_margin([np.array([3.0, 3]), other, np.array([9.0])], right) == pytest.approx(-1)
+
+
+IMAGES = {  # errors [captions, images], right -> margin
+    "the own image is best": ([[1, 2, 3]], [[1, 0, 0]], 1),
+    "it is not": ([[2, 1, 3]], [[1, 0, 0]], -1),
+    "a tie": ([[1, 1, 3]], [[1, 0, 0]], 0),
+    "right for two images: not asked": ([[1, 2, 3]], [[1, 1, 0]], np.nan),
+    "only the caption that is right for one": ([[9, 2, 3], [4, 1, 3]], [[1, 1, 0], [0, 1, 0]], 2),
+    "one image: not asked": ([[1], [2]], [[1], [0]], np.nan),
+}
+
+
+@pytest.mark.parametrize("errors, right, margin", IMAGES.values(), ids=IMAGES)
+def test_image_margins_by_hand(errors, right, margin):
+    found = metrics.image_margin(np.array(errors, dtype=float), np.array(right, dtype=bool))
+    assert found == margin or (np.isnan(found) and np.isnan(margin))
+
+
+def test_a_group_is_right_where_all_its_items_are():
+    hits = np.array([1, 1, 1, 0, 1, 0], dtype=bool)
+    assert metrics.all_right(hits, [[0, 1], [2, 3], [4]]).tolist() == [True, False, True]
+    assert metrics.all_right(hits, []).tolist() == []
+
+
+# ---- intervals by cluster ----
+
+
+def test_clusters_are_what_hangs_together():
+    keys = [["a"], ["b"], ["a", "c"], ["d"], ["c"], [], ["b"]]
+    found = metrics.clusters(keys).tolist()
+    same = [[found[i] == found[j] for j in range(7)] for i in range(7)]
+    assert [sum(row) for row in same] == [3, 2, 3, 1, 3, 1, 2] and same[0][4] and same[1][6]
+    assert metrics.clusters([]).tolist() == []
+
+
+def test_without_clusters_it_is_wilsons():
+    hits = np.random.default_rng(0).random(50) < 0.7
+    assert metrics.share_of_clusters(hits, np.arange(50)) == metrics.share(hits)
+    assert metrics.share_of_clusters(hits[:0], np.arange(0))[1] == (0, 1)
+
+
+def test_items_of_a_cluster_count_as_one_where_all_are_right():
+    p, interval = metrics.share_of_clusters(np.ones(40, bool), np.repeat(np.arange(10), 4))
+    assert p == 1 and interval == pytest.approx(metrics.wilson(1, 10))
+    assert metrics.share_of_clusters(np.ones(8, bool), np.zeros(8, int))[1] == pytest.approx(metrics.wilson(1, 1))
+
+
+@pytest.mark.parametrize("C, m, rho, p", [(100, 4, 0.5, 0.7), (20, 4, 0.5, 0.8), (20, 5, 0.9, 0.5), (100, 4, 0, 0.9)])
+def test_intervals_by_cluster_hold_what_they_promise(C, m, rho, p):
+    """Clusters whose own shares are Beta distributed: 95% of intervals hold p, where Wilson's of all items do not."""
+    rng = np.random.default_rng(1)
+    cluster = np.repeat(np.arange(C), m)
+    inside = np.zeros(2)
+    for _ in range(1000):
+        own = rng.beta(p * (1 / rho - 1), (1 - p) * (1 / rho - 1), C) if rho else np.full(C, p)
+        hits = rng.random(C * m) < own[cluster]
+        both = metrics.share_of_clusters(hits, cluster)[1], metrics.share(hits)[1]
+        inside += [low <= p <= high for low, high in both]
+    assert 0.935 < inside[0] / 1000 < 0.985
+    assert inside[1] / 1000 < 0.85 or not rho

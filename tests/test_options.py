@@ -14,7 +14,7 @@ from test_eval_prob_adaptive import folder_of, records_of, subset
 
 from diffusion import InputError, InputWarning, plan
 from diffusion.datasets import load_dataset
-from diffusion.pairs import load_pairs
+from diffusion.readers import load_items
 from diffusion.records import read_run
 from diffusion.results import read
 
@@ -130,7 +130,7 @@ def test_limit_is_as_even_as_can_be(most):
 
 
 def test_examples_are_spread_over_their_tags():
-    tags = load_pairs("digits-pairs").tags
+    tags = [item.tags[0] for item in load_items("digits-pairs").items]
     found = [tags[k] for k in chosen(tags, limit=6)[0]]
     assert sorted(found) == ["Colour", "Colour", "Digit", "Digit", "Place", "Place"]
 

@@ -16,9 +16,9 @@ from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, 
 
 from diffusion import models, names
 from diffusion.errors import ImageNoise
-from diffusion.matching import GALLERY
+from diffusion.gallery import GALLERY
 from diffusion.names import LOSSES
-from diffusion.pairs import load_pairs
+from diffusion.readers import load_items
 from diffusion.records import load_record, read_run
 from diffusion.search import spread_sequence
 
@@ -48,14 +48,14 @@ def own_examples(folder: Path, n: int, *, captions_of: int = 0, **more) -> Path:
 
     Their captions are those of the examples that come `captions_of` later.
     """
-    pairs = load_pairs("digits-pairs")
+    pairs = load_items("digits-pairs")
     folder.mkdir()
     lines = []
     for k in range(n):
         line = {"id": f"own {k}", "image_0": f"{k}a.png", "image_1": f"{k}b.png"} | more
         for side in (0, 1):
             pairs.open(k, side).resize((64, 48), Image.Resampling.BICUBIC).save(folder / line[f"image_{side}"])
-            line[f"caption_{side}"] = pairs.captions[k + captions_of][side]
+            line[f"caption_{side}"] = pairs[k + captions_of].captions[side]
         lines.append(json.dumps(line))
     (folder / "examples.jsonl").write_text("\n".join(lines))
     return folder
@@ -84,10 +84,10 @@ def test_errors_agree_with_the_oracle(run_main, tmp_path, bank, request, model, 
     words = [word for arg in args for word in (["--noise_path", bank] if arg == "bank" else [arg])]
     records = records_of(run_main(SCRIPT, *options(version), *words, *subset(tmp_path, 1, 300)))
     assert list(records) == [2, 3, 600, 601]
-    pairs = load_pairs("digits-pairs")
+    pairs = load_items("digits-pairs")
     for number, record in records.items():
         image = np.array(pairs.open(number // 2, number % 2), dtype=np.float32) / 127.5 - 1
-        said = [*pairs.captions[number // 2], ""][:texts]
+        said = [*pairs[number // 2].captions, ""][:texts]
         levels = [t for t in (125, 375, 625, 875) for _ in range(len(rows) // 4)]
         assert record["levels"].tolist() == levels and record["noise"].tolist() == rows
         wanted = oracle.errors(version, torch.from_numpy(image).permute(2, 0, 1), said, levels, noise[rows])
@@ -105,7 +105,7 @@ def test_own_photographs_are_cropped_in_the_middle(run_main, tmp_path, model_fol
         with Image.open(folder / f"0{'ab'[side]}.png") as image:
             small = image.resize((42, 32), how).crop((5, 0, 37, 32))  # 42 2/3 wide
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
-        captions = load_pairs("digits-pairs").captions[0]
+        captions = load_items("digits-pairs")[0].captions
         wanted = oracle.errors(model_folder, pixels, captions, [500], ImageNoise(0, 0, LATENT)[range(1)])
         np.testing.assert_allclose(blocks(record), wanted, rtol=1e-5)
 
@@ -126,8 +126,8 @@ def test_a_record_holds_what_it_says(run_main, three, model_folder):
     nfe = sum(record["nfe"] for record in records.values())
     assert nfe == 288 and f"digits-pairs: 3 examples of 96 NFE, {nfe} NFE to do -> " in result.out
     run = read_run(folder_of(result))
-    pairs = load_pairs("digits-pairs")
-    wanted = {str(k): {"id": str(k), "captions": list(pairs.captions[k]), "tag": pairs.tags[k]} for k in range(450)}
+    pairs = load_items("digits-pairs")
+    wanted = {str(k): {"id": str(k), "captions": list(pairs[k].captions), "tag": pairs[k].tags[0]} for k in range(450)}
     assert run["images"] == 6 and run["examples"] == wanted
 
 

@@ -1,4 +1,4 @@
-"""The embedded pairs: words, images, and that they fit; then the layouts of own data, of Winoground, and of the hub."""
+"""The embedded pairs: words, images, and that they fit; then own data, Winoground's layout, and the hub's."""
 
 import io
 import json
@@ -14,7 +14,8 @@ from PIL import Image
 from test_eval_prob_adaptive import folder_of, records_of
 
 from diffusion import InputError, digits, names
-from diffusion.pairs import load_pairs
+from diffusion.items import Item, Items, Once, Shown
+from diffusion.readers import load_items
 from diffusion.records import read_run
 
 SCRIPT = "run_winoground.py"
@@ -29,9 +30,23 @@ def parse(caption: str) -> tuple[list[tuple[str, str]], bool]:
     return [(c1, d1), (c2, d2)][::order], vertical
 
 
+def ids(items: Items) -> list[str]:
+    return [item.id for item in items.items]
+
+
+def captions_of(items: Items) -> list[tuple[str, ...]]:
+    return [item.captions for item in items.items]
+
+
+def tags_of(items: Items) -> list[str]:
+    """Of each its tag, "" where it has none."""
+    assert all(len(item.tags) < 2 for item in items.items)
+    return [item.tags[0] if item.tags else "" for item in items.items]
+
+
 def refusal(name, *args) -> str:
     with pytest.raises(InputError) as error:
-        load_pairs(name, *args)
+        load_items(name, *args)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -41,22 +56,22 @@ def refusal(name, *args) -> str:
 
 @pytest.fixture(scope="module")
 def pairs():
-    return load_pairs("digits-pairs", "/nowhere")
+    return load_items("digits-pairs", "/nowhere")
 
 
 def test_as_many_of_each_tag(pairs):
-    assert len(pairs) == 450 and len(set(pairs.ids)) == 450
-    assert Counter(pairs.tags) == {"Digit": 150, "Colour": 150, "Place": 150}
+    assert len(pairs) == 450 and len(set(ids(pairs))) == 450
+    assert Counter(tags_of(pairs)) == {"Digit": 150, "Colour": 150, "Place": 150}
 
 
 def test_captions_are_the_same_words_in_another_order(pairs):
-    for one, other in pairs.captions:
+    for one, other in captions_of(pairs):
         assert sorted(one[:-1].split()) == sorted(other[:-1].split()) and one != other
         assert one[-1] == other[-1] == "."
 
 
 def test_what_is_exchanged_is_what_the_tag_says(pairs):
-    for tag, captions in zip(pairs.tags, pairs.captions, strict=True):
+    for tag, captions in zip(tags_of(pairs), captions_of(pairs), strict=True):
         (first, vertical), (second, also) = map(parse, captions)
         (c1, d1), (c2, d2) = first
         assert vertical == also and c1 != c2 and d1 != d2
@@ -71,9 +86,11 @@ def test_what_is_exchanged_is_what_the_tag_says(pairs):
 def test_every_object_is_one_that_training_has_shown(pairs):
     """So that only the composition is asked for; all of them occur, in all relations, on all places."""
     seen = {(digits.NAMES[c], digits.WORDS[d]) for c, d in digits.SEEN}
-    places = {(obj, at) for captions in pairs.captions for text in captions for at, obj in enumerate(parse(text)[0])}
+    places = {
+        (obj, at) for captions in captions_of(pairs) for text in captions for at, obj in enumerate(parse(text)[0])
+    }
     assert places == {(obj, at) for obj in seen for at in (0, 1)}
-    relations = Counter(re.search("|".join(RELATIONS), text)[0] for captions in pairs.captions for text in captions)
+    relations = Counter(re.search("|".join(RELATIONS), text)[0] for captions in captions_of(pairs) for text in captions)
     assert relations.keys() == RELATIONS.keys() and min(relations.values()) > 150
 
 
@@ -86,14 +103,14 @@ GOLDEN = [
 
 def test_the_first_examples(pairs):
     """Changed, they would be another data set, and the README's numbers those of the old one."""
-    assert pairs.captions[:3] == GOLDEN and pairs.tags[:3] == ["Digit", "Colour", "Place"]
+    assert [i.captions for i in pairs.items[:3]] == GOLDEN and tags_of(pairs)[:3] == ["Digit", "Colour", "Place"]
 
 
 def test_images_depend_on_example_and_side_alone(pairs):
     """Not on which were opened before, nor on anybody's random numbers, which they leave alone."""
     some = [(7, 0), (0, 0), (0, 1), (449, 1)]
     first = {at: np.array(pairs.open(*at)) for at in some}
-    again = load_pairs("digits-pairs")
+    again = load_items("digits-pairs")
     np.random.seed(1)
     torch.manual_seed(1)
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -110,7 +127,7 @@ def test_images_show_the_colours_of_their_caption_where_it_says(pairs):
     palette /= np.linalg.norm(palette, axis=1, keepdims=True)
     for k in range(len(pairs)):
         for side in (0, 1):
-            objects, vertical = parse(pairs.captions[k][side])
+            objects, vertical = parse(pairs[k].captions[side])
             halves = np.split(np.array(pairs.open(k, side), dtype=float), 2, axis=0 if vertical else 1)
             for half, (colour, _) in zip(halves, objects, strict=True):
                 mean = half.mean((0, 1))
@@ -126,10 +143,10 @@ def test_images_are_the_test_splits_handwriting_of_their_digits(monkeypatch):
         return torch.from_numpy((labels + 1) / 10).float()[:, None, None].expand(real.shape), labels
 
     monkeypatch.setattr(digits, "handwriting", grey)
-    pairs = load_pairs("digits-pairs")
+    pairs = load_items("digits-pairs")
     for k in range(len(pairs)):
         for side in (0, 1):
-            objects, vertical = parse(pairs.captions[k][side])
+            objects, vertical = parse(pairs[k].captions[side])
             canvas = np.array(pairs.open(k, side), dtype=float)
             canvas = canvas if vertical else canvas.transpose(1, 0, 2)
             for (colour, digit), middle in zip(objects, (8, 24), strict=True):
@@ -142,12 +159,12 @@ def test_both_images_are_of_other_handwriting(monkeypatch):
     real, labels = digits.handwriting("test")
     ink = torch.linspace(0.2, 1, len(labels))[:, None, None].expand(real.shape)
     monkeypatch.setattr(digits, "handwriting", lambda split: (ink, labels))
-    pairs = load_pairs("digits-pairs")
+    pairs = load_items("digits-pairs")
     used, same = [], 0
     for k in range(1, 450, 3):  # Colour: the same digits in the same places of both images
         values = []
         for side in (0, 1):
-            objects, vertical = parse(pairs.captions[k][side])
+            objects, vertical = parse(pairs[k].captions[side])
             canvas = np.array(pairs.open(k, side), dtype=float)
             canvas = canvas if vertical else canvas.transpose(1, 0, 2)
             values.append({
@@ -196,9 +213,9 @@ def test_own_layout(own):
     far = example(id=7, image_0=str(own.parent / "far.png"), image_1="deeper/b.png", tag="Relation", secret=[1, 2])
     picture(own.parent / "far.png", WHITE)
     said = example(tag="Object", caption_0="眼鏡をかけた犬 — “naïve”", caption_1="犬をかけた眼鏡")
-    pairs = load_pairs(write(own, "", said, "  ", far, ""))
-    assert pairs.ids == ["one", "7"] and pairs.tags == ["Object", "Relation"] and len(pairs) == 2
-    assert pairs.captions == [(said["caption_0"], said["caption_1"]), ("a before b", "b before a")]
+    pairs = load_items(write(own, "", said, "  ", far, ""))
+    assert ids(pairs) == ["one", "7"] and tags_of(pairs) == ["Object", "Relation"] and len(pairs) == 2
+    assert captions_of(pairs) == [(said["caption_0"], said["caption_1"]), ("a before b", "b before a")]
     assert colours(pairs) == [(RED, GREEN), (WHITE, BLUE)]
 
 
@@ -214,32 +231,32 @@ def test_winogrounds_own_layout(tmp_path):
             picture(tmp_path / f"winoground/images/ex_{k}_img_{side}.png", colour)
     folder = write(tmp_path / "winoground", *lines)
     for name in (folder, "winoground"):  # by its path, and by the name of what lies in DATASET_ROOT
-        pairs = load_pairs(name, tmp_path)
-        assert pairs.ids == ["0", "1"] and pairs.tags == ["Object", "Both"]
+        pairs = load_items(name, tmp_path)
+        assert ids(pairs) == ["0", "1"] and tags_of(pairs) == ["Object", "Both"]
         assert colours(pairs) == [(RED, GREEN), (BLUE, WHITE)]
 
 
 def test_images_with_a_suffix_in_a_folder_of_their_own(tmp_path):
     picture(tmp_path / "images/a.png", RED)
     picture(tmp_path / "images/b.png", BLUE)
-    assert colours(load_pairs(write(tmp_path, example()))) == [(RED, BLUE)]
+    assert colours(load_items(write(tmp_path, example()))) == [(RED, BLUE)]
 
 
 @pytest.mark.parametrize("tags", [[None, None], [None, "Both"], ["Both", None], ["", "Both"]])
 def test_missing_tags(own, tags):
     """Whichever examples have one keep it."""
-    assert load_pairs(write(own, *(example(tag=tag) for tag in tags))).tags == [tag or "" for tag in tags]
+    assert tags_of(load_items(write(own, *(example(tag=tag) for tag in tags)))) == [tag or "" for tag in tags]
 
 
 def test_without_ids_they_are_numbered(own):
-    assert load_pairs(write(own, example(id=None), example(id=None))).ids == ["0", "1"]
+    assert ids(load_items(write(own, example(id=None), example(id=None)))) == ["0", "1"]
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\x85"], ids=ascii)
 def test_only_a_newline_ends_a_line(own, mark):
     """JSON may hold other separators as they are; captions that were pasted from somewhere do."""
     lines = example(caption_0=f"a{mark}before b"), example()
-    assert load_pairs(write(own, *lines)).captions == [
+    assert captions_of(load_items(write(own, *lines))) == [
         (f"a{mark}before b", "b before a"), ("a before b", "b before a"),
     ]  # fmt: skip
 
@@ -281,10 +298,76 @@ def test_unknown_names(name):
 
 def test_unreadable_images_are_found_out_when_opened(own):
     (own / "a.png").write_bytes(b"not an image")
-    pairs = load_pairs(write(own, example()))
+    pairs = load_items(write(own, example()))
     assert pairs.open(0, 1).getpixel((0, 0)) == GREEN
     with pytest.raises(OSError, match=r"own/a\.png"):
         pairs.open(0, 0)
+
+
+# ---- the normal form ----
+
+
+def normal(**change) -> dict:
+    line = {"images": ["a.png", {"file": "b.png", "box": [4, 2, 6, 8]}, "a.png"], "captions": ["x", "y"]}
+    return {key: value for key, value in (line | {"right": [[0, 1]]} | change).items() if value is not None}
+
+
+def test_lines_of_the_normal_form(own):
+    """Beside lines of Winoground's; tags, groups, boxes, any shape."""
+    more = normal(id="n", tags=["t", "u"], groups={"pair": "p"}, captions=["x", "y", "z"], right=[[2, 0], [2, 1]])
+    items = load_items(write(own, example(), normal(), more))
+    a, b = Shown("a.png"), Shown("b.png", (4, 2, 6, 8))
+    assert items[0] == Item("one", (a, Shown("b.png")), ("a before b", "b before a"), frozenset({(0, 0), (1, 1)}))
+    assert items[1] == Item("1", (a, b, a), ("x", "y"), frozenset({(0, 1)}))
+    assert items[2] == Item("n", (a, b, a), ("x", "y", "z"), frozenset({(2, 0), (2, 1)}), ("t", "u"), {"pair": "p"})
+    assert items.seen(1, 1).size == (6, 8) and items.open(1, 1).size == (24, 16)
+    assert items[1].table.tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_of_a_box_only_what_is_in_the_image(own):
+    wide = normal(images=[{"file": "a.png", "box": [-4, 10, 10, 99]}], right=[[0, 0]])
+    beside = normal(images=[{"file": "a.png", "box": [24, 0, 5, 5]}], right=[[0, 0]])
+    items = load_items(write(own, wide, beside))
+    assert items.seen(0, 0).size == (6, 6)
+    with pytest.raises(OSError, match=r"a\.png: 24 x 16 pixels, nothing of the box \(24, 0, 5, 5\)"):
+        items.seen(1, 0)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"right": None}, "has no right"),
+        ({"captions": None}, "has no captions"),
+        ({"colour": 1}, "colour is there, wanted captions, groups, id, images, right, tags; or Winoground's form"),
+        ({"right": [[0, 3]]}, "right [(0, 3)], wanted pairs of caption and image of 2 captions, 3 images"),
+        ({"right": [[-1, 0]]}, "right [(-1, 0)], wanted pairs"),
+        ({"right": [["0", 0]]}, "right [('0', 0)], wanted whole numbers"),
+        ({"right": []}, "right [], wanted pairs"),
+        ({"right": [[0, 0], [1, 0], [0, 1], [1, 1], [0, 2], [1, 2]]}, "of which none is wrong: nothing is asked"),
+        ({"captions": ["x", " "]}, "caption ' ', wanted a text"),
+        ({"captions": "xy"}, "wanted images, captions, right and tags as lists"),
+        ({"images": [7], "right": [[0, 0]]}, "images [7], wanted files"),
+        ({"images": [{"file": "a.png", "box": [1, 2, 3]}], "right": [[0, 0]]}, "box [1, 2, 3], wanted left, top"),
+        ({"images": ["c.png"], "right": [[0, 0]]}, "no such image: c.png"),
+        ({"tags": [""]}, "tags ('',), groups {}, wanted texts"),
+    ],
+    ids=str,
+)
+def test_bad_lines_of_the_normal_form(own, change, says):
+    message = refusal(write(own, example(), normal(**change)))
+    assert message.startswith(f"{own / 'examples.jsonl'}, line 2: ") and says in message
+
+
+def test_once_makes_each_value_once_and_lets_go_of_it():
+    made = []
+    once = Once("abcab")
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key.upper()
+
+    assert [once(key, make) for key in "abcab"] == list("ABCAB")
+    assert made == list("abc") and not once.made
 
 
 # ---- the hub's library, offline ----
@@ -317,9 +400,9 @@ def gated(hub, folder: Path, split="test", **change) -> str:
 
 
 def test_the_hubs_columns(hub, tmp_path):
-    pairs = load_pairs(gated(hub, tmp_path / "mini"))
-    assert pairs.ids == ["0", "1", "2"] and pairs.tags == ["Object", "Relation", "Both"]
-    assert pairs.captions[0] == ("an old person kisses a young person", "a young person kisses an old person")
+    pairs = load_items(gated(hub, tmp_path / "mini"))
+    assert ids(pairs) == ["0", "1", "2"] and tags_of(pairs) == ["Object", "Relation", "Both"]
+    assert pairs[0].captions == ("an old person kisses a young person", "a young person kisses an old person")
     assert [pairs.open(k, side).getpixel((0, 0)) for k, side in ((0, 0), (0, 1), (2, 0), (2, 1))] == [
         RED, GREEN, BLUE, WHITE,
     ]  # fmt: skip
@@ -346,7 +429,7 @@ def test_the_hubs_data_set_from_end_to_end(hub, run_main, tmp_path, model_folder
 
 def test_an_example_of_the_hub_without_an_image(hub, tmp_path):
     """An empty cell is an image that cannot be read, like another."""
-    pairs = load_pairs(gated(hub, tmp_path / "mini", image_0=[encoded(RED), None, encoded(BLUE)]))
+    pairs = load_items(gated(hub, tmp_path / "mini", image_0=[encoded(RED), None, encoded(BLUE)]))
     assert pairs.open(0, 0).getpixel((0, 0)) == RED
     with pytest.raises(OSError, match="image_0 of example 1 of hf:"):
         pairs.open(1, 0)
