@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion import datasets, load_model, models
+from diffusion import datasets, load_model, models, records
 from diffusion.datasets import load_dataset
 from diffusion.search import replay
 
@@ -61,3 +61,16 @@ def test_a_search():
     swapped = errors.copy()
     swapped[1, 5:] += 2  # the first look's best is worse later
     assert replay(best_two(4, 5), swapped, np.ones(4, dtype=int))[0] == 2
+
+
+def test_a_script(tmp_path, capsys):
+    options = {"dataset": "digits", "split": "test", "loss": "l2"}
+    records.open_run(tmp_path, options, {"images": 3, "arms": [("a zero", "zero", 0), ("a one", "one", 1)]})
+    for k, points in enumerate([2, 5, 9]):
+        errors = torch.rand(2, points, generator=torch.Generator().manual_seed(k)).flatten()[:, None]
+        counts, place = torch.full((2,), points), torch.arange(points)
+        measured = {"losses": ["l2"], "levels": place, "noise": place, "counts": counts, "errors": errors}
+        record = {"index": k, "label": 0, "pred": 0, "nfe": 2 * points} | measured
+        records.save_record(records.record_path(tmp_path, 3, k), record)
+    assert example("answered_early")["main"]([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "median NFE 10\n"
