@@ -76,8 +76,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_trials", "batch_size", "in_flight")
     options.not_negative(args, "seed")
-    if args.search == "halving" and args.to_keep is args.n_samples is None:
-        print("neither --to_keep and --n_samples nor --search: it is --search race")
+    if no_schedule := args.search == "halving" and args.to_keep is args.n_samples is None:
         args.search = "race"
     device, dtype = plan.pick_device(args)
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
@@ -107,7 +106,8 @@ def main(argv: list[str]) -> int:
         first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
     )  # fmt: skip
     most = plan.most_arms(args, arm_class) * len(levels)
-    cost = f"at most {min(most, args.budget or most):,} NFE each, " if args.search == "race" else ""
+    why = "no schedule was given, so it is --search race; " * no_schedule
+    cost = f"{why}at most {min(most, args.budget or most):,} NFE each, " if args.search == "race" else ""
     return run.classify_dataset(
         args, dataset, mine, run_folder(args, of), chosen, {"images": len(images), "arms": table}, load, classify,
         dtype=dtype, cost=cost, count_earlier=args.load_stats,

@@ -105,9 +105,9 @@ def load_dataset(
             read = own.read_image(name, split)
         else:
             near = difflib.get_close_matches(name, TABLE, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            wanted = f"wanted {', '.join(TABLE)}; hf:NAME; or a folder, an image, a .csv or a .jsonl that exists"
-            raise InputError(f"dataset {name!r} is not known; {meant}{wanted}")
+            meant = f"; did you mean {near[0]}?" if near else ""
+            known = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv or a .jsonl"
+            raise InputError(f"dataset {name!r} is {known}{meant}")
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install -e '.[all]'"
         raise InputError(f"dataset {name!r} needs {missing}") from error

@@ -29,7 +29,15 @@ SPLIT_FOLDERS = {  # what folders of a split are called, whatever their case
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-LEFT_BEHIND = {"__macosx", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}  # nobody's data
+LEFT_BEHIND = {
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs.db",
+    "desktop.ini",
+}  # nobody's data
 NO_IMAGES = {
     "EPS",
     "PDF",
@@ -51,7 +59,7 @@ def suffixes() -> set[str]:
 
 def is_left_behind(name: str) -> bool:
     """Whether systems and downloaders leave files and folders of this name behind."""
-    return name[:1] in (".", "@", "$") or name.lower() in LEFT_BEHIND
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
 def subfolders(folder: Path) -> list[str]:

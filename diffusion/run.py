@@ -59,6 +59,7 @@ def by_search(
 
     def classify(images: Iterable, turn: str) -> Iterator[dict]:
         pick = first and first(dtype, device)
+        plan.warn_of_one_draw(points)
         model = plan.load(args, card, device, turn)
         made = once and once(model)
         shared = None if callable(told) else model.conditions(told)

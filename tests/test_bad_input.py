@@ -68,7 +68,6 @@ RACE = {"search": "race", "to_keep": None, "n_samples": None}
         ({"to_keep": [3, 2]}, ["--to_keep 3 2", "must end in 1"]),
         ({"to_keep": [11, 1]}, ["--to_keep 11 1", "11 of 10 classes"]),
         ({"n_samples": [4, 1001]}, ["--n_samples 4 1001", "only 1000 noise levels"]),
-        ({"to_keep": None, "n_samples": None}, ["--to_keep and --n_samples", "--search race"]),
         ({"to_keep": None}, ["--to_keep and --n_samples", "--search race"]),
         ({"n_samples": None}, ["--to_keep and --n_samples", "--search race"]),
         # the race

@@ -319,7 +319,7 @@ def test_a_race_depends_on_its_options_alone(run_main, tmp_path, model_folder):
         (folder / f"{index:03d}.pt").unlink()
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     resumed = run_main(SCRIPT, *args)
-    assert resumed.code == 0 and "6 images, 3 done before" in resumed.out
+    assert resumed.code == 0 and "6 images, at most 200 NFE each, 3 done before" in resumed.out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same(records_of(resumed), reference)
 
@@ -533,6 +533,7 @@ def test_run_folder(change, name, monkeypatch):
         "version": "2-0",
         "t5": None,
         "lora": None,
+        "embeddings": None,
         "n_trials": 1,
         "search": "halving",
         "to_keep": [5, 1],
