@@ -106,7 +106,8 @@ def test_names(model, version, pretrained, wanted):
 
 def test_the_papers_models_are_open_clips():
     """Both names are in its tables, OpenAI's was trained with quick-GELU and the other without."""
-    assert DEFAULTS == {"clip": ("ViT-L/14", "openai"), "openclip": ("ViT-H-14", "laion2b_s32b_b79k")}
+    known = {name: DEFAULTS[name] for name in ("clip", "openclip")}
+    assert known == {"clip": ("ViT-L/14", "openai"), "openclip": ("ViT-H-14", "laion2b_s32b_b79k")}
     assert open_clip.get_pretrained_cfg("ViT-L-14", "openai")["quick_gelu"]
     assert open_clip.get_pretrained_cfg("ViT-H-14", "laion2b_s32b_b79k")
     assert not open_clip.get_pretrained_cfg("ViT-H-14", "laion2b_s32b_b79k").get("quick_gelu")
@@ -208,7 +209,7 @@ def test_photographs_are_cropped_as_clip_does(run_main, tmp_path, local, tokeniz
     """The short side to 32 pixels, bicubic, and the middle of it."""
     own = own_examples(tmp_path / "own", 1)
     records = records_of(run_main(SCRIPT, *options(local[0]), "--dataset", own))
-    ids = tokenizer(list(load_items("digits-pairs").captions[0]), padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(list(load_items("digits-pairs")[0].captions), padding="max_length", return_tensors="pt").input_ids
     for side, record in records.items():
         with Image.open(own / f"0{'ab'[side]}.png") as image:
             small = image.convert("RGB").resize((42, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
