@@ -115,13 +115,17 @@ def points_of(
     args, card: models.Card, levels: np.ndarray, weights: np.ndarray, start: Callable, *, randomize: bool
 ) -> Points:
     """Levels [P], each --n_trials times in a row, with their noise."""
-    if not randomize and (n := len(np.unique(levels))) > 25:  # arXiv 2303.16203, figure 2
-        alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than 25 add little"
-        better = "--randomize_noise draws for each level, --n_trials more often"
-        warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)
     rows = noise_rows(levels, args.n_trials, randomize)
     bank = read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
     return Points(levels, rows, weights, start, bank)
+
+
+def warn_of_one_draw(points: Points, most: int = 25) -> None:
+    """Say that one draw of noise for many levels makes them alike (arXiv 2303.16203, figure 2)."""
+    if (n := len(np.unique(points.levels[points.rows == points.rows[0]]))) > most:
+        alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than {most} add little"
+        better = "--randomize_noise draws for each level, --n_trials more often"
+        warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)
 
 
 def levels_of(args, T: int) -> np.ndarray:

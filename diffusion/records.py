@@ -106,9 +106,9 @@ def read_run(folder: Path) -> dict:
 
 def run_folder(path: Path) -> Path:
     """The folder itself, or the only one in it that is named as a split and holds a run: DiT's are laid out so."""
-    if (path / "run.json").exists():
+    if os.path.exists(path / "run.json"):  # as Path's, but any name will do
         return path
-    inside = [path / split for split in SPLITS if (path / split / "run.json").exists()]
+    inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
     if len(inside) > 1:
         raise InputError(f"{path}: holds runs of {len(inside)} splits, wanted one of {', '.join(map(str, inside))}")
     return inside[0] if inside else path

@@ -57,6 +57,8 @@ def by_search(
         return crop(image, card.image_size, interpolation), image  # [3, H, W]
 
     def classify(images: Iterable, turn: str) -> Iterator[dict]:
+        if turn == dtype:  # else it is said already
+            plan.warn_of_one_draw(points)
         pick = first and first(dtype, device)
         model = plan.load(args, card, device, turn)
         made = once and once(model)

@@ -9,8 +9,6 @@ images, and what it is by chance where confidences are right; the Brier score, 0
 when only the surest are answered.
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -24,6 +22,7 @@ def parser() -> options.Parser:
 
 
 import json
+from pathlib import Path
 
 import numpy as np
 

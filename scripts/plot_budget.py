@@ -12,8 +12,6 @@ The images are those of a run, or are simulated (diffusion/simulate.py): drawn f
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 SIMULATED = ["classes", "by_level", "images", "points", "spread"]
@@ -44,6 +42,7 @@ def parser() -> options.Parser:
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit

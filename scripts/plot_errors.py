@@ -3,8 +3,6 @@
 python scripts/plot_errors.py data/digits/vdigits_1trials_5_1keep_50_500samples digits.png
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
@@ -12,6 +10,8 @@ from diffusion import names, options
 def parser() -> options.Parser:
     return options.drawer(__doc__, 50)
 
+
+from pathlib import Path
 
 import numpy as np
 

@@ -9,8 +9,6 @@ the others: how often the label wins by so many points of each class, and what a
 --weights of the scripts that evaluate, and the indices of the other images for their --subset_path (--held_out).
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -23,6 +21,8 @@ def parser() -> options.Parser:
     options.add(p, "--out PNG", "draw gap, signal to noise, weights and accuracies")
     return p
 
+
+from pathlib import Path
 
 import numpy as np
 

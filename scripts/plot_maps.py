@@ -6,8 +6,6 @@
 Blue places speak for the winner: there the other prompt predicted the noise worse. Orange ones speak for the other.
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
@@ -17,6 +15,8 @@ def parser() -> options.Parser:
     options.switch(p, "--wrong", "only images whose answer is wrong")
     return p
 
+
+from pathlib import Path
 
 import numpy as np
 import torch

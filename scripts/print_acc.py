@@ -3,8 +3,6 @@
 python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -21,6 +19,7 @@ def parser() -> options.Parser:
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 

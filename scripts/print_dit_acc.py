@@ -3,8 +3,6 @@
 python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
@@ -19,6 +17,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch

@@ -9,8 +9,6 @@ trend is a line in logit space through the classifiers of timm among the folders
 For ImageNet-A and ObjectNet, the accuracy on ImageNet is that on images of their classes, decided among these alone.
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
@@ -22,6 +20,8 @@ def parser() -> options.Parser:
     options.add(p, "--out PNG", "draw accuracy on each set over that on the base")
     return p
 
+
+from pathlib import Path
 
 import numpy as np
 from scipy.special import expit, logit

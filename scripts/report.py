@@ -6,8 +6,6 @@ Accuracy, confusion, confidence (once scripts/calibrate.py has found a temperatu
 confident mistakes with their images, and run.json.
 """
 
-from pathlib import Path
-
 from diffusion import names, options
 
 
@@ -25,6 +23,7 @@ import json
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import jinja2
 import numpy as np

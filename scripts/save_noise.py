@@ -3,8 +3,6 @@
 python scripts/save_noise.py --img_size 256
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -20,6 +18,7 @@ def parser() -> options.Parser:
 
 
 import os
+from pathlib import Path
 
 import torch
 

@@ -6,8 +6,6 @@ Writes a run of synthetic records, as large as this many NFE make them, times wh
 removes it. How evenly the work is spread is simulated from the NFE of the images of a real run.
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -28,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch

@@ -9,8 +9,6 @@ python scripts/train_embedded.py flow-2  # goes on with models/digits-flow, at l
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
-from pathlib import Path
-
 from diffusion import options
 
 
@@ -26,6 +24,7 @@ def parser() -> options.Parser:
 import copy
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
