@@ -128,7 +128,7 @@ def points_of(
 
 def warn_of_one_draw(points: Points, most: int = 25) -> None:
     """Say that one draw of noise for many levels makes them alike (arXiv 2303.16203, figure 2)."""
-    if len(np.unique(points.rows)) < (n := len(np.unique(points.levels))) > most:
+    if (n := len(np.unique(points.levels[points.rows == points.rows[0]]))) > most:
         alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than {most} add little"
         better = "--randomize_noise draws for each level, --n_trials more often"
         warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)

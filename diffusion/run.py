@@ -58,8 +58,9 @@ def by_search(
         return crop(image, card.image_size, interpolation), image  # [3, H, W]
 
     def classify(images: Iterable, turn: str) -> Iterator[dict]:
+        if turn == dtype:  # else it is said already
+            plan.warn_of_one_draw(points)
         pick = first and first(dtype, device)
-        plan.warn_of_one_draw(points)
         model = plan.load(args, card, device, turn)
         made = once and once(model)
         shared = None if callable(told) else model.conditions(told)
