@@ -677,8 +677,8 @@ def test_a_bank_of_another_shape(refused, tmp_path, dit_folder):
 
 
 def configs_of(dit_folder, folder: Path, part: str, **change) -> Path:
-    """A model without weights, one of its configurations changed."""
-    shutil.copytree(dit_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    """A model, one of its configurations changed."""
+    shutil.copytree(dit_folder, folder)
     path = folder / part
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     return folder
