@@ -78,6 +78,7 @@ def test_a_default_that_the_help_tells_in_words_is_not_added():
 
 def chosen(labels, **given) -> tuple[list[int], list[str]]:
     usual = {"grace": 20, "n_workers": None, "worker_idx": None, "subset_path": None, "per_class": None, "limit": None}
+    usual["shard"] = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         images, mine = plan.my_images(Namespace(**usual | given), labels, environ={})
