@@ -60,7 +60,9 @@ KINDS = {
 def test_noise_and_target(made, name, kind):
     x, eps = made
     config = options(name, **KINDS[kind])
-    for key in {"UnCLIPScheduler": ["prediction_type"], "RePaintScheduler": ["trained_betas"]}.get(name, []):
+    for key in {"UnCLIPScheduler": ["prediction_type", "beta_schedule"], "RePaintScheduler": ["trained_betas"]}.get(
+        name, []
+    ):
         config.pop(key, None)  # they know none
     if name in ABSENT and "trained_betas" not in config:
         config.setdefault("beta_schedule", "linear")
