@@ -104,6 +104,13 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path} is damaged: {one_line(error)}") from None
 
 
+def need(folder: Path, run: dict, *keys: str) -> None:
+    """Raises InputError where a run lacks one of these."""
+    for key in keys:
+        if not (run | run["options"]).get(key):
+            raise InputError(f"{folder / 'run.json'}: no {key} there")
+
+
 def run_folder(path: Path) -> Path:
     """The folder itself, or the only one in it that is named as a split and holds a run: DiT's are laid out so."""
     if os.path.exists(path / "run.json"):  # as Path's, but any name will do

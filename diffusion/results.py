@@ -58,9 +58,7 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
     if answers and "examples" in about:
         drawn = "print_winoground.py prints and draws it"
         raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes; {drawn}")
-    for key in (*keys, "loss"):
-        if not (about | about["options"]).get(key):
-            raise InputError(f"{folder / 'run.json'}: no {key} there")
+    records.need(folder, about, *keys, "loss")
     decided = about["options"]["loss"]
     if loss and decided in ("cosine", "nll"):  # baselines measure one
         raise InputError(f"--loss {loss}: {folder} has {decided} only")

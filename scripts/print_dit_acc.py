@@ -36,8 +36,7 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     for path, run in runs.items():
-        for key in [key for key in ("dataset", "indices") if not (run | run["options"]).get(key)]:
-            raise InputError(f"{path / 'run.json'}: no {key} there")
+        records.need(path, run, "dataset", "indices")
         if strange := {arm for arm, *_ in run["arms"]} - set(names.numbers(run["all_arms"].split())):
             raise InputError(f"{path / 'run.json'}: arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
