@@ -8,6 +8,7 @@
 Whole numbers as class names are class ids; other names are numbered in sorted order.
 """
 
+import functools
 import json
 import os
 import re
@@ -29,28 +30,13 @@ SPLIT_FOLDERS = {  # what folders of a split are called, whatever their case
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-LEFT_BEHIND = {
-    "__macosx",
-    "@eadir",
-    "$recycle.bin",
-    "system volume information",
-    "lost+found",
-    "thumbs.db",
-    "desktop.ini",
-}  # nobody's data
-NO_IMAGES = {
-    "EPS",
-    "PDF",
-    "PSD",
-    "WMF",
-    "BUFR",
-    "GRIB",
-    "HDF5",
-    "MPEG",
-    "FITS",
-}  # formats that Pillow cannot draw alone
+LEFT_BEHIND = {  # nobody's data
+    "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini",
+}  # fmt: skip
+NO_IMAGES = {"EPS", "PDF", "PSD", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FITS"}  # Pillow cannot draw them alone
 
 
+@functools.cache
 def suffixes() -> set[str]:
     """The suffixes of the formats that Pillow reads, such as .jpg."""
     known = Image.registered_extensions()
@@ -87,15 +73,16 @@ def files(
 
 def tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Read:
     """A folder of class folders, in the order of `ids` (folder name -> class id); other folders are passed over."""
-    paths, labels = [], []
-    for name, label in ids.items():
-        if (folder / name).is_dir():
-            found = images_in(folder / name)
-            paths += found
-            labels += [label] * len(found)
-    if not paths:
+    inside = {name: images_in(folder / name) for name in ids if (folder / name).is_dir()}
+    return of_classes(folder, inside, ids, classes)
+
+
+def of_classes(folder: Path, inside: dict[str, list[Path]], ids: dict[str, int], classes: Iterable[str]) -> Read:
+    """The images inside each class folder, in the order of `ids` (folder name -> class id)."""
+    found = [(path, label) for name, label in ids.items() for path in inside.get(name, [])]
+    if not found:
         raise InputError(f"no image in {folder}: wanted class folders such as {next(iter(ids), 'cat')!r} with images")
-    return files(paths, labels, classes, folder)
+    return files(*zip(*found, strict=True), classes, folder)
 
 
 def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
@@ -137,12 +124,14 @@ def read_folder(name: str, split: str) -> Read:
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
         warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
-    if empty := [each for each in inside if not images_in(folder / each)]:
+    images = {each: images_in(folder / each) for each in inside}
+    full = [each for each in inside if images[each]]
+    if empty := [each for each in inside if not images[each]]:
         named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        if len(empty) == len(inside):
+        if not full:
             raise InputError(f"no image in {folder}: wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
-    return tree(folder, *class_ids(each for each in inside if each not in empty))
+    return of_classes(folder, images, *class_ids(full))
 
 
 def read_table(name: str, split: str) -> Read:
@@ -152,8 +141,7 @@ def read_table(name: str, split: str) -> Read:
     if path.suffix == ".jsonl":
         rows = read_json_lines(path)
     else:
-        alone = read_rows(path, ("path",)) if read_header(path) == ["path"] else None
-        rows = alone or read_rows(path, ("path", "label"))
+        rows = read_rows(path, ("path",) if read_header(path) == ["path"] else ("path", "label"))
     for line, fields in rows.items():
         if not all(field.strip() for field in fields):
             wanted = "wanted both" if len(fields) == 2 else "wanted a path"
