@@ -156,8 +156,8 @@ def evaluate(
 
     An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
     read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it
-    succeeds. Raises cluster.Stopped when a signal asked for an
-    end: the images in hand are finished if that takes less than `grace` seconds.
+    succeeds. Raises cluster.Stopped when a signal asked for an end: the images in hand are finished if that takes less
+    than `grace` seconds.
     """
     rows, problems, again = [], [], {}  # again: index -> NFE spent in vain
     if not todo:
@@ -169,9 +169,13 @@ def evaluate(
         records.note_failure(path_of(index), why)
 
     total = Counter()
-    for row in earlier:
+
+    def count(row: dict) -> None:
         judged = "pred" in row and row["label"] != NO_LABEL
         total.update(images=1, nfe=row["nfe"], answers=judged, right=judged and row["pred"] == row["label"])
+
+    for row in earlier:
+        count(row)
     before = total["nfe"]
     with cluster.asked_to_end(grace) as asked:
 
@@ -195,9 +199,7 @@ def evaluate(
                     if index in notes:
                         records.forget_failure(notes[index])
                     rows.append(results.brief(record))
-                    judged = "pred" in record and record["label"] != NO_LABEL
-                    right = judged and record["pred"] == record["label"]
-                    total.update(images=1, nfe=record["nfe"], answers=judged, right=right)
+                    count(rows[-1])
                     said = f"accuracy {total['right'] / total['answers']:.1%}, " if total["answers"] else ""
                     speed = (total["nfe"] - before) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
