@@ -7,6 +7,7 @@ import math
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
         raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
+
+
+def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """The numbers of a file's lines that are not blank, and these; InputError where it cannot be read."""
+    try:
+        lines = path.read_text(encoding=encoding).split("\n")  # other line breaks may stand in a text
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def read_header(path: str | Path) -> list[str]:

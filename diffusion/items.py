@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion import InputError, InputWarning, one_line
+from diffusion.files import json_lines
 from diffusion.images import hub_image, open_rgb, to_rgb
 
 OWN = {(0, 0), (1, 1)}  # of two images and two captions, each its own
@@ -154,13 +155,7 @@ def own(folder: Path) -> Items:
     """The items of a folder's examples.jsonl. InputError, naming the line, where it holds anything else."""
     path = folder / "examples.jsonl"
     items, files = [], {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # other line breaks may stand in a caption
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         try:
             row = json.loads(line)
             item = _normal(row, len(items)) if "images" in row or "captions" in row else _winoground(row, len(items))

@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from diffusion import InputError, InputWarning
-from diffusion.files import is_id, read_header, read_rows, said
+from diffusion.files import is_id, json_lines, read_header, read_rows, said
 from diffusion.images import hub_image, open_rgb
 from diffusion.names import NO_LABEL
 
@@ -158,13 +158,7 @@ def read_table(name: str, split: str) -> Read:
 def read_json_lines(path: Path) -> dict[int, list[str]]:
     """Line number -> path and, where the first line has one, label. InputError names the line at fault."""
     rows: dict[int, list[str]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as jsonl: {said(error)}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path, "utf-8-sig"):
         try:
             row = json.loads(line)
             keys = ["path", "label"] if "label" in row or len(next(iter(rows.values()), [])) == 2 else ["path"]
