@@ -44,7 +44,7 @@ from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
 from diffusion.files import sha256
 from diffusion.prompts import prompts_for, read_weights
-from diffusion.search import Search, check_schedule, halving, level_sequence
+from diffusion.search import Search, check_schedule, staged
 
 
 def search_of(
@@ -59,9 +59,8 @@ def search_of(
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
     check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
-    levels, ends = level_sequence(args.n_samples, len(usable))
-    ends = ends * args.n_trials
-    return np.repeat(usable[levels], args.n_trials), lambda among: halving(len(among), ends, args.to_keep)
+    levels, _, start = staged(usable, args.n_samples, args.to_keep, args.n_trials)
+    return levels, start
 
 
 def run_folder(args, candidates: str = "") -> Path:

@@ -59,7 +59,7 @@ from diffusion.decide import Measured, map_between
 from diffusion.models import Card, read_card
 from diffusion.names import LOSSES
 from diffusion.prompts import prompts_for, read_weights
-from diffusion.search import Search, check_schedule, every, halving, level_sequence
+from diffusion.search import Search, check_schedule, every, staged
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
@@ -114,10 +114,9 @@ def search_of(
     if args.t_interval is None and args.cls is None:
         usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
-    levels, ends = level_sequence(n_samples, len(usable))
-    levels, ends = np.repeat(usable[levels], args.n_trials), ends * args.n_trials
+    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials)
     nfe = int(np.dot([most, *to_keep[:-1]], np.diff(ends, prepend=0)))
-    return n_samples, to_keep, levels, lambda among: halving(len(among), ends, to_keep), nfe
+    return n_samples, to_keep, levels, start, nfe
 
 
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:

@@ -60,7 +60,7 @@ from diffusion.items import Items, Once
 from diffusion.models import Model
 from diffusion.prompts import read_weights
 from diffusion.readers import load_items
-from diffusion.search import every, halving, level_sequence, race_each
+from diffusion.search import every, race_each, staged
 
 Views = list[tuple[int, int]]  # of each image of the benchmark, which item's it is, and which of its images
 
@@ -88,12 +88,7 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
         options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
         if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
             raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
-        levels, _ = level_sequence([every(args.t_interval, len(usable))], len(usable))
-        levels = np.repeat(usable[levels], args.n_trials)
-
-        def start(among: np.ndarray):
-            return halving(len(among), [len(levels)], [1])
-
+        levels, _, start = staged(usable, [every(args.t_interval, len(usable))], [1], args.n_trials)
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
 
     def told(number: int) -> list[str]:

@@ -31,17 +31,7 @@ from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
 from diffusion.names import LOSSES, MIDDLE
 from diffusion.prompts import read_prompts, read_weights
-from diffusion.search import (
-    Search,
-    band,
-    check_schedule,
-    even,
-    halving,
-    level_sequence,
-    noise_rows,
-    race,
-    spread_sequence,
-)
+from diffusion.search import band, check_schedule, noise_rows, raced, staged
 
 
 @dataclass(frozen=True)
@@ -107,11 +97,7 @@ def classify(
                 'search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]'
             )
         check_schedule(K, list(n_samples), list(to_keep), len(usable))
-        order, ends = level_sequence(list(n_samples), len(usable))
-        points = usable[order]
-
-        def start(among: np.ndarray) -> Search:
-            return halving(len(among), ends, list(to_keep))
+        points, _, start = staged(usable, list(n_samples), list(to_keep))
 
     conditions = model.conditions(texts)
     rows = noise_rows(points, 1, True)
@@ -160,7 +146,7 @@ def score(
     usable = _levels(levels, len(model.process))
     if not 1 <= n_samples <= len(usable):
         raise InputError(f"n_samples {n_samples}: must be in 1..{len(usable)}, the noise levels")
-    points = usable[even(n_samples, len(usable))]
+    points, _, start = staged(usable, [n_samples], [1])
     arms = np.arange(len(texts) + normalize)
     conditions = model.conditions(texts + [""] * normalize)
     rows = noise_rows(points, 1, True)
@@ -168,9 +154,7 @@ def score(
     def errors_of(index: int, image: Image.Image):
         x = model.encode(crop(image, model.image_size, "bicubic")[None])[0]  # [c, h, w]
         noise = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
-        measured = yield from search_image(
-            x, conditions, arms, lambda among: halving(len(among), [len(points)], [1]), points, rows, noise, loss=loss
-        )
+        measured = yield from search_image(x, conditions, arms, start, points, rows, noise, loss=loss)
         errors = class_errors(measured.record(), arms, loss)[0]
         return index, errors[:-1] - errors[-1] if normalize else errors
 
@@ -240,8 +224,7 @@ def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: flo
         raise InputError(f"max_samples {most}: must be at least 2")
     if budget < 2 * arms.sum():
         raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
-    points = usable[spread_sequence(min(most, len(usable)), len(usable))]
-    return points, lambda among: race(points, arms[among], z, budget)
+    return raced(usable, arms, z, min(most, len(usable)), budget)
 
 
 def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.search import Search, band, even, noise_rows, race, spread_sequence, tree
+from diffusion.search import Search, band, even, noise_rows, raced
 
 RACE_ONLY = ["z", "max_samples", "budget"]
 
@@ -163,11 +163,8 @@ def race_of(
         raise InputError(f"--budget {args.budget}: the first look alone takes {2 * most} NFE, two of each prompt")
     if args.budget is not None and groups is not None:
         raise InputError(f"--budget {args.budget}: not with prompts that have groups")
-    levels = np.repeat(usable[spread_sequence(args.max_samples, len(usable))], args.n_trials)
-    if groups is not None:
-        return levels, lambda among: tree(levels, arms[among], groups[among], args.z)
     budget = np.inf if args.budget is None else args.budget
-    return levels, lambda among: race(levels, arms[among], args.z, budget)
+    return raced(usable, arms, args.z, args.max_samples, budget, args.n_trials, groups)
 
 
 def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Tensor:

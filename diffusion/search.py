@@ -6,7 +6,7 @@ left, the leader first; more than one where its budget ended before it came to a
 """
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -191,6 +191,37 @@ def race_each(levels: np.ndarray, z: float, right: np.ndarray) -> Search:
         if winner != own:
             break
     return np.array([winner])
+
+
+def staged(
+    usable: np.ndarray, n_samples: list[int], to_keep: list[int], n_trials: int = 1
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search]]:
+    """A halving at some of the usable levels, each n_trials times in a row.
+
+    -> the levels of its points [P], ends [stages] (see level_sequence), and `start(among)`, the search among classes
+    """
+    levels, ends = level_sequence(n_samples, len(usable))
+    ends = ends * n_trials
+    return np.repeat(usable[levels], n_trials), ends, lambda among: halving(len(among), ends, to_keep)
+
+
+def raced(
+    usable: np.ndarray,
+    arms: np.ndarray,
+    z: float,
+    most: int,
+    budget: float = np.inf,
+    n_trials: int = 1,
+    groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
+    """A race at `most` of the usable levels, each n_trials times in a row; groups [classes], if any, race first.
+
+    -> the levels of its points [P], and `start(among)`, the search among classes; arms [classes] as in `race`
+    """
+    levels = np.repeat(usable[spread_sequence(most, len(usable))], n_trials)
+    if groups is not None:
+        return levels, lambda among: tree(levels, arms[among], groups[among], z)
+    return levels, lambda among: race(levels, arms[among], z, budget)
 
 
 def _raced(levels: np.ndarray, arms: np.ndarray, z: float, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:
