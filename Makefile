@@ -32,8 +32,9 @@ demo: .venv/.runtime
 	  --subset_path data/demo.npy --extra demo
 	$(PYTHON) scripts/plot_errors.py $(DEMO) demo.png
 
+# A process for each core, each with one thread: the embedded models are too small for more.
 test: .venv/.dev
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile
 
 lint: .venv/.dev
 	$(PYTHON) -m ruff check .

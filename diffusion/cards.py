@@ -46,9 +46,11 @@ class Card:
     embeddings: tuple[str, ...] = ()  # hub ids or files of tokens that its tokenizer does not have
     lacks_t5: bool = False  # it has a T5, which is not loaded
     file: str | None = None  # the single file, or the folder of some parts, that holds the weights
-    home: hub.Source | None = field(default=None, repr=False)  # what `source` has
-    places: dict[str, tuple[hub.Source, str]] = field(default_factory=dict, repr=False)  # of modules -> folder within
-    scheduler: object = field(default=None, repr=False)
+    home: hub.Source | None = field(default=None, repr=False, compare=False)  # what `source` has
+    places: dict[str, tuple[hub.Source, str]] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # of modules -> folder within
+    scheduler: object = field(default=None, repr=False, compare=False)
 
 
 def read_card(

@@ -54,7 +54,7 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
         return
     was, now = there["options"], run["options"]
     differences = [
-        f"{key} was {repr(was[key]) if key in was else 'not noted'}, now {now.get(key)!r}"
+        f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
         if was.get(key) != now.get(key)
     ]

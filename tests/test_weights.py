@@ -300,7 +300,7 @@ def test_a_run_without_fingerprints_is_not_gone_on_with(run_main, tmp_path, fold
     run["options"] = {key: value for key, value in run["options"].items() if not key.startswith("weights of ")}
     path.write_text(json.dumps(run))
     done = run_main(SCRIPT, *args)
-    assert done.code == 2 and "weights of unet was not noted" in done.err and done.err.count("\n") == 1
+    assert done.code == 2 and "weights of unet was None" in done.err and done.err.count("\n") == 1
 
 
 # ---- single files ----
