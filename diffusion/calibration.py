@@ -14,7 +14,7 @@ errors, shrunk by n / (n + n0), with a fitted exponent, with a heavier tail, mix
 """
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from diffusion.metrics import excess, rescore
@@ -33,7 +33,7 @@ def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str
     difference = excess(record, arm_class, rescore(record, arm_class, loss), loss)
     _, column = np.unique(class_ids, return_inverse=True)
     best = np.full(column.max() + 1, -np.inf)
-    np.maximum.at(best, column, -np.maximum(difference, 0))
+    np.maximum.at(best, column, 0 - np.maximum(difference, 0))
     return best
 
 
@@ -47,6 +47,14 @@ def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(scores / temperature, -1)
 
 
+def _unlikely(log_p: np.ndarray, label: np.ndarray) -> float:
+    """Minus the log likelihood of labels [n] under log_p [n, K], and of the two images that `fit_temperature` adds."""
+    sure = np.exp(log_p.max(1))
+    right, wrong = np.mean(sure), np.mean(1 - sure)
+    chosen = np.maximum(log_p[np.arange(len(label)), label], np.log(EPS))
+    return -np.sum(chosen) - np.log(right) - np.log(max(wrong, EPS))
+
+
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
     """The temperature with the smallest negative log likelihood of labels [n] in 0..K-1, given scores [n, K].
 
@@ -58,16 +66,29 @@ def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
     """
 
     def loss(log_t: float) -> float:
-        log_p = log_softmax(scores / np.exp(log_t), 1)
-        sure = np.exp(log_p.max(1))
-        right, wrong = np.mean(sure), np.mean(1 - sure)
-        chosen = np.maximum(log_p[np.arange(len(label)), label], np.log(EPS))
-        return -np.sum(chosen) - np.log(right) - np.log(max(wrong, EPS))
+        return _unlikely(log_softmax(scores / np.exp(log_t), 1), label)
 
     typical = np.log(np.median(-scores[np.isfinite(scores) & (scores < 0)]))
     grid = typical + np.linspace(-10, 10, 41)
     best = grid[np.argmin([loss(log_t) for log_t in grid])]
     return float(np.exp(minimize_scalar(loss, bounds=(best - 0.5, best + 0.5), options={"xatol": 1e-6}).x))
+
+
+def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Weights w of several models whose product is likeliest to give the labels: p = softmax(sum_r w_r scores_r).
+
+    scores [n, models, K], finite; label [n] in 0..K-1 -> [models], at least 0. A weight is a model's reliance over its
+    temperature; together they are fitted as `fit_temperature` fits one, with the same two images more, from each
+    model's own temperature on.
+    """
+    start = np.array([1 / fit_temperature(scores[:, r], label) for r in range(scores.shape[1])])
+
+    def loss(share: np.ndarray) -> float:
+        return _unlikely(log_softmax(np.tensordot(np.abs(share) * start, scores, (0, 1)), 1), label)
+
+    R = len(start)
+    found = min((minimize(loss, x, method="Nelder-Mead") for x in [np.full(R, 1 / R), *np.eye(R)]), key=lambda f: f.fun)
+    return np.abs(found.x) * start
 
 
 def nll(p: np.ndarray, label: np.ndarray) -> float:

@@ -41,7 +41,7 @@ from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb
 from diffusion.names import NO_LABEL
 
-Read = tuple  # labels, classes, open and, of files, their names: what follows name and split in Dataset
+Read = tuple  # labels, classes, open and, of files, their names and groups: what follows name and split in Dataset
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Dataset:
     classes: list[str]  # names by class id; empty where the data does not say
     open: Callable[[int], Image.Image]
     files: list[str] = field(default_factory=list)  # of each image, as from the data's folder; [] where unknown
+    groups: list[str] = field(default_factory=list)  # of each image, where a table says; [] where not
     path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
 
     def __len__(self) -> int:
@@ -70,8 +71,9 @@ class Dataset:
         return NO_LABEL not in self.labels
 
     def about(self, index: int) -> dict:
-        """What a record says of an image: index, label and, of own data, file."""
-        return {"index": index, "label": self.labels[index]} | ({"file": self.files[index]} if self.path else {})
+        """What a record says of an image: index, label and, of own data, file and the group that a table gives it."""
+        said = {"index": index, "label": self.labels[index]} | ({"file": self.files[index]} if self.path else {})
+        return said | ({"group": self.groups[index]} if self.groups else {})
 
 
 def fingerprint(data: list) -> str:
@@ -194,7 +196,7 @@ def _imagenetv2(folder: Path, _split: str) -> Read:
 
 def _objectnet(folder: Path, _split: str) -> Read:
     names = _objectnet_classes(folder)
-    labels, classes, open_image, files = own.tree(
+    labels, classes, open_image, files, _ = own.tree(
         folder / "images", {name: i for i, name in enumerate(names)}, names.values()
     )
 

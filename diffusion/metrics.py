@@ -112,6 +112,38 @@ def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.nd
     return difference
 
 
+def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
+    """At how many points each class has the smallest error, of those measured there; arm_class [arms] -> [K] int.
+
+    A point that only one class was measured on, or whose weight is 0, has no vote.
+    """
+    errors = arm_errors(record, loss)
+    K, P = int(arm_class.max()) + 1, len(record["levels"])
+    of_class = np.full((K, P), np.inf)
+    for k in range(K):
+        mine = [errors[arm] for arm in np.flatnonzero(arm_class == k)]
+        of_class[k, : len(mine[0])] = np.mean(mine, 0)
+    counted = np.isfinite(of_class).sum(0) > 1
+    if "weights" in record:
+        counted &= record["weights"].numpy() > 0
+    return np.bincount(of_class[:, counted].argmin(0), minlength=K)
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], float]:
+    """How much more often b is right than a on the same images, its 95% interval, and p; hits [n] bool.
+
+    The interval is Bonett and Price's (2012): Wald's after one image more that only a has right, and one that only b
+    has. p is McNemar's, exact: of the images that one has right and the other wrong, each is as likely.
+    """
+    from scipy.stats import binomtest
+
+    n, only_a, only_b = len(a), int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = Z95 * np.sqrt((p + q - (q - p) ** 2) / (n + 2))
+    exact = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return (only_b - only_a) / n, (max(-1.0, float(q - p - half)), min(1.0, float(q - p + half))), float(exact)
+
+
 def margin(errors: np.ndarray) -> float:
     """How much larger the second smallest of mean errors is than the smallest, relatively; inf where there is one."""
     best, *others = np.sort(errors)

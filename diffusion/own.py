@@ -2,7 +2,9 @@
 
     FOLDER/CLASS/a.jpg            classes are the folders, at any depth below; also FOLDER/{train,val,test}/CLASS/a.jpg
     FOLDER/a.jpg, a.jpg           images without labels
-    TABLE.csv, TABLE.jsonl        columns path,label; paths as they are or from the table's folder; without label: none
+    FOLDER/session-1/...          model-vs-human's, whose classes are in the files' names
+    TABLE.csv, TABLE.jsonl        columns path,label[,group]; paths as they are or from the table's folder; without
+                                  label: none
     hf:NAME, hf:NAME:CONFIG       of the hub, or a local folder that its library reads
 
 Whole numbers as class names are class ids; other names are numbered in sorted order.
@@ -13,7 +15,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image
@@ -23,7 +25,7 @@ from diffusion.files import is_id, json_lines, read_header, read_rows, said
 from diffusion.images import hub_image, open_rgb
 from diffusion.names import NO_LABEL
 
-Read = tuple[list[int], list[str], Callable[[int], Image.Image], list[str]]  # labels, classes, open, names of files
+Read = tuple  # labels, classes, open, names of files, groups: what follows name and split in datasets.Dataset
 
 SPLIT_FOLDERS = {  # what folders of a split are called, whatever their case
     "train": "train", "training": "train", "trainval": "trainval",
@@ -63,12 +65,16 @@ def images_in(folder: Path, deep: bool = True) -> list[Path]:
 
 
 def files(
-    paths: Iterable[str | Path], labels: Iterable[int], classes: Iterable[str] = (), below: Path = Path()
+    paths: Iterable[str | Path],
+    labels: Iterable[int],
+    classes: Iterable[str] = (),
+    below: Path = Path(),
+    groups: Iterable[str] = (),
 ) -> Read:
     """Images in files, whose names are as from the folder `below`."""
     paths = [Path(path) for path in paths]
     names = [path.relative_to(below).as_posix() if path.is_relative_to(below) else path.name for path in paths]
-    return [int(label) for label in labels], list(classes), lambda k: open_rgb(paths[k]), names
+    return [int(label) for label in labels], list(classes), lambda k: open_rgb(paths[k]), names, list(groups)
 
 
 def tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Read:
@@ -109,6 +115,9 @@ def read_folder(name: str, split: str) -> Read:
             break
         folder = folder / inside[0]  # an archive that was unpacked into one more folder
         inside = subfolders(folder)
+    if inside and all(re.fullmatch(r"session-\d+", each) for each in inside):
+        check_split(name, split, ["test"])
+        return read_sessions(folder)
     if inside and all(each.lower() in SPLIT_FOLDERS for each in inside):  # else they would be read as classes
         theirs = {SPLIT_FOLDERS[each.lower()]: each for each in inside}
         if len(theirs) < len(inside):
@@ -134,38 +143,54 @@ def read_folder(name: str, split: str) -> Read:
     return of_classes(folder, images, *class_ids(full))
 
 
+def read_sessions(folder: Path) -> Read:
+    """A data set of model-vs-human: session-1/_ _ _CONDITION_CLASS_..., the class in the file's name."""
+    paths = images_in(folder)
+    named = [path.name.split("_") for path in paths]
+    for path, parts in zip(paths, named, strict=True):
+        if len(parts) < 6:
+            raise InputError(f"{path}: wanted a name such as 0001_cl_dnn_CONDITION_CLASS_10_n02835271_2389.png")
+    ids, classes = class_ids(parts[4] for parts in named)
+    return files(paths, (ids[parts[4]] for parts in named), classes, folder)
+
+
 def read_table(name: str, split: str) -> Read:
-    """A csv or jsonl of path and, unless the images have no labels, label."""
+    """A csv or jsonl of path and, unless the images have no labels, label and perhaps group."""
     path = Path(os.path.expanduser(name))  # Path's own refuses ~nobody
     check_split(name, split, ["test"])
     if path.suffix == ".jsonl":
         rows = read_json_lines(path)
     else:
-        rows = read_rows(path, ("path",) if read_header(path) == ["path"] else ("path", "label"))
+        rows = read_rows(path, ("path",) if read_header(path) == ["path"] else ("path", "label"), ("group",))
     for line, fields in rows.items():
         if not all(field.strip() for field in fields):
-            wanted = "wanted both" if len(fields) == 2 else "wanted a path"
-            raise InputError(f"{path}, line {line}: path and label are {', '.join(map(repr, fields))}, {wanted}")
+            wanted = "wanted a path" if len(fields) == 1 else "wanted both" if len(fields) == 2 else "wanted all"
+            called = "path and label" + ", and group" * (len(fields) > 2)
+            raise InputError(f"{path}, line {line}: {called} are {', '.join(map(repr, fields))}, {wanted}")
     given, *labelled = zip(*rows.values(), strict=True)
     paths = [_place(path.parent, file.strip()) for file in given]
     if not labelled:
         return files(paths, [NO_LABEL] * len(paths), (), path.parent)
     labels = [label.strip() for label in labelled[0]]
     ids, classes = class_ids(labels)
-    return files(paths, (ids[label] for label in labels), classes, path.parent)
+    groups = [group.strip() for group in labelled[1]] if len(labelled) > 1 else ()
+    return files(paths, (ids[label] for label in labels), classes, path.parent, groups)
 
 
 def read_json_lines(path: Path) -> dict[int, list[str]]:
-    """Line number -> path and, where the first line has one, label. InputError names the line at fault."""
+    """Line number -> path and, where the first line has them, label and group. InputError names the line at fault."""
     rows: dict[int, list[str]] = {}
+    keys: list[str] = []
     for number, line in json_lines(path, "utf-8-sig"):
         try:
             row = json.loads(line)
-            keys = ["path", "label"] if "label" in row or len(next(iter(rows.values()), [])) == 2 else ["path"]
+            keys = keys or ["path", *[key for key in ("label", "group") if key in row and "label" in row]]
             rows[number] = [str(row[key]) for key in keys]
+            surplus = "label" in row and "label" not in keys
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{path}, line {number}: is no JSON object with path and label") from None
-        if len(rows[number]) != len(next(iter(rows.values()))):
+            wanted = " and ".join(keys if len(keys) > 1 else ["path", "label"])
+            raise InputError(f"{path}, line {number}: is no JSON object with {wanted}") from None
+        if surplus:
             raise InputError(f"{path}, line {number}: has a label, the first line has none")
     if not rows:
         raise InputError(f"{path}: holds no line")

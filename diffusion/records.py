@@ -72,7 +72,7 @@ _RUN = {  # what is read again of a run.json, beside or in its options -> its ty
     **dict.fromkeys(["arms", "n_samples"], list),
     **dict.fromkeys(["dataset", "split"], str),
     **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),
-    "loss": "l2|l1|huber|cosine|nll",
+    "loss": "l2|l1|huber|cosine|nll|vote",
     "interpolation": "bilinear|bicubic|lanczos|adm",
     "examples": dict,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, metrics, one_line, records
+from diffusion import InputError, calibration, measures, metrics, one_line, records
 from diffusion.names import NO_LABEL
 
 
@@ -41,8 +41,13 @@ class Run:
         return self.options.get("version") or self.options.get("model")
 
     @property
+    def data(self) -> str:
+        split = self.options.get("split")  # examples have none
+        return f"{self.options.get('dataset')}" + (f", {split} split" if split else "")
+
+    @property
     def title(self) -> str:
-        return f"{self.options['dataset']}, {self.options['split']} split, model {self.model}"
+        return f"{self.data}, model {self.model}"
 
 
 def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
@@ -60,7 +65,7 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
         raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes; {drawn}")
     records.need(folder, about, *keys, "loss")
     decided = about["options"]["loss"]
-    if loss and decided in ("cosine", "nll"):  # baselines measure one
+    if loss and decided in ("cosine", "nll", "vote"):  # baselines and ensembles have one
         raise InputError(f"--loss {loss}: {folder} has {decided} only")
     return Run(folder, about, loss or decided, *competitors(about), records.finished(folder))
 
@@ -95,15 +100,13 @@ def failures(folder: Path, done: Iterable[int]) -> list[str]:
 
 # ---- many records ----
 
-ROW = ["index", "pred", "label", "file", "nfe", "first_nfe", "candidates", "scores", "rank"]
+ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
+CHANGED = ["scores", "rank", "votes"]  # what `decider` adds
 
 
 def brief(record: dict) -> dict:
-    """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`.
-
-    With `scores` [K] and `rank` where `change` of read_rows put them (see diffusion.calibration).
-    """
-    return {key: record[key] for key in ROW if key in record}
+    """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`."""
+    return {key: record[key] for key in [*ROW, *CHANGED] if key in record}
 
 
 def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tuple[list[dict], list[str]]:
@@ -122,19 +125,43 @@ def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tup
     return rows, problems
 
 
+def decider(run: Run, vote: bool = False):
+    """`change` of read_rows that decides again by the loss of `run`, or by its `vote`, among classes measured furthest.
+
+    It adds `scores` [K] (see diffusion.calibration), the label's `rank` among the K classes (K: it is none of them),
+    and `votes`, the share of points that prefer the answer to the other classes measured there; nan of less than two.
+    """
+    column = {int(c): k for k, c in enumerate(run.classes)}
+
+    def decide(record: dict) -> dict:
+        votes = np.bincount(
+            [column[int(c)] for c in run.class_ids], metrics.votes(record, run.arm_class, run.loss), len(column)
+        )
+        scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
+        pred = column[int(run.class_ids[metrics.rescore(record, run.arm_class, run.loss)])]
+        if vote:
+            pred = int(np.lexsort((-scores, -votes))[0])  # a tie goes to the smaller error
+        label = column.get(record["label"])
+        rank = len(column) if label is None else calibration.rank(scores, label, pred)
+        share = votes[pred] / votes.sum() if votes.sum() > 1 else np.nan
+        return record | {"pred": int(run.classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
+
+    return decide
+
+
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     """The images done of a run, and what is wrong with others; InputError where none is done.
 
     index, nfe [n], scores [n, K] (calibration.scores), and label and pred [n] as columns of these: ids ascending.
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
+    decide = decider(run)
 
     def score(record: dict) -> dict:
         if record["label"] not in column:
             raise InputError(f"image {record['index']}: its label {record['label']} is no class of the run")
-        pred = run.class_ids[metrics.rescore(record, run.arm_class, run.loss)]
-        scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
-        return record | {"label": column[record["label"]], "pred": column[pred], "scores": scores}
+        record = decide(record)
+        return record | {key: column[record[key]] for key in ("label", "pred")}
 
     wanted = {"loss": run.loss, "arms": len(run.arm_class)}
     rows, problems = read_rows(run.done.values(), own=True, change=score, **wanted)
@@ -200,12 +227,16 @@ def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
-def accuracy_lines(pred: np.ndarray, label: np.ndarray, top: int | None, ranks: list[int]) -> list[tuple[str, str]]:
-    """Lines of a table: of pred and label [n], and with `top` how often the label is among so many best, by ranks."""
-    lines = [("top-1 accuracy", percent(*metrics.accuracy(pred, label)))]
-    if top is not None:
-        lines.append((f"top-{top} accuracy", percent(*metrics.share(np.array(ranks, dtype=int) < top))))
-    return [*lines, ("mean per class", percent(*metrics.mean_per_class(pred, label)))]
+def line(measure: measures.Measure) -> tuple[str, str]:
+    """Of a table: the name of a figure, and the figure with its interval."""
+    return measure.name, percent(measure.value, measure.interval)
+
+
+def answers(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
+    """pred and label [n] of rows that all have both."""
+    if any("pred" not in row or row["label"] == NO_LABEL for row in rows):
+        return None
+    return tuple(np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
 
 
 def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int | None = None) -> int:
@@ -218,9 +249,8 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     lines = [("images", f"{len(rows)} of {total}")]
     if any(row["label"] == NO_LABEL for row in rows):
         lines.append(("labels", "none: predictions only"))
-    elif all("pred" in row for row in rows):  # a run over a part of the classes has none
-        pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
-        lines += accuracy_lines(pred, label, top, [row.get("rank", 0) for row in rows])
+    elif both := answers(rows):  # a run over a part of the classes has no pred
+        lines += map(line, measures.accuracy(*both, top, [row.get("rank", 0) for row in rows]))
     if rows and all("candidates" in row and row["label"] != NO_LABEL for row in rows):
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
         lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))

@@ -1,32 +1,43 @@
-"""Print the accuracy of a run, finished or still going on.
+"""Print the accuracy of a run, finished or still going on; of several, or of a folder of runs, a line each.
 
-python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
+    python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
+
+--metrics names further figures, each with its 95% interval:
+
+    classes     precision, recall and F1 of each class; macro F1 (the mean per class is the balanced accuracy)
+    two-class   AUROC, average precision, sensitivity at 90 and 95% specificity, for --positive
+    groups      accuracy of each group, the worst, the gap; groups are a column of the data's csv: path,label,group
+    shape-bias  of cue-conflict images, named as cat7-elephant1.png: the share of answers by shape
+    votes       how many points prefer the answer to the other classes, where it is right and where it is wrong
 """
 
 from diffusion import options
 
+METRICS = ("classes", "two-class", "groups", "shape-bias", "votes")
+
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(
-        __doc__, "of per-image files", "decide again by this loss, among the classes measured to the end"
-    )
-    options.add(p, "--confusion PNG", "draw the confusion matrix")
+    p = options.parser(__doc__, "FOLDER ...")
+    options.add(p, "folders FOLDER", "of per-image files, or of runs", nargs="+")
+    loss = "decide again by this loss, among the classes measured to the end"
+    options.add(p, "--loss", loss, choices=options.names.LOSSES)
+    vote = "by the mean error, or by how many points prefer a class to the others measured there"
+    options.add(p, "--decide", vote, "error", choices=["error", "vote"])
     options.add(p, "--top K", "also how often the label is among the K best")
-    options.add(p, "--probabilities CSV", "write them, by the temperature that scripts/calibrate.py found")
+    options.add(p, "--metrics", "further figures, see above", nargs="+", choices=METRICS)
+    options.add(p, "--positive CLASS", "of --metrics two-class; default the last class")
+    options.add(p, "--confusion PNG", "draw the confusion matrix")
     return p
 
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, figures, metrics, records, results
-from diffusion.files import write_atomic
-
-ABOUT = ["index", "label", "pred"]  # the first columns of --probabilities
+from diffusion import InputError, figures, measures, metrics, records, results
+from diffusion.results import Run
 
 
 def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
@@ -47,68 +58,138 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     figures.save(figure, path, dpi=120)
 
 
-def write_probabilities(rows: list[dict], class_ids: np.ndarray, temperature: float, path: Path) -> None:
-    """index, label, pred, then the probability of each class under its id; a line an image."""
-    import pandas
+def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures.Measure]:
+    """Figures of a run between two classes, of which one, by name, is positive."""
+    called = {class_id: name for class_id, name in results.names_of_classes(run).items() if class_id in run.classes}
+    positive = list(called.values())[-1] if positive is None else positive
+    if len(called) != 2:
+        raise InputError(f"--metrics two-class: {run.folder} has {len(called)} classes, wanted 2")
+    if positive not in called.values():
+        raise InputError(f"--positive {positive}: wanted one of {', '.join(called.values())}")
+    print(f"{'positive':<15} {positive}")
+    side = [called[int(c)] for c in run.classes].index(positive)
+    scores = np.array([row["scores"] for row in rows])  # [n, 2]
+    label = np.array([row["label"] for row in rows])
+    if not np.isfinite(scores).all():
+        raise InputError(f"--metrics two-class: {run.folder} did not measure both classes of every image")
+    return measures.two_class(scores[:, side] - scores[:, 1 - side], label == run.classes[side])
 
-    about = pandas.DataFrame([[row[key] for key in ABOUT] for row in rows], columns=ABOUT)
-    p = calibration.probabilities(np.array([row["scores"] for row in rows]), temperature)
-    table = pandas.concat([about, pandas.DataFrame(p, columns=class_ids)], axis=1)
-    write_atomic(path, lambda file: table.to_csv(file, index=False, float_format="%.6g"))
+
+def print_classes(pred: np.ndarray, label: np.ndarray, names: dict[int, str]) -> None:
+    """A line for each class that is a label or an answer."""
+    print(f"\n{'class':<28}{'images':>7}{'precision':>26}{'recall':>26}{'F1':>26}")
+    for class_id in np.unique([pred, label]).tolist():
+        cells = [results.in_percent(m.value, m.interval) for m in measures.of_class(pred, label, class_id)]
+        name = figures.shorten(names.get(class_id, str(class_id)), 27)
+        print(f"{name:<28}{np.sum(label == class_id):>7}" + "".join(f"{cell:>26}" for cell in cells))
+    print()
 
 
-def decider(args, run: results.Run) -> Callable[[dict], dict]:
-    """What decides again by --loss, and adds to a record what --top and --probabilities ask for."""
-    column = {int(c): k for k, c in enumerate(run.classes)}
-    if args.top is not None and args.top > len(column):
-        raise InputError(f"--top {args.top}: the run has {len(column)} classes")
+def print_metrics(args, run: Run, rows: list[dict]) -> None:
+    """The figures that --metrics names."""
+    if (both := results.answers(rows)) is None or not rows:
+        raise InputError(f"--metrics: {run.folder} has no image with a label that is done")
+    pred, label = both
+    names = results.names_of_classes(run)
+    for which in args.metrics:
+        try:
+            if which == "classes":
+                print_classes(pred, label, names)
+                found = [measures.macro_f1(pred, label)]
+            elif which == "two-class":
+                found = two_class(run, rows, args.positive)
+            elif which == "groups":
+                if lacking := [row["index"] for row in rows if "group" not in row]:
+                    raise ValueError(f"image {lacking[0]} has no group, wanted data of a csv of path,label,group")
+                found = measures.groups(pred == label, np.array([row["group"] for row in rows]))
+            elif which == "shape-bias":
+                said = [[names.get(class_id, "") for class_id in of.tolist()] for of in both]
+                found = measures.shape_bias(*said, [str(row.get("file", "")) for row in rows], names.values())
+            else:
+                share = np.array([row["votes"] for row in rows])
+                found = measures.votes(share[np.isfinite(share)], (pred == label)[np.isfinite(share)])
+        except ValueError as error:
+            raise InputError(f"--metrics {which}: {run.folder}: {error}") from None
+        for measure in found:
+            name, value = results.line(measure)
+            print(f"{name:<32} {value}, {measure.n} images")
 
-    def decide(record: dict) -> dict:
-        if args.loss:
-            record["pred"] = int(run.class_ids[metrics.rescore(record, run.arm_class, args.loss)])
-        if args.top is not None or args.probabilities is not None:
-            scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
-            label, pred = column.get(record["label"]), column[record["pred"]]
-            record["rank"] = len(column) if label is None else calibration.rank(scores, label, pred)
-            record |= {"scores": scores} if args.probabilities else {}
-        return record
 
-    return decide
+def print_run(args, folder: Path) -> int:
+    """The table of one folder, of ours or published."""
+    done = records.finished(folder)
+    failed = results.failures(folder, done)
+    if not done and not failed:
+        raise InputError(f"{folder}: no per-image files (000.pt, ...) there")
+    vote = args.decide == "vote"
+    change, known, total = {}, {}, 0
+    if (folder / "run.json").exists():
+        again = bool(args.loss or vote or args.top is not None or args.metrics)
+        run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
+        if again:
+            change = {"loss": run.loss, "arms": len(run.arm_class), "change": results.decider(run, vote)}
+        if args.top is not None and args.top > len(run.classes):
+            raise InputError(f"--top {args.top}: the run has {len(run.classes)} classes")
+        known, total = results.names_of_classes(run), run.about["images"]
+    else:
+        for flag in ("loss", "top", "metrics"):
+            if given := getattr(args, flag):
+                raise InputError(f"--{flag} {given}: {folder} has no run.json, so only predictions, no errors")
+        run = None
+
+    rows, problems = results.read_rows(done.values(), own=run is not None, **change)
+    if args.confusion:
+        both = results.answers(rows)
+        if both is None:
+            raise InputError(f"--confusion {args.confusion}: {folder} has no labels")
+        classes = sorted({*known, *both[0].tolist(), *both[1].tolist()})
+        draw_confusion(metrics.confusion(*both, classes), [known.get(c, str(c)) for c in classes], args.confusion)
+    if run:
+        for name, value in {"run": run.folder, "model": run.model, "data": run.data}.items():
+            print(f"{name:<15} {value}")
+    code = results.print_accuracy(rows, max(total, len(done)), problems + failed, args.top)
+    if args.metrics:
+        print_metrics(args, run, rows)
+    return code
+
+
+def print_runs(folders: list[Path], loss: str | None) -> int:
+    """A line for each run."""
+    print(f"{'accuracy, %':<26}{'images':>15}{'NFE per image':>15}  {'model':<20} {'data':<28} run")
+    problems = []
+    for folder in folders:
+        run = results.read(folder, loss=loss, answers=bool(loss))
+        change = {"change": results.decider(run), "loss": run.loss, "arms": len(run.arm_class)} if loss else {}
+        rows, wrong = results.read_rows(run.done.values(), own=True, **change)
+        problems += [*wrong, *results.failures(run.folder, run.done)]
+        both = results.answers(rows)
+        score = results.in_percent(*metrics.accuracy(*both)) if both and rows else "-"
+        nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"
+        of = f"{len(rows)} of {max(run.about['images'], len(rows))}"
+        model, data = figures.shorten(Path(str(run.model)).name, 20), figures.shorten(run.data, 28)
+        print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {run.folder}")
+    return results.report(problems)
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "top")
     figures.check_picture(args.confusion)
-    folder = records.run_folder(args.folder)
-    if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder")
-    done = records.finished(folder)
-    failed = results.failures(folder, done)
-    if not done and not failed:
-        raise InputError(f"{folder}: no per-image files (000.pt, ...) there")
-    scored = args.top is not None or args.probabilities is not None
-    change = {}
-    if (folder / "run.json").exists():
-        run = results.read(folder, loss=args.loss, answers=scored or bool(args.loss or args.confusion))
-        if args.loss or scored:
-            change = {"loss": run.loss, "arms": len(run.arm_class), "change": decider(args, run)}
-        temperature = results.read_calibration(run)["temperature"] if args.probabilities else None
-        known, total = results.names_of_classes(run), run.about["images"]
+    folders = [records.run_folder(folder) for folder in args.folders]
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise InputError(f"{folder}: no such folder")
+    if len(folders) == 1 and not (folders[0] / "run.json").exists() and not records.finished(folders[0]):
+        below = [path.parent for path in sorted(folders[0].glob("**/run.json"))]
+        folders = [folder for folder in below if folder not in folders] or folders
+        several = bool(below)
     else:
-        for flag in ("loss", "top", "probabilities"):
-            if given := getattr(args, flag):
-                raise InputError(f"--{flag} {given}: {folder} has no run.json, so only predictions, no errors")
-        run, known, total = None, {}, 0
-
-    rows, problems = results.read_rows(done.values(), own=run is not None, **change)
-    if args.confusion:
-        pred, label = (np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
-        classes = sorted({*known, *pred.tolist(), *label.tolist()})
-        draw_confusion(metrics.confusion(pred, label, classes), [known.get(c, str(c)) for c in classes], args.confusion)
-    if args.probabilities:
-        write_probabilities(rows, run.classes, temperature, args.probabilities)
-    return results.print_accuracy(rows, max(total, len(done)), problems + failed, args.top)
+        several = len(folders) > 1
+    if not several:
+        return print_run(args, folders[0])
+    one_only = ["decide", "top", "metrics", "positive", "confusion"]
+    options.refuse(args, parser(), one_only, f"is for one run, not for {len(folders)}")
+    return print_runs(folders, args.loss)
 
 
 if __name__ == "__main__":

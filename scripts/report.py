@@ -30,7 +30,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion import InputError, calibration, figures, metrics, one_line, results
+from diffusion import InputError, calibration, figures, measures, metrics, one_line, results
 from diffusion.datasets import as_seen, dataset_of
 from diffusion.files import write_atomic
 
@@ -149,7 +149,7 @@ def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[t
     """The lines of the table, of what results.read_scores gives."""
     scores, label, pred, nfe = (read[key] for key in ("scores", "label", "pred", "nfe"))
     ranks = [calibration.rank(*each) for each in zip(scores, label, pred, strict=True)]
-    accuracies = results.accuracy_lines(pred, label, 5 if len(run.classes) > 5 else None, ranks)
+    accuracies = map(results.line, measures.accuracy(pred, label, 5 if len(run.classes) > 5 else None, ranks))
     table = [("images", f"{len(label):,} of {total:,}")]
     table += [(name.removesuffix(" accuracy"), value) for name, value in accuracies]
     if run.options.get("candidates"):

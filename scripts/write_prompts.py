@@ -34,6 +34,7 @@ TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it s
     "digits": "a photo of the number {}.",
     "digits-colour": "a photo of a {}.",
     "digits-two": "a photo of a {}.",
+    "sixteen": "a bad photo of a {}.",  # the classes of model-vs-human, as arXiv 2309.16779 prompts them
 }
 
 
@@ -82,6 +83,9 @@ def class_names(dataset: str) -> dict[int, str]:
             found = [name.lower() for name in known]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+        case "sixteen":  # of the toolbox's paper, arXiv 1808.08750
+            found = ["airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat", "chair", "clock", "dog"]
+            found += ["elephant", "keyboard", "knife", "oven", "truck"]
         case "fashion-mnist":
             from torchvision.datasets import FashionMNIST
 

@@ -9,10 +9,10 @@ from diffusion import datasets, models, names
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
-    "names process errors search levels metrics calibration simulate",
+    "names process errors search levels metrics calibration measures simulate",
     "files images adapters weights hub schedules singlefile lora cards models clip classifiers digits",
     "prompts own datasets items digit_items readers records",
-    "results candidates decide figures matching gallery api",
+    "results candidates decide figures matching gallery tables api",
     "cluster options plan run",
 ]
 ORDER = " ".join(LAYERS).split()
@@ -24,7 +24,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "timm": {"classifiers", "datasets"},
     "datasets": {"own", "items"},
     "matplotlib": {"figures"},
-    "pandas": set(),
+    "pandas": {"tables"},
     "tqdm": {"plan", "run"},
     "argparse": {"options"},
 }
@@ -34,7 +34,6 @@ SCRIPTS = {
     "transformers": {"train_embedded"},
     "open_clip": {"train_embedded"},
     "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
-    "pandas": {"print_acc"},
     "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_embedded"},
 }
 LINES, FUNCTION = 400, 75

@@ -19,6 +19,7 @@ from diffusion import calibration, records
 from diffusion.names import LOSSES
 
 CALIBRATE, PRINT = "scripts/calibrate.py", "scripts/print_acc.py"
+EXPORT = "scripts/export.py"
 
 # ---- by hand ----
 
@@ -227,7 +228,7 @@ def loaded(folder: Path) -> dict[int, dict]:
 def test_from_a_race_to_probabilities(run_main, tmp_path, race):
     """The figures are those of the csv's own numbers; the winner has the largest probability."""
     folder = edited(race, tmp_path / "run")
-    refused = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    refused = run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv")
     assert refused.code == 2 and "calibrate.py" in refused.err and refused.err.count("\n") == 1
     done = run_main(CALIBRATE, folder, "--fit", 0.4, "--out", tmp_path / "c.png")
     assert done.code == 0, done.err
@@ -235,14 +236,17 @@ def test_from_a_race_to_probabilities(run_main, tmp_path, race):
         assert picture.format == "PNG" and picture.width > 800
     fit = json.loads((folder / "calibration.json").read_text())
     assert fit["loss"] == "l2" and fit["fit"] == 0.4 and fit["seed"] == 0
-    result = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv", "--top", 3)
+    exported = run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv")
+    assert exported.code == 0, exported.err
+    result = run_main(PRINT, folder, "--top", 3)
     assert result.code == 0, result.err
 
     with (tmp_path / "p.csv").open() as file:
-        rows = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
     there = loaded(folder)
-    assert [tuple(map(int, row[:3])) for row in rows] == [(k, r["label"], r["pred"]) for k, r in there.items()]
-    p = np.array([row[3:] for row in rows])  # [12, 10]
+    said = [tuple(int(row[key]) for key in ("index", "label", "pred")) for row in rows]
+    assert said == [(k, r["label"], r["pred"]) for k, r in there.items()]
+    p = np.array([[float(row[f"probability_{k}"]) for k in range(10)] for row in rows])  # [12, 10]
     label, pred = (np.array([r[key] for r in there.values()]) for key in ("label", "pred"))
     assert p.shape == (12, 10) and p.sum(1) == pytest.approx(1, abs=1e-4) and (p.argmax(1) == pred).all()
     top = np.array([label[k] in np.argsort(-p[k])[:3] for k in range(12)])
@@ -269,9 +273,9 @@ def test_the_same_fit_again_and_what_another_seed_or_loss_does(run_main, tmp_pat
         fits[name] = json.loads(path.read_text())
     assert fits["a"] == fits["again"]
     assert len({fit["temperature"] for fit in fits.values()}) == 3 and fits["l1"]["loss"] == "l1"
-    refused = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    refused = run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv")
     assert refused.code == 2 and "--loss l1, wanted l2" in refused.err and not (tmp_path / "p.csv").exists()
-    assert run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv", "--loss", "l1").code == 0
+    assert run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv", "--loss", "l1").code == 0
     ranges = run_main(CALIBRATE, folder, "--fit", 0.5, "--splits", 3)
     assert ranges.code == 0 and re.search(
         r"^ECE +[\d.]+ \([\d.]+ to [\d.]+\) +[\d.]+ \([\d.]+ to [\d.]+\)$", ranges.out, re.M
@@ -309,7 +313,7 @@ BAD = [
     (CALIBRATE, "--out nodir/x.png", "nodir/x.png"),
     (PRINT, "--top 0", "--top 0"),
     (PRINT, "--top 11", "--top 11: the run has 10 classes"),
-    (PRINT, "--probabilities p.csv", "calibration.json"),
+    (EXPORT, "--probabilities --out p.csv", "calibration.json"),
 ]
 
 
@@ -328,7 +332,7 @@ def test_bad_options(run_main, tmp_path, monkeypatch, race, script, words, says)
 def test_a_damaged_calibration(run_main, tmp_path, race, text):
     folder = edited(race, tmp_path / "run")
     (folder / "calibration.json").write_text(text)
-    result = run_main(PRINT, folder, "--probabilities", tmp_path / "p.csv")
+    result = run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv")
     assert result.code == 2 and "calibration.json is damaged" in result.err and result.err.count("\n") == 1
 
 

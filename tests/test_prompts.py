@@ -32,6 +32,7 @@ COUNTS = {
     "digits": 10,
     "digits-colour": 60,
     "digits-two": 3600,
+    "sixteen": 16,
 }
 NEEDS = {
     "clip_benchmark": ["flowers", "mnist", "eurosat", "caltech101", "pets"],

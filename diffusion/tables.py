@@ -1,0 +1,104 @@
+"""Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusion import InputError, calibration, matching, measures, metrics, results
+from diffusion.measures import Measure
+from diffusion.results import Run
+
+SAME = ["dataset", "data", "split"]  # options that say which images a run is on
+
+
+def is_matching(run: Run) -> bool:
+    return "examples" in run.about
+
+
+def read(folder: Path, loss: str | None = None) -> Run:
+    """A run of any kind that has answers. InputError as results.read."""
+    run = results.read(folder, "dataset", loss=loss, answers=False)
+    return run if is_matching(run) else results.read(folder, loss=loss)
+
+
+def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
+    """Runs on the same images, by short names that tell them apart. InputError where they are on others."""
+    runs = [read(folder, loss) for folder in folders]
+    for run in runs[1:]:
+        for key in SAME:
+            if (a := runs[0].options.get(key)) != (b := run.options.get(key)):
+                raise InputError(f"{runs[0].folder} and {run.folder} are on other images: {key} is {a!r} and {b!r}")
+    for name in (lambda run: Path(str(run.model)).name, lambda run: run.folder.name, lambda run: str(run.folder)):
+        named = {name(run): run for run in runs}
+        if len(named) == len(runs):
+            return named
+    raise InputError(f"{', '.join(str(run.folder) for run in runs)}: wanted different runs")
+
+
+def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """One row an image that is done, and what is wrong with the others. InputError where none is done.
+
+    index, file, group, label, label_name, rank (of the label among the classes, 0: it won), pred, pred_name, right,
+    margin, decided, nfe, votes (see results.decider), as far as the run has them. `vote`: the points vote. `scores`:
+    "score" or "probability", with a column for each class id.
+    """
+    known = results.names_of_classes(run)
+    temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
+    arms = {"loss": run.loss, "arms": len(run.arm_class)}
+    rows, problems = results.read_rows(run.done.values(), own=True, change=results.decider(run, vote), **arms)
+    if not rows:
+        raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
+    each = np.array([row.pop("scores") for row in rows])  # [n, K]
+    table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
+    if results.answers(rows):
+        table["right"] = table.pred == table.label
+    else:
+        table = table.drop(columns=["label", "rank"])
+    for column in table.columns.intersection(["label", "pred"]):
+        named = [known.get(class_id, str(class_id)) for class_id in table[column]]
+        table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
+    if scores:
+        each = each if temperature is None else calibration.probabilities(each, temperature)
+        table[[f"{scores}_{class_id}" for class_id in run.classes]] = each
+    return table, problems
+
+
+def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
+    """One row an example that is done of a matching run, and what is wrong with the others. InputError: none is done.
+
+    index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
+    not, nan: it is not asked; right: all that is asked is; nfe.
+    """
+    done, problems = matching.read(run)
+    if not done:
+        raise InputError(f"{run.folder}: {problems[0] if problems else 'no example is done yet'}")
+    race = matching.raced(run)
+    rows = []
+    for d in done:
+        margins = {"text": d.text} if race else {"text": d.text, "image": d.image(False)}
+        about = {"index": d.index, "id": d.item.id, "tags": ", ".join(d.item.tags)}
+        rows.append(about | margins | {"right": d.margin(False, race) > 0, "nfe": d.nfe})
+    return pd.DataFrame(rows), problems
+
+
+def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
+    """`examples` of a matching run, `images` of any other."""
+    return examples(run) if is_matching(run) else images(run, **more)
+
+
+def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
+    """What is reported of `rows_of` a run: accuracies, or the scores of matching; [] where there are no labels."""
+    if is_matching(run):
+        done, _ = matching.read(run)
+        columns = matching.columns(done, matching.told(run), race=matching.raced(run), normal=False)
+        found = []
+        for name, column in columns.items():
+            share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
+            found.append(Measure(f"{name}_score", f"{name} score", *share, len(column.hits), "Wilson, by cluster"))
+        return found
+    if "right" not in table:
+        return []
+    pred, label = table.pred.to_numpy(), table.label.to_numpy()
+    found = measures.accuracy(pred, label, 5 if len(run.classes) > 5 else None, table["rank"])
+    return [*found, measures.macro_f1(pred, label)]
