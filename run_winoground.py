@@ -40,6 +40,7 @@ def parser() -> options.Parser:
     options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
     options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
     options.add_shards(p)
+    p.set_defaults(reads=lambda args: (args.version or "2-0", "text") if args.model == "sd" else None)
     return p
 
 
