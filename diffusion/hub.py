@@ -245,7 +245,12 @@ def why_no_data(name: str, error: Exception) -> str:
             return said
     except Exception as origin:
         error = origin
-    return why(f"datasets/{name}", error)
+    reason = why(f"datasets/{name}", error)
+    if "offline" in reason:
+        reason += (
+            f"; if it is gated, accept its terms at {site()}/datasets/{name}, then fetch it once with HF_TOKEN set"
+        )
+    return reason
 
 
 # ---- names of models ----

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import Result, call_main, import_script
+from conftest import ROOT, Result, call_main, import_script
 from local_hub import COMMIT, Hub, point_to
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +26,7 @@ SCRIPT = import_script("eval_prob_adaptive.py")
 FIRST, MIRROR = ALIASES["text"]["2-0"]
 DATA = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
 GATED = {"X_Error_Code": "GatedRepo"}
+PAUSES = hub.PAUSES
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -48,6 +51,7 @@ def served(server, tiny_model, tmp_path, monkeypatch):
     server.reset()
     server.repos = {FIRST: tiny_model, MIRROR: tiny_model}
     point_to(monkeypatch, server.url, tmp_path / "hf")
+    monkeypatch.setattr(hub, "PAUSES", (0.05, 0.05))
     hub.forget()
     yield server
     hub.forget()
@@ -136,15 +140,16 @@ def test_a_warm_cache(served, run, tmp_path, monkeypatch):
         assert done.code == 0 and "1 done before" in done.out and time.monotonic() - start < 5, done.err
 
 
-def test_from_the_shell(server, tiny_model, run_script, tmp_path):
-    """With its real environment, a token too; the refusal comes before anything slow is imported."""
+def test_with_a_real_environment(server, tiny_model, tmp_path):
+    """A process of its own, with a token."""
     server.reset()
-    server.repos = {FIRST: tiny_model}
-    server.trouble = without_token("")
-    args = ["eval_prob_adaptive.py", "--version", FIRST, *DATA, "--limit", 1]
-    env = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    done = run_script(*args, env=env | {"HF_TOKEN": "hf_right"})
-    assert done.code == 0 and "NFE per image" in done.out, done.err
+    server.repos, server.trouble = {FIRST: tiny_model}, without_token("")
+    env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", f"from diffusion import hub; print(hub.look({FIRST!r}))"]
+    for token, says in ("hf_right", f"commit='{COMMIT}'"), ("hf_wrong", "is gated: ask for access at"):
+        shutil.rmtree(tmp_path / "hub", ignore_errors=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=env | {"HF_TOKEN": token}, cwd=ROOT)
+        assert says in done.stdout + done.stderr, done
 
 
 @pytest.mark.parametrize("where", ["no network", "offline", "gated", "wrong name"])
@@ -347,9 +352,11 @@ def test_a_network_that_swallows_everything(served, refused, tmp_path, monkeypat
     refused("--version", "2-0", says=["cannot be reached", FIRST, MIRROR], seconds=4)
 
 
-def test_a_slow_hub(served, refused):
-    served.slow = 30
-    refused("--version", FIRST, says=["does not answer"], seconds=9)
+def test_a_slow_hub(served, refused, monkeypatch):
+    assert hub.ANSWER < 10 and sum(PAUSES) < 3
+    monkeypatch.setattr(hub, "ANSWER", 1)
+    served.slow = 10
+    refused("--version", FIRST, says=["does not answer"], seconds=3)
 
 
 def test_a_download_that_breaks_off(served, run, monkeypatch):
@@ -476,7 +483,7 @@ def images(tmp_path):
     return [digits.open(k).convert("RGB") for k in range(4)]
 
 
-def test_a_data_set_by_parquet(served, run, refused, tmp_path, images):
+def test_a_data_set_by_parquet(served, run, refused, tmp_path, images, monkeypatch):
     pytest.importorskip("datasets")
     served.repos["some/set"] = write_parquet(tmp_path / "set", image=images, label=[0, 1, 0, 1])
     args = ["--version", FIRST, "--dataset", "hf:some/set", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
@@ -492,8 +499,9 @@ def test_a_data_set_by_parquet(served, run, refused, tmp_path, images):
         served.trouble = lambda path, _, wrong=(status, headers): wrong if "some/set" in path else None
         refused(*args, data=(), says=["hf:some/set", says])
     served.trouble = lambda path, _: None
-    served.slow = 30
-    refused(*args, data=(), says=["hf:some/set", "does not answer"], seconds=9)
+    monkeypatch.setattr(hub, "ANSWER", 1)
+    served.slow = 10
+    refused(*args, data=(), says=["hf:some/set", "does not answer"], seconds=5)
 
 
 def test_winoground_with_a_token(served, run, refused, tmp_path, images, monkeypatch):
