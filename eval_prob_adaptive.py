@@ -30,6 +30,7 @@ def parser() -> options.Parser:
     options.switch(stored, "--save_maps", maps, None)
     options.switch(stored, "--load_stats", "count the images that are already done in the bar")
     options.add_shards(p)
+    p.set_defaults(reads=lambda args: (args.version, "text"))
     return p
 
 

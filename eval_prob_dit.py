@@ -42,6 +42,7 @@ def parser() -> options.Parser:
     for flag, (what, _) in KEEP.items():
         stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
     options.add_shards(p)
+    p.set_defaults(reads=lambda args: (args.version or f"dit-{args.image_size or 256}", "class"))
     return p
 
 
@@ -181,7 +182,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
     device, dtype = plan.pick_device(args)
-    card = read_card(args.version or f"dit-{args.image_size or 256}", told="class", vae=args.vae)
+    name, takes = args.reads(args)
+    card = read_card(name, told=takes, vae=args.vae)
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)

@@ -40,6 +40,7 @@ def parser() -> options.Parser:
     options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
     options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
     options.add_shards(p)
+    p.set_defaults(reads=lambda args: (args.version or "2-0", "text") if args.model == "sd" else None)
     return p
 
 
@@ -163,9 +164,10 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     """The same for CLIP: the error of a caption is its cosine distance to the image."""
     options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
+    loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}  # a run does not begin without
 
     def classify(images, dtype: str):
-        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
+        of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
         seen = Once(key(items, view) for view in mine)
         told = Once(text for k, _ in mine for text in items[k].captions)
 

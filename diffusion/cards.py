@@ -97,11 +97,7 @@ def read_card(
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
         raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
     beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
-    known = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
-    raise InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {known} (it holds model_index.json),"
-        " as in --version /models/my-model"
-    )
+    raise hub.unreadable(name, told, reasons, beside)
 
 
 def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None, t5: bool) -> Card:
@@ -185,7 +181,8 @@ def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[
         try:
             weights.weight_files(source.within(within))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"no weights of its {part}: {error}") from None
+            lost = f", in the cache alone: {source.lost}" if source.lost else ""
+            raise FileNotFoundError(f"no weights of its {part}: {error}{lost}") from None
     return places
 
 

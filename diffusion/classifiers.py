@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, one_line
+from diffusion.weights import fingerprint
 
 
 def find_timm(name: str) -> tuple[str, int]:
@@ -32,6 +33,14 @@ def find_timm(name: str) -> tuple[str, int]:
         near = ", ".join(timm.list_models(f"{name[:6]}*", pretrained=True)[:5]) or "resnet50, vit_base_patch16_224, ..."
         raise InputError(f"--model timm:{name}: timm has no such model with weights; it has {near}")
     return name, config.num_classes
+
+
+def timm_weights(name: str) -> dict[str, str]:
+    """What weights are known by, of what find_timm gives: a folder's by their bytes, timm's own by their tag."""
+    if name.startswith("local-dir:"):
+        return {"weights of the classifier": fingerprint([Path(name.removeprefix("local-dir:"), "model.safetensors")])}
+    config = _import().get_pretrained_cfg(name)
+    return {"weights of the classifier": f"{config.architecture}.{config.tag}"}
 
 
 def load_timm(name: str, n_classes: int, *, dtype: torch.dtype, device) -> Callable[[Image.Image], Tensor]:

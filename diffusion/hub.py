@@ -1,15 +1,29 @@
 """Where the files of a name lie: in a local folder, or on the Hugging Face hub, fetched into its cache as needed."""
 
+import difflib
+import functools
 import glob
 import os
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from diffusion import one_line
+from diffusion import InputError, one_line
+from diffusion.names import ALIASES
 
 TOLD = ["*.json", "*.txt", "*.model"]  # what is small, and says how to read the rest: configurations, tokenizers
-SECONDS = 10  # for the hub's first answer
+CONNECT, ANSWER = 2.0, 6.0  # seconds, for a connection to the hub, and for each answer to begin
+KEPT = 60  # seconds, for which we believe that there is no network
+PAUSES = (0.5, 1.0)  # seconds, before a hub that fails is asked again
+T = TypeVar("T")
+SINGLE = (".safetensors", ".gguf", ".ckpt")  # files that hold a whole model
 
 
 class Unreachable(OSError):
@@ -24,6 +38,7 @@ class Source:
     folder: Path  # where its files lie, of the hub's those that were fetched
     names: tuple[str, ...]  # all the files that it has, as paths in the folder
     commit: str | None = None  # the hub's
+    lost: str = ""  # why `names` are only those in the hub's cache
 
     def within(self, part: str) -> list[str]:
         """The names of the files in a folder of it; "": at its top."""
@@ -35,28 +50,33 @@ class Source:
 def look(name: str) -> Source:
     """What a folder or hub id has; of the hub's only what `TOLD` names is fetched.
 
-    The hub's newest commit; when it cannot be reached, the one in its cache. Raises Unreachable.
+    The hub's newest commit, as this process first saw it; when it cannot be reached, the one in its cache. Raises
+    Unreachable.
     """
     folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
-        return Source(name, folder, _listing(folder))
+    return Source(name, folder, _listing(folder)) if folder.is_dir() else _on_hub(name)
+
+
+@functools.cache
+def _on_hub(name: str) -> Source:
+    if "/" not in name:  # those of the hub's first years are no pipelines
+        raise Unreachable("is no folder, and ids of the hub are OWNER/NAME")
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import disable_progress_bars, logging
 
     disable_progress_bars()  # of what is small
     logging.set_verbosity_error()
     try:
-        info = HfApi().model_info(name, timeout=SECONDS)
-        names = [file.rfilename for file in info.siblings]
-        _ask(name, next((file for file in names if file.endswith(".json")), None), info.sha)
-        folder = Path(snapshot_download(name, allow_patterns=TOLD))
-        return Source(name, folder, tuple(sorted(names)), folder.name)
+        info = briefly(lambda: HfApi().model_info(name))
+        folder = Path(briefly(lambda: snapshot_download(name, allow_patterns=TOLD)))
+        return Source(name, folder, tuple(sorted(file.rfilename for file in info.siblings)), folder.name)
     except Exception as error:  # of httpx, huggingface_hub and the disk
+        lost = why(name, error)
         try:
             folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=["-"]))  # whatever is there
         except (OSError, ValueError):
-            raise Unreachable(why(name, error)) from error
-        return Source(name, folder, _listing(folder), folder.name)
+            raise Unreachable(lost) from error
+        return Source(name, folder, _listing(folder), folder.name, lost)
 
 
 def fetch(source: Source, names: list[str]) -> list[Path]:
@@ -69,26 +89,112 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
 
     if sys.stderr.isatty():
         enable_progress_bars()
+    wanted = [glob.escape(name) for name in names]
     try:
-        _ask(source.name, names[0], source.commit)
-        snapshot_download(source.name, revision=source.commit, allow_patterns=[glob.escape(name) for name in names])
+        briefly(lambda: snapshot_download(source.name, revision=source.commit, allow_patterns=wanted))
     except Exception as error:
         raise Unreachable(why(source.name, error)) from error
+    if gone := [path.name for path in paths if not path.is_file()]:
+        raise Unreachable(source.lost or f"{gone[0]} is not in the hub's cache")
     return paths
-
-
-def _ask(name: str, file: str | None, commit: str | None) -> None:
-    """Ask for one file once, since downloads ask five times more, for 25 seconds, where they are refused."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    if file is not None:
-        get_hf_file_metadata(hf_hub_url(name, file, revision=commit), timeout=SECONDS)
 
 
 def _listing(folder: Path) -> tuple[str, ...]:
     depth = len(folder.parts)
     inside = (Path(where, file) for where, _, files in os.walk(folder) for file in files)
     return tuple(sorted("/".join(path.parts[depth:]) for path in inside))
+
+
+# ---- a hub that refuses, fails or is not there ----
+
+
+_unanswered: dict[str, float] = {}  # question -> when it was first asked
+
+
+def briefly(call: Callable[[], T]) -> T:
+    """What a call that asks the hub returns; again, where the hub fails now and then.
+
+    It ends within seconds where huggingface_hub's client would ask for minutes: of a hub that fails or is slow, or
+    wants fewer questions, and without a network. Raises Unreachable, or what came of the hub's answer.
+    """
+    _take_client()
+    for pause in (*PAUSES, None):
+        _unanswered.clear()
+        try:
+            return call()
+        except Exception as error:
+            if pause is None or (_status(error) or 0) < 500:
+                raise
+        time.sleep(pause)
+    raise AssertionError
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Of the hub's answer, of which an error, or what caused it, tells."""
+    while error is not None and not hasattr(error, "response"):
+        error = error.__cause__
+    return error and error.response.status_code
+
+
+@functools.cache
+def _take_client() -> None:
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import hf_raise_for_status
+    from huggingface_hub.utils._http import default_client_factory
+
+    def ask(request) -> None:
+        if str(request.url).startswith(site()) and (reason := _no_connection(site(), time.monotonic() // KEPT)):
+            raise Unreachable(reason)
+        question, now = f"{request.method} {request.url}", time.monotonic()
+        if now - _unanswered.setdefault(question, now) > ANSWER:
+            raise Unreachable(f"the hub at {site()} does not answer")
+        request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": ANSWER}
+
+    def answered(response) -> None:
+        _unanswered.pop(f"{response.request.method} {response.request.url}", None)
+        if response.status_code == 429 or response.status_code >= 500:
+            response.read()
+            hf_raise_for_status(response)
+
+    def client():
+        made = default_client_factory()
+        ours = {"request": [ask], "response": [answered]}
+        made.event_hooks = {event: [*hooks, *ours[event]] for event, hooks in made.event_hooks.items()}
+        return made
+
+    set_client_factory(client)
+
+
+def site() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+@functools.cache
+def _no_connection(site: str, when: float) -> str:
+    """Why the hub cannot be connected to, if so, kept for a while; no name server or a firewall may take minutes."""
+    place = urlsplit(site)
+    if place.scheme in getproxies():
+        return ""
+    failed = [f"no connection within {CONNECT:g} s"]
+
+    def connect() -> None:
+        try:
+            port = place.port or {"http": 80}.get(place.scheme, 443)
+            socket.create_connection((place.hostname, port), CONNECT).close()
+            failed.clear()
+        except OSError as error:
+            failed[:] = [one_line(error, 80)]
+
+    waiting = threading.Thread(target=connect, daemon=True)
+    waiting.start()
+    waiting.join(CONNECT)
+    return f"the hub at {site} cannot be reached: {failed[0]}; is there a network?" if failed else ""
+
+
+def forget() -> None:
+    """Ask the hub anew for what it has."""
+    _on_hub.cache_clear()
+    _no_connection.cache_clear()
 
 
 def why(name: str, error: Exception) -> str:
@@ -104,14 +210,15 @@ def why(name: str, error: Exception) -> str:
     origin = error
     while isinstance(origin, LocalEntryNotFoundError) and origin.__cause__ is not None:
         origin = origin.__cause__
-    status = getattr(getattr(origin, "response", None), "status_code", None)
-    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    status = _status(origin)
+    if isinstance(origin, Unreachable):
+        return str(origin)
     if isinstance(origin, HFValidationError):
         return "is no folder, and can be no hub id"
     if isinstance(origin, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return "is no folder and not in the hub's cache, and we are offline (HF_HUB_OFFLINE)"
     if isinstance(origin, GatedRepoError) or status == 403:
-        return f"is gated: ask for access at {site}/{name}, then log in with `hf auth login` or set HF_TOKEN"
+        return f"is gated: ask for access at {site()}/{name}, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(origin, RepositoryNotFoundError) or status in (401, 404):
         return f"the hub has no such repository, or a private one that needs `hf auth login` or HF_TOKEN ({status})"
     if status == 429:
@@ -120,4 +227,57 @@ def why(name: str, error: Exception) -> str:
         return f"the hub failed ({status}): try again later"
     if getattr(origin, "errno", None):  # of the disk
         return f"cannot be kept in the hub's cache; HF_HOME says where that is ({one_line(origin)})"
-    return f"the hub at {site} cannot be reached, or breaks off ({type(origin).__name__}: {one_line(origin, 80)})"
+    if "Timeout" in type(origin).__name__:
+        return f"the hub at {site()} does not answer"
+    return f"the hub at {site()} cannot be reached, or breaks off ({type(origin).__name__}: {one_line(origin, 80)})"
+
+
+def why_no_data(name: str, error: Exception) -> str:
+    """What was wrong when the `datasets` library could not read a name, whose own errors hide what the hub said."""
+    said = f"{type(error).__name__}: {one_line(error, None)}"
+    if os.path.exists(os.path.expanduser(name)):
+        return said
+    from huggingface_hub import HfApi
+
+    try:
+        if not isinstance(error, Unreachable):
+            briefly(lambda: HfApi().auth_check(name, repo_type="dataset"))
+            return said
+    except Exception as origin:
+        error = origin
+    reason = why(f"datasets/{name}", error)
+    if "offline" in reason:
+        reason += (
+            f"; if it is gated, accept its terms at {site()}/datasets/{name}, then fetch it once with HF_TOKEN set"
+        )
+    return reason
+
+
+# ---- names of models ----
+
+
+def check_name(name: str, told: str) -> None:
+    """InputError, soon, where no place of a model can be read; `told` is what it is told, "text" or "class"."""
+    if os.path.exists(os.path.expanduser(name)) or name.endswith(SINGLE):
+        return
+    reasons = []
+    for place in ALIASES[told].get(name, [name]):
+        try:
+            look(place)
+            return
+        except OSError as error:
+            reasons.append(f"{place} ({one_line(error)})")
+    raise unreadable(name, told, reasons)
+
+
+def unreadable(name: str, told: str, reasons: Iterable[str], beside: str = "") -> InputError:
+    """None of the places of a model can be read, for these reasons; which known name is like it."""
+    known = {place: place for places in ALIASES[told].values() for place in places if not os.path.isabs(place)}
+    known |= {alias: alias for alias in ALIASES[told]}
+    near = difflib.get_close_matches(name, known, 1) if name not in known else []
+    meant = f"; did you mean {near[0]}?" if near else ""
+    wanted = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
+    return InputError(
+        f"--version {name}: could not be read from {'; '.join(reasons)}{meant}{beside}. {wanted} (it holds"
+        " model_index.json), as in --version /models/my-model"
+    )

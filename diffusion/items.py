@@ -20,6 +20,7 @@ from PIL import Image
 from diffusion import InputError, InputWarning, one_line
 from diffusion.files import json_lines
 from diffusion.images import hub_image, open_rgb, to_rgb
+from diffusion.own import from_hub
 
 OWN = {(0, 0), (1, 1)}  # of two images and two captions, each its own
 TAGS = ("collapsed_tag", "tag")  # the first that a line or a row has
@@ -238,17 +239,9 @@ def hub(name: str, columns: tuple[str, ...] = WINOGROUND, item: Callable | None 
 
     None where a row makes none: those are counted in a warning. By default, Winoground's.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(f"--dataset hf:{name} needs the package 'datasets': pip install -e '.[all]'") from None
-    try:
-        data = datasets.load_dataset(name, split=split)  # the token of `hf auth login`, or HF_TOKEN
-    except Exception as error:  # no access, no network, no such data set, broken files, ...
-        why = f"{type(error).__name__}: {one_line(error, 200)}"
-        how = "if it is gated, accept its terms on its page on huggingface.co, then `hf auth login`"
-        how += " (older: `huggingface-cli login`) or HF_TOKEN"
-        raise InputError(f"--dataset hf:{name}: cannot be read ({why}); {how}") from None
+    data = from_hub(name, split)
+    import datasets
+
     if missing := [each for each in columns if each not in data.features]:
         raise InputError(f"--dataset hf:{name}: has no column {', '.join(missing)}; found {', '.join(data.features)}")
     pictures = [each for each in columns if each.startswith("image")]

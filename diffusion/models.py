@@ -74,17 +74,19 @@ def _files(source: hub.Source, within: str) -> list[Path]:
 
 
 def _held(card: Card, header: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a card's single file, and the parts that they are of."""
+    """The tensors of a card's single file, and the parts that they are of; of the `header`, zeros that take no room."""
     if card.file is None or not card.file.endswith(".safetensors"):
         return {}, []
     tensors = weights.read([singlefile.path_of(card.file)], header)
+    if header:  # the meta device will not do: what converts text encoders asks what is there
+        tensors = {key: torch.zeros(()).expand(value.shape) for key, value in tensors.items()}
     parts = [part for part, (_, within) in card.places.items() if within == part]  # a VAE of its own has no folder
     return tensors, [part for part in parts if singlefile.holds(class_of(*card.parts[part]), tensors)]
 
 
 def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module]:
     """The parts of a model that have weights; with dtype None on the meta device, with warnings of what was found."""
-    tensors, held = _held(card, header=False)
+    tensors, held = _held(card, header=dtype is None)
     loaded = {}
     for part, (source, within) in card.places.items():
         cls, folder = class_of(*card.parts[part]), source.folder / within

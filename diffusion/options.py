@@ -6,8 +6,9 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
-from diffusion import InputError, InputWarning, cluster, names, one_line
+from diffusion import InputError, InputWarning, cluster, hub, names, one_line
 
 Parser = argparse.ArgumentParser
 OWN = "or a folder of class folders, a csv of path,label, or hf:NAME"
@@ -31,10 +32,24 @@ def parser(description: str, words: str = "") -> Parser:
 
 
 def answered_early(parser):
-    """Decorates a script's parser(): run from the shell, it answers --help and wrong options before slow imports."""
+    """Decorates a script's parser(): run from the shell, it answers before slow imports what it can.
+
+    That is --help, wrong options, and names that stand for no model, where the parser's default `reads` tells of
+    options (name, what the model is told).
+    """
     if parser.__module__ == "__main__":
-        parser().parse_args()
+        args = parser().parse_args()
+        if "reads" in args and (model := args.reads(args)):
+            try:
+                hub.check_name(*model)
+            except InputError as error:
+                _refuse(error)
     return parser
+
+
+def _refuse(error: InputError) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
+    sys.exit(2)
 
 
 def run(main) -> None:
@@ -46,8 +61,7 @@ def run(main) -> None:
     try:
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
-        print(f"{program}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
-        sys.exit(2)
+        _refuse(error)
     except cluster.Stopped as by:
         saved = "what is measured is saved, the same command goes on from there"
         print(f"{program}: ended by {by}; {saved}", file=sys.stderr)

@@ -20,8 +20,8 @@ from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from diffusion import InputError, InputWarning
-from diffusion.files import is_id, json_lines, read_header, read_rows, said
+from diffusion import InputError, InputWarning, hub
+from diffusion.files import is_id, json_lines, read_header, read_rows
 from diffusion.images import hub_image, open_rgb
 from diffusion.names import NO_LABEL
 
@@ -215,25 +215,33 @@ def read_image(name: str, split: str) -> Read:
 # ---- the hub ----
 
 
+def from_hub(name: str, split: str, config: str | None = None):
+    """A split of a data set of the hub, or of a local folder that its library reads. InputError: says why not."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install -e '.[all]'") from None
+    try:
+        return hub.briefly(lambda: datasets.load_dataset(name, config, split=split))  # never with trust_remote_code
+    except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
+        raise InputError(f"dataset 'hf:{name}' cannot be read: {hub.why_no_data(name, error)}") from error
+
+
 def read_hub(name: str, split: str, image_column: str | None = None, label_column: str | None = None) -> Read:
     """A data set of the hub: NAME, or NAME:CONFIG, or OWNER/NAME/CONFIG."""
-    import datasets as hub
-
     source, config = name, None
     if not os.path.exists(os.path.expanduser(name)) and (
         match := re.fullmatch(r"([^:]+):([^:]+)|(.+/.+)/([^/]+)", name)
     ):
         source, config = (match[1], match[2]) if match[1] else (match[3], match[4])
-    try:
-        theirs = "validation" if split == "val" else split
-        data = hub.load_dataset(source, config, split=theirs)  # never with trust_remote_code
-    except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
-        raise InputError(f"dataset 'hf:{name}' cannot be read: {said(error)}") from error
+    data = from_hub(source, "validation" if split == "val" else split, config)
+    import datasets
+
     columns = data.features
-    pictures = [c for c in columns if isinstance(columns[c], hub.Image)]
+    pictures = [c for c in columns if isinstance(columns[c], datasets.Image)]
     image = _column(name, "image", image_column, pictures, ("image", "img", "jpg", "webp", "png"))
     usual = ("label", "labels", "fine_label", "cls")
-    labelled = [c for c in columns if isinstance(columns[c], hub.ClassLabel) or c in usual]
+    labelled = [c for c in columns if isinstance(columns[c], datasets.ClassLabel) or c in usual]
     if label_column in columns:
         labelled = [label_column]
     label = _column(name, "label", label_column, labelled, usual)
@@ -244,7 +252,7 @@ def read_hub(name: str, split: str, image_column: str | None = None, label_colum
         labels = [ids[value] for value in labels]
     if not all(isinstance(value, int) and value >= 0 for value in labels):
         raise InputError(f"dataset 'hf:{name}': column {label!r} of {split!r} holds {labels[:3]}..., wanted class ids")
-    encoded = data.select_columns([image]).cast_column(image, hub.Image(decode=False))
+    encoded = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def open_image(k: int) -> Image.Image:
         return hub_image(encoded[k][image], f"{k} of hf:{name} {split}")

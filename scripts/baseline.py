@@ -32,22 +32,26 @@ import numpy as np
 import torch
 
 from diffusion import InputError, metrics, plan, records, run
-from diffusion.classifiers import find_timm, load_timm
+from diffusion.classifiers import find_timm, load_timm, timm_weights
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import load_dataset, model_arms
 from diffusion.files import sha256
 from diffusion.prompts import prompts_for
 
 
-def by_clip(args, name: str, dataset, device):
-    """What goes into run.json, its arms, and what makes the answer to an image: (pred, errors [arms])."""
+def by_clip(args, name: str, dataset, device, dtype: str):
+    """What goes into run.json, its arms, and what makes the answer to an image: (pred, errors [arms]).
+
+    Its weights are loaded at once, so that a run does not begin without them.
+    """
     found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
     prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
     class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
+    loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}
 
     def load(dtype: str):
-        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
+        of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
         texts = of_texts(prompts.texts)  # [arms, d]
 
         def answer(image):
@@ -59,7 +63,7 @@ def by_clip(args, name: str, dataset, device):
     return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load
 
 
-def by_timm(args, name: str, dataset, device):
+def by_timm(args, name: str, dataset, device, dtype: str):
     """The same for a classifier: each of its classes is an arm, and where several mean one class the best counts."""
     if args.prompt_path or args.pretrained:
         raise InputError(f"--{'prompt_path' if args.prompt_path else 'pretrained'}: is for CLIP, not for {args.model}")
@@ -67,9 +71,10 @@ def by_timm(args, name: str, dataset, device):
     class_of = model_arms(args.dataset, dataset, args.model, n_classes, names.DATASET_ROOT)
     called = dataset.classes or [str(k) for k in range(n_classes)]
     ids = sorted(class_of)
+    loaded = {dtype: load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)}
 
     def load(dtype: str):
-        log_probabilities = load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)
+        log_probabilities = loaded.get(dtype) or load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)
 
         def answer(image):
             errors = -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
@@ -78,7 +83,7 @@ def by_timm(args, name: str, dataset, device):
         return answer
 
     arms = [(k, called[class_of[k]], class_of[k]) for k in ids]
-    return {"loss": "nll"}, {"arms": arms, "all_arms": names.ranges(ids)}, load
+    return {"loss": "nll"} | timm_weights(found), {"arms": arms, "all_arms": names.ranges(ids)}, load
 
 
 def kind_of(model: str) -> tuple[str, str]:
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> int:
     device, dtype = plan.pick_device(args)
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     images, mine = plan.my_images(args, dataset.labels)
-    more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device)
+    more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device, dtype)
     chosen = plan.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
     chosen |= {"prompts": sha256(repr(about["arms"]))} | more
     weights = more.get("pretrained") and names.tag(more["pretrained"])

@@ -8,8 +8,9 @@ import pytest
 import test_datasets
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file, save_file
 
-from diffusion import names
+from diffusion import classifiers, names
 from diffusion.datasets import class_arms, load_dataset
 from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record, read_run
@@ -161,5 +162,18 @@ def test_bad_models(run_main, tmp_path, resnet):
     for model, says in cases.items():
         done = run_main(SCRIPT, "--dataset", "digits", "--model", model, "--device", "cpu", *few(tmp_path, 0))
         assert done.code == 2 and says in done.err and done.err.count("\n") == 1, (model, done)
+        assert not (tmp_path / "data").exists()
     done = run_main(SCRIPT, "--dataset", "digits", "--model", resnet(10), "--prompt_path", "p.csv", "--device", "cpu")
     assert done.code == 2 and "--prompt_path" in done.err
+
+
+def test_other_weights_of_the_same_name(run_main, tmp_path, resnet):
+    """Are another run; timm's own are known by their tag."""
+    folder = shutil.copytree(resnet(10), tmp_path / "resnet")
+    args = [SCRIPT, "--dataset", "digits", "--model", folder, "--device", "cpu", *few(tmp_path, 0)]
+    assert run_main(*args).code == 0
+    path = folder / "model.safetensors"
+    save_file({key: value + 1e-3 for key, value in load_file(path).items()}, path)
+    done = run_main(*args)
+    assert done.code == 2 and "weights of the classifier was" in done.err and done.err.count("\n") == 1
+    assert classifiers.timm_weights("resnet50") == {"weights of the classifier": "resnet50.a1_in1k"}

@@ -13,6 +13,8 @@ from diffusion.clip import clip_weights, find_clip, load_clip
 
 ARGS = ["--model", "clip", "--dataset", "digits-pairs", "--device", "cpu", "--dtype", "float32"]
 
+BASELINE = ["scripts/baseline.py", "--dataset", "digits", "--device", "cpu"]
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -31,7 +33,7 @@ def test_other_weights(run_main, tmp_path, folder):
     assert done.code == 2 and "weights of CLIP was" in done.err and done.err.count("\n") == 1
 
 
-def test_missing_weights(folder):
+def test_missing_weights(run_main, tmp_path, folder):
     (path,) = folder.glob("*.safetensors")
     tensors = load_file(path)
     for some in (dict(list(tensors.items())[::2]), {f"module.x.{key}": value for key, value in tensors.items()}):
@@ -39,6 +41,10 @@ def test_missing_weights(folder):
         name, tag = find_clip("clip", str(folder), None)
         with pytest.raises(InputError, match="cannot load its weights"):
             load_clip(name, tag, dtype="float32", device=torch.device("cpu"))
+    for script in ["run_winoground.py", *ARGS, "--version", folder], [*BASELINE, "--model", folder]:
+        done = run_main(*script)
+        assert done.code == 2 and "cannot load its weights" in done.err and done.err.count("\n") == 1
+        assert not (tmp_path / "data").exists(), "a run that cannot begin"
 
 
 def test_what_is_known_of_them(tmp_path, folder):

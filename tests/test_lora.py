@@ -161,29 +161,28 @@ def test_peft_folder(tmp_path, model_folder, layers, wanted):
         torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
 
 
-def test_comfyui(tmp_path):
-    """Of SDXL, in the original names of the blocks, with dots; as kohya's of the same names."""
+@pytest.mark.parametrize("alpha", [None, ALPHA])
+@pytest.mark.parametrize("ends", [("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")])
+def test_comfyui(tmp_path, ends, alpha):
+    """Of SDXL, in the original names of the blocks, with dots: as the weights changed by hand."""
     tiny.save(tiny.sdxl, tmp_path / "xl")
-    key = "input_blocks.{}.1.transformer_blocks.0.attn1.to_q"
-    pipe = DiffusionPipeline.from_pretrained(tmp_path / "xl")
-    name = next(n for n, _ in pipe.unet.named_modules() if n.endswith("attn1.to_q"))
-    out, into = pipe.unet.get_submodule(name).weight.shape
+    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    path = tmp_path / "by_hand/unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    key = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    out, into = tensors[key].shape
     rng = torch.Generator().manual_seed(0)
-    down, up = torch.randn(2, into, generator=rng), torch.randn(out, 2, generator=rng)
-    said = {}
-    for form in ("comfy", "comfy peft", "kohya"):
-        at = key.format(3)
-        head = f"lora_unet_{at.replace('.', '_')}" if form == "kohya" else f"diffusion_model.{at}"
-        ends = ("lora_A.weight", "lora_B.weight") if form == "comfy peft" else ("lora_down.weight", "lora_up.weight")
-        save_file({f"{head}.{ends[0]}": down, f"{head}.{ends[1]}": up}, tmp_path / "l.safetensors")
-        card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
-        try:
-            check_weights(card)
-            said[form] = answers(load_model(card))
-        except InputError as error:
-            said[form] = str(error).split(";")[0].replace("diffusion_model.", "")
-    assert isinstance(said["kohya"], str) or torch.equal(said["comfy"], said["kohya"])
-    assert type(said["comfy peft"]) is type(said["kohya"]) is type(said["comfy"])
+    down, up = torch.randn(RANK, into, generator=rng), torch.randn(out, RANK, generator=rng)
+    tensors[key] += (alpha or RANK) / RANK * up @ down
+    save_file(tensors, path, {"format": "pt"})
+    head = "diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q"
+    lora = {f"{head}.{ends[0]}": down, f"{head}.{ends[1]}": up}
+    save_file(lora | ({f"{head}.alpha": torch.tensor(alpha)} if alpha else {}), tmp_path / "l.safetensors")
+    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+    check_weights(card)
+    said, wanted = answers(load_model(card)), answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
+    torch.testing.assert_close(said, wanted, rtol=1e-5, atol=1e-6)
+    assert (said - answers(load_model(read_card(str(tmp_path / "xl"), 32)))).abs().max() > 1e-3
 
 
 def test_several_with_weights(tmp_path, model_folder, layers, wanted):

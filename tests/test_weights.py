@@ -306,6 +306,17 @@ def test_a_run_without_fingerprints_is_not_gone_on_with(run_main, tmp_path, fold
 # ---- single files ----
 
 
+def test_of_a_single_file_only_the_header_is_read(tmp_path, model_folder, monkeypatch):
+    """Before a run, which takes a text encoder's tensors too: no time and no room of a file of many GB."""
+    import single_file
+
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    card, read, headers = read_card(str(tmp_path / "one.safetensors"), config=str(model_folder)), weights.read, []
+    monkeypatch.setattr(weights, "read", lambda files, header=False: headers.append(header) or read(files, header))
+    assert check_weights(card)["weights of the file"]
+    assert headers and all(headers)
+
+
 def test_a_single_file_without_some_weights(run_main, tmp_path, model_folder):
     import single_file
 

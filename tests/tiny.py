@@ -24,6 +24,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -71,6 +72,19 @@ def gemma(width: int = 32):
     tok = GemmaTokenizer(vocab={token: k for k, token in enumerate(tokens)}, merges=[])
     few = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     return tok, Gemma2Model(Gemma2Config(vocab_size=len(tok), hidden_size=width, intermediate_size=32, **few))
+
+
+def sd() -> StableDiffusionPipeline:
+    tokenizer, text_encoder = clip(CLIPTextModel)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        cross_attention_dim=16,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+    return StableDiffusionPipeline(
+        vae(), text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
 
 
 def sdxl() -> StableDiffusionXLPipeline:
