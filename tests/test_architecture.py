@@ -29,6 +29,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "argparse": {"options"},
 }
 SCRIPTS = {
+    "pandas": {"export", "compare"},  # tables that others read
     "torchvision": {"write_prompts", "download"},
     "diffusers": {"benchmark", "flow_mistakes", "train_embedded"},
     "transformers": {"train_embedded"},

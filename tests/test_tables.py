@@ -1,0 +1,375 @@
+"""Runs that travel: exported, compared and put together; on runs by hand, then from the command line to the file."""
+
+import csv
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from scipy.stats import binomtest
+from test_eval_prob_adaptive import SCRIPT, folder_of, race_options, subset
+
+from diffusion import calibration, metrics, records
+from diffusion.names import LOSSES
+
+ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
+ENSEMBLE = "scripts/ensemble.py"
+WORDS = ["cat", "dog", "owl"]
+
+
+def write_run(
+    folder: Path, errors: np.ndarray, labels: list[int], *, words=WORDS, model="m", about=lambda k: {}
+) -> Path:
+    """A finished run by hand: errors [images, classes, points] of every class at every point."""
+    n, K, P = errors.shape
+    options = {"dataset": "pets", "data": f"{n} by hand", "split": "test", "version": model, "loss": "l2"}
+    arms = [(f"a {word}", word, k) for k, word in enumerate(words)]
+    records.open_run(folder, options, {"images": n, "arms": arms})
+    for k, (of, label) in enumerate(zip(errors, labels, strict=True)):
+        columns = torch.tensor(of.reshape(-1, 1), dtype=torch.float32).repeat(1, len(LOSSES))
+        points = torch.arange(P)
+        record = {
+            "index": k, "label": label, "pred": int(of.mean(1).argmin()), "nfe": K * P, "losses": list(LOSSES),
+            "levels": points, "noise": points.clone(), "counts": torch.full((K,), P), "errors": columns,
+        }  # fmt: skip
+        records.save_record(records.record_path(folder, n, k), record | about(k))
+    return folder
+
+
+def drawn(seed: int, labels: np.ndarray, K: int = 3, P: int = 8, gap: float = 0.3) -> np.ndarray:
+    """Errors whose right class is better by `gap`, in units of their spread."""
+    errors = 1 + np.random.default_rng(seed).normal(size=(len(labels), K, P))
+    errors[np.arange(len(labels)), labels] -= gap
+    return errors
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.random.default_rng(9).integers(0, 3, 120)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, labels):
+    """Two runs on the same images, with files and groups."""
+    root = tmp_path_factory.mktemp("two")
+    about = lambda k: {"file": f"{WORDS[labels[k]]}/{k}.png", "group": "day" if k % 3 else "night"}  # noqa: E731
+    return [write_run(root / m, drawn(s, labels), labels.tolist(), model=m, about=about) for s, m in enumerate("ab")]
+
+
+# ---- rows and summaries ----
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [records.load_record(path) for path in records.finished(folder).values()]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_rows_are_the_records(run_main, tmp_path, two, suffix):
+    out = tmp_path / f"x.{suffix}"
+    done = run_main(EXPORT, *two, "--scores", "--out", out)
+    assert done.code == 0, done.err
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda path: pd.read_json(path, lines=True)}
+    table = read[suffix](out)
+    assert len(table) == 240 and table.run.nunique() == 2
+    for folder in two:
+        mine = table[table.run == f"{folder.parent.name}/{folder.name}"].reset_index()
+        for k, record in enumerate(rows_of(folder)):
+            row = mine.loc[k]
+            assert row["index"] == k and row.file == record["file"] and row.group == record["group"]
+            assert (row.label, row.pred, row.nfe) == (record["label"], record["pred"], record["nfe"])
+            assert (row.label_name, row.pred_name) == (WORDS[record["label"]], WORDS[record["pred"]])
+            assert row.right == (record["label"] == record["pred"])
+            scores = calibration.scores(record, np.arange(3), np.arange(3), "l2")
+            assert [row[f"score_{c}"] for c in range(3)] == pytest.approx(scores.tolist(), abs=1e-12)
+            votes = metrics.votes(record, np.arange(3), "l2")
+            assert row.votes == pytest.approx(votes[record["pred"]] / 8)
+
+
+def test_a_summary_has_what_print_acc_prints(run_main, tmp_path, two):
+    assert run_main(EXPORT, two[0], "--out", tmp_path / "x.json").code == 0
+    found = json.loads((tmp_path / "x.json").read_text())
+    rows = rows_of(two[0])
+    right = np.mean([r["label"] == r["pred"] for r in rows])
+    assert found["metrics"]["acc1"] == pytest.approx(right) and found["task"] == "zeroshot_classification"
+    interval = found["intervals"]["acc1"]
+    assert (interval["low"], interval["high"]) == pytest.approx(metrics.wilson(right, 120))
+    printed = run_main(ACC, two[0]).out
+    assert f"{100 * interval['low']:.2f} to {100 * interval['high']:.2f}" in printed
+    assert found["images"] == found["of"] == 120 and found["nfe_per_image"] == 24
+    assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= found.keys()  # CLIP_benchmark's
+    assert run_main(EXPORT, *two, "--out", tmp_path / "y.json").code == 0
+    assert [each["model"] for each in json.loads((tmp_path / "y.json").read_text())] == ["a", "b"]
+
+
+def test_every_eval_ever(run_main, tmp_path, two):
+    """Valid under the schema's structure, and refused by it when a required field is gone."""
+    schema = json.loads((ROOT / "tests/data/every_eval_ever_0.3.0.json").read_text())
+    words = ["--format", "eee", "--organization", "A lab", "--out", tmp_path / "e.json"]
+    assert run_main(EXPORT, two[0], *words).code == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(found)
+    score = found["evaluation_results"][0]["score_details"]
+    assert score["score"] == np.mean([r["label"] == r["pred"] for r in rows_of(two[0])])
+    del found["evaluation_results"][0]["metric_config"]["lower_is_better"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(found)
+
+
+def test_matching_runs_travel_too(run_main, tmp_path):
+    words = ["--dataset", "digits-pairs", "--model", "clip", "--version", "digits", "--limit", 9, "--device", "cpu"]
+    done = run_main("run_winoground.py", *words)
+    assert done.code == 0, done.err
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    assert run_main(EXPORT, folder, "--out", tmp_path / "x.csv").code == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert len(table) == 9 and {"id", "tags", "text", "image", "right"} <= set(table.columns)
+    assert (table.right == ((table.text > 0) & (table.image > 0))).all()
+    assert run_main(EXPORT, folder, "--out", tmp_path / "x.json").code == 0
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["metrics"]["text_score"] == pytest.approx((table.text > 0).mean())
+    assert found["metrics"]["group_score"] == pytest.approx(table.right.mean())
+    twice = run_main(COMPARE, folder, folder)
+    assert twice.code == 2 and "wanted different runs" in twice.err
+
+
+# ---- side by side ----
+
+
+def test_compare_by_hand(run_main, tmp_path, two):
+    out = tmp_path / "c.csv"
+    done = run_main(COMPARE, *two, "--out", out)
+    assert done.code == 0, done.err
+    a, b = (np.array([r["label"] == r["pred"] for r in rows_of(folder)]) for folder in two)
+    first, second = (list(csv.DictReader(part.splitlines())) for part in out.read_text().split("\n\n"))
+    for row, hits in zip(first, (a, b), strict=True):
+        assert float(row["right, %"].split()[0]) == pytest.approx(100 * hits.mean(), abs=0.005)
+    (pair,) = second
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    assert (int(pair["only first right"]), int(pair["only second right"])) == (only_a, only_b)
+    assert float(pair["p"]) == pytest.approx(binomtest(only_a, only_a + only_b).pvalue, rel=0.05)
+    assert f"{100 * (b.mean() - a.mean()):+.2f} (" in pair["second less first, points"]
+    assert pair["second less first, points"] in done.out
+    for suffix, mark in {"md": "|:--", "tex": r"\toprule"}.items():
+        assert run_main(COMPARE, *two, "--out", tmp_path / f"c.{suffix}").code == 0
+        assert (tmp_path / f"c.{suffix}").read_text().count(mark) >= 2
+
+
+def test_compare_takes_the_images_that_both_have(run_main, tmp_path, two, labels):
+    half = write_run(tmp_path / "half", drawn(5, labels), labels.tolist(), model="half")
+    for k in range(60):
+        records.record_path(half, 120, k).unlink()
+    done = run_main(COMPARE, two[0], half)
+    assert done.code == 0 and "on the 60 images that all runs have done" in done.out
+
+
+def test_compare_refuses_other_images(run_main, tmp_path, two, labels):
+    other = write_run(tmp_path / "other", drawn(5, labels[:50]), labels[:50].tolist())
+    done = run_main(COMPARE, two[0], other)
+    assert done.code == 2 and "on other images: data is" in done.err and done.err.count("\n") == 1
+
+
+# ---- together ----
+
+
+def test_a_product_beats_each_where_they_err_apart(run_main, tmp_path, two, labels):
+    """Against a plain softmax of the weighted scores; on images that were not fitted on alone."""
+    done = run_main(ENSEMBLE, *two, "--fit", 0.5)
+    assert done.code == 0, done.err
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    run = records.read_run(folder)
+    held = ~calibration.fitted_on(np.arange(120), 0.5, 0)
+    there = {r["index"]: r for r in rows_of(folder)}
+    assert sorted(there) == np.flatnonzero(held).tolist() and run["images"] == held.sum()
+    weights = run["options"]["weights"]
+    assert min(weights) > 0
+    for k, record in there.items():
+        total = np.zeros(3)
+        for w, each in zip(weights, two, strict=True):
+            total += w * calibration.scores(rows_of_one(each, k), np.arange(3), np.arange(3), "l2")
+        p = np.exp(total - total.max())
+        assert np.exp(-record["errors"][:, 0].double().numpy()) == pytest.approx(p / p.sum(), rel=1e-5)
+        assert record["pred"] == total.argmax() and record["nfe"] == 48
+    accuracy = {f: np.mean([r["label"] == r["pred"] for r in rows_of(f) if held[r["index"]]]) for f in (*two, folder)}
+    assert accuracy[folder] > max(accuracy[f] for f in two)  # as independent errors let it
+    assert run_main(COMPARE, *two, folder).code == 0  # a run like others
+    again = run_main(ENSEMBLE, *two, "--fit", 0.5)
+    assert again.code == 0 and again.out == done.out
+
+
+def rows_of_one(folder: Path, index: int) -> dict:
+    return records.load_record(records.record_path(folder, 120, index))
+
+
+def test_fitted_weights_are_the_likeliest():
+    """No weight nearby is better; a model that says nothing counts for nothing."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, 300)
+    scores = rng.normal(size=(300, 3, 4))
+    scores[np.arange(300), 0, label] += 2
+    scores[np.arange(300), 1, label] += 1
+    scores -= scores.max(2, keepdims=True)
+    w = calibration.fit_weights(scores, label)
+    assert w[0] > w[1] > 0.2 > abs(w[2])
+
+    def nll(w: np.ndarray) -> float:
+        return calibration.nll(calibration.probabilities(np.tensordot(w, scores, (0, 1)), 1), label)
+
+    for step in np.vstack([np.eye(3), -np.eye(3)]):
+        assert nll(w) < nll(np.maximum(w + 0.2 * step, 0)) + 1e-4
+
+
+def test_votes_and_a_tie(run_main, tmp_path, labels):
+    """Two of three; and where all differ, the first that was named."""
+    answers = [[0, 1, 2], [1, 1, 2], [2, 0, 2]]  # of three runs, of three images
+    runs = []
+    for r, said in enumerate(answers):
+        errors = np.ones((3, 3, 2))
+        errors[np.arange(3), said] = 0.5
+        runs.append(write_run(tmp_path / f"r{r}", errors, [1, 1, 2], model=f"r{r}"))
+    done = run_main(ENSEMBLE, *runs, "--decide", "vote")
+    assert done.code == 0 and "66.67%" in done.out
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    assert [r["pred"] for r in rows_of(folder)] == [0, 1, 2]
+    assert run_main(ACC, folder, "--top", 2).code == 0
+    assert run_main(ACC, folder, "--loss", "l1").code == 2
+
+
+# ---- figures of other fields ----
+
+
+def test_metrics_of_print_acc(run_main, two, labels):
+    done = run_main(ACC, two[0], "--metrics", "classes", "groups", "votes")
+    assert done.code == 0, done.err
+    rows = rows_of(two[0])
+    for group in ("day", "night"):
+        hits = [r["label"] == r["pred"] for r in rows if r["group"] == group]
+        assert f"group {group} " in done.out and f"{100 * np.mean(hits):.2f}%" in done.out
+    assert "macro F1" in done.out and "votes if wrong" in done.out and "worst, group" in done.out
+    refused = run_main(ACC, two[0], "--metrics", "two-class")
+    assert refused.code == 2 and "has 3 classes, wanted 2" in refused.err
+
+
+def test_two_classes_and_votes_decide(run_main, tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, 60)
+    errors = drawn(1, labels, K=2, P=5)
+    folder = write_run(tmp_path / "two", errors, labels.tolist(), words=["well", "ill"])
+    done = run_main(ACC, folder, "--metrics", "two-class", "--positive", "ill")
+    assert done.code == 0, done.err
+    score = errors.astype(np.float32)[:, 0].mean(1) - errors.astype(np.float32)[:, 1].mean(1)
+    pairs = score[labels == 1][:, None] > score[labels == 0]
+    assert f"{'AUROC':<32} {100 * pairs.mean():.2f}%" in done.out
+    voted = (errors.argmin(1) == 1).sum(1) > 2  # [images] more than two of five points prefer "ill"
+    done = run_main(ACC, folder, "--decide", "vote")
+    assert f"top-1 accuracy  {100 * np.mean(voted == labels):.2f}%" in done.out
+    assert run_main(ACC, folder, "--metrics", "two-class", "--positive", "dead").code == 2
+    assert "no group" in run_main(ACC, folder, "--metrics", "groups").err
+
+
+def test_several_runs_a_line_each(run_main, two):
+    one = run_main(ACC, two[0].parent)
+    both = run_main(ACC, *two)
+    assert one.code == both.code == 0 and one.out == both.out
+    lines = both.out.splitlines()
+    assert len(lines) == 3 and all(str(folder) in line for folder, line in zip(two, lines[1:], strict=True))
+    assert run_main(ACC, *two, "--top", 2).code == 2
+
+
+# ---- model-vs-human ----
+
+
+def test_model_vs_human(run_main, tmp_path, model_folder):
+    """A miniature of both layouts, from the images to the toolbox's files."""
+    root = tmp_path / "sketch"
+    for k, name in enumerate(["cat", "dog", "cat"]):
+        place = root / "dnn" / f"session-{1 + k // 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (60 * k, 90, 10)).save(place / f"000{k}_sk_dnn_c{k}_{name}_10_n0{k}.png")
+    few = ["--max_samples", 2, "--z", 0.1, "--device", "cpu", "--search", "race"]
+    prompts = ["--prompt_path", ROOT / "prompts/sixteen_prompts.csv"]
+    done = run_main(SCRIPT, "--version", model_folder, "--dataset", root, *few, *prompts)
+    assert done.code == 0, done.err
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    (tmp_path / "out").mkdir()
+    done = run_main(EXPORT, folder, "--format", "model-vs-human", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    files = sorted((tmp_path / "out").glob("*.csv"))
+    assert [f.name for f in files] == ["sketch_sd_session-1.csv", "sketch_sd_session-2.csv"]
+    rows = [row for file in files for row in csv.DictReader(file.open())]
+    assert list(rows[0]) == ["subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename"]
+    assert [row["category"] for row in rows] == ["cat", "dog", "cat"]
+    assert [row["condition"] for row in rows] == ["c0", "c1", "c2"]
+    assert [row["trial"] for row in rows] == ["1", "2", "1"] and rows[0]["rt"] == "NaN"
+    assert {row["object_response"] for row in rows} <= {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car",
+        "cat", "chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"}  # fmt: skip
+
+
+def test_shape_bias_of_a_run(run_main, tmp_path):
+    files = ["cat/cat1-dog1.png", "cat/cat2-dog1.png", "dog/dog1-cat1.png", "owl/owl1-owl2.png"]
+    errors = np.ones((4, 3, 2))
+    errors[np.arange(4), [0, 1, 1, 2]] = 0.5
+    folder = write_run(tmp_path / "cues", errors, [0, 0, 1, 2], about=lambda k: {"file": files[k]})
+    done = run_main(ACC, folder, "--metrics", "shape-bias")
+    assert done.code == 0 and f"{'shape bias':<32} 66.67%" in done.out and "3 images" in done.out
+    plain = write_run(tmp_path / "plain", errors, [0, 0, 1, 2])
+    assert run_main(ACC, plain, "--metrics", "shape-bias").code == 2
+
+
+def test_groups_of_a_table(run_main, tmp_path, model_folder):
+    """From path,label,group to the worst group; a row without its group is refused."""
+    lines = ["path,label,group"]
+    for k, name in enumerate(["one", "two", "one", "two"]):
+        Image.new("RGB", (32, 32), (60 * k, 90, 10)).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{name},g{k % 2}")
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    few = ["--max_samples", 2, "--z", 0.1, "--device", "cpu", "--search", "race", "--version", model_folder]
+    done = run_main(SCRIPT, "--dataset", tmp_path / "d.csv", *few)
+    assert done.code == 0, done.err
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    assert [r["group"] for r in rows_of(folder)] == ["g0", "g1", "g0", "g1"]
+    assert "worst, group g" in run_main(ACC, folder, "--metrics", "groups").out
+    (tmp_path / "d.csv").write_text("\n".join([*lines[:-1], "3.png,two,"]))
+    assert "group are" in run_main(SCRIPT, "--dataset", tmp_path / "d.csv", *few).err
+
+
+# ---- end to end ----
+
+
+def test_from_runs_to_a_picture(run_main, run_once, tmp_path, tmp_path_factory, model_folder):
+    few = subset(tmp_path_factory.mktemp("few"), *range(0, 497, 35))
+    race = folder_of(run_once(SCRIPT, *race_options(model_folder, "--max_samples", 3, "--z", 1), *few))
+    clip = run_once("scripts/baseline.py", "--dataset", "digits", "--model", "clip:digits", "--device", "cpu", *few)
+    assert clip.code == 0, clip.err
+    other = folder_of(clip)
+    done = run_main(COMPARE, race, other, "--picture", tmp_path / "p.png")
+    assert done.code == 0, done.err
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.width > 400
+
+
+BAD = [
+    ([EXPORT], "--out: wanted"),
+    ([EXPORT, "--out", "x.txt"], ".csv, .parquet, .jsonl, .json"),
+    ([EXPORT, "--out", "no/x.csv"], "in a folder that exists"),
+    ([EXPORT, "--out", "x.json", "--format", "eee"], "--organization"),
+    ([EXPORT, "--out", "x.csv", "--format", "eee"], "wanted a file .json"),
+    ([EXPORT, "--out", "x.json", "--scores"], "wanted one of them, and rows"),
+    ([EXPORT, "--out", "nowhere", "--format", "model-vs-human"], "wants a folder"),
+    ([EXPORT, "--out", "x.csv", "--probabilities"], "calibration.json"),
+    ([COMPARE], "wanted two runs or more"),
+    ([COMPARE, "--out", "x.txt"], ".md, .tex or .csv"),
+    ([ENSEMBLE], "wanted two runs or more"),
+    ([ENSEMBLE, "--fit", "2"], "--fit 2"),
+]
+
+
+@pytest.mark.parametrize("words, says", BAD)
+def test_bad_options(run_main, tmp_path, monkeypatch, two, words, says):
+    monkeypatch.chdir(tmp_path)
+    script, *more = words
+    done = run_main(script, two[0], *more)
+    assert done.code == 2 and says in done.err and done.err.count("\n") == 1 and not done.out
