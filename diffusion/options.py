@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import runpy
 import sys
 import warnings
 from collections.abc import Iterable
@@ -35,6 +36,11 @@ def answered_early(parser):
     if parser.__module__ == "__main__":
         parser().parse_args()
     return parser
+
+
+def command() -> None:
+    """What the installed commands do: eval-prob-adaptive runs the script eval_prob_adaptive.py, and so on."""
+    runpy.run_module(Path(sys.argv[0]).stem.replace("-", "_"), run_name="__main__")
 
 
 def run(main) -> None:
