@@ -3,6 +3,7 @@
 import argparse
 import os
 import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -32,10 +33,21 @@ def parser(description: str, words: str = "") -> Parser:
 
 
 def answered_early(parser):
-    """Decorates a script's parser(): run from the shell, it answers --help and wrong options before slow imports."""
+    """Decorates a script's parser(): run from the shell, it answers --help and wrong options before slow imports.
+
+    These imports end at a Ctrl-C with the one line that `run` prints later on.
+    """
     if parser.__module__ == "__main__":
         parser().parse_args()
+        signal.signal(signal.SIGINT, _interrupted)
     return parser
+
+
+def _interrupted(*_) -> None:
+    """End at once: nothing is begun yet, and an exception would come out of the midst of some library."""
+    sys.stderr.write(f"\n{Path(sys.argv[0]).name}: ended by Ctrl-C before anything was measured\n")
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def command() -> None:
@@ -46,6 +58,8 @@ def command() -> None:
 def run(main) -> None:
     """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")  # what the libraries say to their programmers
     warnings.simplefilter("always", InputWarning)
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
@@ -186,6 +200,10 @@ def add_store(p: Parser):
     g = p.add_argument_group("what is stored")
     add(g, "--extra NAME", "a suffix for the data set's folder")
     return g
+
+
+def add_picture(group) -> None:
+    add(group, "--picture PNG", "draw what came out, as scripts/plot_errors.py does; at most 50 images")
 
 
 def add_shards(p: Parser) -> None:

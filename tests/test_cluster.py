@@ -17,6 +17,7 @@ from conftest import ROOT, call_main
 
 from diffusion import InputError, InputWarning, cluster, errors, records
 from diffusion.datasets import load_dataset
+from diffusion.progress import Progress
 from diffusion.run import evaluate
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -152,7 +153,7 @@ def test_the_environment_is_asked(run_script, tmp_path):
 def images_with_a_signal(number: int, seconds: float):
     """What classifies images, and reads one ahead; a signal comes while it is at image 4, which takes so long."""
 
-    def classify(images, dtype):
+    def classify(images, dtype, spent):
         hand = []
         for index, _ in images:
             hand.append(index)
@@ -179,7 +180,7 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
     classify = images_with_a_signal(number, 0 if grace == 20 else 30)
     path_of = partial(records.record_path, tmp_path, 100)
     with pytest.raises(cluster.Stopped, match=number.name):
-        evaluate(list(range(10)), lambda k: k, classify, path_of, dtype="float32", grace=grace)
+        evaluate(list(range(10)), lambda k: k, classify, path_of, Progress(10, 70, True), dtype="float32", grace=grace)
     assert time.monotonic() - started < 15
     assert sorted(os.listdir(tmp_path)) == [f"{k:02d}.pt" for k in kept]
     assert before == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
@@ -188,7 +189,9 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
 def test_a_signal_during_the_last_images_changes_nothing(tmp_path):
     classify = images_with_a_signal(signal.SIGTERM, 0)
     path_of = partial(records.record_path, tmp_path, 100)
-    rows, problems = evaluate(list(range(5)), lambda k: k, classify, path_of, dtype="float32", grace=20)
+    rows, problems = evaluate(
+        list(range(5)), lambda k: k, classify, path_of, Progress(5, 35, True), dtype="float32", grace=20
+    )
     assert len(rows) == 5 and not problems
 
 
