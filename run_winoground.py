@@ -166,6 +166,7 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
 
     def classify(images, dtype: str, _spent):
+        plan.share_cores(args, device)
         of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
         seen = Once(key(items, view) for view in mine)
         told = Once(text for k, _ in mine for text in items[k].captions)

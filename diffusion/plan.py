@@ -102,10 +102,29 @@ def pick_device(args) -> tuple[torch.device, str]:
     return device, dtype
 
 
+SMALL = 100e6  # bytes of weights; a network of fewer is no faster on several threads (docs/speed.md)
+
+
+def share_cores(args, device: torch.device, size: float = np.inf, environ=os.environ) -> None:
+    """On a CPU, take this worker's part of the cores, or one for a model of few bytes, and say so.
+
+    OMP_NUM_THREADS says it better. Tasks of Slurm have cores of their own.
+    """
+    if device.type != "cpu" or "OMP_NUM_THREADS" in environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = 1 if "SLURM_JOB_ID" in environ else args.n_workers
+    threads = 1 if size < SMALL else max(1, cores // workers)
+    torch.set_num_threads(threads)
+    why = "the model is small" if size < SMALL else f"{workers} workers" if workers > 1 else "one worker"
+    tqdm.write(f"CPU: {threads} of {cores} cores, {why}; OMP_NUM_THREADS=N takes N")
+
+
 def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Model:
-    """Load the model, after a line that says how large it is."""
+    """Load the model, after lines that say how large it is and, on a CPU, how many cores it takes."""
     told = getattr(torch, dtype)
     size = models.weights_size(card, told) / 1e9
+    share_cores(args, device, 1e9 * size)
     without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
     name, configured = args.version or card.source, "configured as " if card.file else ""
     mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({configured}{card.source})"

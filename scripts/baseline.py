@@ -109,6 +109,7 @@ def main(argv: list[str]) -> int:
     folder /= "" if args.split == "test" else args.split
 
     def classify(images, dtype: str, _spent):
+        plan.share_cores(args, device)
         answer = load(dtype)
 
         def record_of(index: int, image) -> dict:

@@ -4,7 +4,7 @@
 
 Writes FOLDER/calibration.json, which scripts/print_acc.py --probabilities reads. Which images are fitted on is drawn
 from (--seed, index of the image) alone. All figures are of the others, before the fit (temperature 1, the plain softmax
-of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in 15 bins of equally many
+of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in up to 15 bins of equally many
 images, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats; and the accuracy
 when only the surest are answered.
 """
@@ -22,13 +22,15 @@ def parser() -> options.Parser:
 
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, figures, metrics, results
+from diffusion import InputError, InputWarning, calibration, figures, metrics, results
 from diffusion.files import write_atomic
 
+FEW, FEW_FITTED = 100, 20  # images, held out and fitted on: with fewer, an ECE is mostly chance
 SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
 
 
@@ -66,12 +68,16 @@ def main(argv: list[str]) -> int:
         tables.append([measures(scores[~fit], label[~fit], hit[~fit], t) for t in (1, temperature)])
 
     fit, temperature = first
+    if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
+        few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
+        warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
     if args.out:
         sure = calibration.probabilities(scores[~fit], temperature).max(1)
         draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
     write_atomic(run.folder / "calibration.json", lambda file: file.write(text))
+    print(f"{'written':<16}{run.folder / 'calibration.json'}" + (f", {args.out}" if args.out else ""))
     print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {run.loss}")
     print(f"{'held out':<16}{(~fit).sum()} images")
     print(f"{'top-1 accuracy':<16}{results.percent(*metrics.share(hit[~fit]))}")

@@ -222,6 +222,31 @@ def test_the_bar_counts_what_was_done_before(measured, capsys):
     assert "50.0% right, 25 NFE each" in last and "2/2" in last
 
 
+def test_the_bar_moves_with_calls_and_fits_80_columns(monkeypatch, capsys):
+    """The paper's ImageNet, one call after another."""
+    for name, size in {"COLUMNS": "81", "LINES": "25"}.items():
+        monkeypatch.setenv(name, size)
+    with Progress(50_000, 50_000 * 124_500, True) as bar:
+        bar.call(60_000)
+        bar.call(60_000)
+        assert bar.bar.n == 120_000
+        bar.bar.refresh()
+        for k in range(3):
+            bar.image({"label": 1, "pred": k % 2, "nfe": 124_500})
+        bar.bar.refresh()
+    lines = [line.strip("\n") for line in capsys.readouterr().err.split("\r") if line.strip()]
+    assert any("0/50000" in line and "left" in line and "NFE/s" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines), [len(line) for line in lines]
+
+
+def test_what_is_left_of_a_race_is_the_mean_of_what_is_done():
+    with Progress(4, 4000, False) as bar:
+        assert bar.bar.total == 4000
+        bar.call(300)
+        bar.image({"label": -1, "nfe": 100})
+        assert (bar.bar.n, bar.bar.total) == (300, 400)
+
+
 def test_nothing_to_do_loads_nothing(tmp_path):
     def never(*_):
         raise AssertionError

@@ -455,3 +455,33 @@ def test_memory_for_nothing(monkeypatch):
 
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
         list(errors.together(Model(), [task()], batch_size=20))
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from diffusion.cluster import working
+with working(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])):
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, same", [((0, 1), (0, 1), True), ((1, 2), (1, 4), False), ((1, 2), (3, 4), True)]
+)
+def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same, recwarn):
+    """And, once it is killed, not any more, nor does anything of it stay."""
+    words = [sys.executable, "-c", HOLDS, tmp_path, *theirs]
+    other = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == "there\n"
+        with cluster.working(tmp_path, *ours):
+            assert [("another worker" in str(w.message)) for w in recwarn] == [True] * same
+    finally:
+        other.kill()
+        other.wait()
+    recwarn.clear()
+    with cluster.working(tmp_path, *ours):
+        assert not list(recwarn)
+    assert not list(tmp_path.iterdir())
