@@ -88,8 +88,9 @@ def bins_for(images: int) -> int:
 def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int | None = None) -> np.ndarray:
     """Mean confidence, share of hits and number of images of equally many images each, the least sure first.
 
-    confidence [n], hit [n] bool -> [bins or fewer, 3], by default `bins_for` so many images. Equally many and not equally wide: nearly all confidences are
-    close to 1, and bins of equal width would be one that holds them all beside fourteen that hold next to nothing.
+    confidence [n], hit [n] bool -> [bins or fewer, 3], by default `bins_for` so many images. Equally many and not
+    equally wide: nearly all confidences are close to 1, and bins of equal width would be one that holds them all beside
+    fourteen that hold next to nothing.
     """
     order = np.lexsort((hit, confidence))  # among equals too, the order of the images is none
     parts = [part for part in np.array_split(order, bins or bins_for(len(order))) if len(part)]

@@ -4,9 +4,9 @@
 
 Writes FOLDER/calibration.json, which scripts/print_acc.py --probabilities reads. Which images are fitted on is drawn
 from (--seed, index of the image) alone. All figures are of the others, before the fit (temperature 1, the plain softmax
-of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in up to 15 bins of equally many
-images, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats; and the accuracy
-when only the surest are answered.
+of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in bins of equally many
+images, at most 15 of them, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats;
+and the accuracy when only the surest are answered.
 """
 
 from diffusion import options
@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "splits")
     options.check_fit(args)
+    figures.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", loss=args.loss)
     read, problems = results.read_scores(run)
     scores, label, hit = read["scores"], read["label"], read["pred"] == read["label"]
@@ -68,12 +69,12 @@ def main(argv: list[str]) -> int:
         tables.append([measures(scores[~fit], label[~fit], hit[~fit], t) for t in (1, temperature)])
 
     fit, temperature = first
-    if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
-        few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
-        warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
     if args.out:
         sure = calibration.probabilities(scores[~fit], temperature).max(1)
         draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
+    if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
+        few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
+        warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
     write_atomic(run.folder / "calibration.json", lambda file: file.write(text))

@@ -468,7 +468,7 @@ with working(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])):
 
 
 @pytest.mark.parametrize(
-    "theirs, ours, same", [((0, 1), (0, 1), True), ((1, 2), (1, 4), False), ((1, 2), (3, 4), True)]
+    "theirs, ours, same", [((0, 1), (0, 1), True), ((1, 2), (0, 4), False), ((1, 2), (3, 4), True)]
 )
 def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same, recwarn):
     """And, once it is killed, not any more, nor does anything of it stay."""
