@@ -28,18 +28,20 @@ def parser() -> options.Parser:
     stored = options.add_store(p)
     maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
     options.switch(stored, "--save_maps", maps, None)
+    options.add_picture(stored)
     options.switch(stored, "--load_stats", "count the images that are already done in the bar")
     options.add_shards(p)
     p.set_defaults(reads=lambda args: (args.version, "text"))
     return p
 
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, plan, run
+from diffusion import InputError, figures, plan, run
 from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
@@ -50,18 +52,26 @@ from diffusion.search import Search, check_schedule, staged
 
 def search_of(
     args, arm_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
-    """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search."""
+) -> tuple[np.ndarray, Callable[[np.ndarray], Search], int, bool]:
+    """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search.
+
+    And what an image costs, in NFE, and whether exactly that or at most.
+    """
     arms = np.bincount(arm_class)
     if args.search == "race":
         options.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        return plan.race_of(args, arms, usable, plan.most_arms(args, arm_class), groups)
+        most = plan.most_arms(args, arm_class)
+        levels, start = plan.race_of(args, arms, usable, most, groups)
+        return levels, start, min(most * len(levels), args.budget or sys.maxsize), False
     options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
     check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
-    levels, _, start = staged(usable, args.n_samples, args.to_keep, args.n_trials)
-    return levels, start
+    levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials)
+    largest = np.sort(arms)[::-1]
+    kept = [args.candidates or len(arms), *args.to_keep[:-1]]
+    nfe = sum(largest[:k].sum() * n for k, n in zip(kept, np.diff(ends, prepend=0), strict=True))
+    return levels, start, int(nfe), len(set(arms)) == 1
 
 
 def run_folder(args, candidates: str = "") -> Path:
@@ -76,6 +86,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_trials", "batch_size", "in_flight")
     options.not_negative(args, "seed")
+    figures.check_picture(args.picture)
     if no_schedule := args.search == "halving" and args.to_keep is args.n_samples is None:
         args.search = "race"
     device, dtype = plan.pick_device(args)
@@ -86,7 +97,7 @@ def main(argv: list[str]) -> int:
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
-    levels, start = search_of(args, arm_class, usable[weights[usable] > 0], groups)
+    levels, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
     told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
@@ -105,12 +116,11 @@ def main(argv: list[str]) -> int:
         args, card, device, dtype, points, dataset.open, args.interpolation, prompts.texts, arm_class, finish,
         first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
     )  # fmt: skip
-    most = plan.most_arms(args, arm_class) * len(levels)
-    why = "no schedule was given, so it is --search race; " * no_schedule
-    cost = f"{why}at most {min(most, args.budget or most):,} NFE each, " if args.search == "race" else ""
+    if no_schedule:
+        print("no schedule was given, so it is --search race")
     return run.classify_dataset(
         args, dataset, mine, run_folder(args, of), chosen, {"images": len(images), "arms": table}, load, classify,
-        dtype=dtype, cost=cost, count_earlier=args.load_stats,
+        dtype=dtype, nfe=nfe, exact=exact, count_earlier=args.load_stats, picture=args.picture,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def parser() -> options.Parser:
     stored = options.add_store(p)
     for flag, (what, _) in KEEP.items():
         stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
+    options.add_picture(stored)
     options.add_shards(p)
     p.set_defaults(reads=lambda args: (args.version or f"dit-{args.image_size or 256}", "class"))
     return p
@@ -54,7 +55,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, errors, plan, run
+from diffusion import InputError, errors, figures, plan, run
 from diffusion.datasets import Dataset, load_dataset, model_arms
 from diffusion.decide import Measured, map_between
 from diffusion.models import Card, read_card
@@ -148,6 +149,9 @@ def check(args) -> None:
         raise InputError("--candidates: of a part of the classes, none are the best; leave out --cls")
     if args.keep == "save_maps" and args.cls is not None:
         raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
+    if args.picture and args.cls is not None:
+        raise InputError("--picture: of a part of the classes, none is the answer; leave out --cls")
+    figures.check_picture(args.picture)
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
 
@@ -208,9 +212,9 @@ def main(argv: list[str]) -> int:
     table = [(k, called[class_of[k]], class_of[k]) for k in arms]
     about = {"images": len(images), "indices": names.ranges(images), "arms": table}
     about["all_arms"] = names.ranges(sorted(class_of))
-    limit = "at most " if args.search == "race" or args.candidates else ""
+    exact = args.search != "race" and not args.candidates
     numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))
-    cost = f"{limit}{nfe:,} NFE and {nfe * numbers * 4 / 1e6:,.1f} MB each, "
+    size = f" in {nfe * numbers * 4 / 1e6:,.1f} MB"
 
     def finish(index: int, measured: Measured) -> dict:
         record = measured.record(**dataset.about(index))
@@ -223,7 +227,8 @@ def main(argv: list[str]) -> int:
         first=first_stage, rows=arm_class, keep=keep,
     )  # fmt: skip
     return run.classify_dataset(
-        args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, cost=cost
+        args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, nfe=nfe, exact=exact, told=size,
+        picture=args.picture,
     )  # fmt: skip
 
 

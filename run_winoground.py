@@ -52,13 +52,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError, figures, gallery, matching, metrics, plan, records, results, run
+from diffusion import InputError, cluster, figures, gallery, matching, metrics, plan, records, results, run
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
 from diffusion.files import sha256
 from diffusion.items import Items, Once
 from diffusion.models import Model
+from diffusion.progress import Progress
 from diffusion.prompts import read_weights
 from diffusion.readers import load_items
 from diffusion.search import every, race_each, staged
@@ -166,7 +167,8 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
     loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}  # a run does not begin without
 
-    def classify(images, dtype: str):
+    def classify(images, dtype: str, _spent):
+        plan.share_cores(args, device)
         of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
         seen = Once(key(items, view) for view in mine)
         told = Once(text for k, _ in mine for text in items[k].captions)
@@ -188,12 +190,12 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
 
 
-def cost(items: Items, mine: list[int], todo: list[int], views: Views, nfe: Callable, raced: bool) -> str:
-    """What is to be measured, and what it costs at most."""
+def cost(items: Items, mine: list[int], left: int, nfe: Callable, raced: bool) -> str:
+    """What is to be measured, and what it costs, at most if it is a race; `left` NFE are still to do."""
     each = {k: len(items[k].images) * nfe(len(items[k].captions)) for k in mine}
     images = sum(len(items[k].images) for k in mine)
     most = "at most " if raced or len(set(each.values())) > 1 else ""
-    left = f"{'at most ' if raced else ''}{sum(nfe(len(items[views[n][0]].captions)) for n in todo):,} NFE to do"
+    left = f"{'at most ' if raced else ''}{left:,} NFE to do"
     shown = "" if images == 2 * len(mine) else f" with {images:,} images"
     return f"{len(mine)} examples{shown} of {most}{max(each.values(), default=0):,} NFE, {left}"
 
@@ -220,10 +222,12 @@ def main(argv: list[str]) -> int:
     todo, _ = run.join_run(folder, settings, matching.about(items, chosen), wanted)
     at = {}  # an image that several items show is measured for all of them in a row, and forgotten
     todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
-    print(f"{args.dataset}: {cost(items, mine, todo, views, nfe, args.search == 'race')} -> {folder}")
+    left, raced = sum(nfe(len(items[views[n][0]].captions)) for n in todo), args.search == "race"
+    print(f"{args.dataset}: {cost(items, mine, left, nfe, raced)} -> {folder}")
 
-    path_of = partial(records.record_path, folder, len(views))
-    _, problems = run.evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace)
+    path_of, bar = partial(records.record_path, folder, len(views)), Progress(len(todo), left, not raced)
+    with cluster.working(folder, args.worker_idx, args.n_workers):
+        _, problems = run.evaluate(todo, load, classify, path_of, bar, dtype=dtype, grace=args.grace)
     done = results.read(folder, answers=False)
     code = matching.print_scores(done)
     if args.gallery:

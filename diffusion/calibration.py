@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from diffusion.metrics import excess, rescore
 
-BINS = 15
+BINS, IN_BIN = 15, 20
 EPS = np.finfo(float).eps  # the smallest probability that costs its logarithm, as in sklearn.metrics.log_loss
 
 
@@ -101,18 +101,24 @@ def brier(p: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean(np.sum(p**2, 1) + 1 - 2 * p[np.arange(len(label)), label]))
 
 
-def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> np.ndarray:
+def bins_for(images: int) -> int:
+    """How many bins so many images fill with about IN_BIN each, from 1 to BINS."""
+    return int(np.clip(images // IN_BIN, 1, BINS))
+
+
+def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int | None = None) -> np.ndarray:
     """Mean confidence, share of hits and number of images of equally many images each, the least sure first.
 
-    confidence [n], hit [n] bool -> [bins or fewer, 3]. Equally many and not equally wide: nearly all confidences are
-    close to 1, and bins of equal width would be one that holds them all beside fourteen that hold next to nothing.
+    confidence [n], hit [n] bool -> [bins or fewer, 3], by default `bins_for` so many images. Equally many and not
+    equally wide: nearly all confidences are close to 1, and bins of equal width would be one that holds them all beside
+    fourteen that hold next to nothing.
     """
     order = np.lexsort((hit, confidence))  # among equals too, the order of the images is none
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = [part for part in np.array_split(order, bins or bins_for(len(order))) if len(part)]
     return np.array([(confidence[part].mean(), hit[part].mean(), len(part)) for part in parts])
 
 
-def ece(confidence: np.ndarray, hit: np.ndarray, bins: int = BINS) -> float:
+def ece(confidence: np.ndarray, hit: np.ndarray, bins: int | None = None) -> float:
     """Expected calibration error (arXiv 1706.04599, eq. 3) of confidence [n] and hit [n] bool.
 
     The mean of |confidence - share of hits| over bins of equally many images.

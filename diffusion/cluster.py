@@ -1,11 +1,15 @@
 """Being one of many: which share of the images is ours, and ending well when the scheduler asks for the machine."""
 
+import fcntl
+import math
 import os
+import re
 import signal
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffusion import InputError, InputWarning
 
@@ -65,6 +69,36 @@ def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
     if (first + step * place, first + step * (places - 1)) != (task, last):
         raise InputError(f"--n_workers: wanted for task {task} of a job array with gaps, such as --array=3,7,8")
     return place, places
+
+
+@contextmanager
+def working(folder: Path, worker_idx: int, n_workers: int) -> Iterator[None]:
+    """Warns where another process is at work on some of the same images of a run's folder.
+
+    Each holds a lock on a file of its own there; of a process that was killed, the system has released it.
+    """
+    for path in folder.glob(".worker-*-of-*"):
+        place, places = map(int, re.findall(r"\d+", path.name))
+        with suppress(OSError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                if (place - worker_idx) % math.gcd(places, n_workers) == 0:
+                    shares = "both measure the same images; to share them give --n_workers 2 --worker_idx 0 and 1"
+                    warnings.warn(f"another worker is in {folder}: {shares}", InputWarning, stacklevel=3)
+    path = folder / f".worker-{worker_idx}-of-{n_workers}"
+    try:
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # the other one's; or no locks here
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 @dataclass

@@ -184,15 +184,21 @@ def _take(asked: list[_Asked], room: int) -> list[tuple[_Asked, int, int]]:
 
 
 def together(
-    model, tasks: Iterable[Task], *, batch_size: int, in_flight: int | None = None, keep: Callable = plain
+    model,
+    tasks: Iterable[Task],
+    *,
+    batch_size: int,
+    in_flight: int | None = None,
+    keep: Callable = plain,
+    spent: Callable[[int], None] = lambda nfe: None,
 ) -> Iterator:
     """Run tasks side by side, so that every network call is full; yields what they return, as they end.
 
     Calls hold `batch_size` rows, of the oldest tasks first; when those in flight want fewer, the next task is started
     (with `in_flight`, at most so many at a time). On a CPU the same row gives the same bits whatever shares its call
     (calls are of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call
-    are read while the next one runs. Costs one NFE per row of the blocks. A call that does not fit into memory is made
-    again in halves, and so are those after it.
+    are read while the next one runs; then `spent` is told of its NFE, one per row of the blocks. A call that does not
+    fit into memory is made again in halves, and so are those after it.
     """
     on_cpu = model.device.type == "cpu"
     least = CPU_ROWS if on_cpu else 1
@@ -237,7 +243,9 @@ def together(
             return
         if len(unread) == 2 or wanted < batch_size:
             parts, answers = unread.popleft()
-            answers = answers.cpu().split([stop - start for _, start, stop in parts])
+            answers = answers.cpu()
+            spent(len(answers))
+            answers = answers.split([stop - start for _, start, stop in parts])
             for (a, _, stop), part in zip(parts, answers, strict=True):
                 a.answers.append(part)
                 if stop == len(a.block):

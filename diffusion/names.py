@@ -20,7 +20,9 @@ DATASETS = (  # those of datasets.TABLE
     "eurosat", "imagenet", "imagenetv2", "imagenetA", "objectnet", "digits", "digits-colour", "digits-unseen",
     "digits-two",
 )  # fmt: skip
-EMBEDDED = Path(__file__).parent.parent / "models"
+PACKAGE = Path(__file__).parent
+DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else PACKAGE.parent  # installed, or beside it in a clone
+EMBEDDED = DATA / "models"
 ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
     "text": {
         "1-1": ["CompVis/stable-diffusion-v1-1"],

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -35,9 +37,10 @@ def answered_early(parser):
     """Decorates a script's parser(): run from the shell, it answers before slow imports what it can.
 
     That is --help, wrong options, and names that stand for no model, where the parser's default `reads` tells of
-    options (name, what the model is told).
+    options (name, what the model is told). These imports end at a Ctrl-C with one line, as `run` does later on.
     """
     if parser.__module__ == "__main__":
+        signal.signal(signal.SIGINT, _interrupted)
         args = parser().parse_args()
         if "reads" in args and (model := args.reads(args)):
             try:
@@ -52,9 +55,23 @@ def _refuse(error: InputError) -> NoReturn:
     sys.exit(2)
 
 
+def _interrupted(*_) -> None:
+    """End at once: nothing is begun yet, and an exception would come out of the midst of some library."""
+    sys.stderr.write(f"\n{Path(sys.argv[0]).name}: ended by Ctrl-C before anything was measured\n")
+    sys.stderr.flush()
+    os._exit(130)
+
+
+def command() -> None:
+    """What the installed commands do: eval-prob-adaptive runs the script eval_prob_adaptive.py, and so on."""
+    runpy.run_module(Path(sys.argv[0]).stem.replace("-", "_"), run_name="__main__")
+
+
 def run(main) -> None:
     """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")  # what the libraries say to their programmers
     warnings.simplefilter("always", InputWarning)
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
@@ -194,6 +211,10 @@ def add_store(p: Parser):
     g = p.add_argument_group("what is stored")
     add(g, "--extra NAME", "a suffix for the data set's folder")
     return g
+
+
+def add_picture(group) -> None:
+    add(group, "--picture PNG", "draw what came out, as scripts/plot_errors.py does; at most 50 images")
 
 
 def add_shards(p: Parser) -> None:

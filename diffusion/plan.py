@@ -25,11 +25,12 @@ RACE_ONLY = ["z", "max_samples", "budget"]
 def my_images(args, labels: list, most: int | None = None, environ=os.environ) -> tuple[list[int], list[int]]:
     """The dataset indices of the run, ascending (the first `most`), and this worker's, as `environ` says.
 
-    labels [images] of the data set: what --per_class and --limit, which come after --subset_path, are spread over.
+    Which of how many workers that is stands in args afterwards. labels [images] of the data set: what --per_class and
+    --limit, which come after --subset_path, are spread over.
     """
     not_negative(args, "grace")
     at_least_one(args, "limit", *(["per_class"] if "per_class" in args else []))
-    worker_idx, n_workers = cluster.share(args.n_workers, args.worker_idx, environ, args.shard)
+    args.worker_idx, args.n_workers = cluster.share(args.n_workers, args.worker_idx, environ, args.shard)
     chosen = np.arange(len(labels))
     if args.subset_path:
         given = f"--subset_path {args.subset_path}"
@@ -41,7 +42,7 @@ def my_images(args, labels: list, most: int | None = None, environ=os.environ) -
             outside = chosen[0] if chosen[0] < 0 else chosen[-1]
             raise InputError(f"{given}: index {outside} is outside the data set's 0..{len(labels) - 1}")
     chosen = spread_over(chosen.tolist(), labels, getattr(args, "per_class", None), args.limit)[:most]
-    return chosen, chosen[worker_idx::n_workers]
+    return chosen, chosen[args.worker_idx :: args.n_workers]
 
 
 def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: int | None) -> list[int]:
@@ -63,6 +64,15 @@ def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: i
             turn = np.flatnonzero(counts < room)
             counts[turn[even(min(left, len(turn)), len(turn))]] += 1
     return sorted(of[k][i] for k, n in zip(sorted(of), counts, strict=True) for i in even(n, len(of[k])))
+
+
+def in_turns(chosen: list[int], labels: list) -> list[int]:
+    """The same images in an order whose every beginning has its share of each label: accuracy means something early."""
+    of: dict = {}
+    for index in chosen:
+        of.setdefault(labels[index], []).append(index)
+    place = {index: (k + 0.5) / len(each) for each in of.values() for k, index in enumerate(each)}
+    return sorted(chosen, key=lambda index: (place[index], index))
 
 
 # ---- models ----
@@ -92,10 +102,29 @@ def pick_device(args) -> tuple[torch.device, str]:
     return device, dtype
 
 
+SMALL = 100e6  # bytes of weights; a network of fewer is no faster on several threads (docs/speed.md)
+
+
+def share_cores(args, device: torch.device, size: float = np.inf, environ=os.environ) -> None:
+    """On a CPU, take this worker's part of the cores, or one for a model of few bytes, and say so.
+
+    OMP_NUM_THREADS says it better. Tasks of Slurm have cores of their own.
+    """
+    if device.type != "cpu" or "OMP_NUM_THREADS" in environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = 1 if "SLURM_JOB_ID" in environ else args.n_workers
+    threads = 1 if size < SMALL else max(1, cores // workers)
+    torch.set_num_threads(threads)
+    why = "the model is small" if size < SMALL else f"{workers} workers" if workers > 1 else "one worker"
+    tqdm.write(f"CPU: {threads} of {cores} cores, {why}; OMP_NUM_THREADS=N takes N")
+
+
 def load(args, card: models.Card, device: torch.device, dtype: str) -> models.Model:
-    """Load the model, after a line that says how large it is."""
+    """Load the model, after lines that say how large it is and, on a CPU, how many cores it takes."""
     told = getattr(torch, dtype)
     size = models.weights_size(card, told) / 1e9
+    share_cores(args, device, 1e9 * size)
     without = ", without T5 (--t5 loads it)" if card.lacks_t5 else ""
     name, configured = args.version or card.source, "configured as " if card.file else ""
     mirror = "" if name == card.source or Path(card.source).is_dir() else f" ({configured}{card.source})"

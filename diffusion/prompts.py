@@ -9,9 +9,9 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_numbers, read_rows
-from diffusion.names import DATASETS, NO_LABEL
+from diffusion.names import DATA, DATASETS, NO_LABEL
 
-PROMPTS = Path(__file__).parent.parent / "prompts"
+PROMPTS = DATA / "prompts"
 SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
 
 

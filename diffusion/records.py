@@ -54,16 +54,31 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
         return
     was, now = there["options"], run["options"]
     differences = [
-        f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+        _prompts_differ(there["arms"], run["arms"])
+        if key == "prompts" and there["arms"] != run["arms"]
+        else f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
         if was.get(key) != now.get(key)
     ]
     if differences:
-        raise InputError(
-            f"{folder} holds a run with other options: {'; '.join(differences)}."
-            " Give this one its own folder with --extra NAME, or delete that one"
-        )
+        own = "Give this one its own folder with --extra NAME"
+        raise InputError(f"{folder} holds a run with other options: {'; '.join(differences)}. {own}")
     write_atomic(path, lambda file: file.write(text))
+
+
+def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
+    """The lines prompt,classname,classidx that only one of two runs has, at most so many of each."""
+
+    def only(these: list[list], others: list[list]) -> str:
+        lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in these]
+        there = {tuple(arm) for arm in others}
+        left = [line for line, arm in zip(lines, these, strict=True) if tuple(arm) not in there]
+        return " and ".join(left[:most]) + (f" and {len(left) - most} more" if len(left) > most else "")
+
+    gone, new = only(was, now), only(now, was)
+    if not gone and not new:
+        return "the prompts are the same, in another order"
+    return ", ".join([f"the prompts had {gone}"] * bool(gone) + [f"the prompts now have {new}"] * bool(new))
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"

@@ -1,9 +1,8 @@
 """Many images, from folder to folder: load, classify, record; go on where an earlier run ended; end when asked to."""
 
 import itertools
-import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,13 +14,13 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputWarning, cluster, plan, records, results
+from diffusion import InputWarning, bars, cluster, plan, records, results
 from diffusion.datasets import Dataset
 from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
 from diffusion.images import crop
 from diffusion.models import Card, Model
-from diffusion.names import NO_LABEL
+from diffusion.progress import Progress
 
 
 def by_search(
@@ -57,7 +56,7 @@ def by_search(
         image = open_image(index)
         return crop(image, card.image_size, interpolation), image  # [3, H, W]
 
-    def classify(images: Iterable, turn: str) -> Iterator[dict]:
+    def classify(images: Iterable, turn: str, spent: Callable[[int], None]) -> Iterator[dict]:
         if turn == dtype:  # else it is said already
             plan.warn_of_one_draw(points)
         pick = first and first(dtype, device)
@@ -84,30 +83,45 @@ def by_search(
             return finish(index, measured) | more
 
         tasks = (one_image(index, *read) for index, read in images)
-        return together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep)
+        return together(
+            model, tasks, batch_size=args.batch_size, in_flight=args.in_flight, keep=keep, spent=spent
+        )  # fmt: skip
 
     return load, classify
 
 
 def classify_dataset(
     args, dataset: Dataset, mine: list[int], folder: Path, options: dict, about: dict, load: Callable,
-    classify: Callable, *, dtype: str, cost: str = "", count_earlier: bool = False,
+    classify: Callable, *, dtype: str, nfe: int, exact: bool, told: str = "", count_earlier: bool = False,
+    picture: Path | None = None,
 ) -> int:  # fmt: skip
     """Classify the images `mine` of a data set into a run's folder and print the table; the exit code.
 
-    options and about as in records.open_run; load and classify as in `evaluate`; `cost` of an image is said at the
-    start; `count_earlier`: images that are done already count in the bar.
+    options and about as in records.open_run; load and classify as in `evaluate`; an image costs `nfe`, at most unless
+    that is `exact`, and what else is `told` of it; `count_earlier`: images that are done already count in the bar;
+    `picture`: what came out, drawn. Images are taken in an order in which all classes come early.
     """
+    mine = plan.in_turns(mine, dataset.labels)
     todo, earlier = join_run(folder, options, about | ({"path": dataset.path} if dataset.path else {}), mine)
-    done = f"{len(mine) - len(todo)} done before"
-    print(f"{args.dataset}, {args.split} split: {len(mine)} images, {cost}{done} -> {folder}")
+    most = "" if exact else "at most "
+    counts = f"{len(mine)} images, {len(mine) - len(todo)} done before"
+    cost = f"{most}{nfe:,} NFE each{told}, {most}{nfe * len(todo):,} NFE to do"
+    print(f"{args.dataset}, {args.split} split: {counts}, {cost} -> {folder}")
     path_of, counted = partial(records.record_path, folder, len(dataset)), earlier if count_earlier else []
-    rows, problems = evaluate(todo, load, classify, path_of, dtype=dtype, grace=args.grace, earlier=counted)
+    with cluster.working(folder, args.worker_idx, args.n_workers):
+        rows, problems = evaluate(
+            todo, load, classify, path_of, Progress(len(todo), nfe * len(todo), exact, counted), dtype=dtype,
+            grace=args.grace,
+        )  # fmt: skip
     if len(mine) < about["images"]:
         print(f"the share of this worker; python scripts/print_acc.py {folder} counts all {about['images']}")
     code = results.print_accuracy(earlier + rows, len(mine), problems)
     if not dataset.labelled:
         results.print_predictions(results.read(folder), mine)
+    if picture and (rows or earlier):
+        run = results.read(folder)
+        bars.draw_run(run, sorted(k for k in mine if k in run.done), 50, picture)
+        print(picture)
     return code
 
 
@@ -147,12 +161,13 @@ def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[
 
 
 def evaluate(
-    todo: list[int], load, classify, path_of, *, dtype: str, grace: float, earlier: Iterable[dict] = ()
+    todo: list[int], load, classify, path_of, bar: Progress, *, dtype: str, grace: float
 ) -> tuple[list[dict], list[str]]:
-    """Measure and save images, under a bar of accuracy, NFE per image and NFE/s; their rows and what went wrong.
+    """Measure and save images, under a bar; their rows and what went wrong.
 
-    `load(index)` reads an image; `classify(images, dtype)` loads the model, takes pairs (index, what was read) and
-    gives an iterator of records, in any order; `path_of(index)` is where one goes; `earlier` rows count in the bar.
+    `load(index)` reads an image; `classify(images, dtype, spent)` loads the model, takes pairs (index, what was read)
+    and gives an iterator of records, in any order, and may tell `spent` of the NFE of each call; `path_of(index)` is
+    where a record goes.
 
     An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
     read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it
@@ -166,25 +181,16 @@ def evaluate(
 
     def fail(index: int, why: str) -> None:
         problems.append(f"image {index}: {why}")
+        bar.left_out()
         records.note_failure(path_of(index), why)
 
-    total = Counter()
-
-    def count(row: dict) -> None:
-        judged = "pred" in row and row["label"] != NO_LABEL
-        total.update(images=1, nfe=row["nfe"], answers=judged, right=judged and row["pred"] == row["label"])
-
-    for row in earlier:
-        count(row)
-    before = total["nfe"]
     with cluster.asked_to_end(grace) as asked:
 
         def found(indices: Iterable[int], dtype: str) -> Iterator[dict]:
-            return classify(itertools.takewhile(lambda _: not asked, ahead(indices, load, fail)), dtype)
+            return classify(itertools.takewhile(lambda _: not asked, ahead(indices, load, fail)), dtype, bar.call)
 
         measured = found(todo, dtype)  # loads the model: its errors come before the bar
-        started = time.monotonic()
-        with tqdm(total=len(todo), dynamic_ncols=True, unit="image") as bar:
+        with bar:
             for turn in dict.fromkeys([dtype, "float32"]):
                 for record in measured:
                     index, finite = record["index"], bool(record["errors"].isfinite().all())
@@ -199,11 +205,7 @@ def evaluate(
                     if index in notes:
                         records.forget_failure(notes[index])
                     rows.append(results.brief(record))
-                    count(rows[-1])
-                    said = f"accuracy {total['right'] / total['answers']:.1%}, " if total["answers"] else ""
-                    speed = (total["nfe"] - before) / (time.monotonic() - started)
-                    bar.set_postfix_str(f"{said}{total['nfe'] / total['images']:,.0f} NFE/image, {speed:,.0f} NFE/s")
-                    bar.update()
+                    bar.image(rows[-1])
                 if not again or turn == "float32":
                     break
                 measured = found(again, "float32")

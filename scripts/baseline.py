@@ -113,7 +113,8 @@ def main(argv: list[str]) -> int:
     folder = names.run_folder(args.dataset, args.extra, names.joined(kind, names.clip_tag(name), weights))
     folder /= "" if args.split == "test" else args.split
 
-    def classify(images, dtype: str):
+    def classify(images, dtype: str, _spent):
+        plan.share_cores(args, device)
         answer = load(dtype)
 
         def record_of(index: int, image) -> dict:
@@ -123,7 +124,9 @@ def main(argv: list[str]) -> int:
         return (record_of(index, image) for index, image in images)
 
     about |= {"images": len(images)}
-    return run.classify_dataset(args, dataset, mine, folder, chosen, about, dataset.open, classify, dtype=dtype)
+    return run.classify_dataset(
+        args, dataset, mine, folder, chosen, about, dataset.open, classify, dtype=dtype, nfe=1, exact=True
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Writes FOLDER/calibration.json, which scripts/print_acc.py --probabilities reads. Which images are fitted on is drawn
 from (--seed, index of the image) alone. All figures are of the others, before the fit (temperature 1, the plain softmax
-of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in 15 bins of equally many
-images, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats; and the accuracy
-when only the surest are answered.
+of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in bins of equally many
+images, at most 15 of them, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats;
+and the accuracy when only the surest are answered.
 """
 
 from diffusion import options
@@ -22,13 +22,15 @@ def parser() -> options.Parser:
 
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, figures, metrics, results
+from diffusion import InputError, InputWarning, calibration, figures, metrics, results
 from diffusion.files import write_atomic
 
+FEW, FEW_FITTED = 100, 20  # images, held out and fitted on: with fewer, an ECE is mostly chance
 SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
 
 
@@ -52,6 +54,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "splits")
     options.check_fit(args)
+    figures.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", loss=args.loss)
     read, problems = results.read_scores(run)
     scores, label, hit = read["scores"], read["label"], read["pred"] == read["label"]
@@ -69,9 +72,13 @@ def main(argv: list[str]) -> int:
     if args.out:
         sure = calibration.probabilities(scores[~fit], temperature).max(1)
         draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
+    if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
+        few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
+        warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
     write_atomic(run.folder / "calibration.json", lambda file: file.write(text))
+    print(f"{'written':<16}{run.folder / 'calibration.json'}" + (f", {args.out}" if args.out else ""))
     print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {run.loss}")
     print(f"{'held out':<16}{(~fit).sum()} images")
     print(f"{'top-1 accuracy':<16}{results.percent(*metrics.share(hit[~fit]))}")

@@ -83,9 +83,10 @@ def class_names(dataset: str) -> dict[int, str]:
             found = [name.lower() for name in known]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
-        case "sixteen":  # of the toolbox's paper, arXiv 1808.08750
-            found = ["airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat", "chair", "clock", "dog"]
-            found += ["elephant", "keyboard", "knife", "oven", "truck"]
+        case "sixteen":
+            from diffusion.own import SIXTEEN
+
+            found = SIXTEEN
         case "fashion-mnist":
             from torchvision.datasets import FashionMNIST
 

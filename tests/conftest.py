@@ -102,8 +102,9 @@ def dit_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
     """torch works with two threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # else a run chooses
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

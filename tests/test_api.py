@@ -167,10 +167,11 @@ def test_a_file_that_is_no_image(model, tmp_path):
             classify(model, path, PROMPTS)
 
 
-def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/results.md").read_text(), re.M | re.S)
-    exec(compile(code, "docs/results.md", "exec"), {})
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys, page):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    exec(compile(code, page, "exec"), {})
     assert "NFE" in capsys.readouterr().out
 
 

@@ -12,8 +12,8 @@ LAYERS = [  # every module once; each imports only from lines above its own, or 
     "names process errors search levels metrics calibration measures simulate",
     "files images adapters weights hub schedules singlefile lora cards models clip classifiers digits",
     "prompts own datasets items digit_items readers records",
-    "results candidates decide figures matching gallery tables api",
-    "cluster options plan run",
+    "results candidates decide figures bars matching gallery tables api",
+    "cluster options plan progress run",
 ]
 ORDER = " ".join(LAYERS).split()
 WRAPPED = {  # library -> the modules that may import it; scripts may import only those of SCRIPTS
@@ -25,7 +25,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "datasets": {"own", "items"},
     "matplotlib": {"figures"},
     "pandas": {"tables"},
-    "tqdm": {"plan", "run"},
+    "tqdm": {"plan", "progress", "run"},
     "argparse": {"options"},
 }
 SCRIPTS = {

@@ -365,3 +365,14 @@ def test_a_damaged_record_is_named_and_left_out(run_main, tmp_path, race):
 def test_spread_shows_one_number_or_a_range():
     spread = import_script(CALIBRATE).spread
     assert spread([0.25]) == "0.25" and spread([0.25, 0.5]) == "0.375 (0.25 to 0.5)"
+
+
+def test_bins_by_the_number_of_images():
+    assert [calibration.bins_for(n) for n in (1, 39, 40, 100, 300, 50_000)] == [1, 1, 2, 5, 15, 15]
+
+
+def test_few_images_are_warned_of_and_files_are_named(run_main, tmp_path, race):
+    folder = edited(race, tmp_path / "run")
+    done = run_main("scripts/calibrate.py", folder, "--fit", "0.5", "--out", tmp_path / "out.png")
+    assert done.code == 0 and "held out, wanted 20 and 100" in done.err
+    assert f"{folder / 'calibration.json'}, {tmp_path / 'out.png'}" in done.out

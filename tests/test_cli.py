@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffusion.errors import ImageNoise
+from diffusion.progress import Progress
 from diffusion.records import failed, load_record, record_path
 from diffusion.run import ahead, evaluate
 
@@ -148,16 +149,18 @@ def measured(tmp_path):
                 raise OSError("gone")
             return f"image {index}"
 
-        def classify(images, dtype):
+        def classify(images, dtype, spent):
             images = list(images)
             assert all(image == f"image {index}" for index, image in images)
             turns.append((dtype, [index for index, _ in images]))
             for index, _ in reversed(images):  # in any order
-                yield {"index": index, "label": 1, "pred": index % 2, **table[dtype][index]}
+                record = {"index": index, "label": 1, "pred": index % 2, **table[dtype][index]}
+                spent(record["nfe"])
+                yield record
 
         indices = range(max(max(each, default=0) for each in table.values()) + 1)
-        path_of = partial(record_path, tmp_path, 100)
-        rows, problems = evaluate(list(indices), load, classify, path_of, dtype=dtype, grace=20, earlier=earlier)
+        path_of, bar = partial(record_path, tmp_path, 100), Progress(len(indices), 20 * len(indices), False, earlier)
+        rows, problems = evaluate(list(indices), load, classify, path_of, bar, dtype=dtype, grace=20)
         found = {int(path.stem): load_record(path) for path in sorted(tmp_path.glob("*.pt"))}
         keys = ("index", "pred", "label", "nfe")
         assert sorted(row["index"] for row in rows) == sorted(found)
@@ -216,11 +219,37 @@ def test_the_bar_counts_what_was_done_before(measured, capsys):
     earlier = [{"pred": 1, "label": 1, "nfe": 20}, {"pred": 0, "label": 1, "nfe": 40}]
     measured({"float32": table}, "float32", earlier=earlier)
     last = capsys.readouterr().err.split("\r")[-1]
-    assert "accuracy 50.0%, 25 NFE/image" in last and "2/2" in last
+    assert "50.0% right, 25 NFE each" in last and "2/2" in last
+
+
+def test_the_bar_moves_with_calls_and_fits_80_columns(capsys):
+    """The paper's ImageNet, one call after another."""
+    with Progress(50_000, 50_000 * 124_500, True) as bar:
+        bar.bar.dynamic_ncols, bar.bar.ncols = None, 80
+        bar.bar.start_t -= 1200  # 100 NFE/s
+        bar.call(60_000)
+        bar.call(60_000)
+        assert bar.bar.n == 120_000
+        bar.bar.refresh()
+        for k in range(3):
+            bar.image({"label": 1, "pred": k % 2, "nfe": 124_500})
+        bar.bar.refresh()
+    lines = [line.strip("\n") for line in capsys.readouterr().err.split("\r") if line.strip()]
+    assert any("0/50000" in line and "left" in line and "NFE/s" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines[1:])
+    assert any("% right, 124,500 NFE each" in line and line.endswith("NFE/s") for line in lines)
+
+
+def test_what_is_left_of_a_race_is_the_mean_of_what_is_done():
+    with Progress(4, 4000, False) as bar:
+        assert bar.bar.total == 4000
+        bar.call(300)
+        bar.image({"label": -1, "nfe": 100})
+        assert (bar.bar.n, bar.bar.total) == (300, 400)
 
 
 def test_nothing_to_do_loads_nothing(tmp_path):
     def never(*_):
         raise AssertionError
 
-    assert evaluate([], never, never, never, dtype="bfloat16", grace=20) == ([], [])
+    assert evaluate([], never, never, never, Progress(0, 0, True), dtype="bfloat16", grace=20) == ([], [])

@@ -17,6 +17,7 @@ from conftest import ROOT, call_main
 
 from diffusion import InputError, InputWarning, cluster, errors, records
 from diffusion.datasets import load_dataset
+from diffusion.progress import Progress
 from diffusion.run import evaluate
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -152,7 +153,7 @@ def test_the_environment_is_asked(run_script, tmp_path):
 def images_with_a_signal(number: int, seconds: float):
     """What classifies images, and reads one ahead; a signal comes while it is at image 4, which takes so long."""
 
-    def classify(images, dtype):
+    def classify(images, dtype, spent):
         hand = []
         for index, _ in images:
             hand.append(index)
@@ -179,7 +180,7 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
     classify = images_with_a_signal(number, 0 if grace == 20 else 30)
     path_of = partial(records.record_path, tmp_path, 100)
     with pytest.raises(cluster.Stopped, match=number.name):
-        evaluate(list(range(10)), lambda k: k, classify, path_of, dtype="float32", grace=grace)
+        evaluate(list(range(10)), lambda k: k, classify, path_of, Progress(10, 70, True), dtype="float32", grace=grace)
     assert time.monotonic() - started < 15
     assert sorted(os.listdir(tmp_path)) == [f"{k:02d}.pt" for k in kept]
     assert before == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
@@ -188,7 +189,9 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
 def test_a_signal_during_the_last_images_changes_nothing(tmp_path):
     classify = images_with_a_signal(signal.SIGTERM, 0)
     path_of = partial(records.record_path, tmp_path, 100)
-    rows, problems = evaluate(list(range(5)), lambda k: k, classify, path_of, dtype="float32", grace=20)
+    rows, problems = evaluate(
+        list(range(5)), lambda k: k, classify, path_of, Progress(5, 35, True), dtype="float32", grace=20
+    )
     assert len(rows) == 5 and not problems
 
 
@@ -452,3 +455,33 @@ def test_memory_for_nothing(monkeypatch):
 
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
         list(errors.together(Model(), [task()], batch_size=20))
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from diffusion.cluster import working
+with working(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])):
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, same", [((0, 1), (0, 1), True), ((1, 2), (0, 4), False), ((1, 2), (3, 4), True)]
+)
+def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same, recwarn):
+    """And, once it is killed, not any more, nor does anything of it stay."""
+    words = [sys.executable, "-c", HOLDS, tmp_path, *theirs]
+    other = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == "there\n"
+        with cluster.working(tmp_path, *ours):
+            assert [("another worker" in str(w.message)) for w in recwarn] == [True] * same
+    finally:
+        other.kill()
+        other.wait()
+    recwarn.clear()
+    with cluster.working(tmp_path, *ours):
+        assert not list(recwarn)
+    assert not list(tmp_path.iterdir())

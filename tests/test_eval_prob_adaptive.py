@@ -240,7 +240,7 @@ def test_load_stats_counts_what_was_done_before(run_main, tmp_path, model_folder
         result = run_main(SCRIPT, *args, "--load_stats", *subset(tmp_path, 0, 3))
         right = [load_record(path.parent / name)[key] for name in ("000.pt", "003.pt") for key in ("pred", "label")]
         share = ((right[0] == right[1]) + (right[2] == right[3])) / 2
-        assert f"accuracy {share:.1%}" in result.err and "20 NFE/image" in result.err
+        assert f"{share:.1%} right" in result.err and "20 NFE each" in result.err
 
 
 def test_a_stage_without_a_new_level(run_main, tmp_path, model_folder):
@@ -319,7 +319,7 @@ def test_a_race_depends_on_its_options_alone(run_main, tmp_path, model_folder):
         (folder / f"{index:03d}.pt").unlink()
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     resumed = run_main(SCRIPT, *args)
-    assert resumed.code == 0 and "6 images, at most 200 NFE each, 3 done before" in resumed.out
+    assert resumed.code == 0 and "6 images, 3 done before, at most 200 NFE each, at most 600 NFE to do" in resumed.out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same(records_of(resumed), reference)
 
@@ -564,12 +564,12 @@ def test_from_the_shell(run_script, tmp_path):
     folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
     assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"]
     head, weights, embeddings, *table = result.out.splitlines()
-    assert head == f"digits, test split: 2 images, 0 done before -> {folder}"
+    assert head == f"digits, test split: 2 images, 0 done before, 24 NFE each, 48 NFE to do -> {folder}"
     assert weights == "digits: 0.01 GB of weights, the network's in float32"
     assert embeddings == "10 prompts, kept as 0.1 MB of embeddings"  # 24 tokens of 128 float32 numbers each
     assert [line.split()[0] for line in table] == ["images", "top-1", "mean", "NFE"]
     assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each
-    assert "NFE/image" in result.err and "NFE/s" in result.err
+    assert "2/2" in result.err and "24 NFE each" in result.err and "NFE/s" in result.err
     printed = run_script("scripts/print_acc.py", folder)
     assert printed.code == 0 and printed.out.splitlines() == table
 

@@ -190,3 +190,49 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
     first, second = capsys.readouterr().out.splitlines()
     told = "3.00 GB of weights, the network's in float32"
     assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"
+
+
+def test_in_turns_every_beginning_has_its_share_of_each_label():
+    labels = [0] * 20 + [1] * 10 + [2] * 10
+    order = plan.in_turns(list(range(40)), labels)
+    assert sorted(order) == list(range(40)) != order
+    for n in (4, 8, 20, 40):
+        assert [sum(labels[k] == c for k in order[:n]) for c in range(3)] == [n // 2, n // 4, n // 4]
+    assert plan.in_turns([3, 5, 9], [-1] * 10) == [3, 5, 9]
+
+
+@pytest.mark.parametrize(
+    "size, n_workers, environ, threads",
+    [
+        (1e6, 1, {}, 1),
+        (1e9, 1, {}, 6),
+        (1e9, 2, {}, 3),
+        (1e9, 9, {}, 1),
+        (1e9, 2, {"SLURM_JOB_ID": "7"}, 6),
+        (1e6, 2, {"OMP_NUM_THREADS": "5"}, None),
+    ],
+)
+def test_workers_share_the_cores(monkeypatch, capsys, size, n_workers, environ, threads):
+    chosen = []
+    monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    plan.share_cores(Namespace(n_workers=n_workers), torch.device("cpu"), size, environ)
+    assert chosen == ([] if threads is None else [threads])
+    assert capsys.readouterr().out.startswith("" if threads is None else f"CPU: {threads} of 6 cores")
+
+
+def test_ctrl_c_during_imports_is_one_line():
+    """Here in the midst of numpy's."""
+    code = f"""
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = [{MODELS[0]!r}, "--dataset", "digits"]
+runpy.run_path({MODELS[0]!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip() == "eval_prob_adaptive.py: ended by Ctrl-C before anything was measured"

@@ -160,7 +160,9 @@ def test_by_the_script(run_main, tmp_path, model_folder):
     record = load_record(path)
     assert (record["file"], record["label"]) == ("1.png", -1) and record["pred"] in (0, 1)
     assert all(f"{k}.png" in done.out for k in (0, 1, 3))
-    one = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts)
+    one = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts, "--picture", tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as drawn:
+        assert drawn.width > 500 and str(tmp_path / "bars.png") in one.out
     lines = [line for line in one.out.splitlines() if line.startswith("3.png")]
     assert len(lines) == 2 and "the best" in lines[0] and "+" in lines[1]
     refused = run_main("scripts/calibrate.py", path.parent)

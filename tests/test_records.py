@@ -254,3 +254,16 @@ def test_a_missing_record_is_a_missing_file(tmp_path):
 @pytest.mark.parametrize("data", [b"abc", "abc"])
 def test_sha256(data):
     assert sha256(data) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_refused_prompts_are_shown(tmp_path):
+    """As the lines that differ; a hash tells nobody anything."""
+    arms = [["a cat", "cat", 0], ["a dog", "dog", 1]]
+    open_run(tmp_path, {"prompts": "1"}, {"images": 2, "arms": arms})
+    with pytest.raises(InputError) as refused:
+        open_run(tmp_path, {"prompts": "2"}, {"images": 2, "arms": [arms[0], ["my dog", "dog", 1]]})
+    said = str(refused.value)
+    assert 'the prompts had "a dog",dog,1, the prompts now have "my dog",dog,1' in said and "cat" not in said
+    assert "--extra NAME" in said and "delete" not in said
+    with pytest.raises(InputError, match="in another order"):
+        open_run(tmp_path, {"prompts": "3"}, {"images": 2, "arms": arms[::-1]})

@@ -437,7 +437,7 @@ def test_from_the_shell(run_script, run_main, tmp_path):
     first = [re.split(r"  +", line)[0] for line in table]
     groups = ["all", "Digit", "Colour", "Place"]
     assert first == ["examples", "", "score", *groups, "", "score, normalized", *groups]
-    assert "NFE/image" in result.err and "NFE/s" in result.err
+    assert "NFE each" in result.err and "NFE/s" in result.err
     printed = run_main(PRINT, folder)
     assert printed.code == 0 and printed.out.splitlines() == table and not printed.err
 

@@ -1,0 +1,92 @@
+"""The picture of a run: each image, the class that won, and by how much the others predicted the noise worse."""
+
+from pathlib import Path
+
+import numpy as np
+
+from diffusion import figures, metrics, names, results
+from diffusion.datasets import as_seen, dataset_of
+from diffusion.search import even
+
+COLUMNS = 10
+ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
+BEST_CLASSES = 8  # of more classes, so many are listed, the best first
+BAR, TEXT = "#b9d3ee", "#333333"
+
+
+def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, footing: str, path: Path) -> None:
+    """One cell an image: the winner's name, the image, a bar for each of the classes that are `called` so.
+
+    images: [h, w, 3] in 0..1; rows: pred and label (class rows; label None where no prompt has it, names.NO_LABEL where
+    nobody said it), excess [K] and, where it is known, the image's file.
+    """
+    listed = len(called) if len(called) <= ALL_CLASSES else BEST_CLASSES
+    columns = min(COLUMNS, len(rows))
+    lines = -(-len(rows) // columns)
+    side, title, gap, bar = 1.35, 0.36, 0.16, 0.14  # inches
+    cell = title + side + 0.06 + bar * listed + gap
+    width, height = max(columns * (side + gap) + gap, 6.5), lines * cell + 0.75
+
+    def axes(left: float, top: float, tall: float):
+        made = figure.add_axes((left / width, 1 - (top + tall) / height, side / width, tall / height))
+        made.set(xticks=[], yticks=[])
+        return made
+
+    shown = [
+        np.arange(listed) if listed == len(called) else np.argsort(row["excess"], kind="stable")[:listed]
+        for row in rows
+    ]
+    listed_excess = [row["excess"][k] for row, k in zip(rows, shown, strict=True)]
+    scale = max(float(excess[np.isfinite(excess)].max()) for excess in listed_excess) or 1.0
+    figure = figures.page(width, height, heading, f"{footing} The longest bar is {scale:.3g}.", gap)
+    for n, (image, row, k) in enumerate(zip(images, rows, shown, strict=True)):
+        left, top = gap + (side + gap) * (n % columns), 0.4 + cell * (n // columns)
+        pred, label = row["pred"], row["label"]
+        unknown = label == names.NO_LABEL
+        colour = figures.ACCENT if unknown else figures.RIGHT if pred == label else figures.WRONG
+        picture = axes(left, top + title, side)
+        picture.imshow(image)  # enlarges small images to crisp pixels
+        figures.bare(picture, colour, 2)
+        below, below_colour = row.get("file", "").rpartition("/")[2], TEXT
+        if pred != label and not unknown:
+            truth = "is no prompt's" if label is None else f"is {figures.shorten(called[label], 22)}"
+            below, below_colour = truth, figures.RIGHT
+        title_text = figures.shorten(called[pred], 20) + ("\n" if below else "")
+        picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
+        small = {"transform": picture.transAxes, "ha": "center", "fontsize": 7.5, "color": below_colour}
+        picture.text(0.5, 1.03, figures.shorten(below, 25), **small)
+        panel = axes(left, top + title + side + 0.06, bar * listed)
+        excess = row["excess"][k]
+        panel.barh(range(listed), np.where(np.isfinite(excess), excess, 0), color=BAR, height=0.86)
+        panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
+        for spine in ("top", "right", "bottom"):
+            panel.spines[spine].set_visible(False)
+        panel.spines["left"].set(color=figures.PLAIN, linewidth=0.8)
+        colour_of = {label: figures.RIGHT, pred: colour}
+        for y, c in enumerate(k):
+            if not np.isfinite(excess[y]):  # no candidate
+                continue
+            style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
+            text = f"{figures.shorten(called[c], 19)}{' ◂' if c == pred else ''}"
+            panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
+    figures.save(figure, path)
+
+
+def draw_run(run: results.Run, indices: list[int], most: int, path: Path) -> None:
+    """At most so many of these images of a run, all done, spread evenly. InputError where one cannot be read."""
+    dataset = dataset_of(run.about, names.DATASET_ROOT)
+    images, rows, n = [], [], len(indices)
+    for index in np.array(indices)[even(min(most, n), n)].tolist():
+        record = results.record_of(run, index)
+        pred = metrics.rescore(record, run.arm_class, run.loss)
+        labelled = np.flatnonzero(run.class_ids == record["label"]).tolist()
+        label = pred if pred in labelled else labelled[0] if labelled else None
+        label = names.NO_LABEL if record["label"] == names.NO_LABEL else label
+        excess = metrics.excess(record, run.arm_class, pred, run.loss)
+        rows.append({"pred": pred, "label": label, "excess": excess, "file": record.get("file", "")})
+        images.append(as_seen(dataset, index, run.options))
+    told = [row for row in rows if row["label"] != names.NO_LABEL]
+    right = sum(row["pred"] == row["label"] for row in told)
+    footing = f"Bars: mean {run.loss} error less the winner's (◂), at the points both were measured on."
+    heading = run.title + (f": {right} of {len(told)} right" if told else "")
+    draw_cells(images, rows, results.names_of_rows(run), heading, footing, path)
