@@ -163,7 +163,7 @@ def trials(run: Run, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         raise InputError(
             f"--format model-vs-human: {run.folder} has no files with labels, wanted a run on its data sets"
         )
-    model = re.sub(r"[_/]", "-", str(run.model))
+    model = re.sub(r"[^\w.+-]|_", "-", Path(str(run.model)).name)
     found = {}
     for file, answer, label in zip(table.file, table.pred_name, table.label_name, strict=True):
         path = Path(file)

@@ -184,9 +184,9 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
     monkeypatch.setattr(models, "load_model", lambda *_, **__: None)
     args = argparse.Namespace(version="2-0", compile=False, offload=False)
     card = models.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
-    plan.load(args, card, "cpu", "float32")
+    plan.load(args, card, torch.device("meta"), "float32")
     args.version = card.source
-    plan.load(args, card, "cpu", "float32")
+    plan.load(args, card, torch.device("meta"), "float32")
     first, second = capsys.readouterr().out.splitlines()
     told = "3.00 GB of weights, the network's in float32"
     assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"
@@ -230,7 +230,7 @@ class Finder:
         if name == "numpy":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-sys.argv = [{MODELS[0]!r}, "--dataset", "digits"]
+sys.argv = [{MODELS[0]!r}, "--dataset", "digits", "--version", "digits"]
 runpy.run_path({MODELS[0]!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
