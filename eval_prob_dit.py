@@ -1,4 +1,4 @@
-"""Classification with a class-conditional diffusion model (DiT): the class id that predicts the noise best wins.
+"""Classification with a class-conditional diffusion model, as DiT is: the class id that predicts the noise best wins.
 
     python eval_prob_dit.py --dataset imagenet --split test --to_keep 50 1 --n_samples 25 250
     python eval_prob_dit.py --dataset imagenet --split test --noise_path noise_256.pt --randomize_noise \\
@@ -23,7 +23,7 @@ KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run'
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    known = "imagenet, imagenetv2, imagenetA, objectnet, digits; or own data whose class ids are the model's"
+    known = "imagenet, imagenetv2, imagenetA, objectnet, digits, fashion-mnist; or own data of the model's classes"
     data = options.add_data(p, "imagenet", known)
     options.add(data, "--imgs_to_eval N", "only so many images, the first ones")
     model = p.add_argument_group("model")
@@ -31,6 +31,7 @@ def parser() -> options.Parser:
     other = f"another model: {names.VERSIONS['class']}; or a hub id or a diffusers folder"
     options.add(model, "--version MODEL", other)
     options.add(model, "--vae VAE", "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
+    options.add(model, "--classes FILE", "the names of the model's classes, a line each; default what its folder says")
     options.add_network(model, "float32")
     search = options.add_search(p, "halving")
     options.add_stages(search, "; default 50 1", "; default 25 250")
@@ -56,6 +57,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, errors, figures, plan, run
+from diffusion.cards import with_names
 from diffusion.datasets import Dataset, load_dataset, model_arms
 from diffusion.decide import Measured, map_between
 from diffusion.models import Card, read_card
@@ -66,7 +68,7 @@ from diffusion.search import Search, check_schedule, every, staged
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
     """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
-    arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT)
+    arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
     if args.cls is None:
         return arms, sorted(arms)
     given = " ".join(args.cls)
@@ -123,7 +125,8 @@ def search_of(
 
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
     """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
-    model = f"DiT{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else "")
+    kind = "DiT" if card.pipeline == "DiTPipeline" else "UNet"
+    model = f"{kind}{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else "")
     some = "" if args.cls is None else f"cls{'_'.join(args.cls)}"
     interval = T // n_samples[0] if len(n_samples) == 1 and T % n_samples[0] == 0 else None
     search = plan.search_tag(args, interval, to_keep, n_samples)
@@ -188,6 +191,7 @@ def main(argv: list[str]) -> int:
     device, dtype = plan.pick_device(args)
     name, takes = args.reads(args)
     card = read_card(name, told=takes, vae=args.vae)
+    card = with_names(card, args.classes) if args.classes else card
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
@@ -208,7 +212,7 @@ def main(argv: list[str]) -> int:
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
     chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
-    called = dataset.classes or [str(k) for k in range(card.classes)]
+    called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
     table = [(k, called[class_of[k]], class_of[k]) for k in arms]
     about = {"images": len(images), "indices": names.ranges(images), "arms": table}
     about["all_arms"] = names.ranges(sorted(class_of))

@@ -141,6 +141,19 @@ def _dit(pipeline, device: torch.device):
     return tell, say
 
 
+def _class_unet(pipeline, device: torch.device):
+    """A U-Net that is told class ids, in pixels or behind an autoencoder."""
+    text = {"encoder_hidden_states": None} if type(pipeline.unet).__name__ == "UNet2DConditionModel" else {}
+
+    def tell(classes: list[int]) -> Tensor:
+        return torch.tensor(classes, device=device)
+
+    def say(z: Tensor, time: Tensor, classes: Tensor) -> Tensor:
+        return pipeline.unet(z, time, class_labels=classes, **text).sample
+
+    return tell, say
+
+
 ADAPTERS = {  # pipeline class -> (the folder of its network, what the network is told, adapter)
     "StableDiffusionPipeline": ("unet", "text", _stable_diffusion),
     "StableDiffusionXLPipeline": ("unet", "text", _stable_diffusion_xl),
@@ -150,4 +163,7 @@ ADAPTERS = {  # pipeline class -> (the folder of its network, what the network i
     "PixArtSigmaPipeline": ("transformer", "text", _masked),
     "SanaPipeline": ("transformer", "text", _masked),
     "DiTPipeline": ("transformer", "class", _dit),
+    "DDPMPipeline": ("unet", "class", _class_unet),
+    "DDIMPipeline": ("unet", "class", _class_unet),
+    "LDMPipeline": ("unet", "class", _class_unet),
 }

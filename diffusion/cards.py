@@ -19,6 +19,7 @@ from diffusion.schedules import scheduler_of
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
+AUTOENCODERS = ("vae", "vqvae")
 OTHERS = {  # pipelines that are told more than we have to tell -> what
     "StableDiffusionInpaintPipeline": "a masked image and its mask",
     "StableDiffusionXLInpaintPipeline": "a masked image and its mask",
@@ -40,6 +41,8 @@ class Card:
     latent: tuple[int, int, int]  # c, h, w
     image_size: int  # pixels
     classes: int | None = None  # how many class ids it knows, if it is told those
+    called: tuple[str, ...] = ()  # the names of these classes, if its folder says
+    autoencoder: str | None = "vae"  # the part that encodes images; None: the network works in pixels
     has_bound: bool = False  # predicts epsilon and a variance
     vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
     lora: tuple[str, ...] = ()  # hub ids or files of what is added to its weights, perhaps with :WEIGHT
@@ -102,7 +105,7 @@ def read_card(
 
 def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None, t5: bool) -> Card:
     home = hub.look(source)
-    pipeline, parts, config = _read_configs(home)
+    pipeline, parts, config, declared = _read_configs(home)
     if pipeline in OTHERS:
         raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
     if pipeline not in ADAPTERS:
@@ -121,13 +124,22 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
             raise InputError(f"--version {name}: {source} needs code of its own, which is never run: {needs}")
     modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
     places = {key: (home, key) for key in modules}
+    autoencoder = next((part for part in AUTOENCODERS if part in parts), None)
+    if vae is not None and autoencoder is None:
+        raise InputError(f"--vae {vae}: {source} has no VAE, it works in pixels")
     if vae is not None:
+        autoencoder = "vae"
         places["vae"], config["vae"] = _read_vae(vae)
         parts["vae"] = ("diffusers", config["vae"]["_class_name"])
     scheduler = scheduler_of(config["scheduler"], source)
     process = Process.from_scheduler(scheduler)
-    latent, size = _sizes(pipeline, source, config[part], config["vae"], image_size, vae, told)
     network = config[part]
+    latent, size = (
+        _sizes(pipeline, source, network, config[autoencoder], image_size, vae, told)
+        if autoencoder
+        else _pixels(source, network, image_size)
+    )
+    classes, called = _classes(source, parts[part][1], network, declared) if told == "class" else (None, ())
     return Card(
         source,
         pipeline,
@@ -135,7 +147,9 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         levels=len(process),
         latent=latent,
         image_size=size,
-        classes=network["num_embeds_ada_norm"] if told == "class" else None,
+        classes=classes,
+        called=called,
+        autoencoder=autoencoder,
         has_bound=network.get("out_channels") == 2 * latent[0] and process.predicts == "epsilon",
         vae=vae,
         lacks_t5=lacks_t5,
@@ -150,7 +164,7 @@ def _sizes(
 ) -> tuple[tuple[int, int, int], int]:
     """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
     blocks = autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
-    factor, c = 2 ** (len(blocks) - 1), autoencoder["latent_channels"]
+    factor, c = 2 ** (len(blocks) - 1), autoencoder.get("vq_embed_dim") or autoencoder["latent_channels"]
     packed = PACKED if pipeline == "FluxPipeline" else 1
     if (takes := network["in_channels"]) != c * packed**2:
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
@@ -158,7 +172,7 @@ def _sizes(
         if takes in more and vae is None and packed == 1:
             raise InputError(f"{source}: its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
         raise InputError(f"--vae {vae}: gives {c} latent channels, {source} takes {takes}")
-    side = network.get("sample_size") or 128  # Flux does not say; this is its pipeline's
+    side = _side(source, network) or 128  # Flux does not say; this is its pipeline's
     native = side * factor
     size, step = native if image_size is None else image_size, factor * packed * (network.get("patch_size") or 1)
     if size < step or size % step:
@@ -168,6 +182,74 @@ def _sizes(
     if told == "class" and size != native:
         raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
     return (c, size // factor, size // factor), size
+
+
+def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[int, int, int], int]:
+    """The same of a network that works in pixels."""
+    c, side = network["in_channels"], _side(source, network)
+    if c not in (1, 3):
+        raise InputError(f"{source}: its network takes {c} channels; wanted images in grey (1) or in colour (3)")
+    if image_size not in (None, side):
+        raise InputError(f"--image-size {image_size}: {source} takes images of {side} pixels only")
+    return (c, side, side), side
+
+
+def _side(source: str, network: dict) -> int | None:
+    """The side of the square that a network was trained on."""
+    side = network.get("sample_size")
+    if isinstance(side, list | tuple):
+        if len(set(side)) != 1:
+            raise InputError(f"{source}: its network was trained on {' x '.join(map(str, side))}; wanted a square")
+        side = side[0]
+    if side is None and network.get("_class_name", "").startswith("UNet2D"):
+        raise InputError(f"{source}: its unet/config.json does not say its sample_size, the side of its images")
+    return side
+
+
+def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int, tuple[str, ...]]:
+    """How many classes a network was trained with, its null class apart, and their names where its folder says."""
+    if "DiT" in kind:
+        known = network["num_embeds_ada_norm"]  # its null class comes on top
+    else:
+        known = network.get("num_class_embeds")
+        if network.get("class_embed_type") is not None or not known:
+            raise InputError(f"{source}: its {kind} is not told classes (num_class_embeds); wanted one that is")
+        blocks = [*network["down_block_types"], network.get("mid_block_type") or "", *network["up_block_types"]]
+        if kind == "UNet2DConditionModel":
+            blocks += [] if "mid_block_type" in network else ["UNetMidBlock2DCrossAttn"]
+            if told := [block for block in blocks if "CrossAttn" in block]:
+                raise InputError(f"{source}: its {kind} is told a text beside the class ({told[0]})")
+    ids = declared.get("id2label") or {}
+    names = tuple(str(ids[key]) for key in sorted(ids, key=int))
+    if names and [int(key) for key in sorted(ids, key=int)] != list(range(len(ids))):
+        raise InputError(f"{source}: id2label in model_index.json does not name the classes 0..{len(ids) - 1}")
+    return _named(source, kind, known, names, "id2label in model_index.json")
+
+
+def _named(source: str, kind: str, known: int, names: tuple[str, ...], where: str) -> tuple[int, tuple[str, ...]]:
+    """How many classes there are, and their names; a U-Net may have one more, the null class, which comes last."""
+    null = "DiT" not in kind and len(names) == known - 1
+    if names and not (null or len(names) == known):
+        wanted = f"{known}" if "DiT" in kind else f"{known}, or {known - 1} if the last is the null class"
+        raise InputError(f"{where}: names {len(names)} classes, {source} has {wanted}")
+    return len(names) or known, names
+
+
+def with_names(card: Card, file: str) -> Card:
+    """The card of a class-conditional model whose classes are named by the lines of a file. InputError if they are not.
+
+    Where the model's own folder names them, the file may only leave off its null class by naming one less.
+    """
+    try:
+        with open(os.path.expanduser(file), encoding="utf-8-sig") as opened:
+            names = tuple(line.strip() for line in opened.read().strip("\n").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {file}: cannot be read ({one_line(error)})") from None
+    if "" in names:
+        raise InputError(f"--classes {file}: line {names.index('') + 1} is empty; wanted a class's name in each line")
+    kind = card.parts[ADAPTERS[card.pipeline][0]][1]
+    classes, called = _named(card.source, kind, card.classes, names, f"--classes {file}")
+    return replace(card, classes=classes, called=called)
 
 
 def class_of(library: str, class_name: str):
@@ -222,14 +304,14 @@ def _read_vae(name: str) -> tuple[tuple[hub.Source, str], dict]:
         raise InputError(f"--vae {name}: cannot be read; {wanted}: {one_line(error)}") from None
 
 
-def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], dict[str, dict]]:
-    """The class name of a pipeline, its parts (name -> library, class) and the configurations of the numeric ones."""
+def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], dict[str, dict], dict]:
+    """The class name of a pipeline, its parts (name -> library, class), the configurations of the numeric ones, all."""
     from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 
     declared = DiffusionPipeline.load_config(home.folder)
     parts = {key: tuple(value) for key, value in declared.items() if isinstance(value, list) and any(value)}
     config = {}
-    for part in {"unet", "transformer", "vae", "scheduler"} & parts.keys():
+    for part in {"unet", "transformer", *AUTOENCODERS, "scheduler"} & parts.keys():
         reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
         config[part] = reader.load_config(home.folder, subfolder=part)
-    return str(declared["_class_name"]), parts, config
+    return str(declared["_class_name"]), parts, config, declared

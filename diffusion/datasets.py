@@ -27,7 +27,7 @@ Labels are known at once; images are decoded one at a time, when asked for, so o
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -254,9 +254,23 @@ def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dic
 
 
 def model_arms(
-    name: str, dataset: Dataset, model: str, n_classes: int, root: str | Path = "/datasets"
+    name: str,
+    dataset: Dataset,
+    model: str,
+    n_classes: int,
+    root: str | Path = "/datasets",
+    called: Sequence[str] = (),
 ) -> dict[int, int]:
-    """`class_arms` of a `model` of `n_classes`; InputError where the classes of the data set are not the model's."""
+    """`class_arms` of a `model` of `n_classes`; InputError where the classes of the data set are not the model's.
+
+    Where both name their classes (`called` are the model's), these are matched by name, and only those compete that
+    the data set has. Data of ImageNet and data whose classes are numbers go by number.
+    """
+    if called and dataset.classes and name not in OF_IMAGENET:
+        return _arms_by_name(dataset, model, called)
+    if dataset.classes and not called and name not in TABLE:
+        wanted = "give the model's class names with --classes FILE, a line each, or call the folders by its class ids"
+        raise InputError(f"--dataset {name}: names its classes, {model} does not; {wanted}")
     arms = class_arms(name, n_classes, root)
     known = len(dataset.classes) if name != "objectnet" else 1000
     if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
@@ -264,6 +278,23 @@ def model_arms(
     if strange := sorted(set(dataset.labels) - set(arms.values())):
         raise InputError(f"--dataset {name}: labels {strange[:10]} are no classes of {model}")
     return arms
+
+
+OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class ids are the same everywhere
+
+
+def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
+    """Class id of the model -> class id of the data set, of the same name; case does not matter."""
+    ids = {name.casefold(): k for k, name in enumerate(called)}
+    if strange := [name for name in dataset.classes if name.casefold() not in ids]:
+        knows = ", ".join(called[:10]) + (", ..." if len(called) > 10 else "")
+        found = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
+        raise InputError(f"--dataset {dataset.name}: classes {found} are none of {model}'s: {knows}")
+    folded = [name.casefold() for name in called]
+    if twice := [name for name in dataset.classes if folded.count(name.casefold()) > 1]:
+        raise InputError(f"--dataset {dataset.name}: class {twice[0]!r} is the name of several classes of {model}")
+    arms = {ids[name.casefold()]: k for k, name in enumerate(dataset.classes)}
+    return dict(sorted(arms.items()))
 
 
 # ---- the table ----

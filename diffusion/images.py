@@ -73,3 +73,8 @@ def adm_crop(image: Image.Image, size: int) -> Tensor:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2  # rounds down; torchvision's centre is to even
     return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Images [n, 3, h, w] -> [n, 1, h, w], by Pillow's weights of the colours (ITU-R 601); grey stays as it is."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS
-from diffusion.cards import T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.images import to_grey
 from diffusion.lora import add, embed
 from diffusion.names import ALIASES, EMBEDDED
 from diffusion.process import Process
@@ -63,7 +64,7 @@ def weights_size(card: Card, dtype: torch.dtype) -> int:
         for part, (source, within) in card.places.items():
             cls = class_of(*card.parts[part])
             module = weights.empty(cls, weights.read_config(cls, source.folder / within))
-            itemsize = torch.float32.itemsize if part == "vae" else dtype.itemsize
+            itemsize = torch.float32.itemsize if part in AUTOENCODERS else dtype.itemsize
             total += sum(p.numel() for p in module.parameters()) * itemsize
     return total
 
@@ -90,7 +91,7 @@ def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module
     loaded = {}
     for part, (source, within) in card.places.items():
         cls, folder = class_of(*card.parts[part]), source.folder / within
-        own = dtype and (torch.float32 if part == "vae" else dtype)  # some VAEs overflow in half precision
+        own = dtype and (torch.float32 if part in AUTOENCODERS else dtype)  # some VAEs overflow in half precision
         if part in held:
             loaded[part] = singlefile.load_part(part, cls, folder, tensors, card.file, own)
         else:
@@ -174,7 +175,10 @@ def load_model(
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
-        x = _latent(pipeline.vae, images.to(device, torch.float32))
+        images = images.to(device, torch.float32)
+        if card.autoencoder is None:
+            return to_grey(images) if card.latent[0] == 1 else images
+        x = _latent(getattr(pipeline, card.autoencoder), images)
         release()
         return x
 
@@ -182,7 +186,7 @@ def load_model(
         time = time.float() if time.is_floating_point() else time  # MPS has no float64
         return say(z.to(dtype), time.to(device), told)
 
-    process = Process.from_scheduler(pipeline.scheduler)
+    process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
     return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes)
 
 
@@ -216,7 +220,11 @@ def _latent(vae, images: Tensor) -> Tensor:
         mean = code.latent_dist.mean
     else:  # Sana's and tiny VAEs have no posterior
         mean = code.latent if hasattr(code, "latent") else code.latents
-    return (mean - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, of each channel
+        shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
+        scale = scale / std
+    return (mean - shift) * scale
 
 
 def _warn_of_cuts(pipeline, prompts: list) -> None:

@@ -48,6 +48,7 @@ ALIASES = {  # what the network is told -> name -> places, tried in order; some 
         "dit-256": ["facebook/DiT-XL-2-256"],
         "dit-512": ["facebook/DiT-XL-2-512"],
         "digits": [str(EMBEDDED / "digits-dit")],
+        "fashion": [str(EMBEDDED / "fashion-unet")],
     },
 }
 VERSIONS = {told: ", ".join(known) for told, known in ALIASES.items()}

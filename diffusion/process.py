@@ -13,7 +13,8 @@ class Process:
     alpha: Tensor  # [T] float64
     sigma: Tensor  # [T] float64
     time: Tensor  # [T] what the network is told at level i
-    predicts: str  # "epsilon" | "v_prediction" | "sample" | "flow"
+    predicts: str  # "epsilon" | "v_prediction" | "sample" | "flow" | "edm"
+    data: float = 1.0  # the standard deviation of x that EDM's preconditioning takes
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -25,17 +26,20 @@ class Process:
     def target(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
         """The network's right answer at z; shapes as `noised`.
 
-        eps, v = alpha eps - sigma x (arXiv 2202.00512), x, or u = dz/dsigma = eps - x (arXiv 2210.02747).
+        eps, v = alpha eps - sigma x (arXiv 2202.00512), x, u = dz/dsigma = eps - x (arXiv 2210.02747), or EDM's
+        F = sigma x / data - alpha data eps (arXiv 2206.00364, eq. 8: c_skip z / c_in + c_out F = x).
         """
         if self.predicts == "epsilon":
             return eps
         if self.predicts == "v_prediction":
-            return _at(self.alpha, i, eps) * eps - _at(self.sigma, i, eps) * x
+            return _at(self.alpha * self.data, i, eps) * eps - _at(self.sigma / self.data, i, eps) * x
+        if self.predicts == "edm":
+            return _at(self.sigma / self.data, i, eps) * x - _at(self.alpha * self.data, i, eps) * eps
         if self.predicts == "sample":
             return x.expand_as(eps)
         if self.predicts == "flow":
             return eps - x
-        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction, sample and flow")
+        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction, sample, flow, edm")
 
     @classmethod
     def from_scheduler(cls, scheduler) -> "Process":
@@ -43,8 +47,14 @@ class Process:
 
         Flow matching: alpha = 1 - sigma, and the network is told T sigma. Its T levels are even in sigma: a scheduler's
         `shift` says where sampling steps and training are dense, and such levels decide worse (README, "Any model").
+        EDM: z is what the network sees, c_in (x + s eps); it is told log(s) / 4. The levels are the scheduler's s.
         """
         config = scheduler.config
+        if type(scheduler).__name__.startswith("EDM"):
+            s, data = scheduler.sigmas[:-1].double().flip(0), config.sigma_data  # the last is 0, or there twice
+            alpha = (s**2 + data**2) ** -0.5
+            predicts = "edm" if config.prediction_type == "epsilon" else config.prediction_type
+            return cls(alpha, alpha * s, s.log() / 4, predicts, data)
         predicts = config.get("prediction_type") or ("epsilon" if hasattr(scheduler, "betas") else "flow")
         if predicts not in ("flow", "flow_prediction"):
             abar = (1 - scheduler.betas.double()).cumprod(0)

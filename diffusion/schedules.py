@@ -7,14 +7,15 @@ from diffusion.process import Process
 
 SPELLED = {"v": "v_prediction", "v-prediction": "v_prediction", "velocity": "v_prediction", "eps": "epsilon"}
 SPELLED |= {"noise": "epsilon", "x0": "sample", "original_sample": "sample", "flow": "flow_prediction"}
+EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 KNOWN = {"epsilon", "v_prediction", "sample", "flow_prediction"}
 
 
 def scheduler_of(config: dict, source: str):
     """The scheduler that a configuration describes: its class's, or where that is not to be had, one of equal noise.
 
-    A null is a default; what older versions wrote is understood. InputError, naming the `source`, unless it has betas
-    or is of flow matching, and says what the network predicts in a word that we know.
+    A null is a default; what older versions wrote is understood. InputError, naming the `source`, unless it has betas,
+    or is of flow matching or EDM, and says what the network predicts in a word that we know.
     """
     name = str(config.get("_class_name"))
     told = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
@@ -30,11 +31,11 @@ def scheduler_of(config: dict, source: str):
         cls = diffusers.DDPMScheduler if betas else diffusers.FlowMatchEulerDiscreteScheduler
     try:
         scheduler = cls.from_config(told)
-        flow = "FlowMatch" in cls.__name__
+        flow, edm = "FlowMatch" in cls.__name__, cls.__name__ in EDM
         predicts = scheduler.config.get("prediction_type", "flow_prediction" if flow else "epsilon")
-        if not flow and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
-            raise ValueError("known are those with betas, and flow matching's")
-        if predicts not in KNOWN:
+        if not (flow or edm) and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
+            raise ValueError(f"known are those with betas, flow matching's, and {', '.join(sorted(EDM))}")
+        if predicts not in KNOWN or (edm and predicts not in ("epsilon", "v_prediction")):
             raise ValueError(f"prediction_type {predicts!r}, known are {', '.join(sorted(KNOWN))}")
         if scheduler.config.get("use_flow_sigmas") and predicts != "flow_prediction":
             raise ValueError(f"use_flow_sigmas with prediction_type {predicts!r}")

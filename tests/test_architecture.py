@@ -30,12 +30,12 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
 }
 SCRIPTS = {
     "pandas": {"export", "compare"},  # tables that others read
-    "torchvision": {"write_prompts", "download"},
-    "diffusers": {"benchmark", "flow_mistakes", "train_embedded"},
+    "torchvision": {"write_prompts", "download", "train_classifier"},
+    "diffusers": {"benchmark", "flow_mistakes", "train_classifier", "train_embedded"},
     "transformers": {"train_embedded"},
     "open_clip": {"train_embedded"},
     "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
-    "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_embedded"},
+    "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
 }
 LINES, FUNCTION = 400, 75
 PACKAGE = {path.stem: path for path in sorted((ROOT / "diffusion").glob("*.py")) if path.stem != "__init__"}

@@ -9,14 +9,19 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    DDIMPipeline,
     DDIMScheduler,
+    DDPMPipeline,
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LDMPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -27,6 +32,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -181,6 +188,54 @@ def sit() -> DiTPipeline:
     return dit(FlowMatchEulerDiscreteScheduler())
 
 
+def class_unet(cls=UNet2DModel, channels: int = 1, out: int | None = None, size: int = 16, classes: int = 10, **config):
+    more = {"attention_head_dim": 4, "cross_attention_dim": 8, "mid_block_type": "UNetMidBlock2D"}
+    return cls(
+        sample_size=size, in_channels=channels, out_channels=out or channels, block_out_channels=[8, 16],
+        layers_per_block=1, norm_num_groups=4, down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2,
+        num_class_embeds=classes, **(more if cls is UNet2DConditionModel else {}) | config,
+    )  # fmt: skip
+
+
+def grey_v() -> DDPMPipeline:
+    return DDPMPipeline(class_unet(), DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
+
+
+def colour_variance() -> DDPMPipeline:
+    """As guided diffusion's: epsilon and a variance."""
+    return DDPMPipeline(class_unet(channels=3, out=6, size=12), DDPMScheduler(variance_type="learned_range"))
+
+
+def grey_sample() -> DDIMPipeline:
+    return DDIMPipeline(class_unet(), DDIMScheduler(prediction_type="sample"))
+
+
+def condition_unet() -> DDPMPipeline:
+    return DDPMPipeline(class_unet(UNet2DConditionModel), DDPMScheduler())
+
+
+def edm() -> DDPMPipeline:
+    return DDPMPipeline(class_unet(channels=3), EDMEulerScheduler())
+
+
+def edm_v() -> DDPMPipeline:
+    scheduler = EDMDPMSolverMultistepScheduler(sigma_data=1.0, prediction_type="v_prediction", sigma_max=50.0)
+    return DDPMPipeline(class_unet(), scheduler)
+
+
+def latent_kl() -> LDMPipeline:
+    return LDMPipeline(vae(), class_unet(channels=4, size=4), DDIMScheduler())
+
+
+def latent_vq() -> LDMPipeline:
+    vq = VQModel(
+        block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, vq_embed_dim=3, scaling_factor=0.7,
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+    )  # fmt: skip
+    return LDMPipeline(vq, class_unet(channels=3, size=8), DDPMScheduler())
+
+
+CLASS_UNETS = [grey_v, colour_variance, grey_sample, condition_unet, edm, edm_v, latent_kl, latent_vq]
 TEXT = [sdxl, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size, pixart_sigma, sana]
 
 

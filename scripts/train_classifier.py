@@ -1,0 +1,205 @@
+"""Train a class-conditional diffusion model of labelled images, in pixels; eval_prob_dit.py classifies with it.
+
+    python scripts/train_classifier.py PATH/TO/FOLDER --out my-model --image_size 32 --steps 5000
+    python eval_prob_dit.py --version my-model --dataset PATH/TO/FOLDER --search race --randomize_noise
+
+A U-Net of diffusers that is told class ids, trained to predict v at even levels of a cosine schedule, by diffusers and
+accelerate; the average of its weights is saved, in float16, as a pipeline's folder. OUT/samples.png shows how far it
+is. The same command goes on where it was stopped; with more --steps, a finished training goes on, too.
+"""
+
+from diffusion import names, options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "DATASET")
+    options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
+    options.add(p, "--out -o FOLDER", "to write; default models/my-DATASET")
+    options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    model = p.add_argument_group("model")
+    options.add(model, "--image_size N", "pixels of a side, a multiple of 2 for each level but the first", 32)
+    options.switch(model, "--grey", "one channel, for images without colour")
+    options.add(model, "--channels N", "of each level of the U-Net", [32, 64, 128], nargs="+")
+    options.add(model, "--layers N", "of each level", 1)
+    options.add(model, "--null SHARE", "train so much of each batch on a null class, for guided sampling", 0.0)
+    training = p.add_argument_group("training")
+    options.add(training, "--steps N", "of the optimiser", 5000)
+    options.add(training, "--batch_size -b N", "images in a step", 64)
+    options.add(training, "--lr LR", "learning rate at its highest", 1e-3)
+    options.add(training, "--save_every N", "steps between checkpoints and samples", 500)
+    options.add(training, "--mixed_precision", "of the U-Net in training", "no", choices=["no", "fp16", "bf16"])
+    options.add(training, "--seed N", "of weights, order and noise", 0)
+    return p
+
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from diffusion import InputError
+from diffusion.datasets import Dataset, load_dataset
+from diffusion.images import crop, to_grey
+
+MAY_CHANGE = {"steps", "save_every", "out"}  # when a training goes on
+
+
+def check(args) -> None:
+    options.at_least_one(args, "image_size", "layers", "steps", "batch_size", "save_every")
+    options.not_negative(args, "seed")
+    if min(args.channels) < 8 or any(c % 8 for c in args.channels):
+        raise InputError(f"--channels {' '.join(map(str, args.channels))}: wanted multiples of 8, of each level")
+    if args.image_size % (step := 2 ** (len(args.channels) - 1)):
+        raise InputError(f"--image_size {args.image_size}: {len(args.channels)} levels need a multiple of {step}")
+    if not 0 <= args.null < 1:
+        raise InputError(f"--null {args.null:g}: wanted a share from 0 to less than 1")
+    if not args.lr > 0:
+        raise InputError(f"--lr {args.lr:g}: must be greater than 0")
+
+
+def classes_of(dataset: Dataset) -> list[str]:
+    """The names of all classes, by class id. InputError where there are no labels, or fewer than two."""
+    found = set(dataset.labels)
+    if not dataset.labelled or len(found) < 2:
+        what = f"{len(found)} class" if dataset.labelled else "images without labels"
+        raise InputError(f"dataset {dataset.name!r}: holds {what}, wanted a folder of images for each of two or more")
+    return dataset.classes or [str(k) for k in range(max(found) + 1)]
+
+
+def pixels(dataset: Dataset, size: int, grey: bool) -> TensorDataset:
+    """All images as eval_prob_dit.py will crop them, [n, 1 or 3, size, size] uint8, with their labels."""
+    x = []
+    for k in tqdm(range(len(dataset)), desc="images", unit="image"):
+        try:
+            image = crop(dataset.open(k), size, "adm")[None]
+        except OSError as error:
+            raise InputError(f"dataset {dataset.name!r}: image {k}: {error}; mend or remove it") from None
+        x.append(((to_grey(image) if grey else image) + 1).mul(127.5).round().byte())
+    return TensorDataset(torch.cat(x), torch.tensor(dataset.labels))
+
+
+def build(args, n_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
+    """A U-Net whose lowest level attends, and its noise."""
+    levels = len(args.channels)
+    c = 1 if args.grey else 3
+    unet = UNet2DModel(
+        sample_size=args.image_size, in_channels=c, out_channels=c, block_out_channels=args.channels,
+        layers_per_block=args.layers, norm_num_groups=8, resnet_time_scale_shift="scale_shift",
+        down_block_types=["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D"] + ["UpBlock2D"] * (levels - 1),
+        num_class_embeds=n_classes + (args.null > 0),
+    )  # fmt: skip
+    return unet, DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+
+
+@torch.no_grad()
+def sample(unet: UNet2DModel, scheduler: DDPMScheduler, classes: int, each: int = 8, steps: int = 25) -> torch.Tensor:
+    """`each` images of the first ten classes, a class a row: [n, c, h, w] in 0..1."""
+    ddim = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    ddim.set_timesteps(steps)
+    told = torch.arange(min(classes, 10), device=unet.device).repeat_interleave(each)
+    shape = len(told), unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(unet.device)
+    for t in ddim.timesteps:
+        z = ddim.step(unet(z, t, told).sample, t, z).prev_sample
+    return (z / 2 + 0.5).clamp(0, 1)
+
+
+def save(out: Path, unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, classes: list[str]) -> None:
+    """The pipeline's folder, with the average of the weights, and samples of it."""
+    average = copy.deepcopy(unet).eval()
+    ema.copy_to(average.parameters())
+    save_image(sample(average, scheduler, len(classes)), out / "samples.png", nrow=8)
+    pipeline = DDPMPipeline(average.half(), scheduler)
+    pipeline.register_to_config(id2label=dict(enumerate(classes)))  # as DiT's pipeline names its classes
+    pipeline.save_pretrained(out)
+
+
+def last_checkpoint(folder: Path, told: dict) -> Path | None:
+    """Where a training stopped, if it began; its options are noted. InputError where it was another training."""
+    note = folder / "options.json"
+    if note.exists():
+        before = json.loads(note.read_text())
+        if other := sorted(k for k in told.keys() | before.keys() if told.get(k) != before.get(k)):
+            differs = ", ".join(f"{k} was {before.get(k)}, now {told.get(k)}" for k in other)
+            raise InputError(f"--out {folder.parent}: holds another training ({differs}); give it another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(told, indent=1))
+    return max(folder.glob("step-*"), default=None)
+
+
+def train(args, out: Path, data: TensorDataset, classes: list[str], told: dict) -> None:
+    """Train to args.steps steps from the last checkpoint; a checkpoint is whole or not there."""
+    last = last_checkpoint(out / "training", told)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    done = int(last.name.removeprefix("step-")) if last else 0
+    set_seed(args.seed + done)  # a training that goes on does not repeat its first draws
+    unet, scheduler = build(args, len(classes))
+    print(f"{sum(p.numel() for p in unet.parameters()):,} parameters, {len(data):,} images, {len(classes)} classes")
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr)
+    rate = get_scheduler(
+        "cosine", optimizer, num_warmup_steps=min(200, args.steps // 10), num_training_steps=args.steps
+    )
+    if done < args.steps:
+        order = RandomSampler(data, num_samples=(args.steps - done) * args.batch_size)
+        loader = DataLoader(data, args.batch_size, sampler=order)
+        unet, optimizer, rate, loader = accelerator.prepare(unet, optimizer, rate, loader)
+    ema = EMAModel(accelerator.unwrap_model(unet).parameters(), 0.9999, use_ema_warmup=True, power=0.75)
+    accelerator.register_for_checkpointing(ema)
+    if last:
+        accelerator.load_state(last)
+    if done >= args.steps:
+        print(f"{out}: is trained for {done} steps already; more --steps go on")
+        return
+    bar = tqdm(loader, "training", initial=done, total=args.steps, unit="step", mininterval=2)
+    smooth = None
+    for step, (x, label) in enumerate(bar, done + 1):
+        x = x / 127.5 - 1
+        eps, t = torch.randn_like(x), torch.randint(1000, [len(x)], device=x.device)
+        if args.null:
+            label = label.where(torch.rand(len(x), device=x.device) >= args.null, len(classes))
+        said = unet(scheduler.add_noise(x, eps, t), t, label).sample
+        loss = F.mse_loss(said.float(), scheduler.get_velocity(x, eps, t))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        ema.step(accelerator.unwrap_model(unet).parameters())
+        smooth = loss.item() if smooth is None else smooth + 0.01 * (loss.item() - smooth)
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if step % args.save_every == 0 or step == args.steps:
+            accelerator.save_state(out / "training" / "unfinished")
+            (out / "training" / "unfinished").rename(new := out / "training" / f"step-{step:07d}")
+            for old in set((out / "training").glob("step-*")) - {new}:
+                shutil.rmtree(old)
+            save(out, accelerator.unwrap_model(unet), ema, scheduler, classes)
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    classes = classes_of(dataset)
+    out = args.out or names.EMBEDDED / f"my-{names.tag(dataset.name)}"
+    told = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
+    told |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
+    train(args, out, pixels(dataset, args.image_size, args.grey), classes, told)
+    print(f"{out}: the trained model, and samples.png to look at")
+    return 0
+
+
+if __name__ == "__main__":
+    options.run(main)
