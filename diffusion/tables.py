@@ -1,5 +1,6 @@
 """Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,58 @@ def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
     pred, label = table.pred.to_numpy(), table.label.to_numpy()
     found = measures.accuracy(pred, label, 5 if len(run.classes) > 5 else None, table["rank"])
     return [*found, measures.macro_f1(pred, label)]
+
+
+# ---- side by side ----
+
+
+def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Of each run's `rows_of`, the images that all have, in one order. InputError: there are none, or no labels."""
+    for name, table in rows.items():
+        if "right" not in table:
+            raise InputError(f"{name}: its images have no labels")
+    found = sorted(set.intersection(*(set(table["index"]) for table in rows.values())))
+    if not found:
+        raise InputError("no image that all runs have done")
+    return {name: table.set_index("index", drop=False).loc[found] for name, table in rows.items()}
+
+
+def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A line a run, on the images that all have."""
+    return pd.DataFrame(
+        {
+            "run": name,
+            "images": len(rows[name]),
+            "right, %": results.in_percent(*metrics.share(rows[name].right.to_numpy())),
+            "NFE": f"{rows[name].nfe.mean():,.0f}",
+            "folder": run.folder.name,
+        }
+        for name, run in runs.items()
+    )
+
+
+def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A line for each two runs: the second less the first."""
+    lines = []
+    for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
+        hits = first.right.to_numpy(), second.right.to_numpy()
+        difference, (low, high), p = metrics.paired(*hits)
+        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no answer
+        lines.append({
+            "first": a,
+            "second": b,
+            "second less first, points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
+            "p": f"{p:.2g}",
+            "agree, %": f"{100 * np.mean(first[answer].to_numpy() == second[answer].to_numpy()):.1f}",
+            "only first right": int(np.sum(hits[0] & ~hits[1])),
+            "only second right": int(np.sum(hits[1] & ~hits[0])),
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def side_by_side(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> tuple[list[pd.DataFrame], str]:
+    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what, where not on all."""
+    same = common(rows)
+    shared = len(next(iter(same.values())))
+    part = any(len(table) > shared for table in rows.values())
+    return [_runs(runs, same), _pairs(same)], f"On the {shared} images that all runs have done." if part else ""

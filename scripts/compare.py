@@ -21,51 +21,17 @@ def parser() -> options.Parser:
     return p
 
 
-import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from diffusion import InputError, figures, metrics, names, results, tables
+from diffusion import InputError, figures, names, results, tables
 from diffusion.datasets import as_seen, dataset_of
 from diffusion.files import write_atomic
 from diffusion.results import Run
 from diffusion.search import even
-
-
-def runs_table(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line a run, on the images that all have."""
-    return pd.DataFrame(
-        {
-            "run": name,
-            "images": len(rows[name]),
-            "right, %": results.in_percent(*metrics.share(rows[name].right.to_numpy())),
-            "NFE": f"{rows[name].nfe.mean():,.0f}",
-            "folder": run.folder.name,
-        }
-        for name, run in runs.items()
-    )
-
-
-def pairs_table(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line for each two runs: the second less the first."""
-    lines = []
-    for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
-        hits = first.right.to_numpy(), second.right.to_numpy()
-        difference, (low, high), p = metrics.paired(*hits)
-        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no answer
-        lines.append({
-            "first": a,
-            "second": b,
-            "second less first, points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
-            "p": f"{p:.2g}",
-            "agree, %": f"{100 * np.mean(first[answer].to_numpy() == second[answer].to_numpy()):.1f}",
-            "only first right": int(np.sum(hits[0] & ~hits[1])),
-            "only second right": int(np.sum(hits[1] & ~hits[0])),
-        })  # fmt: skip
-    return pd.DataFrame(lines)
 
 
 def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: Path) -> None:
@@ -130,21 +96,13 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--picture {args.picture}: print_winoground.py --gallery draws matching runs")
     read = {name: tables.rows_of(run) for name, run in runs.items()}
     problems = [problem for _, wrong in read.values() for problem in wrong]
-    common = sorted(set.intersection(*(set(table["index"]) for table, _ in read.values())))
-    for name, (table, _) in read.items():
-        if "right" not in table:
-            raise InputError(f"{runs[name].folder}: its images have no labels")
-    if not common:
-        raise InputError("no image that all runs have done")
-    rows = {name: table.set_index("index", drop=False).loc[common] for name, (table, _) in read.items()}
-    if any(len(table) > len(common) for table, _ in read.values()):
-        print(f"on the {len(common)} images that all runs have done\n")
-    parts = [runs_table(runs, rows), pairs_table(rows)]
-    print("\n\n".join(part.to_markdown(index=False) for part in parts))
+    rows = {name: table for name, (table, _) in read.items()}
+    parts, on = tables.side_by_side(runs, rows)
+    print("\n\n".join([*([on] if on else []), *(part.to_markdown(index=False) for part in parts)]))
     if out:
         write(parts, out)
     if args.picture:
-        draw(runs, rows, args.images, args.picture)
+        draw(runs, tables.common(rows), args.images, args.picture)
     return results.report(problems)
 
 

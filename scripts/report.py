@@ -3,7 +3,8 @@
     python scripts/report.py data/digits/vdigits_1trials_race_3z_500samples --out report.html
 
 Accuracy, confusion, confidence (once scripts/calibrate.py has found a temperature), what an image cost, the most
-confident mistakes with their images, and run.json.
+confident mistakes, the least certain answers and some right ones with their images, and the options. Of several runs on
+the same images: first how they compare, then each run.
 """
 
 from diffusion import names, options
@@ -11,15 +12,17 @@ from diffusion import names, options
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(__doc__, "of a run")
-    options.add(p, "--out HTML", "default report.html in that folder")
+    p = options.parser(__doc__, "FOLDER ...")
+    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "--loss", "decide by this loss; default each run's", choices=names.LOSSES)
+    options.add(p, "--out HTML", "default report.html in the first folder")
     options.add(p, "--mistakes N", "show at most so many", 12)
+    options.add(p, "--others N", "show so many of the least certain answers, and of the right ones", 6)
     return p
 
 
 import base64
 import io
-import json
 import os
 import re
 from collections import Counter
@@ -30,9 +33,10 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion import InputError, calibration, figures, measures, metrics, one_line, results
+from diffusion import InputError, calibration, figures, measures, metrics, one_line, results, tables
 from diffusion.datasets import as_seen, dataset_of
 from diffusion.files import write_atomic
+from diffusion.search import even
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
 THUMBNAIL = 192  # pixels, at most
@@ -75,16 +79,16 @@ def axes_of(width: float, height: float):
     return figure, axes
 
 
-def draw_reliability(sure: np.ndarray, hit: np.ndarray) -> Markup:
+def draw_reliability(sure: np.ndarray, hit: np.ndarray, id: str = "") -> Markup:
     """Confidence [n] and share of hits [n] bool, bin by bin."""
     figure, axes = axes_of(4.4, 3.1)
     confidence, share, images = figures.draw_reliability(axes, sure, hit, labelcolor=INK).T
     first, last = (f"{confidence[k]:.0%} sure, {share[k]:.0%} right" for k in (0, -1))
     told = f"Confidence and share of right answers, in {len(images)} bins of equally many images"
-    return svg(figure, "reliability", f"{told}: the least sure are {first}, the surest {last}")
+    return svg(figure, f"{id}reliability", f"{told}: the least sure are {first}, the surest {last}")
 
 
-def draw_histogram(nfe: np.ndarray) -> Markup:
+def draw_histogram(nfe: np.ndarray, id: str = "") -> Markup:
     """How many images [n] cost how much; logarithmic bins where the costs differ much."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -98,7 +102,9 @@ def draw_histogram(nfe: np.ndarray) -> Markup:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if nfe.max() < 100 * nfe.min() else (1,)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())  # else it writes 3 x 10^2 between, over the others
-    return svg(figure, "histogram", f"Histogram of the NFE of {len(nfe)} images, from {nfe.min():,} to {nfe.max():,}")
+    return svg(
+        figure, f"{id}histogram", f"Histogram of the NFE of {len(nfe)} images, from {nfe.min():,} to {nfe.max():,}"
+    )
 
 
 def draw_curve(curve: np.ndarray, name: str, label: str) -> Markup:
@@ -160,7 +166,9 @@ def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[t
     return [*table, ("NFE per image", cost)]
 
 
-def confidence_of(run: results.Run, read: dict[str, np.ndarray]) -> tuple[np.ndarray | None, Markup | None, str]:
+def confidence_of(
+    run: results.Run, read: dict[str, np.ndarray], id: str
+) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
     if not (run.folder / "calibration.json").exists():
         made = "python scripts/calibrate.py FOLDER fits the temperature that makes them"
@@ -177,45 +185,68 @@ def confidence_of(run: results.Run, read: dict[str, np.ndarray]) -> tuple[np.nda
     chance = calibration.ece_by_chance(sure[held])
     text = f"Expected calibration error {error:.3f} on the {held.sum()} images that the temperature was not fitted on"
     text += f" ({chance:.3f} is what so few show where every confidence is right). Bars: 95% intervals."
-    return sure, draw_reliability(sure[held], hit[held]), text
+    return sure, draw_reliability(sure[held], hit[held], id), text
 
 
-def mistakes_of(
-    run: results.Run, read: dict[str, np.ndarray], sure: np.ndarray | None, most: int, called: list[str]
-) -> tuple[list[dict], str]:
-    """What is shown of the wrong answers, the surest first; and why their images are not, if they are not."""
-    labels, preds = read["label"], read["pred"]
-    gap = -read["scores"][np.arange(len(labels)), labels]  # by how much the label is worse, inf: not known
-    sure_of = np.where(np.isfinite(gap), gap, -1) if sure is None else sure
-    wrong = [k for k in np.argsort(-sure_of, kind="stable") if labels[k] != preds[k]][:most]
-    try:
-        dataset, gone = dataset_of(run.about, names.DATASET_ROOT), ""
-    except InputError as error:
-        dataset, gone = None, f"The images cannot be shown: {error}"
-    shown = []
-    for k in wrong:
+def text_of(record: dict, run: results.Run, label: int, pred: int, sure: float | None, called: dict) -> tuple:
+    """What is said of an answer, and the curve of its own class less the answer, of the runner-up where it is right.
+
+    label and pred are class ids.
+    """
+    against = label
+    if label == pred:
+        scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
+        others = np.where(run.classes == pred, -np.inf, scores)
+        against = int(run.classes[others.argmax()]) if np.isfinite(others).any() else pred
+    text = "" if sure is None else f"{sure:.1%} sure. "
+    if against == pred:
+        return text + "No other class was measured.", np.zeros(0)
+    rows = [row_of(record, run, class_id) for class_id in (against, pred)]
+    curve = running_difference(record, run.arm_class, *rows, run.loss)
+    if len(curve):
+        points = "1 shared point" if len(curve) == 1 else f"{len(curve)} shared points"
+        than = f" than {called[against]}" if label == pred else ""
+        text += f"After {points} the answer is {'worse' if curve[-1] < 0 else 'better'}{than} by {abs(curve[-1]):.3g}."
+    else:
+        text += "Its own class was not among those that were measured."
+    return text, curve
+
+
+def cards(run: results.Run, read: dict[str, np.ndarray], sure: np.ndarray | None, chosen, id: str, dataset) -> tuple:
+    """What is shown of some answers, rows of `read`, with their images, if there is a `dataset`; and what is gone."""
+    known, shown, gone = results.names_of_classes(run), [], ""
+    for k in chosen:
         index = int(read["index"][k])
         record = results.record_of(run, index)
-        label, pred = (row_of(record, run, int(run.classes[each[k]])) for each in (labels, preds))
-        curve = running_difference(record, run.arm_class, label, pred, run.loss)
-        text = "" if sure is None else f"{sure[k]:.1%} sure. "
-        if len(curve):
-            points = "1 shared point" if len(curve) == 1 else f"{len(curve)} shared points"
-            text += f"After {points} the answer is {'worse' if curve[-1] < 0 else 'better'} by {abs(curve[-1]):.3g}."
-        else:
-            text += "Its own class was not among those that were measured."
+        label, pred = (int(run.classes[read[key][k]]) for key in ("label", "pred"))
+        text, curve = text_of(record, run, label, pred, None if sure is None else sure[k], known)
         image = None
         try:
             image = as_seen(dataset, index, run.options) if dataset else None
         except (InputError, IndexError) as error:
             gone = f"Not every image can be shown: {one_line(error)}"
         shown.append({
-            "index": index, "answer": called[preds[k]], "true": called[labels[k]], "text": text,
-            "picture": None if image is None else picture(image),
+            "index": index, "file": record.get("file", ""), "answer": known[pred], "true": known[label],
+            "right": label == pred, "text": text, "picture": None if image is None else picture(image),
             "small": image is not None and max(image.shape) < 96,
-            "curve": draw_curve(curve, f"m{index}", text) if len(curve) > 1 else "",
+            "curve": draw_curve(curve, f"{id}{index}", text) if len(curve) > 1 else "",
         })  # fmt: skip
     return shown, gone
+
+
+def chosen_of(read: dict[str, np.ndarray], sure: np.ndarray | None, most: int, others: int) -> dict[str, list[int]]:
+    """Which answers are shown, rows of `read`: the surest wrong ones, the least certain, right ones spread evenly."""
+    labels, preds, scores = read["label"], read["pred"], read["scores"]
+    gap = -scores[np.arange(len(labels)), labels]  # by how much the label is worse, inf: not known
+    sure_of = np.where(np.isfinite(gap), gap, -1) if sure is None else sure
+    wrong = [k for k in np.argsort(-sure_of, kind="stable") if labels[k] != preds[k]]
+    ahead = -np.sort(scores, 1)[:, -2] if scores.shape[1] > 1 else np.full(len(labels), np.inf)
+    right = np.flatnonzero(labels == preds)
+    return {
+        "mistakes": wrong[:most],
+        "uncertain": np.argsort(ahead, kind="stable")[:others].tolist(),
+        "right": right[even(min(others, len(right)), len(right))].tolist(),
+    }
 
 
 def confusion_of(pred: np.ndarray, label: np.ndarray, called: list[str]) -> tuple[list | None, list | None]:
@@ -230,62 +261,102 @@ def confusion_of(pred: np.ndarray, label: np.ndarray, called: list[str]) -> tupl
     return None, [(called[r], called[c], times) for (r, c), times in pairs.most_common(MATRIX)]
 
 
-def page(run: results.Run, read: dict[str, np.ndarray], problems: list[str], most: int) -> str:
-    """The page of what results.read_scores gives, with at most so many mistakes."""
+def options_of(run: results.Run) -> list[tuple[str, str]]:
+    """Every option that can change a number; of a hash its beginning."""
+    return [(key, re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(value))) for key, value in run.options.items()]
+
+
+def content(run: results.Run, read: dict[str, np.ndarray], problems: list[str], args, id: str) -> dict:
+    """What the page says of a run, of what results.read_scores gives; `id` begins the ids of its sections."""
     known = results.names_of_classes(run)
     called = [known[k] for k in run.classes.tolist()]
     label, pred, nfe = (read[key] for key in ("label", "pred", "nfe"))
     matrix, confused = confusion_of(pred, label, called)
     per_class = metrics.per_class(pred, label)
-    sure, reliability, reliability_text = confidence_of(run, read)
-    mistakes, gone = mistakes_of(run, read, sure, most, called)
+    sure, reliability, reliability_text = confidence_of(run, read, id)
+    try:
+        dataset, gone = dataset_of(run.about, names.DATASET_ROOT), ""
+    except InputError as error:
+        dataset, gone = None, f"The images cannot be shown: {error}"
+    shown = {}
+    for name, chosen in chosen_of(read, sure, args.mistakes, args.others).items():
+        shown[name], lost = cards(run, read, sure, chosen, f"{id}{name[0]}", dataset)
+        gone = gone or lost
 
     same = nfe.min() == nfe.max()
     evaluations = f"{nfe.mean():,.0f} network evaluation{'s' if nfe.mean() >= 1.5 else ''}"
     dearest = np.sort(nfe)[-(-len(nfe) // -10) :].sum() / nfe.sum()
     costs = f"What the images cost. The dearest tenth of them took {dearest:.0%} of all evaluations."
     p, (low, high) = metrics.accuracy(pred, label)
-    sections = ["accuracy", "confusion", "confidence", "mistakes", *["missing"] * bool(problems), "run"]
-    titles = {"confidence": "Confidence and cost", "missing": "Not counted", "run": "The run"}
+    sections = ["accuracy", "confusion", "confidence", "mistakes", "answers", *["missing"] * bool(problems), "run"]
+    titles = {"confidence": "Confidence and cost", "answers": "Other answers", "missing": "Not counted"}
+    titles |= {"run": "The run"}
+    return {
+        "id": id,
+        "title": f"{run.data}, by {run.model}",
+        "lead": f"{(pred == label).sum():,} of {len(label):,} images right: {100 * p:.2f}%"
+        f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {evaluations} an image.",
+        "sections": [(each, titles.get(each, each.capitalize())) for each in sections],
+        "table": summary(run, read, max(run.about["images"], len(label))),
+        "classes": sorted(((called[k], *per_class[k]) for k in per_class), key=lambda c: (c[1] / c[2], c[0])),
+        "names": called,
+        "matrix": matrix,
+        "confused": confused,
+        "reliability": reliability,
+        "reliability_text": reliability_text,
+        "histogram": None if same else draw_histogram(nfe, id),
+        "histogram_text": f"Every image took {evaluations}." if same else costs,
+        **shown,
+        "wrong": int((pred != label).sum()),
+        "gone": gone,
+        "problems": problems,
+        "options": options_of(run),
+        "folder": f"{run.folder.resolve().name}, decided by {run.loss}",
+    }
+
+
+def compared(runs: dict[str, results.Run]) -> dict:
+    """The tables of scripts/compare.py, of several runs."""
+    tables_of, on = tables.side_by_side(runs, {name: tables.images(run)[0] for name, run in runs.items()})
+    return {"on": on, "tables": [(list(table.columns), table.to_numpy().tolist()) for table in tables_of]}
+
+
+def page(runs: dict[str, results.Run], read: list, args) -> str:
+    """The page of runs, and of what results.read_scores gives of each."""
+    several = len(runs) > 1
+    each = [
+        content(run, *found, args, f"run{k}-" if several else "")
+        for k, (run, found) in enumerate(zip(runs.values(), read, strict=True), 1)
+    ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    first = each[0]
     return environment.get_template("report.html.jinja").render(
-        title=f"{run.options['dataset']}, {run.options['split']} split, by {run.model}",
-        lead=f"{(pred == label).sum():,} of {len(label):,} images right: {100 * p:.2f}%"
-        f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {evaluations} an image.",
-        sections=[(id, titles.get(id, id.capitalize())) for id in sections],
-        table=summary(run, read, max(run.about["images"], len(label))),
-        classes=sorted(((called[k], *per_class[k]) for k in per_class), key=lambda each: (each[1] / each[2], each[0])),
-        names=called,
-        matrix=matrix,
-        confused=confused,
-        reliability=reliability,
-        reliability_text=reliability_text,
-        histogram=None if same else draw_histogram(nfe),
-        histogram_text=f"Every image took {evaluations}." if same else costs,
-        mistakes=mistakes,
-        wrong=int((pred != label).sum()),
-        gone=gone,
-        problems=problems,
-        run=json.dumps(run.about, indent=1, ensure_ascii=False),
-        folder=f"{run.folder.resolve().name}, decided by {run.loss}",
+        title=f"{len(each)} runs on {next(iter(runs.values())).data}" if several else first["title"],
+        lead="" if several else first["lead"],
+        runs=each,
+        comparison=compared(runs) if several else None,
     )
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    options.not_negative(args, "mistakes")
-    run = results.read(args.folder, "arms", "dataset", "split", loss=args.loss)
-    out = args.out or run.folder / "report.html"
+    options.not_negative(args, "mistakes", "others")
+    args.folders = [Path(folder) for folder in args.folders]
+    first = results.read(args.folders[0], "arms", "dataset", "split", loss=args.loss)
+    runs = tables.read_same(args.folders, args.loss) if len(args.folders) > 1 else {"": first}
+    out = args.out or first.folder / "report.html"
     if not os.path.isdir(out.parent) or os.path.isdir(out):
         raise InputError(f"--out {out}: wanted a file in a folder that exists")
-    read, problems = results.read_scores(run)
-    problems += results.failures(run.folder, run.done)
-    text = page(run, read, problems, args.mistakes).encode(errors="replace")  # a JSON's half surrogate pair is a ?
+    read = []
+    for run in runs.values():
+        found, problems = results.read_scores(run)
+        read.append((found, problems + results.failures(run.folder, run.done)))
+    text = page(runs, read, args).encode(errors="replace")  # a JSON's half surrogate pair is a ?
     write_atomic(out, lambda file: file.write(text))
     print(out)
-    return results.report(problems)
+    return results.report([problem for _, problems in read for problem in problems])
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_compare_takes_the_images_that_both_have(run_main, tmp_path, two, labels
     for k in range(60):
         records.record_path(half, 120, k).unlink()
     done = run_main(COMPARE, two[0], half)
-    assert done.code == 0 and "on the 60 images that all runs have done" in done.out
+    assert done.code == 0 and "On the 60 images that all runs have done" in done.out
 
 
 def test_compare_refuses_other_images(run_main, tmp_path, two, labels):
