@@ -262,12 +262,19 @@ def confusion_of(pred: np.ndarray, label: np.ndarray, called: list[str]) -> tupl
 
 
 def options_of(run: results.Run) -> list[tuple[str, str]]:
-    """Every option that can change a number; of a hash its beginning."""
-    return [(key, re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(value))) for key, value in run.options.items()]
+    """Every option that can change a number; of a hash its beginning, of a local path its end."""
+    short = {key: re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", local(value)) for key, value in run.options.items()}
+    return list(short.items())
 
 
-def content(run: results.Run, read: dict[str, np.ndarray], problems: list[str], args, id: str) -> dict:
-    """What the page says of a run, of what results.read_scores gives; `id` begins the ids of its sections."""
+def local(value) -> str:
+    """As text; of an absolute path its last part: whose machine it was on is nobody's business."""
+    return Path(str(value)).name if os.path.isabs(str(value)) else str(value)
+
+
+def content(run: results.Run, read: dict[str, np.ndarray], problems: list[str], args, number: int) -> dict:
+    """What the page says of a run, of what results.read_scores gives; `number`: which of several, 0 of one."""
+    id = f"run{number}-" if number else ""  # begins the ids of its sections
     known = results.names_of_classes(run)
     called = [known[k] for k in run.classes.tolist()]
     label, pred, nfe = (read[key] for key in ("label", "pred", "nfe"))
@@ -293,7 +300,7 @@ def content(run: results.Run, read: dict[str, np.ndarray], problems: list[str], 
     titles |= {"run": "The run"}
     return {
         "id": id,
-        "title": f"{run.data}, by {run.model}",
+        "title": (f"Run {number}: " if number else "") + f"{run.data}, by {local(run.model)}",
         "lead": f"{(pred == label).sum():,} of {len(label):,} images right: {100 * p:.2f}%"
         f" (95% interval {100 * low:.2f} to {100 * high:.2f}), at {evaluations} an image.",
         "sections": [(each, titles.get(each, each.capitalize())) for each in sections],
@@ -325,7 +332,7 @@ def page(runs: dict[str, results.Run], read: list, args) -> str:
     """The page of runs, and of what results.read_scores gives of each."""
     several = len(runs) > 1
     each = [
-        content(run, *found, args, f"run{k}-" if several else "")
+        content(run, *found, args, k if several else 0)
         for k, (run, found) in enumerate(zip(runs.values(), read, strict=True), 1)
     ]
     environment = jinja2.Environment(

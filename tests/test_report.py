@@ -94,7 +94,7 @@ def test_the_numbers_are_those_of_print_acc(run_main, run):
     )
     for word, row in zip(words, counts, strict=True):
         assert f"{word} {' '.join(map(str, row))}" in text
-    assert "Expected calibration error" in text and '"to_keep"' not in text and '"max_samples": 4' in text
+    assert "Expected calibration error" in text and "to_keep" not in text and "max_samples 4 " in text
 
 
 def test_a_page_is_the_same_bytes_twice_and_holds_all_it_needs(run_main, run):
@@ -187,9 +187,9 @@ def test_mistakes_that_are_not_shown_are_counted(run_main, copy):
     for path in folder.glob("*.pt"):
         record = load_record(path)
         torch.save(record | {"label": (record["pred"] + 1) % 10}, path)
-    text = str(Text(page_of(run_main, folder, "--mistakes", 0)))
+    text = str(Text(page_of(run_main, folder, "--mistakes", 0, "--others", 0)))
     assert "30 of the answers are wrong; none of them is shown." in text and "is right so far" not in text
-    text = str(Text(page_of(run_main, folder, "--mistakes", 2)))
+    text = str(Text(page_of(run_main, folder, "--mistakes", 2, "--others", 0)))
     assert "Shown are 2 of 30." in text and text.count("% sure. After") == 2
 
 
@@ -263,7 +263,7 @@ def test_a_run_of_one_stage_and_one_image(run_main, tmp_path, model_folder):
     """All costs are the same; the page lies in the run's folder, which goes on from there."""
     args = [*options(model_folder, to_keep="1", n_samples="2"), *subset(tmp_path, 7)]
     folder = folder_of(run_main(SCRIPT, *args))
-    assert run_main(REPORT, folder).code == 0
+    assert run_main(REPORT, folder, "--others", 0).code == 0
     page = (folder / "report.html").read_text()
     assert "Every image took 20 network evaluations." in page and "<svg" not in page
     assert "1 done before" in run_main(SCRIPT, *args).out
@@ -280,6 +280,47 @@ def test_a_run_of_a_baseline_has_no_curves(run_main, copy, tmp_path):
     text = str(Text(page := page_of(run_main, folder, "--mistakes", 3)))
     assert "After 1 shared point the answer is better by 1." in text and "The curve is" not in text
     assert "Every image took 1 network evaluation." in text and 'class="cards"' in page and "0 of 30 images" in text
+
+
+def test_other_answers(run_main, run):
+    """The least certain have the next class closest behind; the right ones are right."""
+    page = page_of(run_main, run, "--others", 4, "--mistakes", 0)
+    shown = page.split('id="answers"')[1]
+    uncertain, right = (re.findall(r"image (\d+)", part) for part in shown.split("Some right ones"))
+    rows = {row["index"]: row for row in (load_record(path) for path in run.glob("*.pt"))}
+
+    def ahead(index: int) -> float:
+        excess = metrics.excess(rows[index], np.arange(10), rows[index]["pred"], "l2")
+        return np.sort(np.maximum(excess, 0))[1]
+
+    assert [int(index) for index in uncertain] == sorted(rows, key=lambda k: (ahead(k), k))[:4]
+    assert len(right) == 4 and all(rows[int(k)]["pred"] == rows[int(k)]["label"] for k in right)
+
+
+def test_several_runs(run_main, run, copy):
+    """First how they compare, as scripts/compare.py has it, then each; ids are not used twice."""
+    other = copy(lambda told: told["options"].update(version="another"))
+    for path in sorted(other.glob("*.pt"))[:3]:
+        record = load_record(path)
+        wrong = (record["label"] + 1) % 10
+        torch.save(
+            one_point(-torch.eye(10)[wrong], "l2", index=record["index"], label=record["label"], pred=wrong), path
+        )
+    out = other.parent / "page.html"
+    assert run_main(REPORT, run, other, "--out", out).code == 0
+    page = out.read_text()
+    text = str(Text(page))
+    assert (
+        text.index("Comparison")
+        < text.index("Run 1: digits, test split, by sd")
+        < text.index("Run 2: digits, test split, by another")
+    )
+    cells = re.findall(r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)", run_main("scripts/compare.py", run, other).out)
+    assert len(cells) == 1 and cells[0] in text
+    ids = re.findall(r' id="(.*?)"', page)
+    assert len(ids) == len(set(ids))
+    hrefs = re.findall(r'href="#(.*?)"', page)
+    assert set(hrefs) <= set(ids)
 
 
 def test_colours_are_told_apart():
@@ -314,10 +355,12 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def page_file(run_once, run, tmp_path_factory):
+@pytest.fixture(scope="module", params=["one run", "two runs"])
+def page_file(run_once, run, tmp_path_factory, request):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    assert run_once(REPORT, run, "--out", path).code == 0
+    other = shutil.copytree(run, path.parent / "other")
+    runs = [run] if request.param == "one run" else [run, other]
+    assert run_once(REPORT, *runs, "--out", path).code == 0
     return path
 
 
@@ -368,7 +411,7 @@ def test_a_phone_is_not_widened_by_long_names(run_main, browser, copy, tmp_path)
 def test_paper_is_white(view):
     """Whatever the scheme of the screen; and the names of the matrix's rows stay in sight."""
     page, _ = view
-    row, region = page.locator(".matrix [scope=row]").first, page.locator(".scroll:has(.matrix)")
+    row, region = page.locator(".matrix [scope=row]").first, page.locator(".scroll:has(.matrix)").first
     region.evaluate("each => each.scrollLeft = 1000")
     assert row.bounding_box()["x"] == pytest.approx(region.bounding_box()["x"], abs=2)
     page.emulate_media(media="print")
