@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,8 @@ def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple
 
     A file that is no record of its image is named, and its image is to do.
     """
-    records.open_run(folder, options, about)
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
+    records.open_run(folder, options, about | {"versions": versions})
     there = records.clean(folder, mine)
     rows, problems = results.read_rows((there[k] for k in mine if k in there), own=True)
     for problem in problems:
