@@ -69,7 +69,7 @@ def search_of(
     check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
     levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials)
     largest = np.sort(arms)[::-1]
-    kept = [args.candidates or len(arms), *args.to_keep[:-1]]
+    kept = np.minimum([len(arms), *args.to_keep[:-1]], args.candidates or len(arms))
     nfe = sum(largest[:k].sum() * n for k, n in zip(kept, np.diff(ends, prepend=0), strict=True))
     return levels, start, int(nfe), len(set(arms)) == 1
 

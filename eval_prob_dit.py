@@ -119,7 +119,7 @@ def search_of(
         usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
     levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials)
-    nfe = int(np.dot([most, *to_keep[:-1]], np.diff(ends, prepend=0)))
+    nfe = int(np.dot(np.minimum([most, *to_keep[:-1]], most), np.diff(ends, prepend=0)))
     return n_samples, to_keep, levels, start, nfe
 
 

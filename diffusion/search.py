@@ -6,12 +6,13 @@ left, the leader first; more than one where its budget ended before it came to a
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Generator
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from diffusion import InputError
+from diffusion import InputError, InputWarning
 
 Search = Generator[tuple[np.ndarray, int], np.ndarray, np.ndarray]
 
@@ -73,7 +74,7 @@ def noise_rows(levels: np.ndarray, n_trials: int, randomize: bool) -> np.ndarray
 
 
 def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: int) -> None:
-    """Raises InputError unless the schedule can be run on `n_classes` classes and T levels."""
+    """Raises InputError unless the schedule can be run on T levels; warns where its first stage keeps all classes."""
     given = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"
     problem = None
     if len(to_keep) != len(n_samples):
@@ -86,12 +87,12 @@ def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: 
         problem = "--to_keep must shrink from stage to stage"
     elif to_keep[-1] != 1:
         problem = f"--to_keep must end in 1, the answer, not in {to_keep[-1]}"
-    elif to_keep[0] > n_classes:
-        problem = f"the first stage cannot keep {to_keep[0]} of {n_classes} classes"
     elif n_samples[-1] > T:
         problem = f"the model has only {T} noise levels"
     if problem:
         raise InputError(f"{given}: {problem}")
+    if to_keep[0] > n_classes:
+        warnings.warn(f"{given}: the first stage keeps all classes, there are {n_classes}", InputWarning, stacklevel=2)
 
 
 def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:

@@ -172,7 +172,6 @@ def test_dit_takes_candidates_too(run_main, few, dit_folder):
     (SCRIPT, "--candidates 3 --candidates_from {texts}", "holds <U1 [497, 10]"),
     (SCRIPT, "--candidates 3 --candidates_from {nan}", "nan at [7, 2]"),
     (SCRIPT, "--candidates 3 --candidates_from {narrow} --pretrained x", "--pretrained: is for --candidates_from"),
-    (SCRIPT, "--candidates 3 --candidates_from {good} --to_keep 5 1 --n_samples 2 4", "cannot keep 5 of 3 classes"),
     (SCRIPT, "--candidates 3 --candidates_from {good} --search race --budget 5", "the first look alone takes 6"),
     (DIT, "--candidates 3 --candidates_from {good} --cls 0-4", "--candidates: of a part of the classes"),
 ])  # fmt: skip

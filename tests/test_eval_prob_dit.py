@@ -608,8 +608,6 @@ def refused(run_main, tmp_path, monkeypatch):
         ("--n_samples 4 12", ["--n_samples 4 12", "equally many"]),
         ("--to_keep 3 1", ["--to_keep 3 1", "equally many"]),
         ("--to_keep 3 1 --n_samples 4", ["equally many"]),
-        ("--to_keep 11 1 --n_samples 4 8", ["11 of 10 classes"]),
-        ("--to_keep 3 1 --n_samples 4 8 --cls 4-5", ["3 of 2 classes"]),
         ("--to_keep 1 --n_samples 1001", ["only 1000 noise levels"]),
         # the race
         ("--search race --cls 0-4", ["--cls", "not for race"]),

@@ -167,7 +167,7 @@ def test_a_simulation_with_levels(run_main):
         ([*PETS, "--max_samples", 251], "--levels 0-1: 250 points are there, --max_samples is 251; wanted"),
         ([*PETS, "--z", 2, "nan"], "--z 2 nan: must be greater than 0"),
         ([*PETS, "--to_keep", 5, 1], "--to_keep and --n_samples: wanted both"),
-        ([*PETS, "--to_keep", 40, 1, "--n_samples", 2, 4], "the first stage cannot keep 40 of 37 classes"),
+        ([*PETS, "--to_keep", 40, 2, "--n_samples", 2, 4], "must end in 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(run_main, given, said):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import InputError
+from diffusion import InputError, InputWarning
 from diffusion.search import (
     NEAREST,
     PRIOR,
@@ -263,7 +263,6 @@ def test_float32_errors_are_summed_in_float64():
         ([1, 1], [50, 500], "--to_keep must shrink"),
         ([5, 2], [50, 500], "must end in 1, the answer, not in 2"),
         ([5], [50], "must end in 1, the answer, not in 5"),
-        ([11, 1], [50, 500], "cannot keep 11 of 10 classes"),
         ([5, 1], [50, 1001], "only 1000 noise levels"),
         ([1], [2000], "only 1000 noise levels"),
     ],
@@ -274,6 +273,14 @@ def test_schedules_that_cannot_be_run(to_keep, n_samples, says):
     message = str(error.value)
     assert says in message and "\n" not in message
     assert message.startswith(f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}:")
+
+
+def test_a_stage_that_keeps_more_than_there_are_keeps_all():
+    with pytest.warns(InputWarning, match="the first stage keeps all classes, there are 4"):
+        check_schedule(4, [50, 500], [5, 1], 1000)
+    errors = np.random.default_rng(0).random((4, 12))
+    winner, _, nfe = play(halving(4, [3, 12], [5, 1]), errors)
+    assert winner == [errors.sum(1).argmin()] and nfe == 4 * 12
 
 
 @pytest.mark.parametrize("to_keep, n_samples", [([1], [1]), ([10, 1], [1, 1000]), ([5, 1], [50, 500])])
