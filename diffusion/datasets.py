@@ -268,7 +268,8 @@ def model_arms(
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
         wanted = "give the model's class names with --classes FILE, a line each, or call the folders by its class ids"
-        raise InputError(f"--dataset {name}: names its classes, {model} does not; {wanted}")
+        said = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
+        raise InputError(f"--dataset {name}: {said}; {wanted}")
     arms = class_arms(name, n_classes, root)
     known = len(dataset.classes) if name != "objectnet" else 1000
     if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
