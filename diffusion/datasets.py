@@ -283,16 +283,23 @@ OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class 
 
 
 def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
-    """Class id of the model -> class id of the data set, of the same name; case does not matter."""
-    ids = {name.casefold(): k for k, name in enumerate(called)}
+    """Class id of the model -> class id of the data set, of the same name; case does not matter.
+
+    A model's name with commas, as ImageNet's "tench, Tinca tinca", is a list of names, and one as a whole.
+    """
+    ids: dict[str, set[int]] = {}
+    for k, name in enumerate(called):
+        for each in (name, *name.split(",")):
+            ids.setdefault(each.strip().casefold(), set()).add(k)
     if strange := [name for name in dataset.classes if name.casefold() not in ids]:
-        knows = ", ".join(called[:10]) + (", ..." if len(called) > 10 else "")
+        knows = "; ".join(called[:10]) + ("; ..." if len(called) > 10 else "")
         found = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
         raise InputError(f"--dataset {dataset.name}: classes {found} are none of {model}'s: {knows}")
-    folded = [name.casefold() for name in called]
-    if twice := [name for name in dataset.classes if folded.count(name.casefold()) > 1]:
+    if twice := [name for name in dataset.classes if len(ids[name.casefold()]) > 1]:
         raise InputError(f"--dataset {dataset.name}: class {twice[0]!r} is the name of several classes of {model}")
-    arms = {ids[name.casefold()]: k for k, name in enumerate(dataset.classes)}
+    arms = {min(ids[name.casefold()]): k for k, name in enumerate(dataset.classes)}
+    if len(arms) < len(dataset.classes):
+        raise InputError(f"--dataset {dataset.name}: several of its classes are one class of {model}")
     return dict(sorted(arms.items()))
 
 
