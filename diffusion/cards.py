@@ -208,7 +208,7 @@ def _side(source: str, network: dict) -> int | None:
 
 def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int, tuple[str, ...]]:
     """How many classes a network was trained with, its null class apart, and their names where its folder says."""
-    if "DiT" in kind:
+    if not kind.startswith("UNet"):
         known = network["num_embeds_ada_norm"]  # its null class comes on top
     else:
         known = network.get("num_class_embeds")
@@ -228,9 +228,9 @@ def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int
 
 def _named(source: str, kind: str, known: int, names: tuple[str, ...], where: str) -> tuple[int, tuple[str, ...]]:
     """How many classes there are, and their names; a U-Net may have one more, the null class, which comes last."""
-    null = "DiT" not in kind and len(names) == known - 1
+    null = kind.startswith("UNet") and len(names) == known - 1
     if names and not (null or len(names) == known):
-        wanted = f"{known}" if "DiT" in kind else f"{known}, or {known - 1} if the last is the null class"
+        wanted = f"{known}" if not kind.startswith("UNet") else f"{known}, or {known - 1} if the last is the null class"
         raise InputError(f"{where}: names {len(names)} classes, {source} has {wanted}")
     return len(names) or known, names
 

@@ -270,7 +270,8 @@ def model_arms(
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
         wanted = "give the model's class names with --classes FILE, a line each, or call the folders by its class ids"
-        raise InputError(f"--dataset {name}: names its classes, {model} does not; {wanted}")
+        said = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
+        raise InputError(f"--dataset {name}: {said}; {wanted}")
     arms = class_arms(name, n_classes, root)
     known = len(dataset.classes) if name != "objectnet" else 1000
     if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
@@ -284,16 +285,23 @@ OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class 
 
 
 def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
-    """Class id of the model -> class id of the data set, of the same name; case does not matter."""
-    ids = {name.casefold(): k for k, name in enumerate(called)}
+    """Class id of the model -> class id of the data set, of the same name; case does not matter.
+
+    A model's name with commas, as ImageNet's "tench, Tinca tinca", is a list of names, and one as a whole.
+    """
+    ids: dict[str, set[int]] = {}
+    for k, name in enumerate(called):
+        for each in (name, *name.split(",")):
+            ids.setdefault(each.strip().casefold(), set()).add(k)
     if strange := [name for name in dataset.classes if name.casefold() not in ids]:
-        knows = ", ".join(called[:10]) + (", ..." if len(called) > 10 else "")
+        knows = "; ".join(called[:10]) + ("; ..." if len(called) > 10 else "")
         found = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
         raise InputError(f"--dataset {dataset.name}: classes {found} are none of {model}'s: {knows}")
-    folded = [name.casefold() for name in called]
-    if twice := [name for name in dataset.classes if folded.count(name.casefold()) > 1]:
+    if twice := [name for name in dataset.classes if len(ids[name.casefold()]) > 1]:
         raise InputError(f"--dataset {dataset.name}: class {twice[0]!r} is the name of several classes of {model}")
-    arms = {ids[name.casefold()]: k for k, name in enumerate(dataset.classes)}
+    arms = {min(ids[name.casefold()]): k for k, name in enumerate(dataset.classes)}
+    if len(arms) < len(dataset.classes):
+        raise InputError(f"--dataset {dataset.name}: several of its classes are one class of {model}")
     return dict(sorted(arms.items()))
 
 

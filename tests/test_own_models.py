@@ -125,7 +125,7 @@ RUN = "--search", "race", "--max_samples", 4, "--device", "cpu"
 
 def test_classes_are_matched_by_name(run_main, tmp_path):
     """The model's order is not the folders', and the data lacks one of its classes."""
-    model = named(tmp_path / "model", ["owl", "Ant", "cat", "bee"], 4)
+    model = named(tmp_path / "model", ["owl", "Ant, emmet", "cat", "bee"], 4)
     data = images(tmp_path / "photos", ["ant", "bee", "owl"])
     done = run_main(SCRIPT, "--version", model, "--dataset", data, *RUN)
     assert done.code == 0, done.err
@@ -140,6 +140,16 @@ def test_a_null_class_is_no_answer(run_main, tmp_path, classes):
     assert read_card(str(model), told="class").classes == 3
     done = run_main(SCRIPT, "--version", model, "--dataset", images(tmp_path / "p", ["ant", "bee", "owl"]), *RUN)
     assert done.code == 0, done.err
+
+
+def test_a_name_of_two_classes_is_refused(run_main, tmp_path):
+    model = named(tmp_path / "model", ["crane, bird", "crane", "owl"], 3)
+    done = run_main(SCRIPT, "--version", model, "--dataset", images(tmp_path / "a", ["crane", "owl"]), *RUN)
+    assert done.code == 2 and "'crane' is the name of several classes" in done.err
+    done = run_main(SCRIPT, "--version", model, "--dataset", images(tmp_path / "b", ["bird", "owl"]), *RUN)
+    assert done.code == 0, done.err
+    done = run_main(SCRIPT, "--version", model, "--dataset", images(tmp_path / "c", ["bird", "crane, bird"]), *RUN)
+    assert done.code == 2 and "are one class" in done.err
 
 
 def test_names_from_a_file(run_main, tmp_path):
