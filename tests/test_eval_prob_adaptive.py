@@ -376,7 +376,7 @@ def test_what_a_race_leaves(run_main, tmp_path, model_folder):
     records = records_of(result)
     right = sum(record["pred"] == record["label"] for record in records.values())
     printed = run_main(PRINT, folder)
-    assert printed.code == 0 and printed.out.splitlines() == table_of(result)
+    assert printed.code == 0 and printed.out.splitlines()[3:] == table_of(result)
     assert "6 of 6" in printed.out and f"top-1 accuracy  {100 * right / 6:.2f}%" in printed.out
     assert f"(in all {sum(record['nfe'] for record in records.values()):,})" in printed.out
     right = 0
@@ -571,7 +571,9 @@ def test_from_the_shell(run_script, tmp_path):
     assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each
     assert "2/2" in result.err and "24 NFE each" in result.err and "NFE/s" in result.err
     printed = run_script("scripts/print_acc.py", folder)
-    assert printed.code == 0 and printed.out.splitlines() == table
+    assert printed.code == 0 and printed.out.splitlines()[3:] == table
+    about = [("run", folder), ("model", "digits"), ("data", "digits, test split")]
+    assert printed.out.splitlines()[:3] == [f"{name:<15} {value}" for name, value in about]
 
 
 def pictures(folder: Path) -> Path:

@@ -157,7 +157,7 @@ def test_workers_and_resume_change_no_bit(run_once, run_main, grid, three):
     (folder / ".003.pt.elsewhere-1").write_bytes(b"half")  # as a writer that died leaves it
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     resumed = run_main(SCRIPT, *grid, *three)
-    assert "3 images, 200 NFE and 0.0 MB each, 2 done before" in resumed.out
+    assert "3 images, 2 done before, 200 NFE each in 0.0 MB, 200 NFE to do" in resumed.out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same(records_of(resumed), whole)
 
@@ -206,7 +206,7 @@ def test_a_race_depends_on_its_options_alone(run_once, run_main, raced, three):
     whole = run_once(SCRIPT, *raced, *three)
     told = read_run(folder_of(whole))["options"]
     assert (told["search"], told["z"], told["max_samples"], told["budget"]) == ("race", 3.0, 20, None)
-    assert "3 images, at most 200 NFE and" in whole.out
+    assert "3 images, 0 done before, at most 200 NFE each in 0.0 MB, at most 600 NFE to do" in whole.out
     for batch_size, in_flight in ((1, 2), (64, 1)):
         result = run_main(SCRIPT, *raced, *three, "-b", batch_size, "--in_flight", in_flight, log=f"b{batch_size}")
         assert_same(records_of(result), records_of(whole))
@@ -223,7 +223,7 @@ def test_a_budget_ends_a_race(run_once, run_main, raced, three):
     free = records_of(run_once(SCRIPT, *raced, *three))
     result = run_main(SCRIPT, *raced, *three, "--budget", 20)
     assert folder_of(result).parent.name == "DiT32x32-dit_1trials_race_3z_20samples_20NFE_randnoise"
-    assert "3 images, at most 20 NFE and" in result.out
+    assert "3 images, 0 done before, at most 20 NFE each in" in result.out
     for index, record in records_of(result).items():
         assert record["nfe"] == 20 and record["counts"].tolist() == [2] * 10
         assert record["decided"] == (free[index]["nfe"] == 20)
@@ -236,7 +236,7 @@ def test_the_other_scripts_read_a_race(run_once, run_main, tmp_path, raced, thre
     result = run_once(SCRIPT, *raced, *three)
     folder = folder_of(result)
     printed = run_main("scripts/print_acc.py", folder)
-    assert printed.code == 0 and printed.out.splitlines() == result.out.splitlines()[2:]
+    assert printed.code == 0 and printed.out.splitlines()[3:] == result.out.splitlines()[2:]
     drawn = run_main("scripts/plot_errors.py", folder, tmp_path / "errors.png")
     assert drawn.code == 0 and Image.open(tmp_path / "errors.png").format == "PNG", drawn.err
     by_loss = run_main("scripts/print_dit_acc.py", folder.parents[1], "--dataset", "digits")
@@ -274,7 +274,10 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
     assert record.keys() == keys
     assert record["index"] == 5 and record["label"] == load_dataset("digits").labels[5]
     assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
-    assert record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"]) and "1 images, 95 NFE" in result.out
+    assert (
+        record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"])
+        and "1 images, 0 done before, 95 NFE each" in result.out
+    )
     column = LOSSES.index(loss)
     stage = [block[:5, column].mean(dtype=np.float64) for block in blocks(record)]
     last = {arm: block[:, column].mean(dtype=np.float64) for arm, block in in_level_order(record).items()}
@@ -432,9 +435,9 @@ def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, di
     assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"] and folder_of(result) == folder
     assert_same(records_of(result), records_of(run_main(SCRIPT, *options(dit_folder, *args))))
     head, _, *table = result.out.splitlines()
-    assert head == f"digits, test split: 2 images, 20 NFE and 0.0 MB each, 0 done before -> {folder}"
-    assert run_main("scripts/print_acc.py", folder).out.splitlines() == table
-    assert [line for line in re.split(r"[\r\n]+", result.err) if line and "image/s" not in line] == []
+    assert head == f"digits, test split: 2 images, 0 done before, 20 NFE each in 0.0 MB, 40 NFE to do -> {folder}"
+    assert run_main("scripts/print_acc.py", folder).out.splitlines()[3:] == table
+    assert [line for line in re.split(r"[\r\n]+", result.err) if line and "NFE each" not in line] == []
 
 
 def test_code_in_weights_is_not_run(run_main, tmp_path, dit_folder):
@@ -706,12 +709,12 @@ def test_models_of_the_other_kind(refused, dit_folder):
 
 
 def test_own_data_with_other_classes(refused, run_main, tmp_path, dit_folder):
-    """Folders named by numbers are the model's class ids; names must be as many as its classes."""
+    """Folders named by numbers are the model's class ids; names need names of the model's."""
     for name in ("named/cat", "named/dog", "ids/3", "ids/10", "fine/3", "fine/7"):
         (tmp_path / name).mkdir(parents=True)
         Image.new("RGB", (40, 33)).save(tmp_path / name / "1.png")
     args = ["--version", dit_folder, "--device", "cpu", "--t_interval", 500]
-    assert "named: is of 2 classes" in refused("--dataset", tmp_path / "named", *args)
+    assert "--classes FILE" in refused("--dataset", tmp_path / "named", *args)
     assert "labels [10] are no classes" in refused("--dataset", tmp_path / "ids", *args)
     records = records_of(run_main(SCRIPT, "--dataset", tmp_path / "fine", *args))
     assert [record["label"] for record in records.values()] == [3, 7]
