@@ -269,7 +269,7 @@ def model_arms(
     if called and dataset.classes and name not in OF_IMAGENET:
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
-        wanted = "give the model's class names with --classes FILE, a line each, or call the folders by its class ids"
+        wanted = "call the folders by its class ids, or give its class names (--classes FILE of eval_prob_dit.py)"
         said = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
         raise InputError(f"--dataset {name}: {said}; {wanted}")
     arms = class_arms(name, n_classes, root)

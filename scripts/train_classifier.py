@@ -15,7 +15,7 @@ from diffusion import names, options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
     options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
-    options.add(p, "--out -o FOLDER", "to write; default models/my-DATASET")
+    options.add(p, "--out -o FOLDER", "to write; default my-DATASET")
     options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
     model = p.add_argument_group("model")
     options.add(model, "--image_size N", "pixels of a side, a multiple of 2 for each level but the first", 32)
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
     check(args)
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
     classes = classes_of(dataset)
-    out = args.out or names.EMBEDDED / f"my-{names.tag(dataset.name)}"
+    out = args.out or Path(f"my-{names.tag(dataset.name)}")
     told = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
     told |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
     train(args, out, pixels(dataset, args.image_size, args.grey), classes, told)
