@@ -149,6 +149,12 @@ def decider(run: Run, vote: bool = False):
     return decide
 
 
+def decided(run: Run, vote: bool = False) -> tuple[list[dict], list[str]]:
+    """`read_rows` of all images done, decided by `decider`."""
+    arms = {"loss": run.loss, "arms": len(run.arm_class)}
+    return read_rows(run.done.values(), own=True, change=decider(run, vote), **arms)
+
+
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     """The images done of a run, and what is wrong with others; InputError where none is done.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusion import InputError, calibration, matching, measures, metrics, results
+from diffusion import InputError, calibration, matching, measures, metrics, records, results
 from diffusion.measures import Measure
 from diffusion.results import Run
 
@@ -19,8 +19,8 @@ def is_matching(run: Run) -> bool:
 
 def read(folder: Path, loss: str | None = None) -> Run:
     """A run of any kind that has answers. InputError as results.read."""
-    run = results.read(folder, "dataset", loss=loss, answers=False)
-    return run if is_matching(run) else results.read(folder, loss=loss)
+    matched = "examples" in records.read_run(records.run_folder(folder))
+    return results.read(folder, "dataset", loss=loss, answers=not matched)
 
 
 def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
@@ -46,8 +46,7 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     """
     known = results.names_of_classes(run)
     temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
-    arms = {"loss": run.loss, "arms": len(run.arm_class)}
-    rows, problems = results.read_rows(run.done.values(), own=True, change=results.decider(run, vote), **arms)
+    rows, problems = results.decided(run, vote)
     if not rows:
         raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
     each = np.array([row.pop("scores") for row in rows])  # [n, K]

@@ -35,8 +35,7 @@ def scores_of(run: Run) -> tuple[dict[int, np.ndarray], dict[int, dict], list[st
 
     A class that was not measured counts as the worst of those that were.
     """
-    arms = {"loss": run.loss, "arms": len(run.arm_class)}
-    rows, problems = results.read_rows(run.done.values(), own=True, change=results.decider(run), **arms)
+    rows, problems = results.decided(run)
     found = {}
     for row in rows:
         scores = row["scores"]

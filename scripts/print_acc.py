@@ -159,8 +159,7 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
     problems = []
     for folder in folders:
         run = results.read(folder, loss=loss, answers=bool(loss))
-        change = {"change": results.decider(run), "loss": run.loss, "arms": len(run.arm_class)} if loss else {}
-        rows, wrong = results.read_rows(run.done.values(), own=True, **change)
+        rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), own=True)
         problems += [*wrong, *results.failures(run.folder, run.done)]
         both = results.answers(rows)
         score = results.in_percent(*metrics.accuracy(*both)) if both and rows else "-"
