@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import inspect
 import logging
 import warnings
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS
+from diffusion.adapters import ADAPTERS, PACKED, read_by
 from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
 from diffusion.images import to_grey
 from diffusion.lora import add, embed
@@ -215,13 +215,18 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
 
 def _latent(vae, images: Tensor) -> Tensor:
     """The mean of the posterior as the network knows it: (mean - shift) scale."""
-    code = vae.encode(images)
+    video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
+    code = vae.encode(images[:, :, None] if video else images)
     if hasattr(code, "latent_dist"):
         mean = code.latent_dist.mean
     else:  # Sana's and tiny VAEs have no posterior
         mean = code.latent if hasattr(code, "latent") else code.latents
-    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
-    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, of each channel
+    if video:
+        mean = mean[:, :, 0]
+    if hasattr(vae, "bn"):  # Flux.2's, of each channel of the squares that its network sees
+        return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's and Qwen's, of each channel
         shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
         scale = scale / std
     return (mean - shift) * scale
@@ -230,10 +235,8 @@ def _latent(vae, images: Tensor) -> Tensor:
 def _warn_of_cuts(pipeline, prompts: list) -> None:
     """Name the prompts that are longer than a text encoder of the pipeline takes."""
     prompts = list(dict.fromkeys(prompts))
-    for tokenizer in (part for key, part in pipeline.components.items() if key.startswith("tokenizer") and part):
-        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-        limit = min(tokenizer.model_max_length, longest.default if longest else tokenizer.model_max_length)
-        for prompt, ids in zip(prompts, tokenizer(prompts).input_ids, strict=True):
+    for tokenizer, texts, limit in read_by(pipeline, prompts):
+        for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
             if len(ids) > limit:
                 cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
