@@ -37,9 +37,10 @@ def _stable_diffusion(pipeline, device: torch.device):
 
 
 def _stable_diffusion_xl(pipeline, device: torch.device):
-    """Both text encoders, the pooled text of the second, and the size: an uncropped picture of the size it is shown."""
-    unet = pipeline.unet
-    width, k = unet.config.cross_attention_dim, pipeline.text_encoder_2.config.projection_dim
+    """Text of both CLIPs, pooled text of the second, or both of Kolors' GLM; and the size: uncropped, as it is shown."""
+    unet, config = pipeline.unet, pipeline.unet.config
+    width = config.encoder_hid_dim or config.cross_attention_dim
+    k = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
 
     def tell(prompts: list[str]) -> Tensor:
         text, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
@@ -323,7 +324,7 @@ def _hunyuan_dit(pipeline, device: torch.device):
         parts = told.split([length * width for length, width in zip(lengths, widths, strict=True)], 1)
         clip, t5 = (part.unflatten(1, (length, -1)) for part, length in zip(parts, lengths, strict=True))
         height, across = (side * pipeline.vae_scale_factor for side in z.shape[-2:])
-        size = z.new_tensor([1024, 1024, height, across, 0, 0]).expand(len(z), -1)  # original, shown, its corner
+        size = z.new_tensor([[1024, 1024, height, across, 0, 0]]).repeat(len(z), 1)  # original, shown, its corner
         return transformer(
             z, time.to(z.dtype), clip[..., :-1], clip[..., -1], t5[..., :-1].contiguous(), t5[..., -1], size,
             torch.zeros(len(z), dtype=torch.long, device=device), places(*z.shape[-2:]),
@@ -363,6 +364,7 @@ def _class_unet(pipeline, device: torch.device):
 ADAPTERS = {  # pipeline class -> (the folder of its network, what the network is told, adapter)
     "StableDiffusionPipeline": ("unet", "text", _stable_diffusion),
     "StableDiffusionXLPipeline": ("unet", "text", _stable_diffusion_xl),
+    "KolorsPipeline": ("unet", "text", _stable_diffusion_xl),
     "StableDiffusion3Pipeline": ("transformer", "text", _stable_diffusion_3),
     "FluxPipeline": ("transformer", "text", _flux),
     "Flux2Pipeline": ("transformer", "text", _flux_2),

@@ -1,6 +1,6 @@
 """What a name stands for: the configuration of a model, read before any weight is loaded."""
 
-import importlib
+import importlib.util
 import math
 import os
 import warnings
@@ -21,6 +21,11 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Safetens
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
 AUTOENCODERS = ("vae", "vqvae")
+LIBRARIES = {  # of parts, as folders call them -> where their classes are
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "kolors": "diffusers.pipelines.kolors",
+}
 OTHERS = {  # pipelines that are told more than we have to tell -> what
     "StableDiffusionInpaintPipeline": "a masked image and its mask",
     "StableDiffusionXLInpaintPipeline": "a masked image and its mask",
@@ -111,6 +116,11 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
     if pipeline not in ADAPTERS:
         raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+    if needed := getattr(class_of("diffusers", pipeline), "_backends", []):  # diffusers' stand-in
+        missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
+        raise InputError(
+            f"--version {name}: {source} is a {pipeline}, which needs another package: pip install {missing}"
+        )
     part, takes, _ = ADAPTERS[pipeline]
     if takes != told:
         script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
@@ -120,7 +130,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     lacks_t5 = not t5 and not T5 - parts.keys()
     parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
     for key, (library, class_name) in parts.items():
-        if key != "scheduler" and (library not in ("diffusers", "transformers") or not class_of(library, class_name)):
+        if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
             needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
             raise InputError(f"--version {name}: {source} needs code of its own, which is never run: {needs}")
     modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
@@ -262,7 +272,7 @@ def with_names(card: Card, file: str) -> Card:
 
 def class_of(library: str, class_name: str):
     """The class of a part; None where there is no such."""
-    return getattr(importlib.import_module(library), class_name, None)
+    return getattr(importlib.import_module(LIBRARIES[library]), class_name, None)
 
 
 def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[hub.Source, str]]:

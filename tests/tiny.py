@@ -2,6 +2,8 @@
 
 import inspect
 import string
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ from diffusers import (
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    KolorsPipeline,
     LDMPipeline,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
@@ -361,6 +364,33 @@ def cogview_4(scheduler=None) -> CogView4Pipeline:
     return CogView4Pipeline(tokenizer, text_encoder, vae(), transformer, scheduler)
 
 
+def kolors() -> KolorsPipeline:
+    """Its tokenizer wants sentencepiece, the package."""
+    from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
+    from sentencepiece import SentencePieceTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = f"{folder}/tokenizer"
+        lines = iter([" ".join(WORDS)] * 9)
+        SentencePieceTrainer.train(
+            sentence_iterator=lines, model_prefix=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2
+        )
+        tok = ChatGLMTokenizer(f"{model}.model")
+    glm = ChatGLMConfig(
+        num_layers=2, padded_vocab_size=64, hidden_size=24, ffn_hidden_size=16, kv_channels=12, num_attention_heads=2,
+        seq_length=256, multi_query_group_num=1, multi_query_attention=True, add_qkv_bias=True,
+        original_rope=True,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        cross_attention_dim=16, encoder_hid_dim=24, encoder_hid_dim_type="text_proj", use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
+    )  # fmt: skip
+    return KolorsPipeline(vae(), ChatGLMModel(glm), tok, unet, DDPMScheduler(beta_schedule="scaled_linear"))
+
+
 def dit(scheduler=None) -> DiTPipeline:
     transformer = DiTTransformer2DModel(
         **FEW, sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_embeds_ada_norm=10
@@ -421,6 +451,7 @@ def latent_vq() -> LDMPipeline:
 
 CLASS_UNETS = [grey_v, colour_variance, grey_sample, condition_unet, edm, edm_v, latent_kl, latent_vq]
 NEW = [flux_2, flux_2_klein, chroma, qwen_image, z_image, lumina_2, hunyuan_dit, aura_flow, cogview_4]
+NEW += [kolors] if find_spec("sentencepiece") else []
 TEXT = [sdxl, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size, pixart_sigma, sana, *NEW]
 
 
