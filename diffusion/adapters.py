@@ -37,7 +37,7 @@ def _stable_diffusion(pipeline, device: torch.device):
 
 
 def _stable_diffusion_xl(pipeline, device: torch.device):
-    """Text of both CLIPs, pooled text of the second, or both of Kolors' GLM; and the size: uncropped, as it is shown."""
+    """Text of both CLIPs, pooled text of the second, or both of Kolors' GLM; the size: uncropped, as it is shown."""
     unet, config = pipeline.unet, pipeline.unet.config
     width = config.encoder_hid_dim or config.cross_attention_dim
     k = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim

@@ -370,25 +370,25 @@ def kolors() -> KolorsPipeline:
     from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
     from sentencepiece import SentencePieceTrainer
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = f"{folder}/tokenizer"
-        lines = iter([" ".join(WORDS)] * 9)
-        SentencePieceTrainer.train(
-            sentence_iterator=lines, model_prefix=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2
-        )
-        tok = ChatGLMTokenizer(f"{model}.model")
-    glm = ChatGLMConfig(
+    model = tempfile.mkdtemp() + "/tokenizer"  # is copied from there when it is saved
+    how = {"vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter([" ".join(WORDS)] * 9), model_prefix=model, **how)
+    tok = ChatGLMTokenizer(f"{model}.model")
+    config = ChatGLMConfig(
         num_layers=2, padded_vocab_size=64, hidden_size=24, ffn_hidden_size=16, kv_channels=12, num_attention_heads=2,
         seq_length=256, multi_query_group_num=1, multi_query_attention=True, add_qkv_bias=True,
         original_rope=True,
     )  # fmt: skip
+    text_encoder = ChatGLMModel(config)
+    for p in text_encoder.parameters():  # which it leaves as the memory was
+        torch.nn.init.normal_(p, std=0.3)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
         cross_attention_dim=16, encoder_hid_dim=24, encoder_hid_dim_type="text_proj", use_linear_projection=True,
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
     )  # fmt: skip
-    return KolorsPipeline(vae(), ChatGLMModel(glm), tok, unet, DDPMScheduler(beta_schedule="scaled_linear"))
+    return KolorsPipeline(vae(), text_encoder, tok, unet, DDPMScheduler(beta_schedule="scaled_linear"))
 
 
 def dit(scheduler=None) -> DiTPipeline:
