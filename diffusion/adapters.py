@@ -24,6 +24,11 @@ def _unpack(packed: Tensor, width: int, k: int) -> tuple[Tensor, Tensor]:
     return packed[:, :-k].unflatten(1, (-1, width)), packed[:, -k:]
 
 
+def _with_mask(text: Tensor, mask: Tensor) -> Tensor:
+    """text [n, tokens, width], mask [n, tokens] -> [n, tokens, width + 1]."""
+    return torch.cat([text, mask[..., None].to(text.dtype)], -1)
+
+
 def _stable_diffusion(pipeline, device: torch.device):
     """Stable Diffusion 1.x and 2.x, epsilon and v-prediction: text through cross-attention."""
 
@@ -126,7 +131,7 @@ def _flux(pipeline, device: torch.device):
 
 
 def _chroma(pipeline, device: torch.device):
-    """Flux without the pooled text: which tokens are padding is told with T5's text, as the pipeline tells it."""
+    """Flux without the pooled text: to the attention's scores of all but T5's padding 1 is added, as in its pipeline."""
     transformer = pipeline.transformer
 
     def tell(prompts: list[str]) -> Tensor:
@@ -164,11 +169,6 @@ def _flux_2(pipeline, device: torch.device):
     return tell, say
 
 
-def _with_mask(text: Tensor, mask: Tensor) -> Tensor:
-    """text [n, tokens, width], mask [n, tokens] -> [n, tokens, width + 1]."""
-    return torch.cat([text, mask[..., None].to(text.dtype)], -1)
-
-
 def _filled(texts: list[Tensor], tokens: int) -> Tensor:
     """Texts [its tokens, width] -> [n, tokens, width + 1], with zeros after each, and a mask."""
     return torch.stack([F.pad(F.pad(text, (0, 1), value=1.0), (0, 0, 0, tokens - len(text))) for text in texts])
@@ -176,9 +176,13 @@ def _filled(texts: list[Tensor], tokens: int) -> Tensor:
 
 def _longest(told: Tensor) -> tuple[Tensor, Tensor]:
     """Of what `_filled` made the text and the mask, as long as the longest of these rows."""
-    mask = told[..., -1].bool()
-    told = told[:, : int(mask.sum(1).max())]
+    told = told[:, : int(_lengths(told).max())]
     return told[..., :-1], told[..., -1].bool()
+
+
+def _lengths(told: Tensor) -> Tensor:
+    """Of what `_filled` made the tokens of each row [n]; counted as integers, since bfloat16 ends at 256."""
+    return told[..., -1].bool().sum(1)
 
 
 def _qwen_image(pipeline, device: torch.device):
@@ -210,7 +214,7 @@ def _z_image(pipeline, device: torch.device):
         return _filled(texts, TAKEN)
 
     def say(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
-        texts = [row[: int(row[:, -1].sum()), :-1] for row in told]
+        texts = [row[:length, :-1] for row, length in zip(told, _lengths(told).tolist(), strict=True)]
         return torch.cat(pipeline.transformer(list(z[:, :, None]), time, texts).sample, 1).transpose(0, 1)
 
     return tell, say
@@ -230,12 +234,11 @@ def _cogview_4(pipeline, device: torch.device):
 
     def say(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
         told_time = config.num_train_timesteps / (1 + _shift(z) * (config.num_train_timesteps / time - 1))
-        lengths, answer = told[..., -1].sum(1), torch.empty_like(z)
+        lengths, answer = _lengths(told), torch.empty_like(z)
         size = z.new_tensor([side * pipeline.vae_scale_factor for side in z.shape[-2:]])
-        for length in lengths.unique():
-            rows = lengths == length
-            sizes = size.expand(int(rows.sum()), 2)
-            text = told[rows, : int(length), :-1]
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            sizes, text = size.expand(len(rows), 2), told[rows, :length, :-1]
             answer[rows] = transformer(z[rows], text, told_time[rows], sizes, sizes, torch.zeros_like(sizes)).sample
         return answer
 

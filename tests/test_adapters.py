@@ -132,6 +132,19 @@ def test_what_is_said_of_a_prompt_does_not_depend_on_those_beside_it(saved, buil
     assert (errors[2] / errors[0] - 1).abs().max() > 1e-4, "the prompts say nothing to this network"
 
 
+@pytest.mark.parametrize("build", [tiny.qwen_image, tiny.z_image, tiny.cogview_4], ids=lambda build: build.__name__)
+def test_padding_is_not_seen(saved, build):
+    """Whatever it holds; in bfloat16 too, which cannot count to 300."""
+    model = load_model(read_card(str(saved(build)), SIZE), dtype=torch.bfloat16)
+    told = model.conditions(["a" * 301, PROMPTS[0]])
+    assert (told[0, :, -1] == 1).sum() > 256
+    other = told.clone()
+    other[..., :-1][told[..., -1] == 0] = 9.0
+    z, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5)), model.process.time[[200, 600]]
+    with torch.inference_mode():
+        assert torch.equal(model.denoise(z, time, told), model.denoise(z, time, other))
+
+
 @pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
 def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
     """What is warned of is counted in what the pipeline itself gives its tokenizers, templates and all."""
