@@ -131,7 +131,7 @@ def _flux(pipeline, device: torch.device):
 
 
 def _chroma(pipeline, device: torch.device):
-    """Flux without the pooled text: to the attention's scores of all but T5's padding 1 is added, as in its pipeline."""
+    """Flux without the pooled text; 1 is added to attention's scores of all but T5's padding, as its pipeline does."""
     transformer = pipeline.transformer
 
     def tell(prompts: list[str]) -> Tensor:
