@@ -5,7 +5,6 @@ say(z [n, c, h, w], time [n], conditions [n, ...]) -> the network's answer [n, c
 """
 
 import functools
-import inspect
 import math
 
 import torch
@@ -388,33 +387,3 @@ ADAPTERS = {  # pipeline class -> (the folder of its network, what the network i
     "LDMPipeline": ("unet", "class", _class_unet),
 }
 PACKS = {name for name, (*_, adapter) in ADAPTERS.items() if adapter in (_flux, _flux_2, _chroma, _qwen_image)}
-
-
-def read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
-    """Each tokenizer of a pipeline, what it is given of prompts, and how many tokens of that the network is told.
-
-    Some prompts are put into a chat's template or after an instruction, as the network was trained.
-    """
-    kind, found = type(pipeline).__name__, []
-    for key, tokenizer in pipeline.components.items():
-        if not key.startswith("tokenizer") or tokenizer is None:
-            continue
-        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-        texts, limit = prompts, longest and longest.default
-        if kind == "HunyuanDiTPipeline":
-            limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
-        elif kind == "Lumina2Pipeline":
-            texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
-        elif kind == "QwenImagePipeline":
-            texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
-            limit = TAKEN + pipeline.prompt_template_encode_start_idx
-        elif kind in ("ZImagePipeline", "Flux2KleinPipeline"):
-            how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": kind == "ZImagePipeline"}
-            texts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], **how) for each in prompts]
-        elif kind == "Flux2Pipeline":
-            from diffusers.pipelines.flux2.pipeline_flux2 import format_input
-
-            texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
-            tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
-        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
-    return found

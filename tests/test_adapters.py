@@ -15,11 +15,10 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from diffusion import InputError, InputWarning
-from diffusion.adapters import read_by
 from diffusion.datasets import load_dataset
 from diffusion.errors import ImageNoise
 from diffusion.images import adm_crop, centre_crop
-from diffusion.models import ADAPTERS, _latent, load_model, read_card, weights_size
+from diffusion.models import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
 from diffusion.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -149,7 +148,7 @@ def test_padding_is_not_seen(saved, build):
 def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
     """What is warned of is counted in what the pipeline itself gives its tokenizers, templates and all."""
     pipe, given = load(saved(build)), []
-    wanted = read_by(pipe, PROMPTS[:1])
+    wanted = _read_by(pipe, PROMPTS[:1])
     for cls in {type(tokenizer) for tokenizer, _, _ in wanted}:
         plain = cls.__call__
 
@@ -209,7 +208,7 @@ def test_kolors_names_the_package_that_it_needs(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler/scheduler_config.json").write_text("{}")
-    with pytest.raises(InputError, match="KolorsPipeline, which needs a package more: pip install sentencepiece"):
+    with pytest.raises(InputError, match="KolorsPipeline, which needs another package: pip install sentencepiece"):
         read_card(str(tmp_path))
 
 
