@@ -117,6 +117,7 @@ class Block:
     levels: Tensor  # [p]
     rows: Tensor  # [p] the noise draw of each point
     noise: Tensor  # a bank [n, c, h, w], or anything that gives such when indexed by draws
+    loras: tuple[str, ...] | None = None  # those of the model that are on, where arms have their own
 
     def __len__(self) -> int:
         return len(self.arms) * len(self.levels)
@@ -144,7 +145,8 @@ Task = Generator[Block, Tensor, object]  # yields blocks, is sent their errors [
 def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callable) -> Tensor:
     """One network call for rows [start, stop) of each block, filled up with copies of the last row to `size`.
 
-    The error of a row is ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `keep` keeps
+    The blocks have the same LoRAs. The error of a row is ||target - network(z_i, i, c)|| under each loss. -> [n, k],
+    the k columns that `keep` keeps
     """
     columns = []
     for block, start, stop in parts:
@@ -156,6 +158,8 @@ def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callabl
     x, eps, i, conditions = (torch.cat(column) for column in zip(*columns, strict=True))
     z = model.process.noised(x, eps, i)  # levels stay on the host, where the tables are
     n = len(i)
+    if (loras := parts[0][0].loras) is not None:
+        model.switch(loras)
     shown = torch.arange(size).clamp(max=n - 1) if n < size else slice(None)
     answer = model.denoise(z[shown], model.process.time[i[shown]], conditions[shown])[:n]
     return keep(model.process, x, eps, i, answer)
@@ -170,6 +174,19 @@ class _Asked:
     block: Block
     sent: int = 0  # rows
     answers: list[Tensor] = field(default_factory=list)
+
+
+def _rows(asked: list[_Asked]) -> int:
+    """How many are still to send."""
+    return sum(len(each.block) - each.sent for each in asked)
+
+
+def _fullest(asked: list[_Asked]) -> list[_Asked]:
+    """Those that may share a call, being of the same LoRAs: of these, the most rows; all, where arms have none."""
+    alike: dict = {}
+    for each in asked:
+        alike.setdefault(each.block.loras, []).append(each)
+    return max(alike.values(), key=_rows, default=[])
 
 
 def _take(asked: list[_Asked], room: int) -> list[tuple[_Asked, int, int]]:
@@ -195,10 +212,11 @@ def together(
     """Run tasks side by side, so that every network call is full; yields what they return, as they end.
 
     Calls hold `batch_size` rows, of the oldest tasks first; when those in flight want fewer, the next task is started
-    (with `in_flight`, at most so many at a time). On a CPU the same row gives the same bits whatever shares its call
-    (calls are of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call
-    are read while the next one runs; then `spent` is told of its NFE, one per row of the blocks. A call that does not
-    fit into memory is made again in halves, and so are those after it.
+    (with `in_flight`, at most so many at a time). Where arms have LoRAs of their own, a call has rows of the same ones:
+    of those with the most rows to send. On a CPU the same row gives the same bits whatever shares its call (calls are
+    of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call are read
+    while the next one runs; then `spent` is told of its NFE, one per row of the blocks. A call that does not fit into
+    memory is made again in halves, and so are those after it.
     """
     on_cpu = model.device.type == "cpu"
     least = CPU_ROWS if on_cpu else 1
@@ -218,13 +236,13 @@ def together(
             yield end.value
 
     while True:
-        while (wanted := sum(len(a.block) - a.sent for a in asked)) < batch_size and running != in_flight:
+        while (wanted := _rows(alike := _fullest(asked))) < batch_size and running != in_flight:
             if (new := next(tasks, None)) is None:
                 break
             running += 1
             yield from go_on(*new, None)
         if wanted >= batch_size or (asked and not unread):
-            parts = _take(asked, batch_size)
+            parts = _take(alike, batch_size)
             size = least if on_cpu else batch_size
             try:
                 answers = measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)
