@@ -1,14 +1,13 @@
 """One image: a search over errors, and the record of it."""
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.errors import Block
-from diffusion.lora import alike
 from diffusion.metrics import class_errors, class_means, excess, margin
 from diffusion.names import LOSSES
 from diffusion.search import Search
@@ -72,16 +71,6 @@ def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int
     }
 
 
-def _by_lora(block: Block, loras: Sequence[tuple[str, ...]] | None) -> Generator[Block, Tensor, Tensor]:
-    """Ask for a block in parts, whose arms have the same LoRAs. -> its errors [a, p, k]"""
-    if loras is None:
-        return (yield block)
-    errors = {}
-    for own, places in alike([loras[arm] for arm in block.arms]).items():
-        errors |= zip(places, (yield replace(block, arms=block.arms[places], loras=own)), strict=True)
-    return torch.stack([errors[place] for place in range(len(block.arms))])
-
-
 def search_image(
     x: Tensor,
     conditions,
@@ -102,8 +91,7 @@ def search_image(
     by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
     the mean over its arms, so that a class never wins by having more of them. `loss` decides, times the `weights` [T]
     of the levels if there are any; all is returned, unweighted. `start(among)` gives the search, between the classes
-    `among`, ascending rows, default all of them; others are not measured. `loras` [arms] are those of the model that
-    each arm has, where arms have their own.
+    `among`, ascending rows, default all of them; others are not measured. `loras` as in errors.Block.
     """
     among = np.arange(arm_class.max() + 1) if among is None else among
     search = start(among)
@@ -118,7 +106,7 @@ def search_image(
             new = slice(seen[classes[0]], end)
             seen[classes] = end
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            errors = yield from _by_lora(Block(x, conditions, arms, levels[new], rows[new], noise), loras)
+            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise, loras)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]

@@ -115,14 +115,6 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
     return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
 
 
-def alike(loras: Sequence) -> dict[tuple[str, ...] | None, list[int]]:
-    """The places of arms that have the same LoRAs."""
-    places: dict = {}
-    for place, own in enumerate(loras):
-        places.setdefault(own, []).append(place)
-    return places
-
-
 def switcher(pipeline, network: str, own: Sequence[str]) -> Callable[[tuple[str, ...]], None]:
     """Add LoRAs of which each is for some arms alone, beside the weights; what turns on some of them and off the rest.
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS
 from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.errors import alike
 from diffusion.images import to_grey
-from diffusion.lora import OWN, OWN_TOKEN, add, alike, embed, switcher
+from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
 from diffusion.names import ALIASES, EMBEDDED
 from diffusion.process import Process
 
