@@ -475,7 +475,7 @@ def test_other_weights_of_a_column(run_main, tmp_path, one_image, layers, two):
     ("lora", "./none.safetensors", "none.safetensors: cannot be read"),
     ("lora", "a.safetensors:0", "line 5: lora a.safetensors:0: a weight of 0"),
     ("lora", "a.safetensors 'b", "line 5: lora is"),
-    ("lora", "foreign.safetensors", "0 of its 2 tensors found their place"),
+    ("lora", "foreign.safetensors", "foreign.safetensors: does not fit"),
     ("lora", "zero.safetensors", "leaves the weights as they are"),
     ("embedding", "none.bin", "none.bin: cannot be read"),
     ("embedding", "a.safetensors", "wanted one token's embeddings"),
