@@ -13,7 +13,7 @@ from diffusion import names, options
 def parser() -> options.Parser:
     p = options.parser(__doc__)
     data = options.add_data(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
-    options.add_prompts(data)
+    options.add_prompts(data, more="[,lora][,embedding]")
     options.add(data, "--prompts TEXT", "two or more prompts, for images without labels", nargs="+")
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
