@@ -19,7 +19,7 @@ def _unpack(packed: Tensor, width: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _no_guidance(pipeline, device: torch.device) -> dict[str, Tensor]:
-    """What a U-Net that was distilled from guided predictions is told: guidance 1, as by its pipeline; others, nothing."""
+    """What a U-Net distilled from guided predictions is told: guidance 1, as its pipeline tells it; others nothing."""
     if (width := pipeline.unet.config.time_cond_proj_dim) is None:
         return {}
     told = pipeline.get_guidance_scale_embedding(torch.zeros(1), width)  # of guidance less 1
