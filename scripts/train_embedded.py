@@ -252,11 +252,6 @@ def train_lcm(steps: int, folder: Path) -> None:
     rng = np.random.default_rng(2)
     pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
     scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
-    parts = {
-        name: part.half()
-        for name, part in copy.deepcopy(pipeline.components).items()
-        if name in ("vae", "text_encoder")
-    }
     vae, text_encoder = pipeline.vae.requires_grad_(False), pipeline.text_encoder.requires_grad_(False)
     teacher = copy.deepcopy(pipeline.unet).eval().requires_grad_(False)
     student = pipeline.unet.train()
@@ -282,10 +277,8 @@ def train_lcm(steps: int, folder: Path) -> None:
         return (((end_of_path(z, t, text) - target) ** 2 + 1e-6).sqrt() - 1e-3).mean()  # pseudo-Huber
 
     def save(average):
-        few = StableDiffusionPipeline(
-            **pipeline.components | parts | dict(average) | {"scheduler": scheduler}, requires_safety_checker=False
-        )
-        save_pipeline(few, folder)
+        parts = dict(average) | {"scheduler": scheduler}
+        save_pipeline(pipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float16, **parts), folder)
 
     optimise(torch.nn.ModuleDict({"unet": student}), loss_of_step, steps, save)
 
