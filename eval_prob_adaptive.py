@@ -98,14 +98,15 @@ def main(argv: list[str]) -> int:
     card = plan.card_of(args, prompts.loras or (), tokens)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
+    table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, lambda: prompts)
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     levels, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
-    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
+    exact = exact and not dataset.candidates  # of which some images have more
     flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
     flags += [] if args.search == "race" else ["to_keep", "n_samples"]
-    table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     chosen |= {"lora of prompts": prompts.loras, "embedding of prompts": prompts.embeddings}

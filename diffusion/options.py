@@ -200,7 +200,8 @@ def add_noise(group, seed: str, *, randomize: bool) -> None:
 
 
 def add_candidates(group) -> None:
-    add(group, "--candidates K", "search only the K classes of each image that --candidates_from likes best")
+    best = "search only the K classes of each image that --candidates_from likes best; a csv may name them instead"
+    add(group, "--candidates K", best)
     free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
     add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
     add(group, "--pretrained TAG", "of that CLIP: open_clip's tag of the weights, or a file")

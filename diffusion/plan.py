@@ -222,14 +222,26 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
 # ---- candidates ----
 
 
-def first_stage(args, parser: Parser, *stage) -> tuple[dict, str, Callable | None]:
-    """--candidates: what candidates.first_stage makes of it; without, nothing."""
-    if args.candidates is None:
+def first_stage(args, parser: Parser, dataset, mine: list[int], arms: list[tuple], prompts: Callable) -> tuple:
+    """The stage of candidates.py that --candidates asks for, or a column of the data's table; else nothing.
+
+    With the column, --candidates K stands in args afterwards: the most classes that an image has. arms as in run.json.
+    """
+    class_ids = np.unique([class_id for *_, class_id in arms])
+    if args.candidates is None and not dataset.candidates:
         refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
         return {}, "", None
     from diffusion import candidates
 
-    return candidates.first_stage(args.candidates, args.candidates_from, args.pretrained, *stage)
+    if dataset.candidates:
+        said = f"the column candidates of {dataset.name} says which classes compete"
+        refuse(args, parser, ["candidates", "candidates_from", "pretrained"], said)
+        stage = candidates.by_column(dataset, class_ids, arms)
+        args.candidates = stage[0]["candidates"]
+        return stage
+    return candidates.first_stage(
+        args.candidates, args.candidates_from, args.pretrained, dataset, mine, class_ids, prompts
+    )
 
 
 def most_arms(args, arm_class: np.ndarray) -> int:
