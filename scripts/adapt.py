@@ -61,6 +61,8 @@ def check(args) -> None:
     options.not_negative(args, "seed")
     if not args.lr > 0:
         raise InputError(f"--lr {args.lr:g}: must be greater than 0")
+    if args.told == "class":
+        options.refuse(args, parser(), ["prompt_path"], "is for a model that is told prompts, not for --told class")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))) or os.path.isdir(args.out):
         raise InputError(f"--out {args.out}: wanted a file in a folder that exists")
 
