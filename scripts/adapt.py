@@ -32,7 +32,7 @@ def parser() -> options.Parser:
     middle = names.usual_levels("race")
     options.add(fit, "--levels A-B", "spread between these shares of the schedule", middle)
     options.add(fit, "--loss", "the one that decides", "l2", choices=names.LOSSES)
-    options.add(fit, "--steps N", "of the optimiser, each of 16 images", 100)
+    options.add(fit, "--steps N", "of the optimiser, each of 16 images", 60)
     options.add(fit, "--lr LR", "learning rate at its highest", 0.03)
     options.add(
         fit, "--batch_size -b N", "evaluations in one network call with gradients, as far as images can be split", 96
