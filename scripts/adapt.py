@@ -87,6 +87,17 @@ def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
     return np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n] for k in np.unique(labels)])
 
 
+def read(dataset: Dataset, shots: np.ndarray, size: int, interpolation: str) -> list[torch.Tensor]:
+    """Images as the scripts that evaluate crop them by default, each [3, size, size]."""
+    pixels = []
+    for k in shots.tolist():
+        try:
+            pixels.append(crop(dataset.open(k), size, interpolation))
+        except OSError as error:
+            raise InputError(f"dataset {dataset.name!r}: image {k}: {error}; mend or remove it") from None
+    return pixels
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
@@ -102,11 +113,11 @@ def main(argv: list[str]) -> int:
     told, classes = arms_of(args, dataset, card)
     shots = draw_shots(dataset.labels, args.shots, args.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in shots])
-    interpolation = "adm" if args.told == "class" else "bicubic"  # as the scripts that evaluate
+    pixels = read(dataset, shots, card.image_size, "adm" if args.told == "class" else "bicubic")
 
     model = load_model(card, dtype=getattr(torch, dtype), device=device)
-    latents = [model.encode(crop(dataset.open(int(k)), card.image_size, interpolation)[None]) for k in shots]
-    x, conditions = torch.cat(latents).clone(), model.conditions(told).clone()  # clones may be part of a gradient
+    x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
+    conditions = model.conditions(told).clone()
     noise = torch.randn(args.points, *card.latent, generator=torch.Generator().manual_seed(args.seed)).to(device)
     with tqdm(total=len(x) * len(told) * args.points, desc="before", unit=" NFE") as bar:
         how = {"loss": args.loss, "batch_size": args.batch_size}

@@ -1,5 +1,6 @@
 """Noise fitted to a few images: gradients through the kernel, a fit in closed form, and the command line end to end."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_fit_in_closed_form():
         loss="l2", steps=20, lr=0.1, seed=0, batch_size=16, told=costs.append,
     )  # fmt: skip
     assert float(fitted) == pytest.approx(-0.5 + 0.1 * 21 / 2, abs=2e-3)
-    assert all(a > b for a, b in zip(costs, costs[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(costs))
     assert float(noise) == -0.5, "what was given is as it was"
 
 
@@ -155,6 +156,12 @@ def test_bad_data(run_main, tmp_path):
     Image.new("RGB", (32, 32)).save(alone / "a.png")
     done = run_main(SCRIPT, alone, *SMALL, "--split", "test")
     assert done.code == 2 and "no labels" in done.err, done.err
+    (alone / "cat").mkdir()
+    (alone / "dog").mkdir()
+    (alone / "a.png").rename(alone / "cat/a.png")
+    (alone / "dog/b.png").write_bytes(b"no image")
+    done = run_main(SCRIPT, alone, *SMALL, "--split", "test")
+    assert done.code == 2 and "image 1: " in done.err and "mend or remove it" in done.err, done.err
     prompts = tmp_path / "two.csv"
     lines = [f"a {k},{k},{k}" for k in range(10)]
     prompts.write_text("\n".join(["prompt,classname,classidx", *lines, "again,0,0"]))
