@@ -35,7 +35,7 @@ SCRIPTS = {
     "transformers": {"train_embedded"},
     "open_clip": {"train_embedded"},
     "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
-    "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
+    "tqdm": {"adapt", "benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
 }
 LINES, FUNCTION = 400, 75
 PACKAGE = {path.stem: path for path in sorted((ROOT / "diffusion").glob("*.py")) if path.stem != "__init__"}
