@@ -42,12 +42,13 @@ def parser() -> options.Parser:
 
 
 import os
+import warnings
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, adapt, plan
+from diffusion import InputError, InputWarning, adapt, plan
 from diffusion.datasets import Dataset, load_dataset, model_arms
 from diffusion.files import write_atomic
 from diffusion.images import crop
@@ -110,6 +111,8 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}: its images have no labels")
+    if args.split == "test":
+        warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=1)
     told, classes = arms_of(args, dataset, card)
     shots = draw_shots(dataset.labels, args.shots, args.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in shots])
