@@ -5,19 +5,21 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS
+from diffusion.adapters import ADAPTERS, PACKED, TAKEN
 from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.errors import alike
 from diffusion.images import to_grey
-from diffusion.lora import add, embed
+from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
 from diffusion.names import ALIASES, EMBEDDED
 from diffusion.process import Process
 
@@ -32,10 +34,11 @@ class Model:
     device: torch.device
     image_size: int  # pixels
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
-    conditions: Callable[[list], Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
+    conditions: Callable[..., Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
     told: str = "text"  # or "class": what `conditions` takes
     classes: int | None = None  # how many class ids it knows, if it takes those
+    switch: Callable[[tuple[str, ...]], None] | None = None  # turns on these of the card's own_lora, off the rest
 
 
 @contextlib.contextmanager
@@ -118,12 +121,12 @@ def check_weights(card: Card) -> dict[str, str]:
     """
     with _reading(card):
         known = {}
-        if card.lora or card.embeddings:
-            pipeline = _pipeline(card, None)
+        if card.lora or card.embeddings or card.own_lora or card.own_tokens:
+            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline][0]
             known |= {f"weights of --embeddings {each}": embed(pipeline, each) for each in card.embeddings}
-            known |= {
-                f"weights of --lora {each}": add(pipeline, ADAPTERS[card.pipeline][0], each) for each in card.lora
-            }
+            known |= {f"weights of {OWN_TOKEN} {e}": embed(pipeline, e, OWN_TOKEN, name) for e, name in card.own_tokens}
+            known |= {f"weights of --lora {each}": add(pipeline, part, each) for each in card.lora}
+            known |= {f"weights of {OWN} {each}": add(pipeline, part, each, OWN) for each in card.own_lora}
         else:
             _modules(card, None)
         held = _held(card, header=True)[1]
@@ -148,8 +151,8 @@ def load_model(
 
     The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
     encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
-    (DiT's repositories are older), .bin files are read with weights_only=True. Raises InputError when weights are
-    missing or damaged.
+    (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
+    `conditions` is also told which each arm has. Raises InputError when weights are missing or damaged.
     """
     card = read_card(card) if isinstance(card, str) else card
     device = torch.device(device)
@@ -158,8 +161,11 @@ def load_model(
         pipeline = _pipeline(card, dtype)
         for each in card.embeddings:
             embed(pipeline, each)
+        for each, name in card.own_tokens:
+            embed(pipeline, each, OWN_TOKEN, name)
         for each in card.lora:
             add(pipeline, part, each)
+        switch = switcher(pipeline, part, card.own_lora) if card.own_lora else None
     network = getattr(pipeline, part)
     release = _visiting(pipeline, network, device) if offload else lambda: None
     (network if offload else pipeline).to(device)
@@ -167,11 +173,16 @@ def load_model(
     tell, say = adapter(pipeline, device)
 
     @torch.inference_mode()
-    def conditions(arms: list) -> Tensor:
+    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
         _warn_of_cuts(pipeline, arms)
-        told = torch.cat([tell(arms[k : k + 64]) for k in range(0, len(arms), 64)])
+        told = {}
+        for own, places in alike(loras or [None] * len(arms)).items():
+            if own is not None:
+                switch(own)
+            some = (places[k : k + 64] for k in range(0, len(places), 64))
+            told |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
         release()
-        return told
+        return torch.stack([told[place] for place in range(len(arms))])
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
@@ -187,7 +198,7 @@ def load_model(
         return say(z.to(dtype), time.to(device), told)
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
-    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes)
+    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
 
 
 def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:
@@ -215,13 +226,18 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
 
 def _latent(vae, images: Tensor) -> Tensor:
     """The mean of the posterior as the network knows it: (mean - shift) scale."""
-    code = vae.encode(images)
+    video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
+    code = vae.encode(images[:, :, None] if video else images)
     if hasattr(code, "latent_dist"):
         mean = code.latent_dist.mean
     else:  # Sana's and tiny VAEs have no posterior
         mean = code.latent if hasattr(code, "latent") else code.latents
-    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
-    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, of each channel
+    if video:
+        mean = mean[:, :, 0]
+    if hasattr(vae, "bn"):  # Flux.2's, of each channel of the squares that its network sees
+        return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's and Qwen's, of each channel
         shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
         scale = scale / std
     return (mean - shift) * scale
@@ -230,10 +246,38 @@ def _latent(vae, images: Tensor) -> Tensor:
 def _warn_of_cuts(pipeline, prompts: list) -> None:
     """Name the prompts that are longer than a text encoder of the pipeline takes."""
     prompts = list(dict.fromkeys(prompts))
-    for tokenizer in (part for key, part in pipeline.components.items() if key.startswith("tokenizer") and part):
-        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-        limit = min(tokenizer.model_max_length, longest.default if longest else tokenizer.model_max_length)
-        for prompt, ids in zip(prompts, tokenizer(prompts).input_ids, strict=True):
+    for tokenizer, texts, limit in _read_by(pipeline, prompts):
+        for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
             if len(ids) > limit:
                 cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
+
+
+def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
+    """Each tokenizer of a pipeline, what it is given of prompts, and how many tokens of that the network is told.
+
+    Some prompts are put into a chat's template or after an instruction, as the network was trained.
+    """
+    kind, found = type(pipeline).__name__, []
+    for key, tokenizer in pipeline.components.items():
+        if not key.startswith("tokenizer") or tokenizer is None:
+            continue
+        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+        texts, limit = prompts, longest and longest.default
+        if kind == "HunyuanDiTPipeline":
+            limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
+        elif kind == "Lumina2Pipeline":
+            texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
+        elif kind == "QwenImagePipeline":
+            texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
+            limit = TAKEN + pipeline.prompt_template_encode_start_idx
+        elif kind in ("ZImagePipeline", "Flux2KleinPipeline"):
+            how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": kind == "ZImagePipeline"}
+            texts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], **how) for each in prompts]
+        elif kind == "Flux2Pipeline":
+            from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+            texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
+            tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
+        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
+    return found

@@ -137,8 +137,8 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     return g
 
 
-def add_prompts(group, why: str = "") -> None:
-    csv = "csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
+def add_prompts(group, why: str = "", more: str = "") -> None:
+    csv = f"csv of prompt,classname,classidx[,group]{more}; default prompts/DATASET_prompts.csv"
     add(group, "--prompt_path CSV", why + csv)
 
 

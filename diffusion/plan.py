@@ -3,8 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,17 @@ def in_turns(chosen: list[int], labels: list) -> list[int]:
 # ---- models ----
 
 
-def card_of(args) -> models.Card:
-    """What the configuration of a text-to-image model says, of these options."""
+def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, str] | None = None) -> models.Card:
+    """What the configuration of a text-to-image model says, of these options.
+
+    `loras` and `tokens` are those that prompts have for themselves, as Prompts and lora.own_tokens tell them.
+    """
     added = {"lora": args.lora, "embeddings": args.embeddings, "t5": args.t5, "config": args.config}
-    return models.read_card(args.version, args.img_size, **added)
+    card = models.read_card(args.version, args.img_size, **added)
+    own = tuple(dict.fromkeys(chain.from_iterable(loras)))
+    if own and args.compile:
+        raise InputError("--compile: not with prompts that have LoRAs of their own, for each of which it starts anew")
+    return replace(card, own_lora=own, own_tokens=tuple((tokens or {}).items()))
 
 
 def pick_device(args) -> tuple[torch.device, str]:
