@@ -84,7 +84,7 @@ def add(pipeline, network: str, given: str) -> str:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError(f"--lora {given}: needs the package 'peft': pip install -e '.[all]'") from None
+        raise InputError(f"--lora {given}: needs the package 'peft': pip install peft") from None
     path, commit = find(name, "--lora")
     flag = f"--lora {given}"
     tensors = _read(path, flag)
