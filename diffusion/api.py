@@ -99,13 +99,7 @@ def classify(
             raise InputError('to_keep and n_samples: are for search="halving"')
         points, start = _race(np.bincount(arm_class), usable, z, max_samples, budget)
     else:
-        if to_keep is None or n_samples is None:
-            raise InputError(
-                'search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]'
-            )
-        to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
-        check_schedule(K, n_samples, to_keep, len(usable))
-        points, _, start = staged(usable, n_samples, to_keep)
+        points, start = _halving(K, usable, to_keep, n_samples)
 
     conditions = model.conditions(texts)
     rows = noise_rows(points, 1, True)
@@ -265,6 +259,16 @@ def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: flo
     if budget < 2 * arms.sum():
         raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
     return raced(usable, arms, z, min(most, len(usable)), budget)
+
+
+def _halving(K: int, usable: np.ndarray, to_keep, n_samples) -> tuple[np.ndarray, Callable]:
+    """As _race, of the stages of a halving."""
+    if to_keep is None or n_samples is None:
+        raise InputError('search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]')
+    to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
+    check_schedule(K, n_samples, to_keep, len(usable))
+    points, _, start = staged(usable, n_samples, to_keep)
+    return points, start
 
 
 def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:

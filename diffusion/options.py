@@ -173,8 +173,8 @@ def add_network(group, dtype: str | None = None) -> None:
 def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
     add(group, "--img_size PIXELS", "of the images; default the model's own")
-    like = "where --version is a single file: hub id or folder of a model of its kind; default a guess"
-    add(group, "--config MODEL", like)
+    alike = "where --version is a single file: hub id or folder of a model of its kind; default a guess"
+    add(group, "--config MODEL", alike)
     loras = "LoRAs to add to the weights: hub ids, folders or files, each perhaps with a weight as in A:0.7"
     add(group, "--lora LORA", loras, nargs="+")
     words = "textual inversion: files or hub ids of tokens that prompts may use"
