@@ -40,7 +40,7 @@ from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb
 from diffusion.names import NO_LABEL, like
 
-Read = tuple  # labels, classes, open and, of files, their names and groups: what follows name and split in Dataset
+Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Dataset:
     open: Callable[[int], Image.Image]
     files: list[str] = field(default_factory=list)  # of each image, as from the data's folder; [] where unknown
     groups: list[str] = field(default_factory=list)  # of each image, where a table says; [] where not
+    candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # of each image: the table's line, classes
     path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
 
     def __len__(self) -> int:
@@ -193,7 +194,7 @@ def _imagenetv2(folder: Path, _split: str) -> Read:
 
 def _objectnet(folder: Path, _split: str) -> Read:
     names = _objectnet_classes(folder)
-    labels, classes, open_image, files, _ = own.tree(
+    labels, classes, open_image, files, *_ = own.tree(
         folder / "images", {name: i for i, name in enumerate(names)}, names.values()
     )
 

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import math
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,12 +77,18 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
+def _delimiter(header: str) -> str:
+    return next((mark for mark in ",;\t" if mark in header), ",")
+
+
 def read_header(path: str | Path) -> list[str]:
     """The columns of a csv; [] where it cannot be read, of which `read_rows` says why."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return [column.strip() for column in re.split("[,;\t]", file.readline()) if column.strip()]
-    except (OSError, UnicodeDecodeError):
+            header = file.readline()
+            columns = next(csv.reader([header], delimiter=_delimiter(header), skipinitialspace=True), [])
+            return [column.strip() for column in columns if column.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error):
         return []
 
 
@@ -97,8 +102,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
     rows = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            by = next((mark for mark in ",;\t" if mark in first), ",")
+            by = _delimiter(file.readline())
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
             header = [column.strip() for column in next(reader, [])]

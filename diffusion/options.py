@@ -147,8 +147,8 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     return g
 
 
-def add_prompts(group, why: str = "") -> None:
-    csv = "csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
+def add_prompts(group, why: str = "", more: str = "") -> None:
+    csv = f"csv of prompt,classname,classidx[,group]{more}; default prompts/DATASET_prompts.csv"
     add(group, "--prompt_path CSV", why + csv)
 
 
@@ -212,7 +212,8 @@ def add_noise(group, seed: str, *, randomize: bool) -> None:
 
 
 def add_candidates(group) -> None:
-    add(group, "--candidates K", "search only the K classes of each image that --candidates_from likes best")
+    best = "search only the K classes of each image that --candidates_from likes best; a csv may name them instead"
+    add(group, "--candidates K", best)
     free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
     add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
     add(group, "--pretrained TAG", "weights of the CLIP in --candidates_from: open_clip's tag, or a file")

@@ -1,6 +1,8 @@
 """The csv of prompts, and that of what each noise level counts."""
 
+import os
 import re
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_numbers, read_rows
+from diffusion.lora import split
 from diffusion.names import DATA, DATASETS, NO_LABEL
 
 PROMPTS = DATA / "prompts"
@@ -23,11 +26,14 @@ class Prompts:
     names: list[str]
     classes: list[int]
     groups: list[str] | None = None
+    loras: list[tuple[str, ...]] | None = None  # where prompts have LoRAs of their own: as --lora takes them
+    embeddings: list[tuple[str, ...]] | None = None  # where they have tokens of their own: as --embeddings takes them
 
 
-def read_prompts(path: str | Path) -> Prompts:
+def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
 
+    `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
     InputError names the file and the line at fault.
     """
     rows = read_rows(path, ("prompt", "classname", "classidx"), ("group",))
@@ -42,7 +48,25 @@ def read_prompts(path: str | Path) -> Prompts:
     texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    return Prompts(texts, names, [int(i) for i in ids], *groups)
+    own = {column: _files(Path(path), column) for column in ("lora", "embedding")}
+    if not added and (given := [column for column in own if own[column]]):
+        raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
+    groups = groups[0] if groups else None
+    return Prompts(texts, names, [int(i) for i in ids], groups, own["lora"], own["embedding"])
+
+
+def _files(path: Path, column: str) -> list[tuple[str, ...]] | None:
+    """The files that each cell of a column names, those beside the csv by their path; None where none names any."""
+    found = []
+    for line, cells in read_rows(path, (), (column,)).items():
+        try:
+            given = shlex.split(" ".join(cells))
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {column} is {cells[0]!r}: {error}") from None
+        names = [split(each, f"{path}, line {line}: lora")[0] if column == "lora" else each for each in given]
+        there = [any(map(os.path.exists, (path.parent / name, name))) for name in names]
+        found.append(tuple(str(path.parent / g) if t else g for g, t in zip(given, there, strict=True)))
+    return found if any(found) else None
 
 
 def prompts_file(dataset: str) -> str:
@@ -52,20 +76,27 @@ def prompts_file(dataset: str) -> str:
 
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
-    meanings: dict[str, dict[int, str]] = {}
-    for text, name, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
-        meanings.setdefault(text, {}).setdefault(class_id, name)
-    return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
+    meanings: dict[tuple, dict[int, str]] = {}
+    own = zip(*(column or [()] * len(prompts.texts) for column in (prompts.loras, prompts.embeddings)), strict=True)
+    for text, name, class_id, files in zip(prompts.texts, prompts.names, prompts.classes, own, strict=True):
+        meanings.setdefault((text, files), {}).setdefault(class_id, name)
+    return [(text, list(names.values())) for (text, _), names in meanings.items() if len(names) > 1]
 
 
 def prompts_for(
-    name: str, labels: list[int], classes: list[str], path: Path | None = None, texts: list[str] | None = None
+    name: str,
+    labels: list[int],
+    classes: list[str],
+    path: Path | None = None,
+    texts: list[str] | None = None,
+    *,
+    added: bool = False,
 ) -> Prompts:
     """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
 
     labels are of its images; classes are names by class id, empty where the data does not say; `texts` are the prompts
-    themselves, for images without labels. Raises InputError when they are not prompts for the classes of the data set;
-    warns of classes with the same prompt.
+    themselves, for images without labels; `added` as in read_prompts. Raises InputError when they are not prompts for
+    the classes of the data set; warns of classes with the same prompt.
     """
     if texts:
         if path or NO_LABEL not in labels:
@@ -75,7 +106,7 @@ def prompts_for(
             raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
         prompts = Prompts(texts, texts, list(range(len(texts))))
     elif path:
-        prompts = read_prompts(path)
+        prompts = read_prompts(path, added=added)
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
     elif len(classes) < 2:
