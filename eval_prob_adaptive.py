@@ -79,7 +79,8 @@ def run_folder(args, candidates: str = "") -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
     model = plan.model_tag(args)
     search = plan.search_tag(args, None, args.to_keep or (), args.n_samples or ())
-    name = names.joined(model, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
+    typed = args.prompts and f"prompts-{sha256(repr(args.prompts))[:8]}"  # other words are another run
+    name = names.joined(model, typed, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
     return names.run_folder(args.dataset, args.extra, name)
 
 

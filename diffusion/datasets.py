@@ -361,4 +361,5 @@ def _find(name: str, folder: str, root: Path) -> Path:
     for path in looked:
         if path.is_dir():
             return path
-    raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}")
+    how = "$DATASET_ROOT says where data lies; commands.md, how to get it"
+    raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}; {how}")

@@ -154,8 +154,7 @@ class ImageNoise:
 Task = Generator[Block, Tensor, object]  # yields blocks, is sent their errors [a, p, k] float32, returns a result
 
 
-@torch.inference_mode()
-def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callable) -> Tensor:
+def differentiable(model, parts: list[tuple[Block, int, int]], size: int, keep: Callable) -> Tensor:
     """One network call for rows [start, stop) of each block, filled up with copies of the last row to `size`.
 
     Arms have the same LoRAs, if any. The error of a row is ||target - network(z_i, i, c)|| under each loss. -> [n, k],
@@ -176,6 +175,9 @@ def measure(model, parts: list[tuple[Block, int, int]], size: int, keep: Callabl
     shown = torch.arange(size).clamp(max=n - 1) if n < size else slice(None)
     answer = model.denoise(z[shown], model.process.time[i[shown]], conditions[shown])[:n]
     return keep(model.process, x, eps, i, answer)
+
+
+measure = torch.inference_mode()(differentiable)  # the same, where nobody asks for a gradient
 
 
 @dataclass

@@ -87,7 +87,7 @@ def read_header(path: str | Path) -> list[str]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             columns = next(csv.reader([header], delimiter=_delimiter(header), skipinitialspace=True), [])
-            return [column.strip() for column in columns if column.strip()]
+            return [column.strip().lower() for column in columns if column.strip()]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 
@@ -95,7 +95,8 @@ def read_header(path: str | Path) -> list[str]:
 def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
     """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
 
-    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count.
+    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count, nor
+    does the case of a column's name.
     The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
     unquoted comma too long, where pandas moves every column by one.
     """
@@ -105,7 +106,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
             by = _delimiter(file.readline())
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
-            header = [column.strip() for column in next(reader, [])]
+            header = [column.strip().lower() for column in next(reader, [])]
             missing = [column for column in columns if column not in header]
             columns += tuple(column for column in optional if column in header)
             if missing:
@@ -118,7 +119,9 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
                     sizes = f"{len(row)} fields, wanted {len(header)}"
                     raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
                 rows[reader.line_num] = [row[header.index(column)] for column in columns]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({said(error)}); Excel saves such as 'CSV UTF-8'") from error
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as csv: {said(error)}") from error
     if not rows:
         raise InputError(f"{path}: no row below the header {','.join(header)}")

@@ -207,7 +207,7 @@ def add_noise(group, seed: str, *, randomize: bool) -> None:
     add(group, "--n_trials N", "noise draws per level", 1)
     if randomize:
         switch(group, "--randomize_noise", "new noise for every level, not one for all")
-    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see save_noise.py")
+    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see scripts/save_noise.py, adapt.py")
     add(group, "--seed N", f"seed of the noise where there is no --noise_path; {seed}", 0)
 
 

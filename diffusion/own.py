@@ -108,8 +108,10 @@ def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
 def check_split(name: str, split: str, splits: Iterable[str]) -> None:
     """Raises InputError unless the data has this split."""
     if split not in splits:
-        why = "is not split: all its images are" if list(splits) == ["test"] else "has"
-        raise InputError(f"dataset {name!r} has no split {split!r}: it {why} {', '.join(sorted(splits))}")
+        why = f"it has {', '.join(sorted(splits))}"
+        if list(splits) == ["test"]:
+            why = f"it is not split, all its images are test; --split test, or put them into {split}/ and test/"
+        raise InputError(f"dataset {name!r} has no split {split!r}: {why}")
 
 
 def read_folder(name: str, split: str) -> Read:
@@ -136,7 +138,8 @@ def read_folder(name: str, split: str) -> Read:
     alone = images_in(folder, deep=False)
     images = {each: images_in(folder / each) for each in inside}
     full = [each for each in inside if images[each]]
-    if alone and not full:
+    if alone and len(full) < 2:  # with images beside it, one folder is no choice of classes
+        alone = images_in(folder)
         return files(alone, [NO_LABEL] * len(alone), (), folder)
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
@@ -183,6 +186,9 @@ def read_table(name: str, split: str) -> Read:
             called = "path and label" + ", and group" * (len(fields) > 2)
             raise InputError(f"{path}, line {line}: {called} are {', '.join(map(repr, fields))}, {wanted}")
     paths = [_place(path.parent, file.strip()) for file in columns["path"]]
+    if not any(each.exists() for each in paths):
+        where = "paths are taken as they are, or from the folder of the table"
+        raise InputError(f"{path}: none of its {len(paths)} images is there, such as {paths[0]}; {where}")
     if "label" not in columns:
         return files(paths, [NO_LABEL] * len(paths), (), path.parent, (), candidates)
     labels = [label.strip() for label in columns["label"]]

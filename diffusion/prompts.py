@@ -100,7 +100,8 @@ def prompts_for(
     """
     if texts:
         if path or NO_LABEL not in labels:
-            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels"
+            few = f" ({', '.join(classes[:3])}{', ...' * (len(classes) > 3)})" if classes else ""
+            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{few}"
             raise InputError(f"--prompts: {why}; wanted a csv that says which class each prompt is of, or neither")
         if len(texts) < 2 or not all(text.strip() for text in texts):
             raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
@@ -110,13 +111,16 @@ def prompts_for(
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
     elif len(classes) < 2:
-        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompts or --prompt_path")
+        flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
+        why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
+        raise InputError(f"--dataset {name}: {why}, so it needs {flags}")
     else:
         texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
         prompts = Prompts(texts, classes, list(range(len(texts))))
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
-        raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
+        called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
+        raise InputError(f"the prompts have no class {', '.join(called)}, which images of {name} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and name in DATASETS:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
@@ -134,8 +138,15 @@ def _plain(name: str) -> str:
 
 
 def _check_names(prompts: Prompts, classes: list[str], path: Path, name: str) -> None:
-    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order."""
+    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order.
+
+    Warns where none of the names is a class of the data: a csv of other data.
+    """
     known = {_plain(each): k for k, each in enumerate(classes)}
+    if known and known.keys().isdisjoint(map(_plain, prompts.names)):
+        pairs = [(said, k) for said, k in zip(prompts.names, prompts.classes, strict=True) if k < len(classes)]
+        taken = "; ".join(f"{said!r} is taken for {classes[k]!r}" for said, k in pairs[:2])
+        warnings.warn(f"{path}: none of its classnames is a class of {name}: {taken}", InputWarning, stacklevel=2)
     for said, class_id in zip(prompts.names, prompts.classes, strict=True):
         other = known.get(_plain(said), class_id)
         if other != class_id:
