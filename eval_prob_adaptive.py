@@ -21,15 +21,15 @@ def parser() -> options.Parser:
     options.add(model, "--version MODEL", known, "2-0")
     options.add_text_model(model)
     options.add_network(model)
-    search = options.add_search(p, "halving")
+    search = options.add_search(p, "halving", "; default halving with --to_keep and --n_samples, else race")
     options.add_stages(search)
-    options.add_noise(search, ", together with the image's index", randomize=False)
+    options.add_noise(search, "each image, by its index, has its own", randomize=False)
     options.add_candidates(search)
     stored = options.add_store(p)
     maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
     options.switch(stored, "--save_maps", maps, None)
     options.add_picture(stored)
-    options.switch(stored, "--load_stats", "count the images that are already done in the bar")
+    options.switch(stored, "--load_stats", "accuracy and NFE in the progress bar include the images of earlier calls")
     options.add_shards(p)
     p.set_defaults(reads=lambda args: (args.version, "text"))
     return p

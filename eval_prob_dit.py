@@ -36,8 +36,9 @@ def parser() -> options.Parser:
     search = options.add_search(p, "halving")
     options.add_stages(search, "; default 50 1", "; default 25 250")
     options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99", nargs="+")
-    options.add(search, "--t_interval N", "every class at every N-th level; default 5 with --cls, else stages")
-    options.add_noise(search, ", together with the image's index", randomize=True)
+    grid = "measure every class at every N-th level; default 5 with --cls, else --to_keep and --n_samples"
+    options.add(search, "--t_interval N", grid)
+    options.add_noise(search, "each image, by its index, has its own", randomize=True)
     options.add_candidates(search)
     stored = options.add_store(p)
     for flag, (what, _) in KEEP.items():

@@ -24,7 +24,6 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
 Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +38,7 @@ from PIL import Image
 from diffusion import InputError, digits, own
 from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb
-from diffusion.names import NO_LABEL
+from diffusion.names import NO_LABEL, like
 
 Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
 
@@ -107,12 +106,10 @@ def load_dataset(
         elif os.path.isfile(os.path.expanduser(name)):
             read = own.read_image(name, split)
         else:
-            near = difflib.get_close_matches(name, TABLE, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
             known = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv or a .jsonl"
-            raise InputError(f"dataset {name!r} is {known}{meant}")
+            raise InputError(f"dataset {name!r} is {known}{like(name, TABLE)}")
     except ImportError as error:
-        missing = f"the package {error.name!r}: pip install -e '.[all]'"
+        missing = f"the package {error.name!r}: pip install {error.name}"
         raise InputError(f"dataset {name!r} needs {missing}") from error
     if name in TABLE or name.startswith("hf:"):
         return Dataset(name, split, *read)

@@ -88,7 +88,7 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError(f"{flag} {given}: needs the package 'peft': pip install -e '.[all]'") from None
+        raise InputError(f"{flag} {given}: needs the package 'peft': pip install peft") from None
     path, commit = find(name, flag)
     flag, called = f"{flag} {given}", adapter or "lora"
     tensors = _read(path, flag)

@@ -20,7 +20,7 @@ from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of
 from diffusion.errors import alike
 from diffusion.images import to_grey
 from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
-from diffusion.names import ALIASES, EMBEDDED
+from diffusion.names import ALIASES, DTYPES, EMBEDDED
 from diffusion.process import Process
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
@@ -140,7 +140,7 @@ def check_weights(card: Card) -> dict[str, str]:
 
 
 def load_model(
-    card: Card | str,
+    card: Card | str | Path,
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -152,10 +152,13 @@ def load_model(
     The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
     encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
     (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
-    `conditions` is also told which each arm has. Raises InputError when weights are missing or damaged.
+    `conditions` is also told which each arm has. Raises InputError when there is no such device, and when weights are
+    missing or damaged.
     """
-    card = read_card(card) if isinstance(card, str) else card
-    device = torch.device(device)
+    if dtype not in [getattr(torch, name) for name in DTYPES]:
+        raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
+    device = _device(device)
+    card = card if isinstance(card, Card) else read_card(str(card))
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
         pipeline = _pipeline(card, dtype)
@@ -199,6 +202,15 @@ def load_model(
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
     return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
+
+
+def _device(given: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(given)
+        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device {str(given)!r}: not to be had here ({str(error).splitlines()[0]})") from None
 
 
 def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:

@@ -256,7 +256,7 @@ def from_hub(name: str, split: str, config: str | None = None):
     try:
         import datasets
     except ImportError:
-        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install -e '.[all]'") from None
+        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install datasets") from None
     try:
         return hub.briefly(lambda: datasets.load_dataset(name, config, split=split))  # never with trust_remote_code
     except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...

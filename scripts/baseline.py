@@ -18,7 +18,7 @@ def parser() -> options.Parser:
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
     options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")
-    options.add(model, "--pretrained TAG", "CLIP: open_clip's tag of the weights, or a file")
+    options.add(model, "--pretrained TAG", "weights of the CLIP in --model: open_clip's tag, or a file")
     options.add_device(model)
     options.add_store(p)
     options.add_shards(p)
