@@ -11,7 +11,6 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_numbers, read_rows
-from diffusion.lora import split
 from diffusion.names import DATA, DATASETS, NO_LABEL
 
 PROMPTS = DATA / "prompts"
@@ -57,6 +56,8 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
 
 def _files(path: Path, column: str) -> list[tuple[str, ...]] | None:
     """The files that each cell of a column names, those beside the csv by their path; None where none names any."""
+    from diffusion.lora import split
+
     found = []
     for line, cells in read_rows(path, (), (column,)).items():
         try:
@@ -143,8 +144,8 @@ def _check_names(prompts: Prompts, classes: list[str], path: Path, name: str) ->
     Warns where none of the names is a class of the data: a csv of other data.
     """
     known = {_plain(each): k for k, each in enumerate(classes)}
-    if known and known.keys().isdisjoint(map(_plain, prompts.names)):
-        pairs = [(said, k) for said, k in zip(prompts.names, prompts.classes, strict=True) if k < len(classes)]
+    pairs = [p for p in zip(prompts.names, prompts.classes, strict=True) if p[1] < len(classes) and not is_id(p[0])]
+    if pairs and known.keys().isdisjoint(_plain(said) for said, _ in pairs):
         taken = "; ".join(f"{said!r} is taken for {classes[k]!r}" for said, k in pairs[:2])
         warnings.warn(f"{path}: none of its classnames is a class of {name}: {taken}", InputWarning, stacklevel=2)
     for said, class_id in zip(prompts.names, prompts.classes, strict=True):

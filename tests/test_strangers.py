@@ -115,7 +115,7 @@ FILES = {  # what they hold; "" after the last slash: an empty folder
     "nothing.csv": "path,label\n",
     "latin.csv": b"path,label\n\xe9,b\n",
     "wide.csv": f'path,label\n"{"x" * 200_000}",b\n',
-    "ids.csv": f"path,label\na.png,{DIGITS}\n",
+    "ids.csv": f"path,label\nfile,{DIGITS}\n",
     "prompts.csv": f"{HEAD}a,a,{DIGITS}\nb,b,1\n",
     "far.csv": f"{HEAD}a,a,{'9' * 30}\nb,b,1\n",
     "n.pt": "hello",
