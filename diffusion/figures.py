@@ -82,7 +82,7 @@ def draw_reliability(axes, sure: np.ndarray, hit: np.ndarray, **legend) -> np.nd
     axes.plot(place, 100 * share, "o", markersize=5, color=RIGHT, label="right")
     axes.plot(place, 100 * confidence, "_", markersize=13, markeredgewidth=2, color=ACCENT, label="confidence")
     bins_of = f"bins of {images.min():.0f} images or one more, the least sure first"
-    axes.set(xlabel=bins_of, ylabel="%", ylim=(None, 101))
+    axes.set(xlabel=bins_of, ylabel="%", xlim=(0.5, len(place) + 0.5), xticks=place, ylim=(None, 101))
     axes.legend(frameon=False, loc="lower right", **legend)
     return bins
 
