@@ -87,6 +87,20 @@ def draw_reliability(axes, sure: np.ndarray, hit: np.ndarray, **legend) -> np.nd
     return bins
 
 
+def fit(text: str, inches: float, **font) -> str:
+    """As much of a text as is so wide in a font (size, weight), in `shorten`'s form."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    prop, dpi = FontProperties(**font), 720
+    measured = get_font(findfont(prop))
+    measured.set_size(prop.get_size_in_points(), dpi)
+    for length in range(len(text) or 1, 0, -1):
+        measured.set_text(shorten(text, length))
+        if measured.get_width_height()[0] / 64 <= dpi * inches:  # in 64ths of a dot
+            break
+    return shorten(text, length)
+
+
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, and no $, between which matplotlib would read mathematics."""
     short = text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -4,8 +4,8 @@
 
 --metrics names further figures, each with its 95% interval:
 
-    classes     precision, recall and F1 of each class; macro F1, of the classes with images; so is the mean per class, the
-                balanced accuracy
+    classes     precision, recall and F1 of each class; macro F1, of the classes with images
+                (the mean per class is the balanced accuracy)
     two-class   AUROC, average precision, sensitivity at 90 and 95% specificity, for --positive
     groups      accuracy of each group, the worst, the gap; groups are a column of the data's csv: path,label,group
     shape-bias  of cue-conflict images, named as cat7-elephant1.png: the share of answers by shape
