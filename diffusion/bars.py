@@ -11,7 +11,26 @@ from diffusion.search import even
 COLUMNS = 10
 ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
 BEST_CLASSES = 8  # of more classes, so many are listed, the best first
+LONG = 19  # characters: a longer name may be cut
 BAR, TEXT = "#b9d3ee", "#333333"
+
+
+def told_apart(called: list[str]) -> tuple[list[str], str]:
+    """Names without the words that all begin and end with, and those words with … between; long ones only."""
+    words = [name.rstrip(".").split() for name in called]
+    shortest = min(map(len, words))
+    if max(map(len, called)) <= LONG or len(set(called)) == 1:
+        return called, ""
+
+    def shared(sides: list[list[str]], most: int) -> int:
+        return next((k for k in range(most) if len({side[k] for side in sides}) > 1), most)
+
+    first = shared(words, shortest - 1)  # of every name, one word is left at least
+    last = shared([each[::-1] for each in words], shortest - 1 - first)
+    if not first + last:
+        return called, ""
+    left = [" ".join(each[first : len(each) - last]) for each in words]
+    return left, " ".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]])
 
 
 def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, footing: str, path: Path) -> None:
@@ -20,6 +39,8 @@ def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, 
     images: [h, w, 3] in 0..1; rows: pred and label (class rows; label None where no prompt has it, names.NO_LABEL where
     nobody said it), excess [K] and, where it is known, the image's file.
     """
+    called, common = told_apart(called)
+    footing = (f"Names stand for “{common}”.\n" if common else "") + footing
     listed = len(called) if len(called) <= ALL_CLASSES else BEST_CLASSES
     columns = min(COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
@@ -49,12 +70,12 @@ def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, 
         figures.bare(picture, colour, 2)
         below, below_colour = row.get("file", "").rpartition("/")[2], TEXT
         if pred != label and not unknown:
-            truth = "is no prompt's" if label is None else f"is {figures.shorten(called[label], 22)}"
+            truth = "is no prompt's" if label is None else f"is {called[label]}"
             below, below_colour = truth, figures.RIGHT
-        title_text = figures.shorten(called[pred], 20) + ("\n" if below else "")
+        title_text = figures.fit(called[pred], side, size=9, weight="bold") + ("\n" if below else "")
         picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
         small = {"transform": picture.transAxes, "ha": "center", "fontsize": 7.5, "color": below_colour}
-        picture.text(0.5, 1.03, figures.shorten(below, 25), **small)
+        picture.text(0.5, 1.03, figures.fit(below, side, size=7.5), **small)
         panel = axes(left, top + title + side + 0.06, bar * listed)
         excess = row["excess"][k]
         panel.barh(range(listed), np.where(np.isfinite(excess), excess, 0), color=BAR, height=0.86)
@@ -67,7 +88,8 @@ def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, 
             if not np.isfinite(excess[y]):  # no candidate
                 continue
             style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
-            text = f"{figures.shorten(called[c], 19)}{' ◂' if c == pred else ''}"
+            room = side - (0.2 if c == pred else 0.08)
+            text = figures.fit(called[c], room, size=7, weight=style["weight"]) + (" ◂" if c == pred else "")
             panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
     figures.save(figure, path)
 

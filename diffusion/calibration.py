@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from diffusion.metrics import excess, rescore
+from diffusion.metrics import Z95, excess, rescore
 
 BINS, IN_BIN = 15, 20
 EPS = np.finfo(float).eps  # the smallest probability that costs its logarithm, as in sklearn.metrics.log_loss
@@ -72,6 +72,15 @@ def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
     grid = typical + np.linspace(-10, 10, 41)
     best = grid[np.argmin([loss(log_t) for log_t in grid])]
     return float(np.exp(minimize_scalar(loss, bounds=(best - 0.5, best + 0.5), options={"xatol": 1e-6}).x))
+
+
+def no_better_than_equal(scores: np.ndarray, label: np.ndarray, temperature: float) -> bool:
+    """Whether equal probabilities of all measured classes do as well as those of a temperature, scores and labels.
+
+    By the likelihood ratio of the two (Wilks, 1938) at the 95% level; scores [n, K], label [n].
+    """
+    equal = probabilities(np.where(np.isfinite(scores), 0, -np.inf), 1)
+    return 2 * len(label) * (nll(equal, label) - nll(probabilities(scores, temperature), label)) < Z95**2
 
 
 def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -82,9 +82,23 @@ def draw_reliability(axes, sure: np.ndarray, hit: np.ndarray, **legend) -> np.nd
     axes.plot(place, 100 * share, "o", markersize=5, color=RIGHT, label="right")
     axes.plot(place, 100 * confidence, "_", markersize=13, markeredgewidth=2, color=ACCENT, label="confidence")
     bins_of = f"bins of {images.min():.0f} images or one more, the least sure first"
-    axes.set(xlabel=bins_of, ylabel="%", ylim=(None, 101))
+    axes.set(xlabel=bins_of, ylabel="%", xlim=(0.5, len(place) + 0.5), xticks=place, ylim=(None, 101))
     axes.legend(frameon=False, loc="lower right", **legend)
     return bins
+
+
+def fit(text: str, inches: float, **font) -> str:
+    """As much of a text as is so wide in a font (size, weight), in `shorten`'s form."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    prop, dpi = FontProperties(**font), 720
+    measured = get_font(findfont(prop))
+    measured.set_size(prop.get_size_in_points(), dpi)
+    for length in range(len(text) or 1, 0, -1):
+        measured.set_text(shorten(text, length))
+        if measured.get_width_height()[0] / 64 <= dpi * inches:  # in 64ths of a dot
+            break
+    return shorten(text, length)
 
 
 def shorten(text: str, length: int) -> str:

@@ -1,7 +1,7 @@
 """The bar of a run: it moves with network calls and says what is done, how well, how fast and how long it will take."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -11,27 +11,33 @@ from diffusion.names import NO_LABEL
 class Progress:
     """A bar of `images` that cost `nfe` in all, at most unless that is `exact`; `earlier` rows count in its figures.
 
-    What is left is estimated by the mean of the images that are done; before the first, by `nfe`.
+    Where the cost is not known, it is estimated once an image is done: each of those that are not will cost as much
+    more as one that is did, or as one in hand has by now. The first to end are cheap: their mean alone is too small.
     """
 
     def __init__(self, images: int, nfe: int, exact: bool, earlier: Iterable[dict] = ()):
         self.images, self.nfe, self.exact = images, nfe, exact
         self.left = images
+        self.begun = 0
         self.spent = 0  # NFE, of unfinished images too
         self.now, self.all = Counter(), Counter()  # sums over the images of this call, and over the earlier ones too
         for row in earlier:
             self._count(self.all, row)
 
     def __enter__(self) -> "Progress":
-        form = "{percentage:3.0f}%|{bar}| {desc}{remaining} left{postfix}"
-        self.bar = tqdm(total=self.nfe, dynamic_ncols=True, smoothing=0, bar_format=form)
+        self.bar = tqdm(total=self.nfe, dynamic_ncols=True, smoothing=0, bar_format="{desc}")
         self._show()
         return self
 
     def __exit__(self, *_) -> None:
-        self.bar.bar_format = self.bar.bar_format.replace("{remaining} left", "in {elapsed}")
-        self._show()
+        self._show("in {elapsed}, ")
         self.bar.close()
+
+    def begin(self, images: Iterable) -> Iterator:
+        """The same images; each that is taken counts as in hand."""
+        for image in images:
+            self.begun += 1
+            yield image
 
     def call(self, nfe: int) -> None:
         """A network call is over."""
@@ -57,16 +63,20 @@ class Progress:
         judged = "pred" in row and row["label"] != NO_LABEL
         sums.update(images=1, nfe=row["nfe"], answers=judged, right=judged and row["pred"] == row["label"])
 
-    def _show(self) -> None:
+    def _show(self, time: str = "{remaining} left, ") -> None:
         """The line, of at most 80 columns whatever the run."""
         done, total, all_done = self.now["images"], self.nfe, self.all["images"]
         if done and not self.exact:
-            total = min(total, self.now["nfe"] + self.left * self.now["nfe"] // done)
-        self.bar.total = max(total, self.spent)
-        most = "" if self.exact or done else "<"
-        self.bar.desc = f"{done}/{self.images}, {most if self.left else ''}"
+            in_hand = max(1, min(self.begun - done, self.left))
+            more = max(self.now["nfe"] // done, (self.spent - self.now["nfe"]) // in_hand)
+            total = min(total, self.spent + self.left * more)
+        self.bar.total = total = max(total, self.spent)
+        percent = min(100 * self.spent // max(total, 1), 99) if self.left else 100
+        if "left" in time and not (done or self.exact):
+            time = ""  # of a race nobody knows it yet
         speed = self.spent / max(self.bar.format_dict["elapsed"], 1e-3)
         said = [f"{self.all['right'] / self.all['answers']:.1%} right"] if self.all["answers"] else []
         said += [f"{self.all['nfe'] / all_done:,.0f} NFE each"] if all_done else []
-        self.bar.set_postfix_str(", ".join([*said, f"{speed:,.0f} NFE/s"]), refresh=False)
+        said = ", ".join([*said, f"{speed:,.0f} NFE/s"])
+        self.bar.bar_format = f"{percent:3}%|{{bar}}| {done}/{self.images}, {time}{said}"
         self.bar.update(self.spent - self.bar.n)

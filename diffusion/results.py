@@ -282,7 +282,8 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
     """
     known = names_of_rows(run)
     temperature = read_calibration(run)["temperature"] if (run.folder / "calibration.json").exists() else None
-    shown = [index for index in indices if index in run.done][:most]
+    done = [index for index in indices if index in run.done]
+    shown = done[:most]
     print(
         f"\n{'image':<32}{'class':<32}{'error above the best':>22}{'NFE':>8}"
         + f"{'probability':>13}" * bool(temperature)
@@ -301,8 +302,8 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
             above += "" if record.get("decided", True) or k != winner else ", undecided"
             last = f"{p[k]:>13.4f}" if temperature else ""
             print(f"{file:<32}{one_line(known[k], 30):<32}{above:>22}{record['nfe']:>8,}{last}")
-    if len(indices) > len(shown):
-        print(f"and {len(indices) - len(shown)} more: python scripts/plot_errors.py {run.folder} OUT.png draws them")
+    if len(done) > len(shown):
+        print(f"and {len(done) - len(shown)} more: python scripts/plot_errors.py {run.folder} OUT.png draws them")
 
 
 def report(problems: list[str], most: int = 20) -> int:

@@ -192,7 +192,8 @@ def evaluate(
     with cluster.asked_to_end(grace) as asked:
 
         def found(indices: Iterable[int], dtype: str) -> Iterator[dict]:
-            return classify(itertools.takewhile(lambda _: not asked, ahead(indices, load, fail)), dtype, bar.call)
+            images = itertools.takewhile(lambda _: not asked, ahead(indices, load, fail))
+            return classify(bar.begin(images), dtype, bar.call)
 
         measured = found(todo, dtype)  # loads the model: its errors come before the bar
         with bar:

@@ -75,6 +75,9 @@ def main(argv: list[str]) -> int:
     if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
         few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
         warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
+    if calibration.no_better_than_equal(scores[fit], label[fit], temperature):
+        flat = f"temperature {temperature:.4g}: on the images fitted on, equal probabilities of all classes do as well"
+        warnings.warn(f"{flat}; the run is at chance, or these are too few", InputWarning, stacklevel=2)
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
     text = json.dumps(saved, indent=1).encode()
     write_atomic(run.folder / "calibration.json", lambda file: file.write(text))

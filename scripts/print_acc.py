@@ -4,7 +4,8 @@
 
 --metrics names further figures, each with its 95% interval:
 
-    classes     precision, recall and F1 of each class; macro F1 (the mean per class is the balanced accuracy)
+    classes     precision, recall and F1 of each class; macro F1, of the classes with images
+                (the mean per class is the balanced accuracy)
     two-class   AUROC, average precision, sensitivity at 90 and 95% specificity, for --positive
     groups      accuracy of each group, the worst, the gap; groups are a column of the data's csv: path,label,group
     shape-bias  of cue-conflict images, named as cat7-elephant1.png: the share of answers by shape
@@ -59,11 +60,11 @@ def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
 
 
 def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures.Measure]:
-    """Figures of a run between two classes, of which one, by name, is positive."""
+    """Figures of a run between two classes, of which one, by name, is positive. ValueError: it has others."""
     called = {class_id: name for class_id, name in results.names_of_classes(run).items() if class_id in run.classes}
     positive = list(called.values())[-1] if positive is None else positive
     if len(called) != 2:
-        raise InputError(f"--metrics two-class: {run.folder} has {len(called)} classes, wanted 2")
+        raise ValueError(f"the run has {len(called)} classes, wanted 2")
     if positive not in called.values():
         raise InputError(f"--positive {positive}: wanted one of {', '.join(called.values())}")
     print(f"{'positive':<15} {positive}")
@@ -71,15 +72,16 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures
     scores = np.array([row["scores"] for row in rows])  # [n, 2]
     label = np.array([row["label"] for row in rows])
     if not np.isfinite(scores).all():
-        raise InputError(f"--metrics two-class: {run.folder} did not measure both classes of every image")
+        raise ValueError("it did not measure both classes of every image")
     return measures.two_class(scores[:, side] - scores[:, 1 - side], label == run.classes[side])
 
 
 def print_classes(pred: np.ndarray, label: np.ndarray, names: dict[int, str]) -> None:
-    """A line for each class that is a label or an answer."""
+    """A line for each class that is a label or an answer; "-": a share of no images."""
     print(f"\n{'class':<28}{'images':>7}{'precision':>26}{'recall':>26}{'F1':>26}")
     for class_id in np.unique([pred, label]).tolist():
-        cells = [results.in_percent(m.value, m.interval) for m in measures.of_class(pred, label, class_id)]
+        found = measures.of_class(pred, label, class_id)
+        cells = [results.in_percent(m.value, m.interval) if m.n else "-" for m in found]
         name = figures.shorten(names.get(class_id, str(class_id)), 27)
         print(f"{name:<28}{np.sum(label == class_id):>7}" + "".join(f"{cell:>26}" for cell in cells))
     print()

@@ -14,8 +14,9 @@ from conftest import import_script
 from PIL import Image
 from scipy.optimize import approx_fprime
 from test_eval_prob_adaptive import SCRIPT, csv_of, folder_of, options, race_options, subset
+from test_tables import write_run
 
-from diffusion import calibration, records
+from diffusion import calibration, figures, records
 from diffusion.names import LOSSES
 
 CALIBRATE, PRINT = "scripts/calibrate.py", "scripts/print_acc.py"
@@ -360,6 +361,39 @@ def test_a_damaged_record_is_named_and_left_out(run_main, tmp_path, race):
     (folder / "040.pt").write_bytes(b"half")
     result = run_main(CALIBRATE, folder, "--fit", 0.5)
     assert result.code == 1 and "040.pt" in result.err and (folder / "calibration.json").exists()
+
+
+def test_a_temperature_that_tells_nothing_by_hand():
+    """Two classes, d = log 3 and T = 1: p is 3/4 and 1/4, so 2 log LR of n images, a share s right, is known."""
+    s, label = np.array([[0, -np.log(3)]] * 40), np.zeros(40, dtype=int)
+    label[:10] = 1  # 3 in 4 are right: 2 * 40 * (log 2 - H(1/4)) = 10.5 > 3.84
+    assert not calibration.no_better_than_equal(s, label, 1.0)
+    assert calibration.no_better_than_equal(s[7:17], label[7:17], 1.0)  # 7 of 10 are right: 1.53, too few
+    label[:20] = 1
+    for temperature in (1.0, calibration.fit_temperature(s, label)):  # at chance
+        assert calibration.no_better_than_equal(s, label, temperature)
+    unmeasured = np.column_stack([s, np.full(40, -np.inf)])
+    assert calibration.no_better_than_equal(unmeasured, label, 1.0)
+
+
+def test_a_run_at_chance_is_warned_of(run_main, tmp_path):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 300)
+    for name, gap, warned in [("chance", 0.0, 1), ("good", 2.0, 0)]:
+        errors = 1 + rng.normal(size=(300, 3, 8)) / 9
+        errors[np.arange(300), label] -= gap / 9
+        done = run_main(CALIBRATE, write_run(tmp_path / name, errors, label.tolist()), "--fit", "0.5")
+        assert done.code == 0, done.err
+        assert done.err.count("equal probabilities of all classes do as well") == warned == done.err.count("\n")
+
+
+def test_the_bins_have_whole_numbers():
+    """Also where there is one."""
+    for images in (10, 60):
+        axes = figures.new(2, 2).subplots()
+        figures.draw_reliability(axes, np.full(images, 0.5), np.arange(images) % 2 == 0)
+        bins = calibration.bins_for(images)
+        assert axes.get_xticks().tolist() == list(range(1, bins + 1)) and axes.get_xlim() == (0.5, bins + 0.5)
 
 
 def test_spread_shows_one_number_or_a_range():

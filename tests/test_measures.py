@@ -31,9 +31,16 @@ def test_classes_as_scikit_learn_has_them(answers):
         n = int((pred == class_id).sum())
         assert found[0].n == n and found[0].interval == pytest.approx(metrics.wilson(precision, n))
     macro = measures.macro_f1(pred, label)
-    assert macro.value == pytest.approx(sklearn.metrics.f1_score(label, pred, average="macro", zero_division=0))
+    assert macro.value == pytest.approx(sklearn.metrics.f1_score(label, pred, labels=np.unique(label), average="macro"))
     mean = measures.accuracy(pred, label)[-1]
     assert mean.value == pytest.approx(sklearn.metrics.balanced_accuracy_score(label, pred))
+
+
+def test_a_class_without_images_is_no_part_of_macro_f1():
+    """Two classes of two images; one image of the first is taken for a class that has none: F1 2/3 and 1."""
+    pred, label = np.array([0, 9, 1, 1]), np.array([0, 0, 1, 1])
+    assert measures.macro_f1(pred, label).value == pytest.approx((2 / 3 + 1) / 2)
+    assert [m.n for m in measures.of_class(pred, label, 9)] == [1, 0, 0]
 
 
 def test_two_classes_by_hand():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import InputError, InputWarning
+from diffusion import InputError, InputWarning, results
 from diffusion.datasets import load_dataset
 from diffusion.images import crop
 from diffusion.prompts import prompts_for
@@ -148,7 +148,7 @@ def test_the_same_data_under_another_name_is_the_same_run(tmp_path):
     assert load_dataset(str(tmp_path / "elsewhere/mine")).fingerprint != first.fingerprint
 
 
-def test_by_the_script(run_main, tmp_path, model_folder):
+def test_by_the_script(run_main, tmp_path, model_folder, capsys):
     """Images without labels: a table of predictions, and records that name their files."""
     data = load_dataset("digits")
     for k in (0, 1, 3):
@@ -163,6 +163,10 @@ def test_by_the_script(run_main, tmp_path, model_folder):
     record = load_record(path)
     assert (record["file"], record["label"]) == ("1.png", -1) and record["pred"] in (0, 1)
     assert all(f"{k}.png" in done.out for k in (0, 1, 3))
+    for most, says in [(3, ""), (2, "and 1 more: ")]:  # image 3 is not done
+        results.print_predictions(results.read(path.parent), [0, 1, 2, 3], most)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith(says or "3.png")
     one = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts, "--picture", tmp_path / "bars.png")
     with Image.open(tmp_path / "bars.png") as drawn:
         assert drawn.width > 500 and str(tmp_path / "bars.png") in one.out

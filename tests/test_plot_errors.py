@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import InputError, records
+from diffusion import InputError, bars, figures, records
 from diffusion.names import LOSSES
 
 PLOT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "plot_errors.py"))
@@ -53,3 +53,31 @@ def test_bad_input(tmp_path):
         PLOT["main"]([str(tmp_path), "out.png"])
     with pytest.raises(InputError, match="--images 0"):
         PLOT["main"]([str(tmp_path), "out.png", "--images", "0"])
+
+
+def test_names_without_what_they_share():
+    three, five = "a photo of the number three.", "a photo of the number five."
+    assert bars.told_apart([three, five]) == (["three", "five"], "a photo of the number …")
+    assert bars.told_apart(["a red cat on the left", "a cat on the left"]) == (["red cat", "cat"], "a … on the left")
+    for same in (["a cat", "a dog"], [three], ["a photo of a cat, large", "one dog"]):  # short, one, nothing shared
+        assert bars.told_apart(same) == (same, "")
+
+
+def test_no_text_is_wider_than_its_image(tmp_path, monkeypatch):
+    """Measured by matplotlib itself, of names and files that would not fit; what tells them apart is there."""
+    called = [
+        "a photo of the number three.",
+        "a photo of the number five.",
+        "a photo of the number $WWWWWWWWWWWWWWWWW$.",
+    ]
+    rows = [{"pred": k % 3, "label": 2, "excess": np.arange(3.0), "file": "W" * 40} for k in range(12)]
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    bars.draw_cells([np.zeros((4, 4, 3))] * 12, rows, called, "heading", "footing", tmp_path / "out.png")
+    (figure,) = drawn
+    assert any("a photo of the number …" in text.get_text() for text in figure.texts)
+    titles = [axes.title.get_text().rstrip("\n") for axes in figure.axes[::2]]
+    assert titles[:2] == ["three", "five"] and titles[2].endswith("…")
+    for axes in figure.axes:
+        for text in (axes.title, *axes.texts):
+            assert text.get_window_extent().width < 1.45 * figure.dpi

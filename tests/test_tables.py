@@ -251,7 +251,21 @@ def test_metrics_of_print_acc(run_main, two, labels):
         assert f"group {group} " in done.out and f"{100 * np.mean(hits):.2f}%" in done.out
     assert "macro F1" in done.out and "votes if wrong" in done.out and "worst, group" in done.out
     refused = run_main(ACC, two[0], "--metrics", "two-class")
-    assert refused.code == 2 and "has 3 classes, wanted 2" in refused.err
+    assert refused.code == 2
+    assert refused.err == f"print_acc.py: --metrics two-class: {two[0]}: the run has 3 classes, wanted 2\n"
+
+
+def test_a_class_without_images_has_no_recall(run_main, tmp_path):
+    """Of three classes the last has no image and one answer, the second one image and no answer."""
+    errors = np.ones((3, 3, 2))
+    errors[np.arange(3), [0, 0, 2]] = 0.5
+    folder = write_run(tmp_path / "run", errors, [0, 0, 1], words=["cat", "dog", "owl"])
+    done = run_main(ACC, folder, "--metrics", "classes")
+    assert done.code == 0, done.err
+    cells = {line[:28].strip(): line[28:].split() for line in done.out.splitlines()}
+    assert cells["owl"][:2] == ["0", "0.00"] and cells["owl"][-2:] == ["-", "-"]
+    assert cells["dog"][:3] == ["1", "-", "0.00"] and cells["cat"][1] == "100.00"
+    assert f"{'macro F1':<32} 50.00%" in done.out
 
 
 def test_two_classes_and_votes_decide(run_main, tmp_path):
