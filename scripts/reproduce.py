@@ -2,16 +2,16 @@
 
     python scripts/reproduce.py --list
     python scripts/reproduce.py embedded
-    python scripts/reproduce.py 'digits-unseen*'
+    python scripts/reproduce.py 'digits-*'
     python scripts/reproduce.py paper --hours 4
 
-docs/numbers.toml names every number, the run that gives it, and its part. What a run printed is kept under --out and read
-again by a second call, so that a call goes on where the last one ended; to measure all anew, give another --out. Exit code
-1: a number is outside its interval, or a run failed.
+docs/numbers.toml names every number, the run that gives it, and the run's part. What a run printed is kept under --out
+and is read, not run, again: a second call goes on where the first one ended. To measure all anew, give another --out.
+Exit code 1: a number is outside its interval, or a run failed.
 
-`paper` is for real models. It takes, of each of the paper's data sets under $DATASET_ROOT, as many images as fit into
---hours, by the paper's own schedule, in one order whose every beginning has its share of each class. What the paper printed
-should lie within the interval of what is measured.
+`paper` is for real models. Of each of the paper's data sets that is under $DATASET_ROOT it takes as many images as fit
+into --hours, spread evenly over the classes, by the paper's schedule. What the paper printed should lie within the
+interval of what is measured.
 """
 
 from diffusion import options
@@ -30,139 +30,38 @@ def parser() -> options.Parser:
     options.add(g, "--nfe_per_second RATE", "network evaluations; default measured on a few images")
     options.add(g, "--version MODEL", "in place of Stable Diffusion 2.0, as in eval_prob_adaptive.py")
     options.add(g, "--batch_size -b N", "evaluations in one network call")
+    options.add(g, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
     return p
 
 
 import fnmatch
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from diffusion import InputError, names
+from diffusion import InputError, cluster, names
 from diffusion.datasets import load_dataset
+from diffusion.ledger import OUTSIDE, Ledger, Run, read_off, verdict
 from diffusion.readers import load_items
 
 ROOT = Path(__file__).parent.parent
-NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
-FIGURE = re.compile(rf"({NUMBER})%?(?:\s*\((?:95% interval )?({NUMBER})%?(?: to |-)({NUMBER})%?\))?")
 OURS = re.compile(r"(scripts|docs|models|prompts)/|\w+\.py$")
 SHORT = dict.fromkeys(["eval_prob_adaptive.py", "eval_prob_dit.py"], "--to_keep 1 --n_samples 2")
 SHORT |= {"run_winoground.py": "--t_interval 500"}
 LEAST = 50  # images of a data set: with fewer an interval is 28 points wide
 
 
-@dataclass(frozen=True)
-class Run:
-    """A command, as python takes it."""
-
-    name: str
-    part: str
-    do: str
-    minutes: float = 0  # on one core of a CPU
-    nfe: int = 0  # per image, of the paper's
-    after: tuple[str, ...] = ()  # runs whose files it reads
-    within: float = 0.05  # by so much of itself a figure without interval may be off: a time is another's elsewhere
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure that a page claims, and how it is read off what runs print; a reading that starts with "=" is words."""
-
-    page: str
-    figure: str
-    quotation: str
-    at: int  # of the figure, in the quotation
-    reading: str
-
-
-@dataclass(frozen=True)
-class Ledger:
-    runs: dict[str, Run]
-    claims: list[Claim]
-    labels: dict[str, str]  # short for a regular expression
-    given: dict[str, list[str]]  # why -> regular expressions of figures that nobody measured here
-
-
-def read_ledger(path: Path = ROOT / "docs" / "numbers.toml") -> Ledger:
-    told = tomllib.loads(path.read_text())
-    runs = [Run(name, part, **about) for part, each in told["run"].items() for name, about in each.items()]
-    claims = []
-    for page, quotations in told["page"].items():
-        for quoted, readings in quotations.items():
-            pieces = re.split("[{}]", quoted)  # figures stand in braces: at odd places
-            for k, reading in enumerate(readings):
-                at = len("".join(pieces[: 2 * k + 1]))
-                claims.append(Claim(page, pieces[2 * k + 1], "".join(pieces), at, reading))
-            if len(pieces) != 2 * len(readings) + 1:
-                raise InputError(f"{path}: {quoted!r} has {len(pieces) // 2} figures and {len(readings)} readings")
-    return Ledger({run.name: run for run in runs}, claims, told["labels"], told["given"])
-
-
-# ---- from what a run printed to a verdict ----
-
-
-def numbers_in(figure: str) -> list[float]:
-    """The value and, if there, the ends of the interval."""
-    return [float(each.replace(",", "")) for each in FIGURE.fullmatch(figure).groups() if each]
-
-
-def parts_of(reading: str) -> list[tuple[str, str, int]]:
-    """Of a reading "RUN LABEL#2 - RUN LABEL", the run, the label and which figure after the label, of each side."""
-    found = []
-    for each in re.split(" [-/] ", reading):
-        run, _, label = each.partition(" ")
-        label, _, k = label.partition("#")
-        found.append((run, label, int(k or 1)))
-    return found
-
-
-def read_off(reading: str, said: dict[str, str], labels: dict[str, str]) -> list[float]:
-    """The value and, if there, the ends of the interval, of a reading; `said` is what each run printed."""
-    sides = []
-    for run, label, k in parts_of(reading):
-        match = re.search(labels.get(label, label), said[run], re.M)
-        figures = FIGURE.findall(said[run][match.end() :].partition("\n")[0]) if match else []
-        if len(figures) < k:
-            raise InputError(f"{run} printed no figure {k} after {labels.get(label, label)!r}")
-        sides.append([float(each.replace(",", "")) for each in figures[k - 1] if each])
-    if len(sides) == 1:
-        return sides[0]
-    (a, *_), (b, *_) = sides
-    return [a - b if " - " in reading else a / b]
-
-
-def verdict(figure: str, measured: list[float], within: float) -> str:
-    """Of a figure as it is claimed, and the same measured again, each a value and perhaps an interval."""
-    claimed = numbers_in(figure)
-    decimals = [len(each.partition(".")[2]) for each in FIGURE.fullmatch(figure).groups() if each]
-    if all(abs(a - b) <= 0.501 * 10.0**-d for a, b, d in zip(claimed, measured, decimals, strict=False)):
-        return "same"
-    for (value, *_), (_, *interval) in ((claimed, measured), (measured, claimed)):
-        if interval and interval[0] <= value <= interval[1]:
-            return "within the interval"
-    if len(claimed) == len(measured) == 1 and abs(measured[0] - claimed[0]) <= within * abs(claimed[0]):
-        return f"within {within:.0%}"
-    return "OUTSIDE"
-
-
-def shown(numbers: list[float]) -> str:
-    value, *interval = (f"{each:,.6g}" for each in numbers)
-    return f"{value} ({' to '.join(interval)})" if interval else value
-
-
 # ---- running ----
 
 
 def printed(run: Run, out: Path) -> Path:
-    return out / f"{run.name.replace(':', '_')}.txt"
+    return out / f"{run.name}.txt"
 
 
 def finished(run: Run, out: Path) -> str | None:
@@ -189,19 +88,20 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
         except KeyboardInterrupt:
             child.wait()  # it has the same Ctrl-C, and saves what is measured
             raise
+    if child.returncode in (cluster.STOPPED, -signal.SIGTERM):
+        raise InputError(f"time was up, {hours(seconds / 60)}; what is measured is saved")
     if child.returncode:
-        raise InputError(f"{run.name} ended with exit code {child.returncode}: {run.do}")
+        raise InputError(f"exit code {child.returncode} of {run.do}")
     printed(run, out).write_text(f"$ {run.do}\n{said}")
     return said
 
 
 def chosen(ledger: Ledger, part: str) -> list[Run]:
-    """The runs of a part, or whose names match a pattern, each after those whose files it reads. InputError: none."""
+    """The runs of a part, or whose names match a pattern, and those whose files they read. InputError: none."""
     wanted = {name for name, run in ledger.runs.items() if run.part == part or run.part.startswith(f"{part}:")}
-    wanted |= set(fnmatch.filter(ledger.runs, part))
-    if not wanted:
+    if not (wanted := wanted | set(fnmatch.filter(ledger.runs, part))):
         parts = ", ".join(dict.fromkeys(run.part for run in ledger.runs.values()))
-        raise InputError(f"{part}: no part and no run of {names.DATA}/docs/numbers.toml; parts are {parts}")
+        raise InputError(f"{part}: no part and no run of docs/numbers.toml; its parts are {parts}")
     while more := {before for name in wanted for before in ledger.runs[name].after} - wanted:
         wanted |= more
     return [run for name, run in ledger.runs.items() if name in wanted]
@@ -215,19 +115,20 @@ def hours(minutes: float) -> str:
 
 
 def speed(run: Run, out: Path, seconds: float) -> float:
-    """NFE per second of the run's model, of a bar that some images of a short search move."""
+    """NFE per second of the run's model, off the bar of a short search on a few images."""
     short = replace(run, name=f"{run.name}-speed", do=f"{run.do} {SHORT[run.do.split()[0]]} --limit 8 --extra speed")
-    found = re.findall(r"([\d,]+) NFE/s", finished(short, out) or do(short, out, seconds, bar=True))
-    return float(found[-1].replace(",", ""))
+    said = finished(short, out) or do(short, out, seconds, bar=True)
+    return float(re.findall(r"([\d,]+) NFE/s", said)[-1].replace(",", ""))
 
 
 def share_out(seconds: float, costs: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
-    """Images of each data set, of `costs` seconds each, `sizes` there are: the same time for each.
+    """Images of each data set that has `sizes`, at `costs` seconds each: the same time for each.
 
-    The dearest are left out, one by one, while their time is not enough for LEAST images, or all there are.
+    The dearest are left out, one by one, while that time is not enough for LEAST images, or for all there are.
     """
-    kept = sorted(costs, key=costs.get)
-    while kept and seconds / len(kept) < min(LEAST, sizes[kept[-1]]) * costs[kept[-1]]:
+    least = {name: min(LEAST, sizes[name]) * cost for name, cost in costs.items()}
+    kept = sorted(costs, key=least.get)
+    while kept and seconds / len(kept) < least[kept[-1]]:
         kept.pop()
     images = {}
     for n, name in enumerate(sorted(kept, key=lambda name: sizes[name] * costs[name])):  # what one leaves, others have
@@ -236,46 +137,37 @@ def share_out(seconds: float, costs: dict[str, float], sizes: dict[str, int]) ->
     return images
 
 
-def size_of(run: Run) -> int:
-    """How many images or examples its data set has here. InputError where it is not there."""
-    words = shlex.split(run.do)
-    if words[0] == "run_winoground.py":
-        return len(load_items("winoground", names.DATASET_ROOT))
-    return len(load_dataset(words[words.index("--dataset") + 1], root=names.DATASET_ROOT))
-
-
-def cpu_minutes() -> float:
-    """Of the processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (used.ru_utime + used.ru_stime) / 60
+def size_of(words: list[str]) -> int:
+    """How many images or examples the data set of a command has here. InputError where it is not there."""
+    dataset, root = words[words.index("--dataset") + 1], names.DATASET_ROOT
+    return len(load_items(dataset, root) if words[0] == "run_winoground.py" else load_dataset(dataset, root=root))
 
 
 def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
-    """Of the paper's runs those that fit into --hours, each with its images and minutes; what is skipped, and why."""
-    sizes, costs, speeds, skipped = {}, {}, {}, []
-    seconds = 3600 * args.hours
-    given = "".join(f" --{flag} {value}" for flag in ("version", "batch_size") if (value := getattr(args, flag)))
-    runs = [replace(run, do=run.do + given) if "--version" not in run.do else run for run in runs]
+    """Of the paper's runs those that fit into --hours, with their images and minutes; what is skipped, and why."""
+    sizes, costs, speeds, planned, skipped = {}, {}, {}, [], []
+    given = {flag: getattr(args, flag) for flag in ("version", "batch_size", "device")}
+    for flag in [flag for flag, value in given.items() if value]:
+        mine = [flag != "version" or "--image-size" not in run.do for run in runs]  # DiT is another model
+        more = f" --{flag} {shlex.quote(str(given[flag]))}"
+        runs = [replace(run, do=run.do + more * own) for run, own in zip(runs, mine, strict=True)]
     for run in runs:
+        words = shlex.split(run.do)
         try:
-            sizes[run.name] = size_of(run)
-            model = re.sub(r"--(?!version|image-size|model)\S+( [^-]\S*)*", "", run.do)
+            sizes[run.name] = size_of(words)
+            model = words[0], "--image-size 512" in run.do
             if args.nfe_per_second is None and model not in speeds:
-                speeds[model] = speed(run, out, 0.05 * seconds)
+                speeds[model] = speed(run, out, 180 * args.hours)  # at most a twentieth
             costs[run.name] = run.nfe / (args.nfe_per_second or speeds[model])
         except InputError as error:
             skipped.append(f"{run.name}: {error}")
-    images = share_out(0.9 * seconds, costs, sizes)  # the rest loads models
-    skipped += [
-        f"{name}: {min(LEAST, sizes[name])} images take {hours(min(LEAST, sizes[name]) * cost / 60)}"
-        for name, cost in costs.items()
-        if name not in images
-    ]
-    planned = [
-        replace(run, do=f"{run.do} --limit {images[run.name]}", minutes=images[run.name] * costs[run.name] / 60)
-        for run in runs
-        if run.name in images
-    ]
+    images = share_out(0.9 * 3600 * args.hours, costs, sizes)  # a tenth measures speed and loads models
+    for run in (run for run in runs if run.name in costs):
+        least, cost = min(LEAST, sizes[run.name]), costs[run.name] / 60
+        if n := images.get(run.name):
+            planned.append(replace(run, do=f"{run.do} --limit {n}", minutes=n * cost))
+        else:
+            skipped.append(f"{run.name}: its share of the time is less than {least} images take, {hours(least * cost)}")
     return planned, skipped
 
 
@@ -285,43 +177,42 @@ def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
 def print_list(ledger: Ledger, runs: list[Run]) -> None:
     """The runs, what they cost and how many figures read them; then the figures that no command gives."""
     for run in runs:
-        figures = sum(any(name == run.name for name, *_ in parts_of(claim.reading)) for claim in ledger.claims)
-        cost = f"{run.nfe:,} NFE an image" if run.nfe else f"{run.minutes:g} min"
-        print(f"{run.part:<16}{run.name:<28}{figures:>3} figures{cost:>24}  {run.do}")
+        figures = sum(run.name in claim.runs for claim in ledger.claims)
+        cost = f"{run.nfe:,} NFE an image" if run.nfe else f"{run.minutes:g} minutes"
+        print(f"{run.part:<18}{run.name:<24}{figures:>3} figures{cost:>22}  {run.do}")
     for part in dict.fromkeys(run.part for run in runs if not run.nfe):
         print(f"{part}: {hours(sum(run.minutes for run in runs if run.part == part))} on one core")
+    print("\nno command gives")
     for claim in ledger.claims:
-        if claim.reading.startswith("="):
-            print(f"{claim.page}: {claim.quotation}: {claim.figure} {claim.reading}")
+        if not claim.runs:
+            print(f"{claim.page}: {claim.figure} of {claim.quotation!r}: {claim.reading.removeprefix('= ')}")
 
 
 def print_verdicts(ledger: Ledger, said: dict[str, str]) -> int:
-    """Every figure that can be read off what was said, beside what is claimed; how many are outside."""
-    outside = read = 0
+    """Every figure that can be read off what was said, beside the one claimed; how many are outside."""
+    found = []
     for claim in ledger.claims:
-        runs = [name for name, *_ in parts_of(claim.reading)]
-        if not claim.reading.startswith("=") and said.keys() >= set(runs):
-            measured = read_off(claim.reading, said, ledger.labels)
-            found = verdict(claim.figure, measured, ledger.runs[runs[0]].within)
-            print(f"{claim.page:<20}{claim.reading:<60}{claim.figure:>26}{shown(measured):>28}  {found}")
-            read, outside = read + 1, outside + (found == "OUTSIDE")
-    print(f"{read} figures, {outside} outside their intervals")
-    return outside
+        if claim.runs and said.keys() >= set(claim.runs):
+            measured = read_off(claim, said, ledger.labels)
+            value, *interval = (f"{each:,.6g}" for each in measured)
+            found.append(verdict(claim.figure, measured, ledger.runs[claim.runs[0]].within))
+            shown = f"{value} ({' to '.join(interval)})" if interval else value
+            print(f"{claim.page:<20}{claim.reading:<48}  claimed {claim.figure:<26}measured {shown:<26}{found[-1]}")
+    print(f"{len(found)} figures, {found.count('same')} the same, {found.count(OUTSIDE)} outside")
+    return found.count(OUTSIDE)
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    ledger = read_ledger()
+    ledger = Ledger.read(ROOT / "docs" / "numbers.toml")
+    runs, skipped = chosen(ledger, args.part) if args.part else list(ledger.runs.values()), []
     if args.list or not args.part:
-        print_list(ledger, chosen(ledger, args.part) if args.part else list(ledger.runs.values()))
+        print_list(ledger, runs)
         return 0
-    runs, skipped = chosen(ledger, args.part), []
-    out = args.out or names.LOG_DIR / "reproduce"
-    (out / "data").mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    paper = all(run.nfe for run in runs)
-    if paper != (args.hours is not None):
-        raise InputError("--hours: wanted for the paper's runs, and for no others")
+    started, paper = time.monotonic(), any(run.nfe for run in runs)
+    if paper != bool(args.hours and args.hours > 0):
+        raise InputError(f"--hours: wanted, above 0, for runs of the paper and for no others; {args.part} is given")
+    (out := args.out or names.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
     if paper:
         runs, skipped = plan_paper(args, runs, out)
     said = {run.name: text for run in runs if (text := finished(run, out)) is not None}
@@ -332,14 +223,12 @@ def main(argv: list[str]) -> int:
         print(f"[{k + 1} of {len(todo)}] {run.name}, {hours(run.minutes)}: {run.do}", flush=True)
         try:
             if lacking := [name for name in run.after if name not in said]:
-                raise InputError(f"{run.name}: {lacking[0]} is not done")
-            if left is not None and left < 60 * run.minutes:
-                raise InputError(f"{run.name}: takes {hours(run.minutes)}, {hours(left / 60)} are left")
-            before = cpu_minutes()
+                raise InputError(f"{lacking[0]} is not done")
+            if paper and left < 60 * run.minutes:
+                raise InputError(f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
             said[run.name] = do(run, out, left)
-            print(f"took {hours(cpu_minutes() - before)} of a core", flush=True)
         except InputError as error:
-            skipped.append(str(error))
+            skipped.append(f"{run.name}: {error}")
     outside = print_verdicts(ledger, said)
     for each in skipped:
         print(f"skipped: {each}")

@@ -1,15 +1,19 @@
-"""Every measured number of the pages stands in docs/numbers.toml, and what stands there can be run and is still claimed."""
+"""Every measured number of the pages is in docs/numbers.toml; what stands there is still claimed, and can be run."""
 
 import re
 import shlex
 
 import pytest
+import tiny
 from conftest import ROOT, import_script
+from test_datasets import pets
 from test_docs import parse
 
-reproduce = import_script("scripts/reproduce.py")
-LEDGER = reproduce.read_ledger()
-PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+from diffusion import InputError
+from diffusion.ledger import FIGURE, OUTSIDE, Claim, Ledger, read_off, verdict
+
+LEDGER = Ledger.read(ROOT / "docs" / "numbers.toml")
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 NUMBER = re.compile(r"(?<![\w.,/^-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w^/]|[.,-]\d)")
 UNIT = r"[ -]?(?:%|(?:NFE|[kMG]B|ms|s|seconds|minutes|hours|times|points|nats|evaluations|million|billion)\b)"
 MEASURED = re.compile(rf"{UNIT}| (?:to|of) \d")  # what follows a number
@@ -81,3 +85,128 @@ def test_every_figure_of_a_page_is_in_the_ledger(page):
             line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", end)]
             lacking.append(f"line {text.count(chr(10), 0, start) + 1}: {text[start:end]} in {line!r}")
     assert not lacking, f"{page} has figures that docs/numbers.toml lacks:\n" + "\n".join(lacking)
+
+
+def test_what_counts_as_a_figure():
+    page = "# 1.5\n\n7 images, 97.5% (96 to 99), 3 s, `--z 2`, 8 of 9\n\n| a 1 | b |\n|---|---|\n| ViT-L/14 | 12 |\n"
+    assert [page[start:end] for start, end in figures(page)] == ["97.5", "96", "3", "8", "12"]
+
+
+# ---- what can be run ----
+
+
+@pytest.mark.parametrize("run", LEDGER.runs.values(), ids=lambda run: run.name)
+def test_a_command_parses_and_its_files_exist(run, monkeypatch):
+    words = shlex.split(run.do)
+    for word in words:
+        assert not re.match(r"(prompts|scripts|models|docs)/", word) or (ROOT / word).exists()
+    if words[0] == "-c":
+        compile(words[1], run.name, "exec")
+    else:
+        parse(words, monkeypatch)
+
+
+def test_every_run_is_for_something():
+    used = {name for claim in LEDGER.claims for name in claim.runs}
+    used |= {name for run in LEDGER.runs.values() for name in run.after}
+    assert LEDGER.runs.keys() == used
+
+
+@pytest.mark.parametrize("claim", LEDGER.claims, ids=lambda claim: f"{claim.page}: {claim.figure}")
+def test_a_claim_can_be_compared(claim):
+    assert FIGURE.fullmatch(claim.figure)
+    assert claim.runs or len(claim.reading) > len("= why")
+
+
+# ---- reading off, and verdicts ----
+
+SAID = {
+    "race": "top-1 accuracy  97.99%  (95% interval 96.34 to 98.90)\nNFE 104  (in all 51,806)\n",
+    "grid": "NFE 2,750\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("reading", "measured"),
+    [
+        ("race acc", [97.99, 96.34, 98.90]),
+        ("race ^NFE", [104]),
+        ("race ^NFE#2", [51806]),
+        ("grid ^NFE - race ^NFE", [2646]),
+        ("grid ^NFE / race ^NFE", [2750 / 104]),
+    ],
+)
+def test_a_figure_is_read_off_its_line(reading, measured):
+    assert read_off(Claim("", "", "", 0, reading), SAID, LEDGER.labels) == measured
+
+
+@pytest.mark.parametrize("reading", ["race ^ECE", "race ^NFE#3", "grid ^NFE - race acc#2"])
+def test_a_figure_that_is_not_printed_is_named(reading):
+    with pytest.raises(InputError, match="printed no figure"):
+        read_off(Claim("", "", "", 0, reading), SAID, LEDGER.labels)
+
+
+@pytest.mark.parametrize(
+    ("figure", "measured", "found"),
+    [
+        ("97.99% (96.34 to 98.90)", [97.994, 96.341, 98.899], "same"),
+        ("98.0%", [97.99, 96.34, 98.90], "same"),
+        ("97.99% (96.34 to 98.90)", [97.99, 96.0, 98.9], "within the interval"),
+        ("97.99% (96.34 to 98.90)", [96.5, 94, 97.5], "within the interval"),
+        ("87.3", [84.0, 78.0, 88.0], "within the interval"),  # the paper's, which has none
+        ("97.99% (96.34 to 98.90)", [99.2, 98.5, 99.6], OUTSIDE),
+        ("87.3", [70.0, 62.0, 77.0], OUTSIDE),
+        ("7,618", [7618], "same"),
+        ("104", [107], "within 5%"),
+        ("104", [110], OUTSIDE),
+        ("-0.50", [0.5], OUTSIDE),
+        ("3.9e-05", [3.9e-05], "same"),
+        ("3.9e-05", [0.5], OUTSIDE),
+    ],
+)
+def test_verdict(figure, measured, found):
+    assert verdict(figure, measured, 0.05) == found
+
+
+# ---- from the command line ----
+
+
+def test_a_run_is_measured_once_and_compared(run_script, tmp_path):
+    first = run_script("scripts/reproduce.py", "clip")
+    assert first.code == 0, first.out + first.err
+    assert len(re.findall(r"97\.59% \(95\.83 to 98\.61\) *measured 97\.59 \(95\.83 to 98\.61\) *same", first.out)) == 2
+    kept = tmp_path / "data" / "reproduce" / "clip.txt"
+    kept.write_text(
+        kept.read_text().replace("97.59%  (95% interval 95.83 to 98.61)", "50.00%  (95% interval 45 to 55)")
+    )
+    again = run_script("scripts/reproduce.py", "clip")
+    assert again.code == 1 and "1 done before" in again.out and again.out.count(OUTSIDE) == 2
+
+
+def test_time_is_shared_out():
+    share_out = import_script("scripts/reproduce.py").share_out
+    sizes, costs = (
+        {"small": 60, "large": 10_000, "dear": 10_000, "few": 2},
+        {"small": 1, "large": 2, "dear": 50, "few": 30},
+    )
+    # a quarter of 4000 s is 20 images of the dear, too few; of a third, the small and the few need 60 s
+    assert share_out(4000, costs, sizes) == {"small": 60, "few": 2, "large": (4000 - 60 - 60) / 2}
+    assert share_out(10, {"large": 2}, sizes) == {}
+
+
+def test_the_paper_on_what_is_there(run_script, tmp_path, monkeypatch):
+    """Two pets, a tiny pipeline: all the way from its speed to a verdict; other data sets are named as not there."""
+    pets(tmp_path / "datasets" / "pets", monkeypatch)
+    tiny.save(tiny.sd, tmp_path / "model")
+    env = {"DATASET_ROOT": str(tmp_path / "datasets")}
+    paper = ["scripts/reproduce.py", "paper", "--hours", 24, "--version", tmp_path / "model", "--batch_size", 64]
+    done = run_script(*paper, env=env)
+    assert re.search(r"paper-pets acc +claimed 87\.3 +measured \d", done.out), done.out + done.err
+    assert done.code == (OUTSIDE in done.out)
+    assert (
+        "skipped: paper-food: dataset 'food' not found" in done.out
+        and done.out.count("skipped") == len([run for run in LEDGER.runs.values() if run.nfe]) - 1
+    )
+    assert "1 done before" in run_script(*paper, env=env).out
+    slow = run_script(*paper, "--nfe_per_second", 0.01, env=env)
+    assert slow.code == 0 and "paper-pets: its share of the time is less than 2 images take, 113.9 hours" in slow.out
