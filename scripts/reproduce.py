@@ -89,7 +89,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
             child.wait()  # it has the same Ctrl-C, and saves what is measured
             raise
     if child.returncode in (cluster.STOPPED, -signal.SIGTERM):
-        raise InputError(f"time was up, {hours(seconds / 60)}; what is measured is saved")
+        raise InputError("asked to end; what is measured is saved, and the same command goes on")
     if child.returncode:
         raise InputError(f"exit code {child.returncode} of {run.do}")
     printed(run, out).write_text(f"$ {run.do}\n{said}")
