@@ -91,6 +91,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
     if child.returncode in (cluster.STOPPED, -signal.SIGTERM):
         raise InputError("asked to end; what is measured is saved, and the same command goes on")
     if child.returncode:
+        print(said[-2000:])  # the reason, where the bar's stream was kept too
         raise InputError(f"exit code {child.returncode} of {run.do}")
     printed(run, out).write_text(f"$ {run.do}\n{said}")
     return said
@@ -188,18 +189,23 @@ def print_list(ledger: Ledger, runs: list[Run]) -> None:
             print(f"{claim.page}: {claim.figure} of {claim.quotation!r}: {claim.reading.removeprefix('= ')}")
 
 
-def print_verdicts(ledger: Ledger, said: dict[str, str]) -> int:
-    """Every figure that can be read off what was said, beside the one claimed; how many are outside."""
-    found = []
+def print_verdicts(ledger: Ledger, said: dict[str, str]) -> tuple[int, list[str]]:
+    """Every figure that can be read off, beside the one claimed; how many are outside, and what was not printed."""
+    found, lacking = [], []
     for claim in ledger.claims:
-        if claim.runs and said.keys() >= set(claim.runs):
+        if not claim.runs or not said.keys() >= set(claim.runs):
+            continue
+        try:
             measured = read_off(claim, said, ledger.labels)
-            value, *interval = (f"{each:,.6g}" for each in measured)
-            found.append(verdict(claim.figure, measured, ledger.runs[claim.runs[0]].within))
-            shown = f"{value} ({' to '.join(interval)})" if interval else value
-            print(f"{claim.page:<20}{claim.reading:<48}  claimed {claim.figure:<26}measured {shown:<26}{found[-1]}")
+        except InputError as error:
+            lacking.append(f"{claim.page}, {claim.figure}: {error}")
+            continue
+        value, *interval = (f"{each:,.6g}" for each in measured)
+        shown = f"{value} ({' to '.join(interval)})" if interval else value
+        found.append(verdict(claim.figure, measured, ledger.runs[claim.runs[0]].within))
+        print(f"{claim.page:<20}{claim.reading:<48}  claimed {claim.figure:<26}measured {shown:<26}{found[-1]}")
     print(f"{len(found)} figures, {found.count('same')} the same, {found.count(OUTSIDE)} outside")
-    return found.count(OUTSIDE)
+    return found.count(OUTSIDE), lacking
 
 
 def main(argv: list[str]) -> int:
@@ -229,8 +235,8 @@ def main(argv: list[str]) -> int:
             said[run.name] = do(run, out, left)
         except InputError as error:
             skipped.append(f"{run.name}: {error}")
-    outside = print_verdicts(ledger, said)
-    for each in skipped:
+    outside, lacking = print_verdicts(ledger, said)
+    for each in (skipped := skipped + lacking):
         print(f"skipped: {each}")
     return 1 if outside or (skipped and not paper) else 0
 

@@ -6,11 +6,13 @@ import shlex
 import pytest
 import tiny
 from conftest import ROOT, import_script
-from test_datasets import pets
+from test_datasets import picture, write
 from test_docs import parse
+from test_run_winoground import own_examples
 
 from diffusion import InputError
 from diffusion.ledger import FIGURE, OUTSIDE, Claim, Ledger, read_off, verdict
+from diffusion.prompts import PROMPTS, prompts_file, read_prompts
 
 LEDGER = Ledger.read(ROOT / "docs" / "numbers.toml")
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -194,19 +196,35 @@ def test_time_is_shared_out():
     assert share_out(10, {"large": 2}, sizes) == {}
 
 
-def test_the_paper_on_what_is_there(run_script, tmp_path, monkeypatch):
-    """Two pets, a tiny pipeline: all the way from its speed to a verdict; other data sets are named as not there."""
-    pets(tmp_path / "datasets" / "pets", monkeypatch)
+@pytest.fixture
+def there(tmp_path) -> dict[str, str]:
+    """A tiny pipeline, and where two of the paper's data sets lie: a picture of each pet, two examples."""
     tiny.save(tiny.sd, tmp_path / "model")
-    env = {"DATASET_ROOT": str(tmp_path / "datasets")}
-    paper = ["scripts/reproduce.py", "paper", "--hours", 24, "--version", tmp_path / "model", "--batch_size", 64]
-    done = run_script(*paper, env=env)
-    assert re.search(r"paper-pets acc +claimed 87\.3 +measured \d", done.out), done.out + done.err
+    at = tmp_path / "datasets" / "pets" / "oxford-iiit-pet"
+    breeds = [name.replace(" ", "_") for name in read_prompts(PROMPTS / prompts_file("pets")).names]
+    for k, breed in enumerate(breeds):
+        picture(at / f"images/{breed}_1.jpg", (7 * k, 100, 100))
+    write(at / "annotations/test.txt", "".join(f"{breed}_1 {k} 1 1\n" for k, breed in enumerate(breeds, 1)))
+    own_examples(tmp_path / "datasets" / "winoground", 2, tag="Object")
+    return {"DATASET_ROOT": str(tmp_path / "datasets")}
+
+
+def test_the_paper_on_what_is_there(run_script, tmp_path, there):
+    """From a speed that is measured to a verdict; what does not fit, or is not there, is named."""
+    given = ["--version", tmp_path / "model", "--batch_size", 64]
+    done = run_script("scripts/reproduce.py", "paper:winoground", "--hours", 24, *given, env=there)
+    assert re.search(r"paper-winoground \^Object#2 +claimed 46\.1 +measured \d", done.out), done.out + done.err
     assert done.code == (OUTSIDE in done.out)
-    assert (
-        "skipped: paper-food: dataset 'food' not found" in done.out
-        and done.out.count("skipped") == len([run for run in LEDGER.runs.values() if run.nfe]) - 1
-    )
-    assert "1 done before" in run_script(*paper, env=env).out
-    slow = run_script(*paper, "--nfe_per_second", 0.01, env=env)
-    assert slow.code == 0 and "paper-pets: its share of the time is less than 2 images take, 113.9 hours" in slow.out
+    assert "skipped: README.md, 29.2: paper-winoground printed no figure" in done.out  # no example is of that kind
+    more = run_script("scripts/reproduce.py", "paper", "--hours", 1, "--nfe_per_second", 10, *given, env=there)
+    assert "1 runs, 1 done before" in more.out, more.out + more.err
+    assert "skipped: paper-pets: its share of the time is less than 37 images take, 2.1 hours" in more.out
+    assert "skipped: paper-food: dataset 'food' not found" in more.out
+
+
+@pytest.mark.slow
+def test_the_paper_on_a_picture_of_each_pet(run_script, tmp_path, there):
+    given = ["--version", tmp_path / "model", "--batch_size", 64]
+    done = run_script("scripts/reproduce.py", "paper:pets", "--hours", 24, *given, env=there)
+    assert re.search(r"paper-pets acc +claimed 87\.3 +measured \d", done.out), done.out + done.err
+    assert "1 done before" in run_script("scripts/reproduce.py", "paper:pets", "--hours", 24, *given, env=there).out
