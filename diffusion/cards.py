@@ -1,6 +1,7 @@
 """What a name stands for: the configuration of a model, read before any weight is loaded."""
 
-import importlib
+import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS, PACKED
+from diffusion.adapters import ADAPTERS, PACKED, PACKS
 from diffusion.lora import split
 from diffusion.names import ALIASES
 from diffusion.process import Process
@@ -20,6 +21,11 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Safetens
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
 AUTOENCODERS = ("vae", "vqvae")
+LIBRARIES = {  # of parts, as folders call them -> where their classes are
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "kolors": "diffusers.pipelines.kolors",
+}
 OTHERS = {  # pipelines that are told more than we have to tell -> what
     "StableDiffusionInpaintPipeline": "a masked image and its mask",
     "StableDiffusionXLInpaintPipeline": "a masked image and its mask",
@@ -110,6 +116,11 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
     if pipeline not in ADAPTERS:
         raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+    if needed := getattr(class_of("diffusers", pipeline), "_backends", []):  # diffusers' stand-in
+        missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
+        raise InputError(
+            f"--version {name}: {source} is a {pipeline}, which needs another package: pip install {missing}"
+        )
     part, takes, _ = ADAPTERS[pipeline]
     if takes != told:
         script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
@@ -119,7 +130,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     lacks_t5 = not t5 and not T5 - parts.keys()
     parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
     for key, (library, class_name) in parts.items():
-        if key != "scheduler" and (library not in ("diffusers", "transformers") or not class_of(library, class_name)):
+        if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
             needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
             raise InputError(f"--version {name}: {source} needs code of its own, which is never run: {needs}")
     modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
@@ -163,21 +174,28 @@ def _sizes(
     pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None, told: str
 ) -> tuple[tuple[int, int, int], int]:
     """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
-    blocks = autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
-    factor, c = 2 ** (len(blocks) - 1), autoencoder.get("vq_embed_dim") or autoencoder["latent_channels"]
-    packed = PACKED if pipeline == "FluxPipeline" else 1
+    if "z_dim" in autoencoder:  # of videos
+        factor, c = 2 ** len(autoencoder["temperal_downsample"]), autoencoder["z_dim"]
+    else:
+        blocks = autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
+        factor, c = 2 ** (len(blocks) - 1), autoencoder.get("vq_embed_dim") or autoencoder["latent_channels"]
+    packed = PACKED if pipeline in PACKS else 1
     if (takes := network["in_channels"]) != c * packed**2:
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
         more |= {c + 1: "a map of depths"}
         if takes in more and vae is None and packed == 1:
             raise InputError(f"{source}: its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
         raise InputError(f"--vae {vae}: gives {c} latent channels, {source} takes {takes}")
-    side = _side(source, network) or 128  # Flux does not say; this is its pipeline's
+    side = _side(source, network) or 128  # Flux and others do not say; this is their pipelines'
     native = side * factor
-    size, step = native if image_size is None else image_size, factor * packed * (network.get("patch_size") or 1)
+    (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
+    size, step = native if image_size is None else image_size, factor * max(packed, patch)  # Qwen says that it packs
     if size < step or size % step:
         raise InputError(f"--img_size {size}: {source} needs a multiple of {step}")
-    if size > (largest := (network.get("pos_embed_max_size") or size) * step):
+    most = network.get("pos_embed_max_size") or size
+    if pipeline == "AuraFlowPipeline":  # says how many in all
+        most = math.isqrt(most)
+    if size > (largest := most * step):
         raise InputError(f"--img_size {size}: {source} takes images of {largest} pixels at most")
     if told == "class" and size != native:
         raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
@@ -254,7 +272,7 @@ def with_names(card: Card, file: str) -> Card:
 
 def class_of(library: str, class_name: str):
     """The class of a part; None where there is no such."""
-    return getattr(importlib.import_module(library), class_name, None)
+    return getattr(importlib.import_module(LIBRARIES[library]), class_name, None)
 
 
 def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[hub.Source, str]]:

@@ -276,7 +276,7 @@ def model_arms(
     known = len(dataset.classes) if name != "objectnet" else 1000
     if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
         raise InputError(f"--dataset {name}: is of {known} classes, {model} knows {n_classes}")
-    if strange := sorted(set(dataset.labels) - set(arms.values())):
+    if strange := sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL}):
         raise InputError(f"--dataset {name}: labels {strange[:10]} are no classes of {model}")
     return arms
 

@@ -18,7 +18,7 @@ from urllib.request import getproxies
 from diffusion import InputError, one_line
 from diffusion.names import ALIASES
 
-TOLD = ["*.json", "*.txt", "*.model"]  # what is small, and says how to read the rest: configurations, tokenizers
+TOLD = ["*.json", "*.txt", "*.model", "*.jinja"]  # small, and says how to read the rest: configurations, tokenizers
 CONNECT, ANSWER = 2.0, 6.0  # seconds, for a connection to the hub, and for each answer to begin
 KEPT = 60  # seconds, for which we believe that there is no network
 PAUSES = (0.5, 1.0)  # seconds, before a hub that fails is asked again

@@ -11,10 +11,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS
+from diffusion.adapters import ADAPTERS, PACKED, TAKEN
 from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
 from diffusion.images import to_grey
 from diffusion.lora import add, embed
@@ -215,13 +216,18 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
 
 def _latent(vae, images: Tensor) -> Tensor:
     """The mean of the posterior as the network knows it: (mean - shift) scale."""
-    code = vae.encode(images)
+    video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
+    code = vae.encode(images[:, :, None] if video else images)
     if hasattr(code, "latent_dist"):
         mean = code.latent_dist.mean
     else:  # Sana's and tiny VAEs have no posterior
         mean = code.latent if hasattr(code, "latent") else code.latents
-    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
-    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, of each channel
+    if video:
+        mean = mean[:, :, 0]
+    if hasattr(vae, "bn"):  # Flux.2's, of each channel of the squares that its network sees
+        return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's and Qwen's, of each channel
         shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
         scale = scale / std
     return (mean - shift) * scale
@@ -230,10 +236,38 @@ def _latent(vae, images: Tensor) -> Tensor:
 def _warn_of_cuts(pipeline, prompts: list) -> None:
     """Name the prompts that are longer than a text encoder of the pipeline takes."""
     prompts = list(dict.fromkeys(prompts))
-    for tokenizer in (part for key, part in pipeline.components.items() if key.startswith("tokenizer") and part):
-        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-        limit = min(tokenizer.model_max_length, longest.default if longest else tokenizer.model_max_length)
-        for prompt, ids in zip(prompts, tokenizer(prompts).input_ids, strict=True):
+    for tokenizer, texts, limit in _read_by(pipeline, prompts):
+        for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
             if len(ids) > limit:
                 cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
+
+
+def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
+    """Each tokenizer of a pipeline, what it is given of prompts, and how many tokens of that the network is told.
+
+    Some prompts are put into a chat's template or after an instruction, as the network was trained.
+    """
+    kind, found = type(pipeline).__name__, []
+    for key, tokenizer in pipeline.components.items():
+        if not key.startswith("tokenizer") or tokenizer is None:
+            continue
+        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+        texts, limit = prompts, longest and longest.default
+        if kind == "HunyuanDiTPipeline":
+            limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
+        elif kind == "Lumina2Pipeline":
+            texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
+        elif kind == "QwenImagePipeline":
+            texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
+            limit = TAKEN + pipeline.prompt_template_encode_start_idx
+        elif kind in ("ZImagePipeline", "Flux2KleinPipeline"):
+            how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": kind == "ZImagePipeline"}
+            texts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], **how) for each in prompts]
+        elif kind == "Flux2Pipeline":
+            from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+            texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
+            tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
+        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
+    return found

@@ -132,13 +132,13 @@ def read_folder(name: str, split: str) -> Read:
     else:
         check_split(name, split, ["test"])
     alone = images_in(folder, deep=False)
-    if alone and not inside:
+    images = {each: images_in(folder / each) for each in inside}
+    full = [each for each in inside if images[each]]
+    if alone and not full:
         return files(alone, [NO_LABEL] * len(alone), (), folder)
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
         warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
-    images = {each: images_in(folder / each) for each in inside}
-    full = [each for each in inside if images[each]]
     if empty := [each for each in inside if not images[each]]:
         named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         if not full:

@@ -117,7 +117,7 @@ def classify_dataset(
     if len(mine) < about["images"]:
         print(f"the share of this worker; python scripts/print_acc.py {folder} counts all {about['images']}")
     code = results.print_accuracy(earlier + rows, len(mine), problems)
-    if not dataset.labelled:
+    if not dataset.labelled and options.get("cls") is None:  # of a part of the classes, none is the answer
         results.print_predictions(results.read(folder), mine)
     if picture and (rows or earlier):
         run = results.read(folder)

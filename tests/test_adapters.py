@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
+from diffusion import InputError, InputWarning
 from diffusion.datasets import load_dataset
 from diffusion.errors import ImageNoise
 from diffusion.images import adm_crop, centre_crop
-from diffusion.models import ADAPTERS, load_model, read_card, weights_size
+from diffusion.models import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
 from diffusion.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -52,17 +55,17 @@ def sigma_time(scheduler, i: int) -> tuple[float, float, float]:
 
 def plain_errors(pipe, pixels, samplings, levels, noise) -> np.ndarray:
     """pixels [3, H, W], a Sampling per prompt, levels, noise [p, c, h, w] -> [prompts, points, (l2, l1)] float64."""
-    flow = pipe.scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction"
+    predicts = pipe.scheduler.config.get("prediction_type", "flow_prediction")
     with torch.no_grad():
-        code = pipe.vae.encode(pixels[None])
-    mean = code.latent if hasattr(code, "latent") else code.latent_dist.mode()
-    x = (mean - (pipe.vae.config.get("shift_factor") or 0)) * pipe.vae.config.scaling_factor
+        x = samplings[0].latent(pixels)
     out = np.zeros((len(samplings), len(levels), 2))
     for a, sampling in enumerate(samplings):
         for p, i in enumerate(levels):
             alpha, sigma, time = sigma_time(pipe.scheduler, i)
             said = sampling.again(alpha * x + sigma * noise[p][None], time)
-            d = said - (noise[p] - x[0] if flow else noise[p]).double().numpy()
+            right = {"epsilon": noise[p], "flow_prediction": noise[p] - x[0]}
+            right["v_prediction"] = alpha * noise[p] - sigma * x[0]
+            d = said - right[predicts].double().numpy()
             out[a, p] = (d**2).mean(), abs(d).mean()
     return out
 
@@ -102,17 +105,124 @@ def test_the_network_is_called_as_in_sampling(saved, build):
     pipe = load(saved(build))
     sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
     tell, say = ADAPTERS[type(pipe).__name__][2](pipe, torch.device("cpu"))
-    flux = type(pipe).__name__ == "FluxPipeline"
     assert len(sampling.calls) == 3
     with torch.no_grad():
-        for seen, said in sampling.calls:
-            z = seen["sample" if "sample" in seen else "hidden_states"]
-            time = torch.as_tensor(seen["timestep"]).reshape(-1).float() * (1000 if flux else 1)
-            if flux:
-                z = pipe._unpack_latents(z, SIZE, SIZE, pipe.vae_scale_factor)
-            ours = say(z, time, tell(PROMPTS[:1]))
-            ours = pipe._pack_latents(ours, 1, 4, 8, 8) if flux else ours
+        for k in range(3):
+            z, time, said = sampling.step(k)
+            ours = say(z, torch.tensor([time]), tell(PROMPTS[:1]))
             torch.testing.assert_close(ours, said, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
+def test_what_is_said_of_a_prompt_does_not_depend_on_those_beside_it(saved, build):
+    """Told alone, or encoded and called together with one that is longer, and padded to its length."""
+    model = load_model(read_card(str(saved(build)), SIZE))
+    long = "a photo of the number three, of a red cat, and of " + ", ".join(PROMPTS)
+    alone, (beside, longer) = model.conditions(PROMPTS[2:])[0], model.conditions([PROMPTS[2], long])
+    assert alone.shape == beside.shape
+    c, h, w = read_card(str(saved(build)), SIZE).latent
+    z, target = torch.randn(2, 4, c, h, w, generator=torch.Generator().manual_seed(5))
+    time = model.process.time[[0, 250, 500, 999]]
+    with torch.inference_mode():
+        said = model.denoise(z, time, alone.expand(4, *alone.shape))
+        together = model.denoise(z.repeat(2, 1, 1, 1), time.repeat(2), torch.stack([longer] * 4 + [beside] * 4))
+    errors = [((each[:, :c] - target) ** 2).mean((1, 2, 3)) for each in (said, together[4:], together[:4])]
+    torch.testing.assert_close(errors[1], errors[0], rtol=1e-5, atol=0)
+    assert (errors[2] / errors[0] - 1).abs().max() > 1e-4, "the prompts say nothing to this network"
+
+
+@pytest.mark.parametrize("build", [tiny.qwen_image, tiny.z_image, tiny.cogview_4], ids=lambda build: build.__name__)
+def test_padding_is_not_seen(saved, build):
+    """Whatever it holds; in bfloat16 too, which cannot count to 300."""
+    model = load_model(read_card(str(saved(build)), SIZE), dtype=torch.bfloat16)
+    told = model.conditions(["a" * 301, PROMPTS[0]])
+    assert (told[0, :, -1] == 1).sum() > 256
+    other = told.clone()
+    other[..., :-1][told[..., -1] == 0] = 9.0
+    z, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5)), model.process.time[[200, 600]]
+    with torch.inference_mode():
+        assert torch.equal(model.denoise(z, time, told), model.denoise(z, time, other))
+
+
+@pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
+def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
+    """What is warned of is counted in what the pipeline itself gives its tokenizers, templates and all."""
+    pipe, given = load(saved(build)), []
+    wanted = _read_by(pipe, PROMPTS[:1])
+    for cls in {type(tokenizer) for tokenizer, _, _ in wanted}:
+        plain = cls.__call__
+
+        def watched(self, text=None, *args, plain=plain, **kwargs):
+            given.append((self, [text] if isinstance(text, str) else list(text), kwargs.get("max_length")))
+            return plain(self, text, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "__call__", watched)
+    with torch.no_grad():
+        ADAPTERS[type(pipe).__name__][2](pipe, torch.device("cpu"))[0](PROMPTS[:1])
+    longest = {"qwen_image": 34 + 1024}  # of which the pipeline takes no more than 34 + 512
+    for tokenizer, texts, limit in wanted:
+        seen = [(text, most) for who, text, most in given if who is tokenizer and most is not None]
+        assert seen == [(texts, longest.get(build.__name__, limit))]
+
+
+def test_a_prompt_that_a_template_makes_too_long_is_named(saved):
+    model = load_model(read_card(str(saved(tiny.lumina_2)), SIZE))
+    with pytest.warns(InputWarning, match="the text encoder takes 256; the rest is cut"):
+        model.conditions(["a" * 100])  # and before it the system's prompt
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.conditions(PROMPTS)
+
+
+@pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
+def test_sizes_that_a_network_does_not_take(saved, build, tmp_path):
+    folder = str(saved(build))
+    factor = 8 if build in (tiny.lumina_2, tiny.hunyuan_dit) else 4
+    step = factor if build.__name__ == "kolors" else 2 * factor
+    assert read_card(folder, SIZE).latent == (4, SIZE // factor, SIZE // factor)
+    for size in (SIZE + step // 2, step // 2):
+        with pytest.raises(InputError, match=f"--img_size {size}: .* needs a multiple of {step}"):
+            read_card(folder, size)
+    if build is tiny.aura_flow:  # has 4 by 4 places
+        with pytest.raises(InputError, match="images of 32 pixels at most"):
+            read_card(folder, SIZE + step)
+    tiny.vae(latent_channels=3).save_pretrained(tmp_path / "vae")
+    with pytest.raises(InputError, match="gives 3 latent channels"):
+        read_card(folder, vae=str(tmp_path / "vae"))
+
+
+def test_a_vae_may_scale_each_channel():
+    """As Playground's: what its pipeline decodes, latents std / scale + mean, is what the VAE said."""
+    mean, std = [0.3, -0.2, 0.1, 0.5], [1.5, 0.7, 2.0, 1.1]
+    vae = tiny.vae(latents_mean=mean, latents_std=std, scaling_factor=0.5).eval()
+    pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    with torch.no_grad():
+        x, said = _latent(vae, pixels), vae.encode(pixels).latent_dist.mode()
+    for k in range(4):
+        torch.testing.assert_close(x[:, k] * std[k] / 0.5 + mean[k], said[:, k])
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="it is installed")
+def test_kolors_names_the_package_that_it_needs(tmp_path):
+    index = {"_class_name": "KolorsPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/scheduler_config.json").write_text("{}")
+    with pytest.raises(InputError, match="KolorsPipeline, which needs another package: pip install sentencepiece"):
+        read_card(str(tmp_path))
+
+
+def test_cogview_is_told_the_time_before_the_shift(saved):
+    """Whatever its scheduler's shift: exponential, or the same for every size."""
+    pipe = load(saved(tiny.cogview_4))
+    for how in ({"time_shift_type": "exponential"}, {"use_dynamic_shifting": False, "shift": 3.0}):
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **how)
+        sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
+        tell, say = ADAPTERS["CogView4Pipeline"][2](pipe, torch.device("cpu"))
+        for k in range(3):
+            z, time, said = sampling.step(k)
+            with torch.no_grad():
+                torch.testing.assert_close(say(z, torch.tensor([time]), tell(PROMPTS[:1])), said, rtol=1e-5, atol=1e-5)
 
 
 def test_class_ids_and_flow(run_main, tmp_path, saved):

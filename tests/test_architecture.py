@@ -18,7 +18,7 @@ LAYERS = [  # every module once; each imports only from lines above its own, or 
 ORDER = " ".join(LAYERS).split()
 WRAPPED = {  # library -> the modules that may import it; scripts may import only those of SCRIPTS
     "torchvision": {"images", "datasets"},
-    "diffusers": {"models", "cards", "weights", "singlefile", "schedules"},
+    "diffusers": {"models", "cards", "adapters", "weights", "singlefile", "schedules"},
     "transformers": {"models", "clip"},
     "open_clip": {"clip"},
     "timm": {"classifiers", "datasets"},

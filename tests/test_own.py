@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from diffusion import InputError, InputWarning
@@ -168,3 +169,26 @@ def test_by_the_script(run_main, tmp_path, model_folder):
     refused = run_main("scripts/calibrate.py", path.parent)
     assert refused.code == 2 and "label -1" in refused.err
     assert bool(record["errors"].isfinite().all())
+
+
+def test_class_ids_of_images_without_labels(run_main, tmp_path, dit_folder):
+    """By a model that is told class ids: the errors are those of the same images with labels; so are the answers.
+
+    Results that lie in the folder of the images are no class of them.
+    """
+    data, mine = load_dataset("digits"), tmp_path / "mine"
+    (mine / "data").mkdir(parents=True)
+    for k in range(3):
+        data.open(k).save(mine / f"{k}.png")
+    args = ["eval_prob_dit.py", "--version", dit_folder, "--device", "cpu"]
+    race = [*args, "--search", "race", "--max_samples", "20", "--randomize_noise", "--imgs_to_eval", "3"]
+    done, labelled = run_main(*race, "--dataset", mine), run_main(*race, "--dataset", "digits")
+    assert done.code == labelled.code == 0 and "predictions only" in done.out, done.err
+    for k in range(3):
+        ours, theirs = (
+            load_record(next((tmp_path / "data" / name).glob(f"*/test/*{k}.pt"))) for name in ("mine", "digits")
+        )
+        assert torch.equal(ours["errors"], theirs["errors"]) and ours["pred"] == theirs["pred"]
+        assert ours["label"] == -1 and ours["file"] == f"{k}.png" and f"{k}.png" in done.out
+    part = run_main(*args, "--dataset", mine, "--cls", "0-1", "--t_interval", "100")
+    assert part.code == 0 and "predictions only" in part.out, part.err

@@ -2,13 +2,23 @@
 
 import inspect
 import string
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
@@ -19,12 +29,22 @@ from diffusers import (
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+    KolorsPipeline,
     LDMPipeline,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -34,8 +54,15 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
+from diffusers.pipelines.cogview4.pipeline_cogview4 import calculate_shift
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -43,9 +70,24 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    GlmConfig,
+    GlmModel,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessor,
+    PixtralProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 TOKENIZER = Path(__file__).parent.parent / "models" / "digits-sd" / "tokenizer"
@@ -53,10 +95,10 @@ WORDS = ["a", "photo", "of", "the", "number", "three", "five", "red", "cat"]
 FEW = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
 
 
-def vae(**config) -> AutoencoderKL:
-    kl = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4, "latent_channels": 4}
-    kl |= {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
-    return AutoencoderKL(**kl | {"scaling_factor": 0.7} | config)
+def vae(cls=AutoencoderKL, blocks: int = 3, **config):
+    kl = {"block_out_channels": [8] * blocks, "norm_num_groups": 4, "latent_channels": 4}
+    kl |= {"down_block_types": ["DownEncoderBlock2D"] * blocks, "up_block_types": ["UpDecoderBlock2D"] * blocks}
+    return cls(**kl | ({"scaling_factor": 0.7} if cls is AutoencoderKL else {}) | config)
 
 
 def clip(cls=CLIPTextModelWithProjection, width: int = 16, **config):
@@ -67,11 +109,10 @@ def clip(cls=CLIPTextModelWithProjection, width: int = 16, **config):
     return tok, cls(CLIPTextConfig(vocab_size=len(tok), **sizes, **few, **ids, **config))
 
 
-def t5(width: int = 32):
+def t5(width: int = 32, config=T5Config, cls=T5EncoderModel):
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -1.0) for word in WORDS)]
     tok = T5Tokenizer(vocab=vocab, extra_ids=0)
-    config = T5Config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    return tok, T5EncoderModel(config)
+    return tok, cls(config(vocab_size=len(tok), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
 
 
 def gemma(width: int = 32):
@@ -79,6 +120,57 @@ def gemma(width: int = 32):
     tok = GemmaTokenizer(vocab={token: k for k, token in enumerate(tokens)}, merges=[])
     few = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     return tok, Gemma2Model(Gemma2Config(vocab_size=len(tok), hidden_size=width, intermediate_size=32, **few))
+
+
+CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content if m.content is string else m.content[0].text }}<|im_end|>
+{% endfor %}{{ '<|im_start|>assistant' if add_generation_prompt }}{{ '<think>' if enable_thinking is false }}"""
+LETTERS = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>"}
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+
+def qwen(cls=Qwen3Model, layers: int = 2):
+    """A letter a token."""
+    tok = Qwen2Tokenizer(vocab=LETTERS | {"<|endoftext|>": len(LETTERS)}, merges=[])
+    tok.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tok.chat_template = CHAT
+    if cls is not Qwen2_5_VLForConditionalGeneration:
+        return tok, cls(Qwen3Config(vocab_size=len(tok), num_hidden_layers=layers, **SMALL))
+    text = {key: value for key, value in SMALL.items() if key != "head_dim"} | {"pad_token_id": None}
+    text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    more = {"vocab_size": len(tok), "num_hidden_layers": layers, "bos_token_id": None, "eos_token_id": None}
+    return tok, cls(Qwen2_5_VLConfig(text_config=text | more, vision_config=vision))
+
+
+def letters(**config) -> PreTrainedTokenizerFast:
+    tok = Tokenizer(models.BPE(vocab=LETTERS | {"<pad>": len(LETTERS), "<unk>": len(LETTERS) + 1}, merges=[]))
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tok, **SPECIAL, **config)
+
+
+def glm():
+    tok = letters(padding_side="left")
+    return tok, GlmModel(GlmConfig(vocab_size=len(tok), num_hidden_layers=2, pad_token_id=tok.pad_token_id, **SMALL))
+
+
+def mistral():
+    """Of which Flux.2 takes the layers 10, 20 and 30."""
+    tok = letters(additional_special_tokens=["[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|im_start|>", "<|im_end|>"])
+    text = SMALL | {"vocab_size": len(tok), "num_hidden_layers": 30, "model_type": "mistral"}
+    vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "head_dim": 8}
+    model = Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision))
+    return PixtralProcessor(PixtralImageProcessor(), tok, chat_template=CHAT), model
+
+
+def bert(width: int = 16):
+    tok = BertTokenizer(
+        vocab={word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    )
+    few = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    return tok, BertModel(BertConfig(vocab_size=len(tok), hidden_size=width, **few))
 
 
 def sd() -> StableDiffusionPipeline:
@@ -177,6 +269,128 @@ def sana() -> SanaPipeline:
     return SanaPipeline(tokenizer, text_encoder, AutoencoderDC(latent_channels=4, **blocks), transformer, scheduler)
 
 
+def euler() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
+def flux_2(cls=Flux2Pipeline, language=mistral, guidance: bool = True, **config):
+    tokenizer, text_encoder = language()
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4,) * 4, guidance_embeds=guidance,
+    )  # fmt: skip
+    autoencoder = vae(AutoencoderKLFlux2)
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return cls(euler(), autoencoder, text_encoder, tokenizer, transformer, **config)
+
+
+def flux_2_klein() -> Flux2KleinPipeline:
+    return flux_2(Flux2KleinPipeline, lambda: qwen(Qwen3ForCausalLM, 28), guidance=False, is_distilled=True)
+
+
+def chroma() -> ChromaPipeline:
+    tokenizer, text_encoder = t5()
+    transformer = ChromaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=16,
+        approximator_layers=1,
+    )  # fmt: skip
+    return ChromaPipeline(euler(), vae(shift_factor=0.1), text_encoder, tokenizer, transformer)
+
+
+def qwen_image(guidance: bool = False) -> QwenImagePipeline:
+    tokenizer, text_encoder = qwen(Qwen2_5_VLForConditionalGeneration)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance,
+    )  # fmt: skip
+    autoencoder = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.3, -0.2, 0.1, 0.5], latents_std=[1.5, 0.7, 2.0, 1.1],
+    )  # fmt: skip
+    return QwenImagePipeline(euler(), autoencoder, text_encoder, tokenizer, transformer)
+
+
+def z_image() -> ZImagePipeline:
+    tokenizer, text_encoder = qwen()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        axes_dims=[4, 4, 8], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    return ZImagePipeline(euler(), vae(shift_factor=0.1), text_encoder, tokenizer, transformer)
+
+
+def lumina_2() -> Lumina2Pipeline:
+    tokenizer, text_encoder = gemma()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=32, num_layers=1, num_refiner_layers=1, num_attention_heads=2,
+        num_kv_heads=1, multiple_of=8, axes_dim_rope=(4, 4, 8), axes_lens=(300, 64, 64), cap_feat_dim=32,
+    )  # fmt: skip
+    return Lumina2Pipeline(transformer, euler(), vae(blocks=4, shift_factor=0.1), text_encoder, tokenizer)
+
+
+def hunyuan_dit(sized: bool = True) -> HunyuanDiTPipeline:
+    (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = bert(), t5()
+    transformer = HunyuanDiT2DModel(
+        **FEW, in_channels=4, patch_size=2, sample_size=8, hidden_size=16, cross_attention_dim=16, mlp_ratio=2,
+        cross_attention_dim_t5=32, pooled_projection_dim=16, learn_sigma=True, activation_fn="gelu-approximate",
+        use_style_cond_and_image_meta_size=sized,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.02, prediction_type="v_prediction")
+    return HunyuanDiTPipeline(
+        vae(blocks=4), text_encoder, tokenizer, transformer, scheduler, None, None, False, text_encoder_2, tokenizer_2
+    )
+
+
+def aura_flow() -> AuraFlowPipeline:
+    tokenizer, text_encoder = t5(config=UMT5Config, cls=UMT5EncoderModel)
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, num_attention_heads=2,
+        attention_head_dim=8, joint_attention_dim=32, caption_projection_dim=16, pos_embed_max_size=16,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.73)
+    return AuraFlowPipeline(tokenizer, text_encoder, vae(), transformer, scheduler)
+
+
+def cogview_4(scheduler=None) -> CogView4Pipeline:
+    tokenizer, text_encoder = glm()
+    transformer = CogView4Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=16,
+        text_embed_dim=16, time_embed_dim=16, condition_dim=8, rope_axes_dim=(32, 32),
+    )  # fmt: skip
+    shift = {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler(**shift)
+    return CogView4Pipeline(tokenizer, text_encoder, vae(), transformer, scheduler)
+
+
+def kolors() -> KolorsPipeline:
+    """Its tokenizer wants sentencepiece, the package."""
+    from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
+    from sentencepiece import SentencePieceTrainer
+
+    model = tempfile.mkdtemp() + "/tokenizer"  # is copied from there when it is saved
+    how = {"vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter([" ".join(WORDS)] * 9), model_prefix=model, **how)
+    tok = ChatGLMTokenizer(f"{model}.model")
+    config = ChatGLMConfig(
+        num_layers=2, padded_vocab_size=64, hidden_size=24, ffn_hidden_size=16, kv_channels=12, num_attention_heads=2,
+        seq_length=256, multi_query_group_num=1, multi_query_attention=True, add_qkv_bias=True,
+        original_rope=True,
+    )  # fmt: skip
+    text_encoder = ChatGLMModel(config)
+    for p in text_encoder.parameters():  # which it leaves as the memory was
+        torch.nn.init.normal_(p, std=0.3)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        cross_attention_dim=16, encoder_hid_dim=24, encoder_hid_dim_type="text_proj", use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
+    )  # fmt: skip
+    return KolorsPipeline(vae(), text_encoder, tok, unet, DDPMScheduler(beta_schedule="scaled_linear"))
+
+
 def dit(scheduler=None) -> DiTPipeline:
     transformer = DiTTransformer2DModel(
         **FEW, sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_embeds_ada_norm=10
@@ -236,7 +450,9 @@ def latent_vq() -> LDMPipeline:
 
 
 CLASS_UNETS = [grey_v, colour_variance, grey_sample, condition_unet, edm, edm_v, latent_kl, latent_vq]
-TEXT = [sdxl, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size, pixart_sigma, sana]
+NEW = [flux_2, flux_2_klein, chroma, qwen_image, z_image, lumina_2, hunyuan_dit, aura_flow, cogview_4]
+NEW += [kolors] if find_spec("sentencepiece") else []
+TEXT = [sdxl, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size, pixart_sigma, sana, *NEW]
 
 
 def save(build, folder: Path):
@@ -255,35 +471,88 @@ class Sampling:
     """A network's calls while its pipeline samples without guidance, and the same calls with another z and time."""
 
     def __init__(self, pipe, prompt: str, size: int, steps: int = 2):
-        self.pipe, self.calls = pipe, []
+        self.pipe, self.calls, self.side = pipe, [], size // pipe.vae_scale_factor
         self.network = getattr(pipe, "unet", None) or pipe.transformer
         hook = self.network.register_forward_hook(self._watch, with_kwargs=True)
         how = {"guidance_scale": 1.0, "height": size, "width": size, "num_inference_steps": steps}
+        how |= {"guidance_scale": 0.0} if isinstance(pipe, ZImagePipeline) else {}  # it adds so much of the difference
         known = inspect.signature(pipe.__call__).parameters
         how |= {key: False for key in ("clean_caption", "use_resolution_binning") if key in known}
         how |= {"complex_human_instruction": None} if "complex_human_instruction" in known else {}
         if isinstance(pipe, StableDiffusion3Pipeline) and pipe.text_encoder_3 is None:
             how["max_sequence_length"] = pipe.tokenizer_max_length  # zeros for as many tokens as CLIP takes
         pipe.set_progress_bar_config(disable=True)
-        pipe(prompt, output_type="latent", generator=torch.Generator().manual_seed(1), **how)
+        pipe(prompt=prompt, output_type="latent", generator=torch.Generator().manual_seed(1), **how)
         hook.remove()
 
     def _watch(self, network, args, kwargs, answer):
         said = answer[0] if isinstance(answer, tuple) else answer.sample
         self.calls.append((inspect.signature(network.forward).bind(*args, **kwargs).arguments, said))
 
+    def step(self, k: int) -> tuple[torch.Tensor, float, torch.Tensor]:
+        """z [1, c, h, w] of a step, its time (1000 sigma, or as the scheduler tells it), what the network predicts."""
+        seen, said = self.calls[k]
+        z = self._image(next(seen[key] for key in ("sample", "hidden_states", "x") if key in seen))
+        flow = isinstance(self.pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+        time = 1000 * self.pipe.scheduler.sigmas[k] if flow else torch.as_tensor(seen["timestep"]).reshape(-1)[0]
+        return z, float(time), self._answer(said)
+
     def again(self, z: torch.Tensor, time: float) -> np.ndarray:
-        """z [1, c, h, w], time as the scheduler tells it (0..1000) -> the network's answer [c, h, w], float64."""
+        """z [1, c, h, w], time as `step` gives it -> the network's answer [c, h, w], float64."""
         seen, _ = self.calls[0]
-        flux = isinstance(self.pipe, FluxPipeline)
-        _, c, h, w = z.shape
-        shown = self.pipe._pack_latents(z, 1, c, h, w) if flux else z
-        told = torch.tensor([time / 1000 if flux else time], dtype=torch.float32)
+        told = {"x": self._shown(z)} if "x" in seen else {"hidden_states": self._shown(z)}
+        told = {"sample": z} if "sample" in seen else told
+        told |= {"t" if "t" in seen else "timestep": torch.tensor([self._told(time)], dtype=torch.float32)}
         with torch.no_grad():
-            sample = "sample" if "sample" in seen else "hidden_states"
-            said = self.network(**seen | {sample: shown, "timestep": told, "return_dict": False})[0]
-        if flux:
-            said = self.pipe._unpack_latents(
-                said, h * self.pipe.vae_scale_factor, w * self.pipe.vae_scale_factor, self.pipe.vae_scale_factor
-            )
-        return said[0, :c].double().numpy()
+            said = self.network(**seen | told | {"return_dict": False})[0]
+        return self._answer(said)[0, : z.shape[1]].double().numpy()
+
+    def _shown(self, z: torch.Tensor):
+        if isinstance(self.pipe, Flux2Pipeline | Flux2KleinPipeline):
+            return self.pipe._pack_latents(self.pipe._patchify_latents(z))
+        if isinstance(self.pipe, ZImagePipeline):
+            return [z[0][:, None]]
+        return self.pipe._pack_latents(z, *z.shape) if hasattr(self.pipe, "_pack_latents") else z
+
+    def _image(self, shown) -> torch.Tensor:
+        """The other way."""
+        if isinstance(self.pipe, Flux2Pipeline | Flux2KleinPipeline):
+            square = shown.transpose(1, 2).unflatten(2, (self.side // 2, -1))
+            return self.pipe._unpatchify_latents(square)
+        if isinstance(self.pipe, ZImagePipeline):
+            return torch.stack(list(shown))[:, :, 0]
+        if not hasattr(self.pipe, "_unpack_latents"):
+            return shown
+        factor = self.pipe.vae_scale_factor
+        image = self.pipe._unpack_latents(shown, self.side * factor, self.side * factor, factor)
+        return image[:, :, 0] if image.ndim == 5 else image
+
+    def _told(self, time: float) -> float:
+        if isinstance(self.pipe, ZImagePipeline | Lumina2Pipeline):
+            return 1 - time / 1000
+        if isinstance(self.pipe, CogView4Pipeline):  # what its scheduler shifts to sigma, by halving
+            mu = calculate_shift(self.side**2 / 4, 256, 0.25, 0.75)
+            low, high = 0.0, 1.0
+            for _ in range(60):
+                middle = (low + high) / 2
+                shifted = self.pipe.scheduler.time_shift(mu, 1.0, middle)
+                low, high = (middle, high) if shifted < time / 1000 else (low, middle)
+            return 1000 * high
+        in_levels = FluxPipeline | Flux2Pipeline | Flux2KleinPipeline | ChromaPipeline | QwenImagePipeline
+        return time / 1000 if isinstance(self.pipe, in_levels | AuraFlowPipeline) else time
+
+    def _answer(self, said) -> torch.Tensor:
+        backwards = isinstance(self.pipe, ZImagePipeline | Lumina2Pipeline)
+        return -self._image(said) if backwards else self._image(said)
+
+    def latent(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels [3, H, W] -> x [1, c, h, w], what the pipeline would decode to them."""
+        vae, config = self.pipe.vae, self.pipe.vae.config
+        if isinstance(self.pipe, Flux2Pipeline | Flux2KleinPipeline):
+            return self.pipe._unpatchify_latents(self.pipe._encode_vae_image(pixels[None], None))
+        if isinstance(self.pipe, QwenImagePipeline):
+            mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+            return (vae.encode(pixels[None, :, None]).latent_dist.mode()[:, :, 0] - mean) / std
+        code = vae.encode(pixels[None])
+        mean = code.latent if hasattr(code, "latent") else code.latent_dist.mode()
+        return (mean - (config.get("shift_factor") or 0)) * config.scaling_factor
