@@ -77,7 +77,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
     InputError where it does not come to its end.
     """
     words = [str(ROOT / word) if OURS.match(word) else word for word in shlex.split(run.do)]
-    env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(names.DATASET_ROOT.absolute())}
+    env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(names.DATASET_ROOT.expanduser().absolute())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if bar else None}
     with subprocess.Popen([sys.executable, *words], cwd=out, env=env, text=True, **pipes) as child:
         try:
@@ -147,11 +147,13 @@ def size_of(words: list[str]) -> int:
 def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
     """Of the paper's runs those that fit into --hours, with their images and minutes; what is skipped, and why."""
     sizes, costs, speeds, planned, skipped = {}, {}, {}, [], []
-    given = {flag: getattr(args, flag) for flag in ("version", "batch_size", "device")}
-    for flag in [flag for flag, value in given.items() if value]:
-        mine = [flag != "version" or "--image-size" not in run.do for run in runs]  # DiT is another model
-        more = f" --{flag} {shlex.quote(str(given[flag]))}"
-        runs = [replace(run, do=run.do + more * own) for run, own in zip(runs, mine, strict=True)]
+    for flag in [flag for flag in ("version", "batch_size", "device") if getattr(args, flag)]:
+        value = (
+            os.path.abspath(getattr(args, flag)) if os.path.exists(str(getattr(args, flag))) else getattr(args, flag)
+        )
+        more = f" --{flag} {shlex.quote(str(value))}"
+        of_dit = [flag == "version" and "--image-size" in run.do for run in runs]  # another model
+        runs = [replace(run, do=run.do + more * (not dit)) for run, dit in zip(runs, of_dit, strict=True)]
     for run in runs:
         words = shlex.split(run.do)
         try:
@@ -216,8 +218,10 @@ def main(argv: list[str]) -> int:
         print_list(ledger, runs)
         return 0
     started, paper = time.monotonic(), any(run.nfe for run in runs)
-    if paper != bool(args.hours and args.hours > 0):
-        raise InputError(f"--hours: wanted, above 0, for runs of the paper and for no others; {args.part} is given")
+    if paper != bool(args.hours and args.hours > 0) or paper != all(run.nfe for run in runs):
+        raise InputError(
+            f"--hours: wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
+        )
     (out := args.out or names.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
     if paper:
         runs, skipped = plan_paper(args, runs, out)

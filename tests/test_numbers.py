@@ -185,6 +185,28 @@ def test_a_run_is_measured_once_and_compared(run_script, tmp_path):
     assert again.code == 1 and "1 done before" in again.out and again.out.count(OUTSIDE) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing"], "nothing: no part and no run of docs/numbers.toml; its parts are embedded:races, "),
+        (["paper"], "--hours: wanted"),
+        (["paper", "--hours", 0], "--hours: wanted"),
+        (["clip", "--hours", 1], "--hours: wanted"),
+        (["*", "--hours", 1], "--hours: wanted"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_for(run_main, words, says):
+    done = run_main("scripts/reproduce.py", *words)
+    assert done.code == 2 and says in done.err
+
+
+def test_the_list_runs_nothing(run_main, tmp_path):
+    done = run_main("scripts/reproduce.py", "embedded", "--list")
+    assert done.code == 0 and re.search(r"^embedded:races +digits +\d+ figures +\d", done.out, re.M)
+    assert "paper" not in done.out.partition("no command gives")[0] and not list(tmp_path.iterdir())
+
+
 def test_time_is_shared_out():
     share_out = import_script("scripts/reproduce.py").share_out
     sizes, costs = (
