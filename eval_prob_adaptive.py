@@ -13,7 +13,7 @@ from diffusion import names, options
 def parser() -> options.Parser:
     p = options.parser(__doc__)
     data = options.add_data(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
-    options.add_prompts(data)
+    options.add_prompts(data, more="[,lora][,embedding]")
     options.add(data, "--prompts TEXT", "two or more prompts, for images without labels", nargs="+")
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
@@ -21,15 +21,15 @@ def parser() -> options.Parser:
     options.add(model, "--version MODEL", known, "2-0")
     options.add_text_model(model)
     options.add_network(model)
-    search = options.add_search(p, "halving")
+    search = options.add_search(p, "halving", "; default halving with --to_keep and --n_samples, else race")
     options.add_stages(search)
-    options.add_noise(search, ", together with the image's index", randomize=False)
+    options.add_noise(search, "each image, by its index, has its own", randomize=False)
     options.add_candidates(search)
     stored = options.add_store(p)
     maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
     options.switch(stored, "--save_maps", maps, None)
     options.add_picture(stored)
-    options.switch(stored, "--load_stats", "count the images that are already done in the bar")
+    options.switch(stored, "--load_stats", "accuracy and NFE in the progress bar include the images of earlier calls")
     options.add_shards(p)
     p.set_defaults(reads=lambda args: (args.version, "text"))
     return p
@@ -46,6 +46,7 @@ from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
 from diffusion.files import sha256
+from diffusion.lora import own_tokens
 from diffusion.prompts import prompts_for, read_weights
 from diffusion.search import Search, check_schedule, staged
 
@@ -78,7 +79,8 @@ def run_folder(args, candidates: str = "") -> Path:
     """The published name: suffixes appear only for what is not bicubic, l2, 512."""
     model = plan.model_tag(args)
     search = plan.search_tag(args, None, args.to_keep or (), args.n_samples or ())
-    name = names.joined(model, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
+    typed = args.prompts and f"prompts-{sha256(repr(args.prompts))[:8]}"  # other words are another run
+    name = names.joined(model, typed, search, plan.suffixes(args, "bicubic", candidates), args.save_maps and "maps")
     return names.run_folder(args.dataset, args.extra, name)
 
 
@@ -92,20 +94,23 @@ def main(argv: list[str]) -> int:
     device, dtype = plan.pick_device(args)
     dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
     images, mine = plan.my_images(args, dataset.labels)
-    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts)
-    card = plan.card_of(args)
+    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts, added=True)
+    texts, tokens = own_tokens(prompts.texts, prompts.embeddings)
+    card = plan.card_of(args, prompts.loras or (), tokens)
     class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
+    table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, lambda: prompts)
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     levels, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
     points = plan.points_of(args, card, levels, weights, start, randomize=True)
-    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, lambda: prompts)
 
+    exact = exact and not dataset.candidates  # of which some images have more
     flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
     flags += [] if args.search == "race" else ["to_keep", "n_samples"]
-    table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
+    chosen |= {"lora of prompts": prompts.loras, "embedding of prompts": prompts.embeddings}
 
     def finish(index: int, measured: Measured) -> dict:
         pred = int(class_ids[measured.winner])
@@ -113,8 +118,9 @@ def main(argv: list[str]) -> int:
         return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
 
     load, classify = run.by_search(
-        args, card, device, dtype, points, dataset.open, args.interpolation, prompts.texts, arm_class, finish,
+        args, card, device, dtype, points, dataset.open, args.interpolation, texts, arm_class, finish,
         first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
+        loras=prompts.loras,
     )  # fmt: skip
     if no_schedule:
         print("no schedule was given, so it is --search race")

@@ -36,8 +36,9 @@ def parser() -> options.Parser:
     search = options.add_search(p, "halving")
     options.add_stages(search, "; default 50 1", "; default 25 250")
     options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99", nargs="+")
-    options.add(search, "--t_interval N", "every class at every N-th level; default 5 with --cls, else stages")
-    options.add_noise(search, ", together with the image's index", randomize=True)
+    grid = "measure every class at every N-th level; default 5 with --cls, else --to_keep and --n_samples"
+    options.add(search, "--t_interval N", grid)
+    options.add_noise(search, "each image, by its index, has its own", randomize=True)
     options.add_candidates(search)
     stored = options.add_store(p)
     for flag, (what, _) in KEEP.items():
@@ -132,7 +133,7 @@ def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int
     search = plan.search_tag(args, interval, to_keep, n_samples)
     name = names.joined(model, some, search, plan.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1])
     if len(name) > 200:
-        if args.candidates:
+        if args.candidates_from:
             given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
         else:
             given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
@@ -198,12 +199,16 @@ def main(argv: list[str]) -> int:
     environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
     images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
     class_of, arms = arms_of(args, dataset, card)
-    class_ids, arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)
+    arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)[1]
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
+    table = [(k, called[class_of[k]], class_of[k]) for k in arms]
+    if dataset.candidates and args.cls is not None:
+        raise InputError(f"--cls: the column candidates of {dataset.name} says which classes compete")
+    prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
+    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, prompts)
     most = plan.most_arms(args, arm_class)
     n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
-    prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
-    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, class_ids, prompts)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
     points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
     keep, shape = stored(args.keep, card.latent)
@@ -212,8 +217,6 @@ def main(argv: list[str]) -> int:
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
     chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
-    called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
-    table = [(k, called[class_of[k]], class_of[k]) for k in arms]
     about = {"images": len(images), "indices": names.ranges(images), "arms": table}
     about["all_arms"] = names.ranges(sorted(class_of))
     exact = args.search != "race" and not args.candidates

@@ -30,13 +30,13 @@ def parser() -> options.Parser:
     options.add(model, "--model", "Stable Diffusion, CLIP, OpenCLIP or SigLIP", "sd", choices=kinds)
     version = "sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits"
     options.add(model, "--version MODEL", version)
-    tag = "of clip, openclip, siglip: open_clip's tag of the weights, or a file; of OpenAI with --version ...-quickgelu"
+    tag = "weights of clip, openclip or siglip: open_clip's tag, or a file; OpenAI's need --version ...-quickgelu"
     options.add(model, "--pretrained TAG", tag)
     options.add_text_model(model)
     options.add_network(model)
     search = options.add_search(p, "grid")
     options.add(search, "--t_interval N", "grid: every N-th noise level", 5)
-    options.add_noise(search, "; all images share it", randomize=True)
+    options.add_noise(search, "all images share the noise", randomize=True)
     options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
     options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
     options.add_shards(p)

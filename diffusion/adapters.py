@@ -28,21 +28,30 @@ def _with_mask(text: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([text, mask[..., None].to(text.dtype)], -1)
 
 
+def _no_guidance(pipeline, device: torch.device) -> dict[str, Tensor]:
+    """What a U-Net distilled from guided predictions is told: guidance 1, as its pipeline tells it; others nothing."""
+    if (width := pipeline.unet.config.time_cond_proj_dim) is None:
+        return {}
+    told = pipeline.get_guidance_scale_embedding(torch.zeros(1), width)  # of guidance less 1
+    return {"timestep_cond": told.to(device, pipeline.unet.dtype)}
+
+
 def _stable_diffusion(pipeline, device: torch.device):
-    """Stable Diffusion 1.x and 2.x, epsilon and v-prediction: text through cross-attention."""
+    """Stable Diffusion 1.x and 2.x, epsilon and v-prediction, and LCM: text through cross-attention."""
+    guidance = _no_guidance(pipeline, device)
 
     def tell(prompts: list[str]) -> Tensor:
         return pipeline.encode_prompt(prompts, device, 1, False)[0]
 
     def say(z: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        return pipeline.unet(z, time, encoder_hidden_states=text).sample
+        return pipeline.unet(z, time, encoder_hidden_states=text, **guidance).sample
 
     return tell, say
 
 
 def _stable_diffusion_xl(pipeline, device: torch.device):
     """Text of both CLIPs, pooled text of the second, or both of Kolors' GLM; the size: uncropped, as it is shown."""
-    unet, config = pipeline.unet, pipeline.unet.config
+    unet, config, guidance = pipeline.unet, pipeline.unet.config, _no_guidance(pipeline, device)
     width = config.encoder_hid_dim or config.cross_attention_dim
     k = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
 
@@ -55,7 +64,7 @@ def _stable_diffusion_xl(pipeline, device: torch.device):
         height, across = (side * pipeline.vae_scale_factor for side in z.shape[-2:])
         size = torch.tensor([height, across, 0, 0, height, across], device=device).expand(len(z), -1)
         added = {"text_embeds": pooled, "time_ids": size}
-        return unet(z, time, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        return unet(z, time, encoder_hidden_states=text, added_cond_kwargs=added, **guidance).sample
 
     return tell, say
 
@@ -365,6 +374,7 @@ def _class_unet(pipeline, device: torch.device):
 
 ADAPTERS = {  # pipeline class -> (the folder of its network, what the network is told, adapter)
     "StableDiffusionPipeline": ("unet", "text", _stable_diffusion),
+    "LatentConsistencyModelPipeline": ("unet", "text", _stable_diffusion),
     "StableDiffusionXLPipeline": ("unet", "text", _stable_diffusion_xl),
     "KolorsPipeline": ("unet", "text", _stable_diffusion_xl),
     "StableDiffusion3Pipeline": ("transformer", "text", _stable_diffusion_3),

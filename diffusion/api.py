@@ -14,15 +14,17 @@ Raises diffusion.InputError, a ValueError, for what cannot work, and OSError for
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError
+from diffusion import InputError, InputWarning
 from diffusion.calibration import probabilities
 from diffusion.decide import search_image
 from diffusion.errors import ImageNoise, together
@@ -30,7 +32,7 @@ from diffusion.images import crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
 from diffusion.names import LOSSES, MIDDLE
-from diffusion.prompts import read_prompts, read_weights
+from diffusion.prompts import Prompts, duplicates, read_prompts, read_weights
 from diffusion.search import band, check_schedule, noise_rows, raced, staged
 
 
@@ -73,17 +75,22 @@ def classify(
     to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
     `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `weights` [T] or a csv;
     `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as
-    scripts/calibrate.py fits it. Image k has the noise of image k of a data set.
+    scripts/calibrate.py fits it. Image k of these has the noise of image k of a data set. Warns of equal prompts.
     """
     names, texts, arm_class = _classes(model, prompts)
     K = len(names)
+    _warn_of_equals(names, texts, arm_class)
     _one_of("loss", loss, LOSSES)
     _one_of("search", search, ("race", "halving"))
+    _numbers(Integral, seed=seed, batch_size=batch_size, max_samples=max_samples)
+    _numbers(Real, z=z, budget=budget, temperature=1 if temperature is None else temperature)
     if temperature is not None and not 0 < temperature < np.inf:
         raise InputError(f"temperature {temperature!r}: must be a number greater than 0")
+    if candidates is not None and not isinstance(candidates, Iterable):
+        raise InputError(f"candidates {candidates!r:.60}: wanted a list of numbers, or one for each image")
     T = len(model.process)
     weight = _weights(weights, T)
-    usable = _levels(levels or (MIDDLE if search == "race" else (0.0, 1.0)), T)
+    usable = _levels((MIDDLE if search == "race" else (0.0, 1.0)) if levels is None else levels, T)
     usable = usable[weight[usable] > 0]
     if len(usable) < 2:
         raise InputError("weights: fewer than 2 of the noise levels that are measured have one above 0")
@@ -92,12 +99,7 @@ def classify(
             raise InputError('to_keep and n_samples: are for search="halving"')
         points, start = _race(np.bincount(arm_class), usable, z, max_samples, budget)
     else:
-        if to_keep is None or n_samples is None:
-            raise InputError(
-                'search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]'
-            )
-        check_schedule(K, list(n_samples), list(to_keep), len(usable))
-        points, _, start = staged(usable, list(n_samples), list(to_keep))
+        points, start = _halving(K, usable, to_keep, n_samples)
 
     conditions = model.conditions(texts)
     rows = noise_rows(points, 1, True)
@@ -137,12 +139,13 @@ def score(
     run_winoground.py. `normalize`: less the image's error under the empty caption, which makes the errors of different
     images comparable. -> [images, captions] float64
     """
-    if isinstance(captions, str | Path | Mapping):
+    if not isinstance(captions, Iterable) or isinstance(captions, str | Mapping):
         raise InputError(f"captions: a {type(captions).__name__}, wanted a list of texts")
     _, texts, _ = _classes(model, captions, least=1)
     _one_of("loss", loss, LOSSES)
     if normalize and not isinstance(texts[0], str):
         raise InputError("normalize: is for captions, a class id has no empty one")
+    _numbers(Integral, n_samples=n_samples, seed=seed, batch_size=batch_size)
     usable = _levels(levels, len(model.process))
     if not 1 <= n_samples <= len(usable):
         raise InputError(f"n_samples {n_samples}: must be in 1..{len(usable)}, the noise levels")
@@ -172,8 +175,28 @@ def _one_of(name: str, given: str, known: Sequence[str]) -> None:
         raise InputError(f"{name} {given!r}: wanted {' or '.join(known)}")
 
 
+def _numbers(kind: type, **given) -> None:
+    for name, value in given.items():
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{name} {value!r:.60}: wanted {'an integer' if kind is Integral else 'a number'}")
+    for name, least in {"seed": 0, "batch_size": 1}.items():
+        if given.get(name, least) < least:
+            raise InputError(f"{name} {given[name]}: must be at least {least}")
+
+
+def _integers(name: str, given) -> list[int]:
+    numbers = list(given) if isinstance(given, Iterable) else []
+    if not numbers or not all(isinstance(each, Integral) for each in numbers):
+        raise InputError(f"{name} {given!r:.60}: wanted a list of integers")
+    return [int(each) for each in numbers]
+
+
 def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.ndarray]:
     """Names [K], what the network is given for each arm, and the class of each arm [arms]."""
+    if not isinstance(model, Model):
+        raise InputError(f"model: a {type(model).__name__}, wanted what load_model gives, as of load_model('digits')")
+    if not isinstance(given, Path | Iterable):
+        raise InputError(f"prompts: a {type(given).__name__}, wanted a list, a dict or a .csv")
     if isinstance(given, str | Path):
         if Path(given).suffix != ".csv":
             raise InputError(f"prompts {str(given)!r}: one text is no choice; wanted a list, a dict or a .csv")
@@ -199,20 +222,31 @@ def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.n
     return names, texts, arm_class
 
 
+def _warn_of_equals(names: list[str], texts: list, arm_class: np.ndarray) -> None:
+    arms = Prompts(texts, [names[k] for k in arm_class], arm_class.tolist())
+    for text, alike in duplicates(arms):
+        told = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
+        warnings.warn(told, InputWarning, stacklevel=3)
+
+
 def _weights(given, T: int) -> np.ndarray:
     """What an error counts at each level, mean 1. [T]"""
     if given is None or isinstance(given, str | Path):
         return read_weights(given if given is None else Path(given), T)
-    weight = np.asarray(given, dtype=np.float64)
+    try:
+        weight = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"weights {given!r:.60}: wanted [{T}] numbers, or the path of a csv") from None
     if weight.shape != (T,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
         raise InputError(f"weights {list(weight.shape)}: wanted [{T}], numbers from 0 up, not all 0")
     return weight / weight.mean()
 
 
 def _levels(given: tuple[float, float], T: int) -> np.ndarray:
-    low, high = given
+    pair = list(given) if isinstance(given, Iterable) else []
+    low, high = pair if len(pair) == 2 and all(isinstance(each, Real) for each in pair) else (1, 0)
     if not 0 <= low < high <= 1 or len(usable := band(low, high, T)) < 2:
-        raise InputError(f"levels {given}: wanted two shares of the {T} noise levels, such as {MIDDLE}")
+        raise InputError(f"levels {given!r:.60}: wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
     return usable
 
 
@@ -225,6 +259,16 @@ def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: flo
     if budget < 2 * arms.sum():
         raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
     return raced(usable, arms, z, min(most, len(usable)), budget)
+
+
+def _halving(K: int, usable: np.ndarray, to_keep, n_samples) -> tuple[np.ndarray, Callable]:
+    """As _race, of the stages of a halving."""
+    if to_keep is None or n_samples is None:
+        raise InputError('search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]')
+    to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
+    check_schedule(K, n_samples, to_keep, len(usable))
+    points, _, start = staged(usable, n_samples, to_keep)
+    return points, start
 
 
 def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:

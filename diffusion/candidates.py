@@ -1,22 +1,24 @@
-"""A first stage that costs little: which classes of an image are worth the diffusion model's time.
+"""Which classes of an image compete: those of a first stage that costs little, or those that the data's table says.
 
 A stage is what it adds to run.json, its part of the folder's name, and `load(dtype, device)`. What that loads is
 `pick(index, image)`: which rows of the ascending class ids compete, the likeliest first, and what the record says of
 them.
 """
 
+import difflib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from diffusion import InputError, records, results
+from diffusion import InputError, InputWarning, records, results
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Dataset
-from diffusion.files import read_npy, sha256
+from diffusion.files import is_id, read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
 from diffusion.names import clip_tag, tag
 from diffusion.prompts import Prompts
@@ -58,6 +60,12 @@ def first_stage(
     else:
         options, of, load = by_scores(Path(source), K, len(dataset), len(class_ids))
 
+    return {"candidates": K, "candidates_from": source} | options, f"{K}of_{of}", _named(load, class_ids)
+
+
+def _named(load: Callable, class_ids: np.ndarray) -> Callable:
+    """A stage's `load` whose records name the candidates, of one that gives their rows alone."""
+
     def load_named(dtype: str, device) -> Callable:
         pick = load(dtype, device)
 
@@ -67,7 +75,41 @@ def first_stage(
 
         return named
 
-    return {"candidates": K, "candidates_from": source} | options, f"{K}of_{of}", load_named
+    return load_named
+
+
+def by_column(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> Stage:
+    """From the column `candidates` of a table of own data; of empty cells, which are all classes, it warns.
+
+    class_ids as in first_stage; arms as in run.json: (what is told, name, class id). Whole numbers are class ids,
+    unless labels are names. InputError names the line and the class that does not compete.
+    """
+    named = [(name, class_id) for _, name, class_id in arms] + [(name, k) for k, name in enumerate(dataset.classes)]
+    if not dataset.classes:
+        named = [(name, k) for name, k in named if not is_id(name)] + [(str(k), k) for k in class_ids.tolist()]
+    ids: dict[str, set[int]] = {}
+    for name, class_id in named:
+        ids.setdefault(name, set()).add(class_id)
+
+    def id_of(line: int, name: str) -> int:
+        known = ids.get(name if dataset.classes or not is_id(name) else str(int(name)), ())
+        if len(known) == 1:
+            return next(iter(known))
+        near = difflib.get_close_matches(name, ids, 1)
+        compete = f"did you mean {near[0]!r}?" if near else f"{', '.join(list(ids)[:10])}{', ...' * (len(ids) > 10)}"
+        why = "the name of several classes" if known else f"none of the classes that compete: {compete}"
+        raise InputError(f"{dataset.path}, line {line}: candidates has {name!r}, {why}")
+
+    of = [[id_of(line, name) for name in names] or class_ids.tolist() for line, names in dataset.candidates]
+    if empty := [line for line, names in dataset.candidates if not names]:
+        few = f"{len(empty)} of {len(of)} images have no candidates (line {empty[0]}{', ...' * (len(empty) > 1)})"
+        warnings.warn(f"{dataset.path}: {few}: all {len(class_ids)} classes compete", InputWarning, stacklevel=2)
+    told = {"candidates": max(map(len, of)), "candidates_from": f"column, sha256 {sha256(repr(of))}"}
+
+    def pick(index: int, _) -> tuple[np.ndarray, dict]:
+        return np.searchsorted(class_ids, of[index]), {}
+
+    return told, "candidates", _named(lambda *_: pick, class_ids)
 
 
 def best(scores: np.ndarray, K: int) -> np.ndarray:

@@ -53,6 +53,8 @@ class Card:
     vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
     lora: tuple[str, ...] = ()  # hub ids or files of what is added to its weights, perhaps with :WEIGHT
     embeddings: tuple[str, ...] = ()  # hub ids or files of tokens that its tokenizer does not have
+    own_lora: tuple[str, ...] = ()  # as `lora`, each of some arms alone
+    own_tokens: tuple[tuple[str, str], ...] = ()  # as `embeddings`, each with the name that its token has here
     lacks_t5: bool = False  # it has a T5, which is not loaded
     file: str | None = None  # the single file, or the folder of some parts, that holds the weights
     home: hub.Source | None = field(default=None, repr=False, compare=False)  # what `source` has

@@ -65,5 +65,5 @@ def _import():
     try:
         import timm
     except ImportError:
-        raise InputError("--model timm:... needs the package 'timm': pip install -e '.[all]'") from None
+        raise InputError("--model timm:... needs the package 'timm': pip install timm") from None
     return timm

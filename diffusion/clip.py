@@ -110,7 +110,5 @@ def _import():
     try:
         import open_clip
     except ImportError:
-        raise InputError(
-            "--model clip and openclip need the package 'open_clip_torch': pip install -e '.[all]'"
-        ) from None
+        raise InputError("CLIP needs the package 'open_clip_torch': pip install open_clip_torch") from None
     return open_clip

@@ -24,7 +24,6 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
 Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -39,9 +38,9 @@ from PIL import Image
 from diffusion import InputError, digits, own
 from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb
-from diffusion.names import NO_LABEL
+from diffusion.names import NO_LABEL, like
 
-Read = tuple  # labels, classes, open and, of files, their names and groups: what follows name and split in Dataset
+Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Dataset:
     open: Callable[[int], Image.Image]
     files: list[str] = field(default_factory=list)  # of each image, as from the data's folder; [] where unknown
     groups: list[str] = field(default_factory=list)  # of each image, where a table says; [] where not
+    candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # of each image: the table's line, classes
     path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
 
     def __len__(self) -> int:
@@ -106,12 +106,10 @@ def load_dataset(
         elif os.path.isfile(os.path.expanduser(name)):
             read = own.read_image(name, split)
         else:
-            near = difflib.get_close_matches(name, TABLE, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
             known = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv or a .jsonl"
-            raise InputError(f"dataset {name!r} is {known}{meant}")
+            raise InputError(f"dataset {name!r} is {known}{like(name, TABLE)}")
     except ImportError as error:
-        missing = f"the package {error.name!r}: pip install -e '.[all]'"
+        missing = f"the package {error.name!r}: pip install {error.name}"
         raise InputError(f"dataset {name!r} needs {missing}") from error
     if name in TABLE or name.startswith("hf:"):
         return Dataset(name, split, *read)
@@ -196,7 +194,7 @@ def _imagenetv2(folder: Path, _split: str) -> Read:
 
 def _objectnet(folder: Path, _split: str) -> Read:
     names = _objectnet_classes(folder)
-    labels, classes, open_image, files, _ = own.tree(
+    labels, classes, open_image, files, *_ = own.tree(
         folder / "images", {name: i for i, name in enumerate(names)}, names.values()
     )
 
@@ -363,4 +361,5 @@ def _find(name: str, folder: str, root: Path) -> Path:
     for path in looked:
         if path.is_dir():
             return path
-    raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}")
+    how = "$DATASET_ROOT says where data lies; commands.md, how to get it"
+    raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}; {how}")

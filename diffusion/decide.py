@@ -1,6 +1,6 @@
 """One image: a search over errors, and the record of it."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,7 @@ def search_image(
     loss: str,
     weights: np.ndarray | None = None,
     among: np.ndarray | None = None,
+    loras: Sequence[tuple[str, ...]] | None = None,
 ) -> Generator[Block, Tensor, Measured]:
     """Run a search on one image, as a task for `errors.together`.
 
@@ -90,7 +91,7 @@ def search_image(
     by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
     the mean over its arms, so that a class never wins by having more of them. `loss` decides, times the `weights` [T]
     of the levels if there are any; all is returned, unweighted. `start(among)` gives the search, between the classes
-    `among`, ascending rows, default all of them; others are not measured.
+    `among`, ascending rows, default all of them; others are not measured. `loras` as in errors.Block.
     """
     among = np.arange(arm_class.max() + 1) if among is None else among
     search = start(among)
@@ -105,7 +106,7 @@ def search_image(
             new = slice(seen[classes[0]], end)
             seen[classes] = end
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise)
+            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise, loras)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import math
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,30 +77,36 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
+def _delimiter(header: str) -> str:
+    return next((mark for mark in ",;\t" if mark in header), ",")
+
+
 def read_header(path: str | Path) -> list[str]:
     """The columns of a csv; [] where it cannot be read, of which `read_rows` says why."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return [column.strip() for column in re.split("[,;\t]", file.readline()) if column.strip()]
-    except (OSError, UnicodeDecodeError):
+            header = file.readline()
+            columns = next(csv.reader([header], delimiter=_delimiter(header), skipinitialspace=True), [])
+            return [column.strip().lower() for column in columns if column.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error):
         return []
 
 
 def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
     """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
 
-    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count.
+    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count, nor
+    does the case of a column's name.
     The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
     unquoted comma too long, where pandas moves every column by one.
     """
     rows = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            by = next((mark for mark in ",;\t" if mark in first), ",")
+            by = _delimiter(file.readline())
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
-            header = [column.strip() for column in next(reader, [])]
+            header = [column.strip().lower() for column in next(reader, [])]
             missing = [column for column in columns if column not in header]
             columns += tuple(column for column in optional if column in header)
             if missing:
@@ -114,7 +119,9 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
                     sizes = f"{len(row)} fields, wanted {len(header)}"
                     raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
                 rows[reader.line_num] = [row[header.index(column)] for column in columns]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 ({said(error)}); Excel saves such as 'CSV UTF-8'") from error
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as csv: {said(error)}") from error
     if not rows:
         raise InputError(f"{path}: no row below the header {','.join(header)}")

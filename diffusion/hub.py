@@ -1,6 +1,5 @@
 """Where the files of a name lie: in a local folder, or on the Hugging Face hub, fetched into its cache as needed."""
 
-import difflib
 import functools
 import glob
 import os
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from diffusion import InputError, one_line
-from diffusion.names import ALIASES
+from diffusion.names import ALIASES, like
 
 TOLD = ["*.json", "*.txt", "*.model", "*.jinja"]  # small, and says how to read the rest: configurations, tokenizers
 CONNECT, ANSWER = 2.0, 6.0  # seconds, for a connection to the hub, and for each answer to begin
@@ -274,10 +273,9 @@ def unreadable(name: str, told: str, reasons: Iterable[str], beside: str = "") -
     """None of the places of a model can be read, for these reasons; which known name is like it."""
     known = {place: place for places in ALIASES[told].values() for place in places if not os.path.isabs(place)}
     known |= {alias: alias for alias in ALIASES[told]}
-    near = difflib.get_close_matches(name, known, 1) if name not in known else []
-    meant = f"; did you mean {near[0]}?" if near else ""
+    meant = "" if name in known else like(name, known)
     wanted = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
     return InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}{meant}{beside}. {wanted} (it holds"
-        " model_index.json), as in --version /models/my-model"
+        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {wanted} (it holds"
+        f" model_index.json), as in --version /models/my-model{meant}"
     )

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,10 +14,11 @@ from torch import Tensor
 from diffusion import InputError, hub, one_line, weights
 
 USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
+OWN, OWN_TOKEN = "column lora:", "column embedding:"  # of a csv of prompts, in place of a flag
 TRAINERS = {"optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"}
 
 
-def split(given: str) -> tuple[str, float]:
+def split(given: str, flag: str = "--lora") -> tuple[str, float]:
     """A LoRA as it is given, `A` or `A:0.7`, as its name and its weight; a file's own name may hold colons."""
     name, colon, number = given.rpartition(":")
     if not colon or os.path.exists(os.path.expanduser(given)):
@@ -25,7 +28,7 @@ def split(given: str) -> tuple[str, float]:
     except ValueError:
         return given, 1.0
     if not math.isfinite(weight) or weight == 0:
-        raise InputError(f"--lora {given}: a weight of {number} changes nothing that can be measured")
+        raise InputError(f"{flag} {given}: a weight of {number} changes nothing that can be measured")
     return name, weight
 
 
@@ -72,21 +75,22 @@ def _read(path: Path, given: str) -> dict[str, Tensor]:
 # ---- LoRA ----
 
 
-def add(pipeline, network: str, given: str) -> str:
+def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str | None = None) -> str:
     """Add a LoRA to a pipeline's weights, where it costs nothing more; what it is known by.
 
-    On the meta device, all is looked at and nothing is added. InputError unless each tensor of its file found its
-    place, in the network or a text encoder, and some weight is another one by it.
+    Or, under the name of an `adapter`, beside the weights, for `switcher`. On the meta device, all is looked at and
+    nothing is added. InputError unless each tensor of its file found its place, in the network or a text encoder, and
+    some weight is another one by it.
     """
-    name, weight = split(given)
+    name, weight = split(given, flag)
     if not hasattr(pipeline, "load_lora_weights"):
-        raise InputError(f"--lora {given}: a {type(pipeline).__name__} takes none")
+        raise InputError(f"{flag} {given}: a {type(pipeline).__name__} takes none")
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError(f"--lora {given}: needs the package 'peft': pip install -e '.[all]'") from None
-    path, commit = find(name, "--lora")
-    flag = f"--lora {given}"
+        raise InputError(f"{flag} {given}: needs the package 'peft': pip install peft") from None
+    path, commit = find(name, flag)
+    flag, called = f"{flag} {given}", adapter or "lora"
     tensors = _read(path, flag)
     if strange := [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]:
         raise InputError(f"{flag}: a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
@@ -95,20 +99,44 @@ def add(pipeline, network: str, given: str) -> str:
     more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
     try:
         wanted = _converted(pipeline, renamed, more)
-        pipeline.load_lora_weights(source, adapter_name="lora", **more)
+        pipeline.load_lora_weights(source, adapter_name=called, **more)
     except Exception as error:  # of diffusers and peft, about keys and shapes
         raise InputError(f"{flag}: does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
-    _check_places(pipeline, wanted, flag)
+    _check_places(pipeline, wanted, flag, called)
     if all(not value.any() for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)):
         raise InputError(f"{flag}: leaves the weights as they are: all its changes are 0")
-    if getattr(pipeline, network).device.type != "meta":
-        if not _changes(pipeline, weight):
-            raise InputError(f"{flag}: leaves the weights as they are in {getattr(pipeline, network).dtype}")
+    if getattr(pipeline, network).device.type == "meta":
+        pipeline.delete_adapters(called)
+    elif not _changes(pipeline, weight, called):
+        raise InputError(f"{flag}: leaves the weights as they are in {getattr(pipeline, network).dtype}")
+    elif adapter is None:
         pipeline.fuse_lora(lora_scale=weight)
         pipeline.unload_lora_weights()
-    else:
-        pipeline.delete_adapters("lora")
     return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
+
+
+def switcher(pipeline, network: str, own: Sequence[str]) -> Callable[[tuple[str, ...]], None]:
+    """Add LoRAs of which each is for some arms alone, beside the weights; what turns on some of them and off the rest.
+
+    Raises InputError, as `add`.
+    """
+    adapters = {given: (f"own{k}", split(given, OWN)[1]) for k, given in enumerate(own)}
+    for given, (adapter, _) in adapters.items():
+        add(pipeline, network, given, OWN, adapter)
+    on = None
+
+    def switch(loras: tuple[str, ...]) -> None:
+        nonlocal on
+        if loras == on:
+            return
+        if loras:
+            pipeline.enable_lora()
+            pipeline.set_adapters(*map(list, zip(*(adapters[each] for each in loras), strict=True)))
+        else:
+            pipeline.disable_lora()
+        on = loras
+
+    return switch
 
 
 def _modules(pipeline) -> dict[str, torch.nn.Module]:
@@ -184,13 +212,13 @@ def _converted(pipeline, tensors: dict[str, Tensor], more: dict) -> dict[str, Te
     }
 
 
-def _check_places(pipeline, wanted: dict[str, Tensor], flag: str) -> None:
+def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) -> None:
     """InputError unless the modules have as many tensors of the LoRA as its file, in pairs."""
     pairs = [re.sub(r"lora_[AB]|\b(down|up)(?=\.weight)", "", key) for key in wanted]
     odd = [key for key, pair in zip(wanted, pairs, strict=True) if pairs.count(pair) != 2]
     placed, lost = 0, []
     for part, module in _modules(pipeline).items():
-        there = sum(".lora." in f".{key}" and "lora_" in key for key, _ in module.named_parameters())
+        there = sum(f".{adapter}." in key and "lora_" in key for key, _ in module.named_parameters())
         mine = [key for key in wanted if key.startswith(f"{part}.")]
         placed += min(there, len(mine))
         if there != len(mine):
@@ -203,11 +231,12 @@ def _check_places(pipeline, wanted: dict[str, Tensor], flag: str) -> None:
         raise InputError(f"{flag}: {found}; not {weights.first(lost or odd)}; wanted a LoRA of this model")
 
 
-def _changes(pipeline, weight: float) -> bool:
+def _changes(pipeline, weight: float, adapter: str) -> bool:
     """Whether a layer has other weights with the LoRA in it; the first one decides, as a rule."""
     layers = (m for part in _modules(pipeline).values() for m in part.modules() if hasattr(m, "get_delta_weight"))
     return any(
-        "lora" in layer.lora_A and bool((layer.weight + weight * layer.get_delta_weight("lora") != layer.weight).any())
+        adapter in layer.lora_A
+        and bool((layer.weight + weight * layer.get_delta_weight(adapter) != layer.weight).any())
         for layer in layers
     )
 
@@ -217,22 +246,17 @@ def _changes(pipeline, weight: float) -> bool:
 ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # of files for two encoders
 
 
-def embed(pipeline, given: str) -> str:
+def embed(pipeline, given: str, flag: str = "--embeddings", name: str | None = None) -> str:
     """Make a token of a file's embeddings: the one that it names, else the file's name; what it is known by.
 
-    InputError: it is none, or of another width, or names a token that is there.
+    Or, where there is one, of this `name`. InputError: it is none, or of another width, or names a token that is there.
     """
-    path, commit = find(given, "--embeddings")
-    flag = f"--embeddings {given}"
+    path, commit = find(given, flag)
+    flag = f"{flag} {given}"
     if not hasattr(pipeline, "load_textual_inversion"):
         raise InputError(f"{flag}: a {type(pipeline).__name__} takes none")
-    try:
-        loaded = weights.read([path]) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except InputError as error:
-        raise InputError(f"{flag}: {error}") from None
-    except Exception as error:
-        raise InputError(f"{flag}: cannot be read as embeddings: {one_line(error)}") from None
-    for part, token, vectors in _embeddings(loaded, path, flag):
+    for part, token, vectors in _embeddings(path, flag):
+        token = name or token
         encoder = getattr(pipeline, part, None)
         tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
         width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
@@ -249,8 +273,34 @@ def embed(pipeline, given: str) -> str:
     return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
 
 
-def _embeddings(loaded, path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
+def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:
+    """Prompts in which the token of each file has a name of its own, and file -> that name; `files` are each prompt's.
+
+    Files that were learned apart often name the same token. InputError: a prompt that does not use its file's token.
+    """
+    if files is None:
+        return texts, {}
+    names = {given: f"<own{k}>" for k, given in enumerate(dict.fromkeys(chain.from_iterable(files)))}
+    tokens = {given: _embeddings(find(given, OWN_TOKEN)[0], f"{OWN_TOKEN} {given}")[0][1] for given in names}
+
+    def renamed(text: str, own: tuple[str, ...]) -> str:
+        for given in own:
+            if tokens[given] not in text:
+                raise InputError(f"{OWN_TOKEN} {given}: its prompt {text!r} does not use its token {tokens[given]!r}")
+            text = text.replace(tokens[given], names[given])
+        return text
+
+    return list(map(renamed, texts, files)), names
+
+
+def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
     """Which text encoder, which token, and its vectors [n, width], as the tools of the trade save them."""
+    try:
+        loaded = weights.read([path]) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from None
+    except Exception as error:
+        raise InputError(f"{flag}: cannot be read as embeddings: {one_line(error)}") from None
     if isinstance(loaded, Tensor):
         loaded = {path.stem: loaded}
     if "string_to_param" in loaded:  # A1111

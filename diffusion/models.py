@@ -5,7 +5,7 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,9 +17,10 @@ from torch import Tensor
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS, PACKED, TAKEN
 from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.errors import alike
 from diffusion.images import to_grey
-from diffusion.lora import add, embed
-from diffusion.names import ALIASES, EMBEDDED
+from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
+from diffusion.names import ALIASES, DTYPES, EMBEDDED
 from diffusion.process import Process
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
@@ -33,10 +34,11 @@ class Model:
     device: torch.device
     image_size: int  # pixels
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
-    conditions: Callable[[list], Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
+    conditions: Callable[..., Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
     told: str = "text"  # or "class": what `conditions` takes
     classes: int | None = None  # how many class ids it knows, if it takes those
+    switch: Callable[[tuple[str, ...]], None] | None = None  # turns on these of the card's own_lora, off the rest
 
 
 @contextlib.contextmanager
@@ -119,12 +121,12 @@ def check_weights(card: Card) -> dict[str, str]:
     """
     with _reading(card):
         known = {}
-        if card.lora or card.embeddings:
-            pipeline = _pipeline(card, None)
+        if card.lora or card.embeddings or card.own_lora or card.own_tokens:
+            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline][0]
             known |= {f"weights of --embeddings {each}": embed(pipeline, each) for each in card.embeddings}
-            known |= {
-                f"weights of --lora {each}": add(pipeline, ADAPTERS[card.pipeline][0], each) for each in card.lora
-            }
+            known |= {f"weights of {OWN_TOKEN} {e}": embed(pipeline, e, OWN_TOKEN, name) for e, name in card.own_tokens}
+            known |= {f"weights of --lora {each}": add(pipeline, part, each) for each in card.lora}
+            known |= {f"weights of {OWN} {each}": add(pipeline, part, each, OWN) for each in card.own_lora}
         else:
             _modules(card, None)
         held = _held(card, header=True)[1]
@@ -138,7 +140,7 @@ def check_weights(card: Card) -> dict[str, str]:
 
 
 def load_model(
-    card: Card | str,
+    card: Card | str | Path,
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -149,18 +151,24 @@ def load_model(
 
     The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
     encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
-    (DiT's repositories are older), .bin files are read with weights_only=True. Raises InputError when weights are
+    (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
+    `conditions` is also told which each arm has. Raises InputError when there is no such device, and when weights are
     missing or damaged.
     """
-    card = read_card(card) if isinstance(card, str) else card
-    device = torch.device(device)
+    if dtype not in [getattr(torch, name) for name in DTYPES]:
+        raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
+    device = _device(device)
+    card = card if isinstance(card, Card) else read_card(str(card))
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
         pipeline = _pipeline(card, dtype)
         for each in card.embeddings:
             embed(pipeline, each)
+        for each, name in card.own_tokens:
+            embed(pipeline, each, OWN_TOKEN, name)
         for each in card.lora:
             add(pipeline, part, each)
+        switch = switcher(pipeline, part, card.own_lora) if card.own_lora else None
     network = getattr(pipeline, part)
     release = _visiting(pipeline, network, device) if offload else lambda: None
     (network if offload else pipeline).to(device)
@@ -168,11 +176,16 @@ def load_model(
     tell, say = adapter(pipeline, device)
 
     @torch.inference_mode()
-    def conditions(arms: list) -> Tensor:
+    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
         _warn_of_cuts(pipeline, arms)
-        told = torch.cat([tell(arms[k : k + 64]) for k in range(0, len(arms), 64)])
+        told = {}
+        for own, places in alike(loras or [None] * len(arms)).items():
+            if own is not None:
+                switch(own)
+            some = (places[k : k + 64] for k in range(0, len(places), 64))
+            told |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
         release()
-        return told
+        return torch.stack([told[place] for place in range(len(arms))])
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
@@ -188,7 +201,16 @@ def load_model(
         return say(z.to(dtype), time.to(device), told)
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
-    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes)
+    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
+
+
+def _device(given: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(given)
+        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device {str(given)!r}: not to be had here ({str(error).splitlines()[0]})") from None
 
 
 def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """What options, folders and run.json call things: published names, parts of folder names, numbers as words."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -69,6 +70,12 @@ MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are t
 def usual_levels(search: str) -> str:
     """--levels of a search by default: all of them, but for a race."""
     return "{:g}-{:g}".format(*MIDDLE) if search == "race" else "0-1"
+
+
+def like(name: str, known: Iterable[str]) -> str:
+    """What ends a refusal of a name: the known one that is nearest, if any is near."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 # ---- folders of runs ----

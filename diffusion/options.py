@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from diffusion import InputError, InputWarning, cluster, hub, names, one_line
 
-Parser = argparse.ArgumentParser
 OWN = "or a folder of class folders, a csv of path,label, or hf:NAME"
 
 
@@ -28,9 +27,20 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}; default {' '.join(words).replace('%', '%%')}"
 
 
+class Parser(argparse.ArgumentParser):
+    """Options are written in full; an unknown one is refused with the known one that is nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ")
+        if words != message and (unknown := [word.split("=")[0] for word in words.split() if word.startswith("--")]):
+            message += names.like(unknown[0], [flag for action in self._actions for flag in action.option_strings])
+        super().error(message)
+
+
 def parser(description: str, words: str = "") -> Parser:
     """A parser whose usage is one line: options are explained below it, `words` are what stands after them."""
-    return Parser(description=description, formatter_class=_Help, usage=f"%(prog)s [options] {words}".rstrip())
+    usage = f"%(prog)s [options] {words}".rstrip()
+    return Parser(description=description, formatter_class=_Help, usage=usage, allow_abbrev=False)
 
 
 def answered_early(parser):
@@ -129,16 +139,16 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     add(g, "--subset_path NPY", "only the images whose indices this file lists")
     if classes:
         add(g, "--split", "which part of it", "test", choices=names.SPLITS)
-        add(g, "--image_column NAME", "of hf:NAME; default the one there is, or image")
-        add(g, "--label_column NAME", "of hf:NAME; default the one there is, or label")
+        add(g, "--image_column NAME", "column of hf:NAME that holds the images; default the only one, or image")
+        add(g, "--label_column NAME", "column of hf:NAME that holds the classes; default the only one, or label")
         add(g, "--per_class N", "only N images of each class, spread evenly over those it has")
     what, over = ("images", "classes") if classes else ("examples", "tags")
     add(g, "--limit N", f"only N {what} in all, spread evenly over their {over}")
     return g
 
 
-def add_prompts(group, why: str = "") -> None:
-    csv = "csv of prompt,classname,classidx[,group]; default prompts/DATASET_prompts.csv"
+def add_prompts(group, why: str = "", more: str = "") -> None:
+    csv = f"csv of prompt,classname,classidx[,group]{more}; default prompts/DATASET_prompts.csv"
     add(group, "--prompt_path CSV", why + csv)
 
 
@@ -155,15 +165,16 @@ def add_device(group, dtype: str | None = None) -> None:
 def add_network(group, dtype: str | None = None) -> None:
     add_device(group, dtype)
     add(group, "--batch_size -b N", "evaluations in one network call", 32)
-    add(group, "--in_flight N", "images at work at a time, at most; default as many as fill the batch")
-    switch(group, "--offload", "text encoders and VAE on the device only while at work")
+    add(group, "--in_flight N", "at most N images are measured at the same time; default as many as fill a batch")
+    switch(group, "--offload", "keep text encoders and VAE in host memory, except while they compute")
     switch(group, "--compile", "compile the network (CUDA); the first call takes long")
 
 
 def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
     add(group, "--img_size PIXELS", "of the images; default the model's own")
-    add(group, "--config MODEL", "of a single file: hub id or folder of a model of its kind; default a guess")
+    alike = "where --version is a single file: hub id or folder of a model of its kind; default a guess"
+    add(group, "--config MODEL", alike)
     loras = "LoRAs to add to the weights: hub ids, folders or files, each perhaps with a weight as in A:0.7"
     add(group, "--lora LORA", loras, nargs="+")
     words = "textual inversion: files or hub ids of tokens that prompts may use"
@@ -171,13 +182,14 @@ def add_text_model(group) -> None:
     switch(group, "--t5", "Stable Diffusion 3: load its T5 too (float16: 9.5 GB)", None)
 
 
-def add_search(p: Parser, default: str):
-    """--search: `default`, or race with its options; the group."""
+def add_search(p: Parser, default: str, when: str = ""):
+    """--search: `default` (`when` says where), or race with its options; the group."""
     g = p.add_argument_group("search")
-    add(g, "--search", "who is measured next, and how long", default, choices=[default, "race"])
-    add(g, "--z Z", "race: standard errors that a class must lose by", 3.0)
+    add(g, "--search", f"who is measured next, and how long{when}", default, choices=[default, "race"])
+    add(g, "--z Z", "race: drop a class once it is behind the leader by Z standard errors", 3.0)
     add(g, "--max_samples N", "race: noise levels, if need be; default 500, or all there are")
-    add(g, "--budget NFE", "race: NFE per image, at most; then the leader is taken, undecided")
+    most = "race: at most so many network evaluations (NFE) per image; then the leader wins, marked as undecided"
+    add(g, "--budget NFE", most)
     middle = f"default {names.usual_levels('race')} for a race, else 0-1, all"
     add(g, "--levels A-B", f"only noise levels between these shares of the schedule; {middle}")
     counts = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
@@ -195,15 +207,16 @@ def add_noise(group, seed: str, *, randomize: bool) -> None:
     add(group, "--n_trials N", "noise draws per level", 1)
     if randomize:
         switch(group, "--randomize_noise", "new noise for every level, not one for all")
-    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see save_noise.py")
-    add(group, "--seed N", f"of the noise without a bank{seed}", 0)
+    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see scripts/save_noise.py, adapt.py")
+    add(group, "--seed N", f"seed of the noise where there is no --noise_path; {seed}", 0)
 
 
 def add_candidates(group) -> None:
-    add(group, "--candidates K", "search only the K classes of each image that --candidates_from likes best")
+    best = "search only the K classes of each image that --candidates_from likes best; a csv may name them instead"
+    add(group, "--candidates K", best)
     free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
     add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
-    add(group, "--pretrained TAG", "of that CLIP: open_clip's tag of the weights, or a file")
+    add(group, "--pretrained TAG", "weights of the CLIP in --candidates_from: open_clip's tag, or a file")
 
 
 def add_store(p: Parser):

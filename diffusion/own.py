@@ -3,8 +3,8 @@
     FOLDER/CLASS/a.jpg            classes are the folders, at any depth below; also FOLDER/{train,val,test}/CLASS/a.jpg
     FOLDER/a.jpg, a.jpg           images without labels
     FOLDER/session-1/...          model-vs-human's, whose classes are in the files' names
-    TABLE.csv, TABLE.jsonl        columns path,label[,group]; paths as they are or from the table's folder; without
-                                  label: none
+    TABLE.csv, TABLE.jsonl        columns path,label[,group][,candidates]; paths as they are or from the table's
+                                  folder; without label: none; candidates: cat;dog;lynx, in jsonl a list will do
     hf:NAME, hf:NAME:CONFIG       of the hub, or a local folder that its library reads
 
 Whole numbers as class names are class ids; other names are numbered in sorted order.
@@ -25,7 +25,7 @@ from diffusion.files import is_id, json_lines, read_header, read_rows
 from diffusion.images import hub_image, open_rgb
 from diffusion.names import NO_LABEL
 
-Read = tuple  # labels, classes, open, names of files, groups: what follows name and split in datasets.Dataset
+Read = tuple  # labels, classes, open, names of files, groups, candidates: what follows name and split in Dataset
 
 SPLIT_FOLDERS = {  # what folders of a split are called, whatever their case
     "train": "train", "training": "train", "trainval": "trainval",
@@ -74,11 +74,13 @@ def files(
     classes: Iterable[str] = (),
     below: Path = Path(),
     groups: Iterable[str] = (),
+    candidates: Iterable[tuple[int, list[str]]] = (),
 ) -> Read:
     """Images in files, whose names are as from the folder `below`."""
     paths = [Path(path) for path in paths]
     names = [path.relative_to(below).as_posix() if path.is_relative_to(below) else path.name for path in paths]
-    return [int(label) for label in labels], list(classes), lambda k: open_rgb(paths[k]), names, list(groups)
+    labels = [int(label) for label in labels]
+    return labels, list(classes), lambda k: open_rgb(paths[k]), names, list(groups), list(candidates)
 
 
 def tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Read:
@@ -106,8 +108,10 @@ def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
 def check_split(name: str, split: str, splits: Iterable[str]) -> None:
     """Raises InputError unless the data has this split."""
     if split not in splits:
-        why = "is not split: all its images are" if list(splits) == ["test"] else "has"
-        raise InputError(f"dataset {name!r} has no split {split!r}: it {why} {', '.join(sorted(splits))}")
+        why = f"it has {', '.join(sorted(splits))}"
+        if list(splits) == ["test"]:
+            why = f"it is not split, all its images are test; --split test, or put them into {split}/ and test/"
+        raise InputError(f"dataset {name!r} has no split {split!r}: {why}")
 
 
 def read_folder(name: str, split: str) -> Read:
@@ -134,7 +138,8 @@ def read_folder(name: str, split: str) -> Read:
     alone = images_in(folder, deep=False)
     images = {each: images_in(folder / each) for each in inside}
     full = [each for each in inside if images[each]]
-    if alone and not full:
+    if alone and len(full) < 2:  # with images beside it, one folder is no choice of classes
+        alone = images_in(folder)
         return files(alone, [NO_LABEL] * len(alone), (), folder)
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
@@ -160,43 +165,69 @@ def read_sessions(folder: Path) -> Read:
 
 
 def read_table(name: str, split: str) -> Read:
-    """A csv or jsonl of path and, unless the images have no labels, label and perhaps group."""
+    """A csv or jsonl of path and, unless the images have no labels, label; perhaps of group and candidates."""
     path = Path(os.path.expanduser(name))  # Path's own refuses ~nobody
     check_split(name, split, ["test"])
     if path.suffix == ".jsonl":
         rows = read_json_lines(path)
     else:
-        rows = read_rows(path, ("path",) if read_header(path) == ["path"] else ("path", "label"), ("group",))
-    for line, fields in rows.items():
+        header = read_header(path)
+        unlabelled = header and set(header) <= {"path", "candidates"}
+        keys = ["path"] if unlabelled else ["path", "label"]
+        keys += [key for key in ("group", "candidates") if key in header]
+        rows = {line: dict(zip(keys, row, strict=True)) for line, row in read_rows(path, tuple(keys)).items()}
+    columns = {key: [row[key] for row in rows.values()] for key in next(iter(rows.values()))}
+    told = [(line, row["candidates"]) for line, row in rows.items() if "candidates" in row]
+    candidates = [(line, _candidates(path, line, given)) for line, given in told]
+    for line, row in rows.items():
+        fields = [row[key] for key in columns if key != "candidates"]
         if not all(field.strip() for field in fields):
             wanted = "wanted a path" if len(fields) == 1 else "wanted both" if len(fields) == 2 else "wanted all"
             called = "path and label" + ", and group" * (len(fields) > 2)
             raise InputError(f"{path}, line {line}: {called} are {', '.join(map(repr, fields))}, {wanted}")
-    given, *labelled = zip(*rows.values(), strict=True)
-    paths = [_place(path.parent, file.strip()) for file in given]
-    if not labelled:
-        return files(paths, [NO_LABEL] * len(paths), (), path.parent)
-    labels = [label.strip() for label in labelled[0]]
+    paths = [_place(path.parent, file.strip()) for file in columns["path"]]
+    if not any(each.exists() for each in paths):
+        where = "paths are taken as they are, or from the folder of the table"
+        raise InputError(f"{path}: none of its {len(paths)} images is there, such as {paths[0]}; {where}")
+    if "label" not in columns:
+        return files(paths, [NO_LABEL] * len(paths), (), path.parent, (), candidates)
+    labels = [label.strip() for label in columns["label"]]
     ids, classes = class_ids(labels)
-    groups = [group.strip() for group in labelled[1]] if len(labelled) > 1 else ()
-    return files(paths, (ids[label] for label in labels), classes, path.parent, groups)
+    groups = [group.strip() for group in columns.get("group", [])]
+    return files(paths, (ids[label] for label in labels), classes, path.parent, groups, candidates)
 
 
-def read_json_lines(path: Path) -> dict[int, list[str]]:
-    """Line number -> path and, where the first line has them, label and group. InputError names the line at fault."""
-    rows: dict[int, list[str]] = {}
+def _candidates(path: Path, line: int, given: str | list | None) -> list[str]:
+    """The classes that a cell names: a list, or a text with semicolons between them; none where it is empty."""
+    names = given if isinstance(given, list) else str("" if given is None else given).split(";")
+    names = [name for each in names if (name := str(each).strip())]
+    if len(names) == 1:
+        wanted = "wanted two classes or more, as in cat;dog, or nothing, which is all of them"
+        raise InputError(f"{path}, line {line}: candidates is {names[0]!r}, {wanted}")
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise InputError(f"{path}, line {line}: candidates has {twice[0]!r} twice")
+    return names
+
+
+def read_json_lines(path: Path) -> dict[int, dict]:
+    """Line number -> path and, where the first line has them, label, group and candidates.
+
+    All are texts, but candidates as they stand there. InputError names the line at fault.
+    """
+    rows: dict[int, dict] = {}
     keys: list[str] = []
     for number, line in json_lines(path, "utf-8-sig"):
         try:
             row = json.loads(line)
-            keys = keys or ["path", *[key for key in ("label", "group") if key in row and "label" in row]]
-            rows[number] = [str(row[key]) for key in keys]
-            surplus = "label" in row and "label" not in keys
+            more = [key for key in ("label", "group", "candidates") if key in row]
+            keys = keys or ["path", *(key for key in more if key != "group" or "label" in row)]
+            rows[number] = {key: row[key] if key == "candidates" else str(row[key]) for key in keys}
+            surplus = [key for key in ("label", "candidates") if key in row and key not in keys]
         except (ValueError, KeyError, TypeError, RecursionError):
             wanted = " and ".join(keys if len(keys) > 1 else ["path", "label"])
             raise InputError(f"{path}, line {number}: is no JSON object with {wanted}") from None
         if surplus:
-            raise InputError(f"{path}, line {number}: has a label, the first line has none")
+            raise InputError(f"{path}, line {number}: has {surplus[0]}, the first line has none")
     if not rows:
         raise InputError(f"{path}: holds no line")
     return rows
@@ -225,7 +256,7 @@ def from_hub(name: str, split: str, config: str | None = None):
     try:
         import datasets
     except ImportError:
-        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install -e '.[all]'") from None
+        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install datasets") from None
     try:
         return hub.briefly(lambda: datasets.load_dataset(name, config, split=split))  # never with trust_remote_code
     except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...

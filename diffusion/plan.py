@@ -3,8 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,17 @@ def in_turns(chosen: list[int], labels: list) -> list[int]:
 # ---- models ----
 
 
-def card_of(args) -> models.Card:
-    """What the configuration of a text-to-image model says, of these options."""
+def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, str] | None = None) -> models.Card:
+    """What the configuration of a text-to-image model says, of these options.
+
+    `loras` and `tokens` are those that prompts have for themselves, as Prompts and lora.own_tokens tell them.
+    """
     added = {"lora": args.lora, "embeddings": args.embeddings, "t5": args.t5, "config": args.config}
-    return models.read_card(args.version, args.img_size, **added)
+    card = models.read_card(args.version, args.img_size, **added)
+    own = tuple(dict.fromkeys(chain.from_iterable(loras)))
+    if own and args.compile:
+        raise InputError("--compile: not with prompts that have LoRAs of their own, for each of which it starts anew")
+    return replace(card, own_lora=own, own_tokens=tuple((tokens or {}).items()))
 
 
 def pick_device(args) -> tuple[torch.device, str]:
@@ -214,14 +222,26 @@ def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Te
 # ---- candidates ----
 
 
-def first_stage(args, parser: Parser, *stage) -> tuple[dict, str, Callable | None]:
-    """--candidates: what candidates.first_stage makes of it; without, nothing."""
-    if args.candidates is None:
+def first_stage(args, parser: Parser, dataset, mine: list[int], arms: list[tuple], prompts: Callable) -> tuple:
+    """The stage of candidates.py that --candidates asks for, or a column of the data's table; else nothing.
+
+    With the column, --candidates K stands in args afterwards: the most classes that an image has. arms as in run.json.
+    """
+    class_ids = np.unique([class_id for *_, class_id in arms])
+    if args.candidates is None and not dataset.candidates:
         refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")
         return {}, "", None
     from diffusion import candidates
 
-    return candidates.first_stage(args.candidates, args.candidates_from, args.pretrained, *stage)
+    if dataset.candidates:
+        said = f"the column candidates of {dataset.name} says which classes compete"
+        refuse(args, parser, ["candidates", "candidates_from", "pretrained"], said)
+        stage = candidates.by_column(dataset, class_ids, arms)
+        args.candidates = stage[0]["candidates"]
+        return stage
+    return candidates.first_stage(
+        args.candidates, args.candidates_from, args.pretrained, dataset, mine, class_ids, prompts
+    )
 
 
 def most_arms(args, arm_class: np.ndarray) -> int:

@@ -1,6 +1,8 @@
 """The csv of prompts, and that of what each noise level counts."""
 
+import os
 import re
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_numbers, read_rows
+from diffusion.lora import split
 from diffusion.names import DATA, DATASETS, NO_LABEL
 
 PROMPTS = DATA / "prompts"
@@ -23,11 +26,14 @@ class Prompts:
     names: list[str]
     classes: list[int]
     groups: list[str] | None = None
+    loras: list[tuple[str, ...]] | None = None  # where prompts have LoRAs of their own: as --lora takes them
+    embeddings: list[tuple[str, ...]] | None = None  # where they have tokens of their own: as --embeddings takes them
 
 
-def read_prompts(path: str | Path) -> Prompts:
+def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
 
+    `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
     InputError names the file and the line at fault.
     """
     rows = read_rows(path, ("prompt", "classname", "classidx"), ("group",))
@@ -42,7 +48,25 @@ def read_prompts(path: str | Path) -> Prompts:
     texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    return Prompts(texts, names, [int(i) for i in ids], *groups)
+    own = {column: _files(Path(path), column) for column in ("lora", "embedding")}
+    if not added and (given := [column for column in own if own[column]]):
+        raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
+    groups = groups[0] if groups else None
+    return Prompts(texts, names, [int(i) for i in ids], groups, own["lora"], own["embedding"])
+
+
+def _files(path: Path, column: str) -> list[tuple[str, ...]] | None:
+    """The files that each cell of a column names, those beside the csv by their path; None where none names any."""
+    found = []
+    for line, cells in read_rows(path, (), (column,)).items():
+        try:
+            given = shlex.split(" ".join(cells))
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {column} is {cells[0]!r}: {error}") from None
+        names = [split(each, f"{path}, line {line}: lora")[0] if column == "lora" else each for each in given]
+        there = [any(map(os.path.exists, (path.parent / name, name))) for name in names]
+        found.append(tuple(str(path.parent / g) if t else g for g, t in zip(given, there, strict=True)))
+    return found if any(found) else None
 
 
 def prompts_file(dataset: str) -> str:
@@ -52,40 +76,51 @@ def prompts_file(dataset: str) -> str:
 
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
-    meanings: dict[str, dict[int, str]] = {}
-    for text, name, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
-        meanings.setdefault(text, {}).setdefault(class_id, name)
-    return [(text, list(names.values())) for text, names in meanings.items() if len(names) > 1]
+    meanings: dict[tuple, dict[int, str]] = {}
+    own = zip(*(column or [()] * len(prompts.texts) for column in (prompts.loras, prompts.embeddings)), strict=True)
+    for text, name, class_id, files in zip(prompts.texts, prompts.names, prompts.classes, own, strict=True):
+        meanings.setdefault((text, files), {}).setdefault(class_id, name)
+    return [(text, list(names.values())) for (text, _), names in meanings.items() if len(names) > 1]
 
 
 def prompts_for(
-    name: str, labels: list[int], classes: list[str], path: Path | None = None, texts: list[str] | None = None
+    name: str,
+    labels: list[int],
+    classes: list[str],
+    path: Path | None = None,
+    texts: list[str] | None = None,
+    *,
+    added: bool = False,
 ) -> Prompts:
     """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
 
     labels are of its images; classes are names by class id, empty where the data does not say; `texts` are the prompts
-    themselves, for images without labels. Raises InputError when they are not prompts for the classes of the data set;
-    warns of classes with the same prompt.
+    themselves, for images without labels; `added` as in read_prompts. Raises InputError when they are not prompts for
+    the classes of the data set; warns of classes with the same prompt.
     """
     if texts:
         if path or NO_LABEL not in labels:
-            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels"
+            few = f" ({', '.join(classes[:3])}{', ...' * (len(classes) > 3)})" if classes else ""
+            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{few}"
             raise InputError(f"--prompts: {why}; wanted a csv that says which class each prompt is of, or neither")
         if len(texts) < 2 or not all(text.strip() for text in texts):
             raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
         prompts = Prompts(texts, texts, list(range(len(texts))))
     elif path:
-        prompts = read_prompts(path)
+        prompts = read_prompts(path, added=added)
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
     elif len(classes) < 2:
-        raise InputError(f"--dataset {name}: its classes have no names, so it needs --prompts or --prompt_path")
+        flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
+        why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
+        raise InputError(f"--dataset {name}: {why}, so it needs {flags}")
     else:
         texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
         prompts = Prompts(texts, classes, list(range(len(texts))))
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
-        raise InputError(f"the prompts have no class {missing[:10]}, which images of {name} are labelled with")
+        called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
+        raise InputError(f"the prompts have no class {', '.join(called)}, which images of {name} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and name in DATASETS:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
@@ -103,8 +138,15 @@ def _plain(name: str) -> str:
 
 
 def _check_names(prompts: Prompts, classes: list[str], path: Path, name: str) -> None:
-    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order."""
+    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order.
+
+    Warns where none of the names is a class of the data: a csv of other data.
+    """
     known = {_plain(each): k for k, each in enumerate(classes)}
+    if known and known.keys().isdisjoint(map(_plain, prompts.names)):
+        pairs = [(said, k) for said, k in zip(prompts.names, prompts.classes, strict=True) if k < len(classes)]
+        taken = "; ".join(f"{said!r} is taken for {classes[k]!r}" for said, k in pairs[:2])
+        warnings.warn(f"{path}: none of its classnames is a class of {name}: {taken}", InputWarning, stacklevel=2)
     for said, class_id in zip(prompts.names, prompts.classes, strict=True):
         other = known.get(_plain(said), class_id)
         if other != class_id:

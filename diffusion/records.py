@@ -188,11 +188,15 @@ def save_record(path: Path, record: dict) -> None:
     write_atomic(path, lambda file: torch.save(record, file))
 
 
-def one_point(errors: torch.Tensor, loss: str, **about) -> dict:
-    """A record, `about` an image, of a model that answers at once: errors [arms], each at the one point there is."""
+def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **about) -> dict:
+    """A record, `about` an image, of a model that answers at once: errors [arms], each at the one point there is.
+
+    Of `among` [arms] bool, if given, only those compete.
+    """
     one = torch.zeros(1, dtype=torch.int64)
-    counts = torch.ones(len(errors), dtype=torch.int64)
-    measured = {"losses": [loss], "levels": one, "noise": one.clone(), "counts": counts, "errors": errors[:, None]}
+    among = torch.ones(len(errors), dtype=torch.bool) if among is None else among
+    measured = {"counts": among.long(), "errors": errors[among, None]}
+    measured |= {"losses": [loss], "levels": one, "noise": one.clone()}
     return about | {"nfe": 1} | measured
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +233,11 @@ def percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
+def span(counts: Sequence[int]) -> str:
+    """Counts in words: 4, or 2 to 5."""
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
 def line(measure: measures.Measure) -> tuple[str, str]:
     """Of a table: the name of a figure, and the figure with its interval."""
     return measure.name, percent(measure.value, measure.interval)
@@ -259,7 +264,8 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
         lines += map(line, measures.accuracy(*both, top, [row.get("rank", 0) for row in rows]))
     if rows and all("candidates" in row and row["label"] != NO_LABEL for row in rows):
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
-        lines.append(("recall", f"{percent(*metrics.share(hits))}, among {len(rows[0]['candidates'])} candidates"))
+        sizes = [len(row["candidates"]) for row in rows]
+        lines.append(("recall", f"{percent(*metrics.share(hits))}, among {span(sizes)} candidates"))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     if rows and all("first_nfe" in row for row in rows):

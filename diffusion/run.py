@@ -42,6 +42,7 @@ def by_search(
     keep: Callable = plain,
     once: Callable[[Model], tuple[Callable, Callable]] | None = None,
     ask: Callable[[int], tuple[np.ndarray, Callable]] | None = None,
+    loras: list[tuple[str, ...]] | None = None,
 ) -> tuple[Callable, Callable]:
     """`load` and `classify` of `evaluate`: a search over a diffusion model's errors, many images side by side.
 
@@ -50,7 +51,8 @@ def by_search(
     (candidates.py), to which row k is class rows[k]. Noise without a bank is of (--seed, index), or the same for all
     images unless it is their own; interpolation as in images.crop, keep as in errors.together.
     once(model) gives what makes of (index, pixels) a latent and of index the conditions, where not each is made anew;
-    ask(index) the arm_class and the start of the search, where images differ in that.
+    ask(index) the arm_class and the start of the search, where images differ in that. `loras` are those that each arm
+    has for itself.
     """
 
     def load(index: int) -> tuple[Tensor, Image]:
@@ -63,7 +65,7 @@ def by_search(
         pick = first and first(dtype, device)
         model = plan.load(args, card, device, turn)
         made = once and once(model)
-        shared = None if callable(told) else model.conditions(told)
+        shared = None if callable(told) else model.conditions(told, loras)
         if shared is not None and isinstance(told[0], str):
             tqdm.write(f"{len(shared)} prompts, kept as {shared.nbytes / 1e6:,.1f} MB of embeddings")
 
@@ -80,6 +82,7 @@ def by_search(
             measured = yield from search_image(
                 x, conditions, classes, start, points.levels, points.rows,
                 own if points.bank is None else points.bank, loss=args.loss, weights=points.weights, among=among,
+                loras=loras,
             )  # fmt: skip
             return finish(index, measured) | more
 

@@ -18,7 +18,7 @@ def parser() -> options.Parser:
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
     options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")
-    options.add(model, "--pretrained TAG", "CLIP: open_clip's tag of the weights, or a file")
+    options.add(model, "--pretrained TAG", "weights of the CLIP in --model: open_clip's tag, or a file")
     options.add_device(model)
     options.add_store(p)
     options.add_shards(p)
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, metrics, plan, records, run
+from diffusion import InputError, candidates, metrics, plan, records, results, run
 from diffusion.classifiers import find_timm, load_timm, timm_weights
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import load_dataset, model_arms
@@ -40,13 +40,12 @@ from diffusion.prompts import prompts_for
 
 
 def by_clip(args, name: str, dataset, device, dtype: str):
-    """What goes into run.json, its arms, and what makes the answer to an image: (pred, errors [arms]).
+    """What goes into run.json, its arms, and what makes of an image the errors [arms].
 
     Its weights are loaded at once, so that a run does not begin without them.
     """
     found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
     prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
-    class_ids, arm_class = np.unique(prompts.classes, return_inverse=True)
     arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}
 
@@ -54,11 +53,7 @@ def by_clip(args, name: str, dataset, device, dtype: str):
         of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
         texts = of_texts(prompts.texts)  # [arms, d]
 
-        def answer(image):
-            errors = 1 - texts @ of_image(image)  # [arms]
-            return int(class_ids[metrics.class_means(errors.numpy(), arm_class).argmin()]), errors
-
-        return answer
+        return lambda image: 1 - texts @ of_image(image)
 
     return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load
 
@@ -75,12 +70,7 @@ def by_timm(args, name: str, dataset, device, dtype: str):
 
     def load(dtype: str):
         log_probabilities = loaded.get(dtype) or load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)
-
-        def answer(image):
-            errors = -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
-            return class_of[ids[int(errors.argmin())]], errors
-
-        return answer
+        return lambda image: -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
 
     arms = [(k, called[class_of[k]], class_of[k]) for k in ids]
     return {"loss": "nll"} | timm_weights(found), {"arms": arms, "all_arms": names.ranges(ids)}, load
@@ -109,17 +99,24 @@ def main(argv: list[str]) -> int:
     more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device, dtype)
     chosen = plan.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
     chosen |= {"prompts": sha256(repr(about["arms"]))} | more
+    class_ids, arm_class = results.competitors(about)
+    told, of, stage = {}, "", None
+    if dataset.candidates:
+        told, of, stage = candidates.by_column(dataset, np.unique(class_ids), about["arms"])
+    chosen |= told
     weights = more.get("pretrained") and names.tag(more["pretrained"])
-    folder = names.run_folder(args.dataset, args.extra, names.joined(kind, names.clip_tag(name), weights))
+    folder = names.run_folder(args.dataset, args.extra, names.joined(kind, names.clip_tag(name), weights, of))
     folder /= "" if args.split == "test" else args.split
 
     def classify(images, dtype: str, _spent):
         plan.share_cores(args, device)
-        answer = load(dtype)
+        errors_of, pick = load(dtype), stage and stage(dtype, device)
 
         def record_of(index: int, image) -> dict:
-            pred, errors = answer(image)
-            return records.one_point(errors.float(), chosen["loss"], **dataset.about(index), pred=pred)
+            said = pick(index, image)[1] if pick else {}
+            among = torch.from_numpy(np.isin(class_ids, said.get("candidates", class_ids))[arm_class])  # [arms]
+            record = records.one_point(errors_of(image).float(), chosen["loss"], among, **dataset.about(index), **said)
+            return record | {"pred": int(class_ids[metrics.rescore(record, arm_class, chosen["loss"])])}
 
         return (record_of(index, image) for index, image in images)
 

@@ -8,13 +8,14 @@ Each part runs the two sides of a ratio in turns in one process and prints the m
     network    per NFE, ours against the bare network at the same batch; how full the batches are
     size       the same with a U-Net of Stable Diffusion 2's size and random weights; FLOP per NFE, share of the peak
     published  per image, the published schedule in a plain loop (tests/published.py) against the race, embedded model
+    lora       per NFE, ten prompts by a LoRA of rank 4 each, on all attention, against the model alone; full calls
     host       per image, all but the network, 1000 prompts by ImageNet's schedule and by the race
     memory     peak with 1000 prompts and 16 images in flight, against one bare network call
 """
 
 from diffusion import options
 
-PARTS = ["network", "size", "published", "host", "memory"]
+PARTS = ["network", "size", "published", "lora", "host", "memory"]
 
 
 @options.answered_early
@@ -34,6 +35,7 @@ import multiprocessing
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,19 +44,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import plan
+from diffusion import plan, weights
 from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, together
 from diffusion.images import centre_crop
 from diffusion.models import Model, load_model, prepare, read_card
-from diffusion.names import MIDDLE
+from diffusion.names import EMBEDDED, MIDDLE
 from diffusion.process import Process
 from diffusion.prompts import PROMPTS, prompts_file, read_prompts
-from diffusion.search import band, halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
 
 ROOT = Path(__file__).parent.parent
 T = 1000
@@ -92,13 +95,15 @@ def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[
         model.denoise(inputs[n], torch.full([n], T // 2), conditions[torch.arange(n) % len(conditions)])
 
 
-def search_all(model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args) -> list[Measured]:
+def search_all(
+    model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args, loras: list | None = None
+) -> list[Measured]:
     """A search, `start(classes)`, on each encoded image [c, h, w]; each condition is a class. In their order."""
     rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
         noise = ImageNoise(0, k, tuple(x.shape))
-        measured = yield from search_image(x, conditions, arm_class, start, levels, rows, noise, loss="l2")
+        measured = yield from search_image(x, conditions, arm_class, start, levels, rows, noise, loss="l2", loras=loras)
         return k, measured
 
     tasks = (one_image(k, x) for k, x in enumerate(images))
@@ -119,6 +124,34 @@ def embedded(device: torch.device):
     model = load_model(card, dtype=torch.float32, device=device)
     conditions = model.conditions(read_prompts(PROMPTS / prompts_file("digits")).texts)
     return model, conditions, dataset.labels, lambda k: centre_crop(dataset.open(k), card.image_size, "bicubic")
+
+
+def lora(args, device: torch.device) -> None:
+    model, _, labels, open_image = embedded(device)
+    texts = read_prompts(PROMPTS / prompts_file("digits")).texts
+    images = [model.encode(open_image(k)[None])[0] for k in even(args.images, len(labels))]
+    unet = weights.read([EMBEDDED / "digits-sd/unet/diffusion_pytorch_model.safetensors"])
+    layers = [key for key, value in unet.items() if ".attn" in key and value.ndim == 2]
+    rng = torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{k}.safetensors" for k in range(len(texts))]
+        for file in files:
+            lora = {}
+            for key in layers:
+                out, into = unet[key].shape
+                for half, shape in ("lora_A", (4, into)), ("lora_B", (out, 4)):
+                    lora[f"unet.{key}".replace("weight", f"{half}.weight")] = torch.randn(shape, generator=rng) / 8
+            save_file(lora, file)
+        adapted = load_model(replace(read_card("digits"), own_lora=tuple(files)), device=device)
+    loras, levels = [(file,) for file in files], even(8, T)
+    took = {}
+    for _ in tqdm(range(args.repeats), leave=False):
+        for each, own in (model, None), (adapted, loras):
+            told = each.conditions(texts, own)
+            work = partial(search_all, each, images, told, levels, lambda _: halving(10, [8], [1]), args, own)
+            took.setdefault(own is None, []).append(seconds(work, device))
+    ratio = statistics.median(ours / alone for ours, alone in zip(took[False], took[True], strict=True))
+    print(f"lora: ten prompts by a LoRA each, batch {args.batch_size}: {ratio:.2f} of the model's time per NFE without")
 
 
 def network(args, device: torch.device) -> None:
@@ -308,7 +341,7 @@ def memory(args, device: torch.device) -> None:
     )
 
 
-RUN = {"network": network, "size": size, "published": published, "host": host, "memory": memory}
+RUN = {"network": network, "size": size, "published": published, "lora": lora, "host": host, "memory": memory}
 
 
 def main(argv: list[str]) -> int:

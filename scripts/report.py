@@ -159,8 +159,9 @@ def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[t
     table = [("images", f"{len(label):,} of {total:,}")]
     table += [(name.removesuffix(" accuracy"), value) for name, value in accuracies]
     if run.options.get("candidates"):
-        hits = np.isfinite(scores[np.arange(len(label)), label])
-        among = f", among {run.options['candidates']} candidates"
+        measured = np.isfinite(scores)
+        hits = measured[np.arange(len(label)), label]
+        among = f", among {results.span(measured.sum(1))} candidates"
         table.append(("recall", results.percent(*metrics.share(hits)) + among))
     cost = f"mean {nfe.mean():,.0f}, median {np.median(nfe):,.0f}, at most {nfe.max():,}; in all {nfe.sum():,}"
     return [*table, ("NFE per image", cost)]

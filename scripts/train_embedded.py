@@ -6,6 +6,7 @@ python scripts/train_embedded.py dit     # models/digits-dit: class-conditional 
 python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
 python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
 python scripts/train_embedded.py flow-2  # goes on with models/digits-flow, at levels that are not shifted
+python scripts/train_embedded.py lcm     # distils models/digits-sd to a few steps; not shipped
 python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
@@ -15,7 +16,7 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "MODEL")
-    p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "clip"], help="which one")
+    p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "lcm", "clip"], help="which one")
     options.add(p, "--steps N", "of the optimiser", 5000)
     options.add(p, "--folder FOLDER", "to write; default models/digits-MODEL")
     return p
@@ -37,6 +38,7 @@ from diffusers import (
     DiTPipeline,
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -241,6 +243,46 @@ def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, fo
     optimise(networks, loss_of_step, steps, save)
 
 
+def train_lcm(steps: int, folder: Path) -> None:
+    """Distil digits-sd: the student says the same x all along a path of the teacher's ODE, so that one step is enough.
+
+    Consistency distillation (arXiv 2303.01469, algorithm 2) of latents (arXiv 2310.04378), by DDIM steps of 20 levels,
+    without guidance. The target is the student itself, not an average of it (arXiv 2310.14189, section 3.2).
+    """
+    rng = np.random.default_rng(2)
+    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
+    scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
+    vae, text_encoder = pipeline.vae.requires_grad_(False), pipeline.text_encoder.requires_grad_(False)
+    teacher = copy.deepcopy(pipeline.unet).eval().requires_grad_(False)
+    student = pipeline.unet.train()
+    abar = scheduler.alphas_cumprod[:, None, None, None]
+
+    def x_and_eps(unet, z, t, text):
+        eps = unet(z, t, text).sample
+        return (z - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), eps
+
+    def end_of_path(z, t, text):
+        skip, out = (c[:, None, None, None] for c in scheduler.get_scalings_for_boundary_condition_discrete(t))
+        return skip * z + out * x_and_eps(student, z, t, text)[0]
+
+    def loss_of_step():
+        x, captions = captioned_canvases(32, rng)
+        text = text_encoder(pipeline.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids)[0]
+        t = torch.randint(1000, [32])
+        before = (t - 20).clamp(min=0)
+        z = scheduler.add_noise(latents(vae, x), torch.randn(32, 4, 8, 8), t)
+        with torch.no_grad():
+            x, eps = x_and_eps(teacher, z, t, text)
+            target = end_of_path(abar[before].sqrt() * x + (1 - abar[before]).sqrt() * eps, before, text)
+        return (((end_of_path(z, t, text) - target) ** 2 + 1e-6).sqrt() - 1e-3).mean()  # pseudo-Huber
+
+    def save(average):
+        parts = dict(average) | {"scheduler": scheduler}
+        save_pipeline(pipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float16, **parts), folder)
+
+    optimise(torch.nn.ModuleDict({"unet": student}), loss_of_step, steps, save)
+
+
 def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
     """DiT's own recipe in small: linear betas, learned variance, squared error plus the bound of a frozen mean.
 
@@ -392,6 +434,7 @@ def main(argv: list[str]) -> int:
         "dit-2": partial(train_dit, go_on=True),
         "flow": train_flow,
         "flow-2": partial(train_flow, go_on=True),
+        "lcm": train_lcm,
         "clip": train_clip,
     }[args.model]
     train(args.steps, args.folder or MODELS / f"digits-{args.model.removesuffix('-2')}")

@@ -3,13 +3,14 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from diffusion import InputError, classify, load_model, score
+from diffusion import InputError, InputWarning, classify, load_model, score
 from diffusion.api import Answer
 from diffusion.datasets import load_dataset
 from diffusion.prompts import prompts_file, read_prompts
@@ -152,12 +153,83 @@ GOOD = np.zeros((32, 32, 3), np.uint8)
         (GOOD, PROMPTS, {"candidates": [1]}, "[1]"),
         (GOOD, PROMPTS, {"candidates": [1, 10]}, "0..9"),
         (GOOD, PROMPTS, {"temperature": -1}, "temperature -1"),
+        (GOOD, None, {}, "prompts: a NoneType, wanted a list"),
+        (GOOD, PROMPTS, {"levels": "0.2-0.8"}, "levels '0.2-0.8': wanted a pair of shares"),
+        (GOOD, PROMPTS, {"levels": "01"}, "a pair"),
+        (GOOD, PROMPTS, {"levels": (0.2, 0.5, 0.8)}, "a pair"),
+        (GOOD, PROMPTS, {"weights": ["a"] * 1000}, "numbers, or the path of a csv"),
+        ([GOOD], PROMPTS, {"candidates": 3}, "candidates 3"),
+        (GOOD, PROMPTS, {"temperature": "1"}, "temperature '1': wanted a number"),
+        (GOOD, PROMPTS, {"max_samples": "20"}, "max_samples '20': wanted an integer"),
+        (GOOD, PROMPTS, {"max_samples": 20.5}, "max_samples 20.5: wanted an integer"),
+        (GOOD, PROMPTS, {"z": None}, "z None: wanted a number"),
+        (GOOD, PROMPTS, {"budget": "9"}, "budget '9': wanted a number"),
+        (GOOD, PROMPTS, {"seed": -1}, "seed -1: must be at least 0"),
+        (GOOD, PROMPTS, {"batch_size": 0}, "batch_size 0: must be at least 1"),
+        (GOOD, PROMPTS, {"search": "halving", "to_keep": 1, "n_samples": 9}, "to_keep 1: wanted a list of integers"),
+        (GOOD, PROMPTS, {"search": "halving", "to_keep": [1], "n_samples": "9"}, "n_samples '9': wanted a list"),
+        (GOOD, PROMPTS, {"search": "halving", "to_keep": [], "n_samples": []}, "to_keep []: wanted a list"),
     ],
 )
 def test_what_cannot_work_is_one_clear_error(model, images, prompts, options, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         classify(model, images, prompts, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "captions, options, said",
+    [
+        (None, {}, "captions: a NoneType, wanted a list of texts"),
+        ({"cat": "a cat"}, {}, "captions: a dict, wanted a list of texts"),
+        (PROMPTS, {"n_samples": "20"}, "n_samples '20': wanted an integer"),
+        (PROMPTS, {"levels": "0-1"}, "levels '0-1': wanted a pair of shares"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_clear_error(model, captions, options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        score(model, GOOD, captions, **options)
+
+
+def test_a_model_is_what_load_model_gives():
+    for use in (classify, score):
+        with pytest.raises(InputError, match=re.escape("model: a str, wanted what load_model gives")):
+            use("digits", GOOD, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"device": "nothing"}, "device 'nothing': not to be had here"),
+        ({"device": "meta"}, "device 'meta': not to be had here"),
+        ({"device": f"cuda:{torch.cuda.device_count()}"}, "not to be had here"),
+        ({"device": None}, "device 'None': not to be had here"),
+        ({"dtype": "float8"}, "dtype 'float8': wanted torch.float16 or torch.bfloat16 or torch.float32"),
+        ({"dtype": torch.int8}, "dtype torch.int8: wanted"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_before_a_weight_is_read(options, said, monkeypatch):
+    monkeypatch.setattr("diffusion.models.read_card", None)
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        load_model("digits", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_may_be_a_path(model, model_folder):
+    image = load_dataset("digits").open(3)
+    answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, load_model(model_folder))]
+    assert answers[0].scores.tolist() == answers[1].scores.tolist()
+
+
+def test_equal_prompts_are_warned_of(model):
+    alike = "'a cat' stands for 2 classes, which cannot be told apart"
+    for prompts in (["a cat", "a dog", "a cat"], {"cat": ["a cat", "a kitten"], "dog": "a dog", "puss": "a cat"}):
+        with pytest.warns(InputWarning, match=alike) as told:
+            classify(model, GOOD, prompts, max_samples=2)
+        assert len(told) == 1 and told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        classify(model, GOOD, {"cat": ["a cat", "a cat"], "dog": "a dog"}, max_samples=2)  # of one class: counts twice
 
 
 def test_a_file_that_is_no_image(model, tmp_path):

@@ -9,7 +9,7 @@ from diffusion import datasets, models, names
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
-    "names process errors search levels metrics calibration measures simulate",
+    "names process errors search levels metrics calibration adapt measures simulate",
     "files images adapters weights hub schedules singlefile lora cards models clip classifiers digits",
     "prompts own datasets items digit_items readers records",
     "results candidates decide figures bars matching gallery tables api ledger",
@@ -35,7 +35,7 @@ SCRIPTS = {
     "transformers": {"train_embedded"},
     "open_clip": {"train_embedded"},
     "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
-    "tqdm": {"benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
+    "tqdm": {"adapt", "benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
 }
 LINES, FUNCTION = 400, 75
 PACKAGE = {path.stem: path for path in sorted((ROOT / "diffusion").glob("*.py")) if path.stem != "__init__"}

@@ -330,7 +330,7 @@ def test_one_failure_is_none(served, run, within):
 
 
 def test_a_wrong_name(served, refused):
-    says = refused("--version", "digitz", says=["digitz", "did you mean digits?"], seconds=3)
+    says = refused("--version", "digitz", says=["digitz", "my-model; did you mean digits?\n"], seconds=3)
     assert not served.asked and "OWNER/NAME" in says
     refused("--version", "sd2-community/stable-difusion-2-base", says=["no such repository", f"did you mean {FIRST}?"])
     refused("--version", "x" * 300, says=["too long"])

@@ -348,3 +348,193 @@ def test_a_run_with_embeddings(run_main, tmp_path):
     assert done.code == 0, done.err
     (folder,) = (tmp_path / "data" / "digits").iterdir()
     assert "d.bin" in folder.name
+
+
+# ---- those of single prompts: columns of the csv ----
+
+
+def write_csv(path, header: str, rows: list[str]):
+    """Prompts of the ten digits, each with its own cells."""
+    path.write_text(
+        f"prompt,classname,classidx,{header}\n"
+        + "".join(f"a photo of the number {k}.,{k},{k},{row}\n" for k, row in enumerate(rows))
+    )
+    return path
+
+
+def cells(n: int = 10, **own: str) -> list[str]:
+    return [own.get(f"_{k}", "") for k in range(n)]
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory, layers):
+    """A folder with a LoRA of the U-Net, a.safetensors, and one of both parts, b.safetensors."""
+    folder = tmp_path_factory.mktemp("loras")
+    save_file(diffusers_peft({key: (down.flip(0), up) for key, (down, up) in layers.items()}), folder / "a.safetensors")
+    save_file(kohya(layers), folder / "b.safetensors")
+    return folder
+
+
+def record_of(folder, args, *more) -> dict:
+    """The only record of a run, on one image, into a new folder."""
+    from conftest import call_main
+
+    done = call_main(folder, SCRIPT, *args, *more)
+    assert done.code == 0, done.err
+    (path,) = folder.glob("*/*/*.pt")
+    return torch.load(path, weights_only=True)
+
+
+def by_arm(record: dict) -> list[torch.Tensor]:
+    return record["errors"].split(record["counts"].tolist())
+
+
+@pytest.fixture
+def one_image(tmp_path):
+    np.save(tmp_path / "one.npy", np.array([301]))
+    return [*ARGS, "--subset_path", tmp_path / "one.npy"]
+
+
+@pytest.mark.parametrize("beside, own", [
+    ([], {3: "a.safetensors", 5: "b.safetensors:0.5", 7: "a.safetensors b.safetensors:0.5"}),
+    (["a.safetensors:-0.3"], {4: "b.safetensors"}),
+], ids=["alone", "beside --lora"])  # fmt: skip
+def test_each_prompt_by_its_own_lora(tmp_path, one_image, two, beside, own):
+    """As runs of the whole model with --lora: the bits of arms without, else within the rounding of adding first."""
+    path = write_csv(two / "p.csv", "lora", cells(**{f"_{k}": cell for k, cell in own.items()}))
+    plain_csv = write_csv(tmp_path / "plain.csv", "note", cells())
+    flag = ["--lora", *(two / each for each in beside)] if beside else []
+    ours = by_arm(record_of(tmp_path / "ours", one_image, *flag, "--prompt_path", path))
+    for number, cell in enumerate(["", *own.values()]):
+        loras = [two / each for each in [*beside, *cell.split()]]
+        flag = ["--lora", *loras] if loras else []
+        theirs = by_arm(record_of(tmp_path / str(number), one_image, *flag, "--prompt_path", plain_csv))
+        arms = [k for k, each in own.items() if each == cell] or [k for k in range(10) if k not in own]
+        for arm in range(10):
+            if arm not in arms:
+                assert (ours[arm] - theirs[arm]).abs().max() > 1e-4  # so none was left on
+            elif cell:
+                torch.testing.assert_close(ours[arm], theirs[arm], rtol=3e-6, atol=0)
+            else:
+                assert torch.equal(ours[arm], theirs[arm])
+
+
+def test_company_changes_no_bit_of_own_loras(tmp_path, two):
+    """Races and halvings side by side, in calls of any size and in any order; NFE are the rows of the blocks."""
+    from dataclasses import replace
+
+    from test_together import IMAGES, SPREAD
+
+    from diffusion.datasets import load_dataset
+    from diffusion.decide import search_image
+    from diffusion.errors import ImageNoise, together
+    from diffusion.images import centre_crop
+    from diffusion.search import halving, noise_rows, race
+
+    a, b = str(two / "a.safetensors"), f"{two / 'b.safetensors'}:0.5"
+    loras = [(), (a,), (b,), (a, b), (), (b,), (a,), (), (), (a, b)]
+    model = load_model(replace(read_card("digits"), own_lora=(a, b)))
+    conditions = model.conditions([f"a photo of the number {k}." for k in range(10)], loras)
+    data, rows, one = load_dataset("digits"), noise_rows(SPREAD, 1, True), np.ones(10, dtype=int)
+    x = {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in IMAGES}
+
+    def image(k: int):
+        start = [lambda _: race(SPREAD, one, 3.0), lambda _: halving(10, [3, 12], [4, 1])][k % 2]
+        noise = ImageNoise(0, k, (4, 8, 8))
+        args = x[k], conditions, np.arange(10), start, SPREAD, rows, noise
+        return k, (yield from search_image(*args, loss="l2", loras=loras))
+
+    found = []
+    for order, how in (IMAGES, {"batch_size": 32}), (IMAGES[::-1], {"batch_size": 23}), (IMAGES, {"batch_size": 16, "in_flight": 1}):  # fmt: skip  # noqa: E501
+        nfe = []
+        found.append(dict(together(model, map(image, order), spent=nfe.append, **how)))
+        assert sum(nfe) == sum(measured.nfe for measured in found[-1].values())
+    for other in found[1:]:
+        for k in IMAGES:
+            assert torch.equal(found[0][k].counts, other[k].counts) and torch.equal(found[0][k].errors, other[k].errors)
+
+
+def test_other_weights_of_a_column(run_main, tmp_path, one_image, layers, two):
+    """Each file of a column is in run.json, and who has it."""
+    shutil.copy(two / "a.safetensors", tmp_path)
+    path = write_csv(tmp_path / "p.csv", "lora", cells(_3="a.safetensors"))
+    args = [SCRIPT, *one_image, "--prompt_path", path]
+    assert run_main(*args).code == 0
+    (file,) = tmp_path.glob("data/*/*/run.json")
+    options = json.loads(file.read_text())["options"]
+    assert options["lora of prompts"] == [[str(tmp_path / "a.safetensors")] if k == 3 else [] for k in range(10)]
+    write_csv(path, "lora", cells(_4="a.safetensors"))
+    assert "lora of prompts was" in run_main(*args).err
+    write_csv(path, "lora", cells(_3="a.safetensors"))
+    save_file({key: value + 1e-3 for key, value in diffusers_peft(layers).items()}, tmp_path / "a.safetensors")
+    done = run_main(*args)
+    assert done.code == 2 and "weights of column lora: " in done.err
+
+
+@pytest.mark.parametrize("column, cell, says", [
+    ("lora", "./none.safetensors", "none.safetensors: cannot be read"),
+    ("lora", "a.safetensors:0", "line 5: lora a.safetensors:0: a weight of 0"),
+    ("lora", "a.safetensors 'b", "line 5: lora is"),
+    ("lora", "foreign.safetensors", "foreign.safetensors: does not fit"),
+    ("lora", "zero.safetensors", "leaves the weights as they are"),
+    ("embedding", "none.bin", "none.bin: cannot be read"),
+    ("embedding", "a.safetensors", "wanted one token's embeddings"),
+    ("embedding", "d.safetensors", "does not use its token '<thing>'"),
+])  # fmt: skip
+def test_bad_cells(run_main, tmp_path, layers, two, column, cell, says):
+    embedding_files(tmp_path)
+    shutil.copy(two / "a.safetensors", tmp_path)
+    foreign = {f"unet.x.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
+    save_file(foreign, tmp_path / "foreign.safetensors")
+    save_file(ruined(layers)["of zeros"], tmp_path / "zero.safetensors")
+    path = write_csv(tmp_path / "p.csv", column, cells(_3=cell))
+    refused(run_main(SCRIPT, *ARGS, "--prompt_path", path), tmp_path, says, column)
+
+
+def test_columns_where_nothing_could_use_them(run_main, tmp_path, two):
+    """They are not passed over: from Python, by classifiers, and with a network that is compiled for one LoRA."""
+    from argparse import Namespace
+
+    from diffusion import classify, plan
+
+    path = write_csv(two / "q.csv", "lora", cells(_3="a.safetensors"))
+    with pytest.raises(InputError, match="column lora"):
+        classify(load_model("digits"), torch.zeros(3, 32, 32), path)
+    done = run_main("scripts/baseline.py", "--dataset", "digits", "--model", "clip:digits", "--prompt_path", path)
+    assert done.code == 2 and "column lora" in done.err
+    args = Namespace(version="digits", img_size=None, lora=None, embeddings=None, t5=None, config=None, compile=True)
+    with pytest.raises(InputError, match="--compile"):
+        plan.card_of(args, [("a.safetensors",)])
+
+
+def test_each_prompt_by_its_own_token(tmp_path, one_image):
+    """Everybody's token is called <thing>: each prompt has its own file's, as a run with --embeddings alone."""
+    files = []
+    for seed in range(2):
+        vectors = torch.randn(1 + seed, 128, generator=torch.Generator().manual_seed(seed))
+        files.append(tmp_path / f"{seed}.safetensors")
+        save_file({"<thing>": vectors}, files[-1])
+    text = "a photo of the number <thing>."
+    rows = [text if k < 2 else f"a photo of the number {k}." for k in range(10)]
+    path = tmp_path / "p.csv"
+    own = [f"{row},{k},{k},{'01'[k]}.safetensors\n" if k < 2 else f"{row},{k},{k},\n" for k, row in enumerate(rows)]
+    path.write_text("prompt,classname,classidx,embedding\n" + "".join(own))
+    (tmp_path / "alone.csv").write_text(
+        "prompt,classname,classidx\n" + "".join(f"{row},{k},{k}\n" for k, row in enumerate(rows))
+    )
+    ours = by_arm(record_of(tmp_path / "ours", one_image, "--prompt_path", path))
+    for k, file in enumerate(files):
+        more = ["--prompt_path", tmp_path / "alone.csv", "--embeddings", file]
+        theirs = by_arm(record_of(tmp_path / f"with_{k}", one_image, *more))
+        assert torch.equal(ours[k], theirs[k]) and not torch.equal(ours[1 - k], theirs[1 - k])
+        assert all(map(torch.equal, ours[2:], theirs[2:]))
+
+
+def test_the_same_text_by_two_loras_is_no_duplicate(recwarn, two):
+    """The csv tells two classes apart that have one text; without the column it warns."""
+    from diffusion.prompts import duplicates, read_prompts
+
+    for column, same in ("lora", 0), ("note", 1):
+        rows = [f"a photo,{k},{k},{each}" for k, each in enumerate(["a.safetensors", "b.safetensors"])]
+        (two / "same.csv").write_text("\n".join([f"prompt,classname,classidx,{column}", *rows]))
+        assert len(duplicates(read_prompts(two / "same.csv", added=True))) == same

@@ -73,6 +73,45 @@ def test_a_default_that_the_help_tells_in_words_is_not_added():
     assert "default what fits --b" in said and "100% of it; default 0" in said and "such; default 0.5 2" in said
 
 
+@pytest.mark.parametrize(
+    "script, words, says",
+    [
+        (MODELS[0], ["--n_sample", "10"], "unrecognized arguments: --n_sample 10; did you mean --n_samples?"),
+        (MODELS[0], ["--serach", "race"], "unrecognized arguments: --serach race; did you mean --search?"),
+        (MODELS[0], ["--serach=race"], "unrecognized arguments: --serach=race; did you mean --search?"),
+        (MODELS[1], ["--image_size", "256"], "did you mean --image-size?"),
+        (MODELS[0], ["--qqqq"], "unrecognized arguments: --qqqq"),
+        (MODELS[0], ["--limit", "many"], "argument --limit: invalid int value: 'many'"),
+        ("scripts/write_prompts.py", ["pets", "--templat", "{}"], "did you mean --template?"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_one(script, words, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        import_script(script).parser().parse_args(words)
+    assert end.value.code == 2 and capsys.readouterr().err.strip().endswith(says)
+
+
+def test_the_help_says_which_search_is_run_without_a_schedule():
+    said = " ".join(import_script(MODELS[0]).parser().format_help().split())
+    assert "default halving with --to_keep and --n_samples, else race" in said
+    assert "default halving --" in " ".join(import_script(MODELS[1]).parser().format_help().split())
+
+
+@pytest.mark.parametrize("package", ["open_clip_torch", "timm", "datasets", "peft"])
+def test_a_missing_package_is_named_as_pip_knows_it(monkeypatch, package):
+    from diffusion import classifiers, clip, lora, own
+
+    monkeypatch.setitem(sys.modules, package.removesuffix("_torch"), None)
+    ask = {
+        "open_clip_torch": clip._import,
+        "timm": classifiers._import,
+        "datasets": lambda: own.from_hub("x", "test"),
+        "peft": lambda: lora.add(Namespace(load_lora_weights=None), "unet", "a.safetensors"),
+    }[package]
+    with pytest.raises(InputError, match=f"the package '{package}': pip install {package}$"):
+        ask()
+
+
 # ---- which images ----
 
 

@@ -57,8 +57,10 @@ def test_split_folders_by_any_name_beside_files(tmp_path, train, val):
     classes(tmp_path / val, n=1)
     (tmp_path / "README.txt").write_text("")
     assert len(load_dataset(str(tmp_path), "val")) == 2 and len(load_dataset(str(tmp_path), "train")) == 4
-    with pytest.raises(InputError, match="no split 'test'"):
+    with pytest.raises(InputError, match="no split 'test': it has train, val"):
         load_dataset(str(tmp_path))
+    with pytest.raises(InputError, match="not split, all its images are test; --split test, or put them into train/"):
+        load_dataset(str(classes(tmp_path / "mine")), "train")
 
 
 def test_an_archive_with_one_folder_more(tmp_path):
@@ -166,6 +168,8 @@ def test_by_the_script(run_main, tmp_path, model_folder):
         assert drawn.width > 500 and str(tmp_path / "bars.png") in one.out
     lines = [line for line in one.out.splitlines() if line.startswith("3.png")]
     assert len(lines) == 2 and "the best" in lines[0] and "+" in lines[1]
+    other = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts, "a photo of the number four.")
+    assert other.code == 0, "other words are another run"
     refused = run_main("scripts/calibrate.py", path.parent)
     assert refused.code == 2 and "label -1" in refused.err
     assert bool(record["errors"].isfinite().all())
@@ -192,3 +196,45 @@ def test_class_ids_of_images_without_labels(run_main, tmp_path, dit_folder):
         assert ours["label"] == -1 and ours["file"] == f"{k}.png" and f"{k}.png" in done.out
     part = run_main(*args, "--dataset", mine, "--cls", "0-1", "--t_interval", "100")
     assert part.code == 0 and "predictions only" in part.out, part.err
+
+
+def test_images_beside_one_folder_have_no_labels(tmp_path):
+    """One folder is no choice of classes; two are, and the images beside them are left out."""
+    image(tmp_path / "0.png")
+    image(tmp_path / "more/1.png")
+    data = load_dataset(str(tmp_path))
+    assert not data.labelled and sorted(data.files) == ["0.png", "more/1.png"]
+    image(tmp_path / "others/2.png")
+    with pytest.warns(InputWarning, match="beside class folders are left out, 1 of them such as 0.png"):
+        assert load_dataset(str(tmp_path)).files == ["more/1.png", "others/2.png"]
+
+
+def test_tables_as_excel_saves_them(tmp_path):
+    """Any case of the columns' names; another encoding is named, and so are images that are elsewhere."""
+    image(tmp_path / "0.png")
+    table = tmp_path / "t.csv"
+    table.write_bytes("\ufeffPath;Label\r\n0.png;M\u00fctze\r\n".encode())
+    assert load_dataset(str(table)).classes == ["M\u00fctze"]
+    for encoding in ("cp1252", "utf-16"):
+        table.write_bytes("path,label\n0.png,M\u00fctze\n".encode(encoding))
+        with pytest.raises(InputError, match=r"is not UTF-8 .*'CSV UTF-8'"):
+            load_dataset(str(table))
+    table.write_text("path,label\nphotos/0.png,a\nphotos/1.png,b\n")
+    with pytest.raises(InputError, match=r"none of its 2 images is there, such as .*photos/0.png; paths are taken"):
+        load_dataset(str(table))
+
+
+def test_what_classes_lack_is_said(tmp_path):
+    """A csv of other data is warned of, a class without a prompt named, one class alone is no choice."""
+    csv = tmp_path / "p.csv"
+    csv.write_text("prompt,classname,classidx\nan a,airplane,0\na b,bird,1\n")
+    with pytest.warns(InputWarning, match="none of its classnames is a class of mine: 'airplane' is taken for 'a'"):
+        prompts_for("mine", [0, 1], ["a", "b"], csv)
+    with pytest.raises(InputError, match=r"no class 2 \(c\), which"):
+        prompts_for("mine", [0, 2], ["airplane", "bird", "c"], csv)
+    with pytest.raises(InputError, match="has the class 'a' alone, so it needs --prompt_path"):
+        prompts_for("mine", [0], ["a"])
+    with pytest.raises(InputError, match="does not say what its classes are called, so it needs --prompt_path"):
+        prompts_for("mine", [3, 7], [])
+    with pytest.raises(InputError, match=r"have labels \(a, b\)"):
+        prompts_for("mine", [0, 1], ["a", "b"], texts=["x", "y"])

@@ -99,6 +99,16 @@ def test_noise_and_target(made, name, kind):
     assert process.time[i].tolist() == LEVELS
 
 
+@pytest.mark.parametrize("name", ["LCM", "TCD", "EulerDiscrete", "EulerAncestralDiscrete", "DDIM"])
+def test_a_distilled_model_has_its_teachers_levels(name):
+    """However few of them, and in whatever spacing, its own scheduler samples at: sdxl-turbo's, LCM's, Lightning's."""
+    teacher = Process.from_scheduler(diffusers.DDPMScheduler(**SD))
+    few = options(f"{name}Scheduler", **SD, timestep_spacing="trailing", original_inference_steps=50)
+    student = Process.from_scheduler(scheduler_of(few, name))
+    assert len(student) == 1000 and student.predicts == "epsilon" and torch.equal(student.time, teacher.time)
+    assert torch.equal(student.alpha, teacher.alpha) and torch.equal(student.sigma, teacher.sigma)
+
+
 def their_noise(scheduler, x, eps, i, abar):
     """add_noise of the class, in the scale that keeps the variance; those that work in sigma are told all levels."""
     if (

@@ -226,6 +226,41 @@ def test_errors_of_a_task_are_not_swallowed(place):
         list(together(model, tasks(), batch_size=32))
 
 
+@pytest.mark.parametrize("batch_size, in_flight", [(16, None), (32, None), (23, 3), (64, 1)])
+def test_a_call_has_rows_of_the_same_loras(batch_size, in_flight):
+    """Which the model is told first; they are full as long as there are images, and each task is sent its own rows."""
+    loras = [(), ("a",), ("b:0.5",), ("a", "b:0.5"), ("a",), (), ("c",), (), ("b:0.5",), ("c",)]
+    shift = {each: 10.0 * k for k, each in enumerate(dict.fromkeys(loras))}
+    (model, calls), on, kept, before_the_end = fake(), [], [], []
+    plainly = model.denoise
+
+    def denoise(z, i, c):
+        return plainly(z, i, c) + shift[on[-1]]
+
+    model.denoise, model.switch = denoise, on.append
+
+    def task(k: int):
+        draw = torch.Generator().manual_seed(k)
+        x, noise = torch.randn(SHAPE, generator=draw), torch.randn(8, *SHAPE, generator=draw)
+        start, rows = lambda _: halving(10, [2, 8], [4, 1]), np.arange(8)
+        args = x, torch.zeros(10), np.arange(10), start, np.arange(100, 900, 100), rows, noise
+        return k, (yield from search_image(*args, loss="l2", loras=loras))
+
+    def tasks():
+        yield from map(task, range(60))
+        before_the_end.append(len(calls))
+
+    for k, measured in together(model, tasks(), batch_size=batch_size, in_flight=in_flight):
+        x, noise = (torch.randn(*shape, generator=g) for g in [torch.Generator().manual_seed(k)] for shape in [SHAPE, (8, *SHAPE)])  # fmt: skip  # noqa: E501
+        for arm, errors in enumerate(measured.errors.split(measured.counts.tolist())):
+            n = len(errors)
+            z = PROCESS.noised(x.expand(n, *SHAPE), noise[:n], measured.levels[:n])
+            torch.testing.assert_close(errors[:, 0], ((z + shift[loras[arm]] - noise[:n]) ** 2).mean((1, 2, 3)))
+        kept.append(k)
+    assert sorted(kept) == list(range(60)) and len(on) == len(calls) and {*on} == {*loras}
+    assert in_flight or set(calls[: before_the_end[0]]) == {batch_size}
+
+
 # ---- over the embedded model: real images, searches of both kinds side by side ----
 
 IMAGES = (0, 1, 2, 3, 301, 496)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, import_script
+from diffusers import LCMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
@@ -78,6 +79,29 @@ def test_a_second_stage_goes_on_with_the_shipped_weights(run_script, tmp_path, s
     assert before.keys() == after.keys()
     change = max((after[name].float() - before[name].float()).abs().max() for name in before)
     assert 0 < change < 0.02
+
+
+@pytest.mark.slow
+def test_a_few_steps_distil_the_shipped_model(run_script, run_main, tmp_path):
+    """A U-Net of its own beside the teacher's other parts, as users have it: with LCM's scheduler."""
+    trained = run_script("scripts/train_embedded.py", "lcm", "--steps", 3, "--folder", tmp_path / "lcm")
+    assert trained.code == 0, trained.err
+    for part, most in (("unet", 0.02), ("vae", 0), ("text_encoder", 0)):
+        before, after = (
+            load_file(next((folder / part).glob("*.safetensors")))
+            for folder in (ROOT / "models/digits-sd", tmp_path / "lcm")
+        )
+        assert before.keys() == after.keys() and {value.dtype for value in after.values()} == {torch.float16}
+        change = max((after[name].float() - before[name].float()).abs().max() for name in before)
+        assert change <= most and (change > 0) == (most > 0)
+    few = StableDiffusionPipeline.from_pretrained(tmp_path / "lcm", dtype=torch.float32)
+    assert isinstance(few.scheduler, LCMScheduler) and few.scheduler.config.clip_sample is False
+    drawn = few(digits.caption_one(3), num_inference_steps=4, guidance_scale=1.0, output_type="np").images
+    assert drawn.shape == (1, 32, 32, 3) and drawn.std() > 0.05
+    np.save(tmp_path / "s.npy", np.array([0]))
+    schedule = ["--to_keep", 1, "--n_samples", 2, "--subset_path", tmp_path / "s.npy"]
+    done = run_main("eval_prob_adaptive.py", "--version", tmp_path / "lcm", "--dataset", "digits", *schedule)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.slow

@@ -37,6 +37,8 @@ from diffusers import (
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
     KolorsPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     LDMPipeline,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
@@ -173,32 +175,42 @@ def bert(width: int = 16):
     return tok, BertModel(BertConfig(vocab_size=len(tok), hidden_size=width, **few))
 
 
-def sd() -> StableDiffusionPipeline:
+def sd(cls=StableDiffusionPipeline, scheduler=DDPMScheduler, **told) -> StableDiffusionPipeline:
     tokenizer, text_encoder = clip(CLIPTextModel)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        cross_attention_dim=16,
+        cross_attention_dim=16, **told,
     )  # fmt: skip
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
-    return StableDiffusionPipeline(
-        vae(), text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    )
+    scheduler = scheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+    return cls(vae(), text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
 
 
-def sdxl() -> StableDiffusionXLPipeline:
+def lcm() -> LatentConsistencyModelPipeline:
+    return sd(LatentConsistencyModelPipeline, LCMScheduler, time_cond_proj_dim=12)
+
+
+def sd_told_guidance() -> StableDiffusionPipeline:
+    return sd(time_cond_proj_dim=12)
+
+
+def sdxl(**told) -> StableDiffusionXLPipeline:
     (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = clip(CLIPTextModel), clip(width=24)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
         cross_attention_dim=40, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 6 * 8, transformer_layers_per_block=[1, 2],
-        use_linear_projection=True,
+        use_linear_projection=True, **told,
     )  # fmt: skip
     return StableDiffusionXLPipeline(
         vae(), text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet,
         DDPMScheduler(beta_schedule="scaled_linear"), add_watermarker=False,
     )  # fmt: skip
+
+
+def sdxl_told_guidance() -> StableDiffusionXLPipeline:
+    return sdxl(time_cond_proj_dim=12)
 
 
 def sd3(with_t5: bool = False, **config) -> StableDiffusion3Pipeline:
@@ -452,7 +464,8 @@ def latent_vq() -> LDMPipeline:
 CLASS_UNETS = [grey_v, colour_variance, grey_sample, condition_unet, edm, edm_v, latent_kl, latent_vq]
 NEW = [flux_2, flux_2_klein, chroma, qwen_image, z_image, lumina_2, hunyuan_dit, aura_flow, cogview_4]
 NEW += [kolors] if find_spec("sentencepiece") else []
-TEXT = [sdxl, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size, pixart_sigma, sana, *NEW]
+TEXT = [lcm, sd_told_guidance, sdxl, sdxl_told_guidance, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size]
+TEXT += [pixart_sigma, sana, *NEW]
 
 
 def save(build, folder: Path):

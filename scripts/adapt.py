@@ -1,0 +1,153 @@
+"""Fit noise to a few labelled images of each class, for --noise_path: fewer evaluations decide as well.
+
+    python scripts/adapt.py fashion-mnist --version fashion --told class --levels 0.5-0.8 --out noise.pt
+    python eval_prob_dit.py --version fashion --dataset fashion-mnist --search race --levels 0.5-0.8 --max_samples 4 \\
+        --randomize_noise --noise_path noise.pt
+
+By default every image has noise of its own, drawn by chance. Here all images share a draw for each of a few points, and
+these draws are moved until the labels of some images (of --split train) are likeliest. OUT is a bank for the same
+--levels, with --max_samples of a race, or --to_keep 1 --n_samples, the number of --points.
+"""
+
+from diffusion import names, options
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "DATASET")
+    options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
+    options.add(p, "--out -o PT", "the bank to write", "noise.pt")
+    options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add(p, "--shots N", "images of each class, drawn by --seed; default 16", 16)
+    options.add(p, "--seed N", "of the images, of the noise to begin with, and of the order", 0)
+    options.add_prompts(p)
+    model = p.add_argument_group("model")
+    options.add(model, "--version MODEL", "as in the script that evaluates", "2-0")
+    options.add(
+        model, "--told", "what the model is told of a class: a prompt or its id", "text", choices=["text", "class"]
+    )
+    options.add_device(model, "float32")
+    fit = p.add_argument_group("fit")
+    options.add(fit, "--points N", "noise levels, a draw for each", 4)
+    middle = names.usual_levels("race")
+    options.add(fit, "--levels A-B", "spread between these shares of the schedule", middle)
+    options.add(fit, "--loss", "the one that decides", "l2", choices=names.LOSSES)
+    options.add(fit, "--steps N", "of the optimiser, each of 16 images", 60)
+    options.add(fit, "--lr LR", "learning rate at its highest", 0.03)
+    options.add(
+        fit, "--batch_size -b N", "evaluations in one network call with gradients, as far as images can be split", 96
+    )
+    p.set_defaults(search="race", reads=lambda args: (args.version, args.told))
+    return p
+
+
+import os
+import warnings
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffusion import InputError, InputWarning, adapt, plan
+from diffusion.datasets import Dataset, load_dataset, model_arms
+from diffusion.files import write_atomic
+from diffusion.images import crop
+from diffusion.models import Card, load_model, read_card
+from diffusion.prompts import prompts_for
+from diffusion.search import noise_rows, spread_sequence
+
+
+def check(args) -> None:
+    options.at_least_one(args, "shots", "points", "steps", "batch_size")
+    options.not_negative(args, "seed")
+    if not args.lr > 0:
+        raise InputError(f"--lr {args.lr:g}: must be greater than 0")
+    if args.told == "class":
+        options.refuse(args, parser(), ["prompt_path"], "is for a model that is told prompts, not for --told class")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))) or os.path.isdir(args.out):
+        raise InputError(f"--out {args.out}: wanted a file in a folder that exists")
+
+
+def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
+    """What the model is told, and the class id of each. InputError where a class has several."""
+    if args.told == "class":
+        arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
+        told, classes = list(arms), list(arms.values())
+    else:
+        prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
+        told, classes = prompts.texts, prompts.classes
+    if len(set(classes)) < max(len(classes), 2):
+        found = f"{len(told)} prompts or ids for {len(set(classes))} classes"
+        raise InputError(f"dataset {dataset.name!r}: {found}; wanted one for each of two or more")
+    return told, classes
+
+
+def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
+    """The indices of n images of each label, or of all that it has."""
+    rng, labels = np.random.default_rng(seed), np.array(labels)
+    return np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n] for k in np.unique(labels)])
+
+
+def read(dataset: Dataset, shots: np.ndarray, size: int, interpolation: str) -> list[torch.Tensor]:
+    """Images as the scripts that evaluate crop them by default, each [3, size, size]."""
+    pixels = []
+    for k in shots.tolist():
+        try:
+            pixels.append(crop(dataset.open(k), size, interpolation))
+        except OSError as error:
+            raise InputError(f"dataset {dataset.name!r}: image {k}: {error}; mend or remove it") from None
+    return pixels
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    device, dtype = plan.pick_device(args)
+    card = read_card(args.version, told=args.told)
+    usable = plan.levels_of(args, card.levels)
+    if args.points > len(usable):
+        raise InputError(f"--points {args.points}: --levels {args.levels} holds {len(usable)} levels")
+    levels = usable[spread_sequence(args.points, len(usable))]
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    if not dataset.labelled:
+        raise InputError(f"dataset {dataset.name!r}: its images have no labels")
+    if args.split == "test":
+        warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=1)
+    told, classes = arms_of(args, dataset, card)
+    shots = draw_shots(dataset.labels, args.shots, args.seed)
+    label = np.array([classes.index(dataset.labels[k]) for k in shots])
+    pixels = read(dataset, shots, card.image_size, "adm" if args.told == "class" else "bicubic")
+
+    model = load_model(card, dtype=getattr(torch, dtype), device=device)
+    x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
+    conditions = model.conditions(told).clone()
+    noise = torch.randn(args.points, *card.latent, generator=torch.Generator().manual_seed(args.seed)).to(device)
+    with tqdm(total=len(x) * len(told) * args.points, desc="before", unit=" NFE") as bar:
+        how = {"loss": args.loss, "batch_size": args.batch_size}
+        before = adapt.errors_before(model, x, conditions, levels, noise, **how, spent=bar.update)
+    costs = []
+    with tqdm(total=args.steps, desc="fit", unit="step") as bar:
+
+        def tell(cost: float) -> None:
+            costs.append(cost)
+            bar.set_postfix_str(f"cost {np.mean(costs[-20:]):.3f}", refresh=False)
+            bar.update()
+
+        fitted = adapt.fit_noise(
+            model, x, label, conditions, levels, noise, before, **how, steps=args.steps, lr=args.lr,
+            seed=args.seed, told=tell,
+        )  # fmt: skip
+    bank = torch.empty_like(fitted, device="cpu")
+    bank[noise_rows(levels, 1, randomize=True)] = fitted.cpu()  # rows are in the order of levels
+    write_atomic(args.out, lambda file: torch.save(bank, file))
+    first, last = (np.mean(part) for part in (costs[:20], costs[-20:]))
+    of = f"{len(x)} images of {len(set(label.tolist()))} classes"
+    print(f"{of}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
+    search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
+    shared = " --randomize_noise" * (args.told == "class")
+    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")
+    return 0
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,170 @@
+"""Noise fitted to a few images: gradients through the kernel, a fit in closed form, and the command line end to end."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.adapt import errors_before, fit_noise
+from diffusion.errors import Block, differentiable, measure, plain
+from diffusion.models import load_model
+from diffusion.process import Process
+
+SCRIPT = "scripts/adapt.py"
+LATENT = (4, 8, 8)
+
+
+# ---- gradients ----
+
+
+@pytest.fixture(scope="module")
+def problem(model_folder):
+    """A block of the embedded Stable Diffusion, three prompts at two points, and its noise."""
+    model = load_model(str(model_folder))
+    prompts = [f"a photo of the number {word}." for word in ("one", "two", "six")]
+    drawn = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(LATENT, generator=drawn), torch.randn(2, *LATENT, generator=drawn)
+    conditions = model.conditions(prompts).clone()
+
+    def rows(kernel, noise):
+        block = Block(x, conditions, np.arange(3), torch.tensor([300, 700]), torch.arange(2), noise)
+        return kernel(model, [(block, 0, 6)], 16, plain)
+
+    return rows, noise
+
+
+def test_with_gradients_the_errors_are_those_of_the_kernel(problem):
+    rows, noise = problem
+    out = rows(differentiable, noise.clone().requires_grad_())
+    assert out.requires_grad
+    torch.testing.assert_close(out.detach(), rows(measure, noise), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", range(3))
+def test_the_gradient_is_the_slope(problem, loss):
+    """Along its own direction, where differences in float32 are large enough to be seen."""
+    rows, noise = problem
+    moved = noise.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(rows(differentiable, moved)[:, loss].sum(), [moved])
+    way, step = slope / slope.norm(), 1e-2
+    ends = [rows(measure, noise + side * step * way)[:, loss].double().sum() for side in (1, -1)]
+    assert float(ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope.norm()), rel=2e-3)
+
+
+# ---- the fit ----
+
+ONE = Process(torch.tensor([0.5]).double(), torch.tensor([0.5]).double(), torch.tensor([0]), "flow")
+
+
+def shifted(c: torch.Tensor):
+    """A flow of latents of one number, whose network says what arm a is told: its error is (eps - x - c_a)^2."""
+    return SimpleNamespace(
+        process=ONE, device=torch.device("cpu"), denoise=lambda z, time, c: c[:, None, None, None].expand_as(z)
+    )
+
+
+def test_a_fit_in_closed_form():
+    """All images are 0 and of class 0, which says 1; class 1 says -1.
+
+    e_1 - e_0 = (eps + 1)^2 - (eps - 1)^2 = 4 eps: only eps counts, and the larger it is the likelier the label. Adam's
+    step is its rate while the gradient hardly changes, and the rates of n steps, a cosine from 0.1 to 0, sum to
+    0.1 (n + 1) / 2.
+    """
+    c = torch.tensor([1.0, -1.0])
+    model, x, levels = shifted(c), torch.zeros(5, 1, 1, 1), np.array([0])
+    noise = torch.tensor([-0.5]).view(1, 1, 1, 1)
+    before = errors_before(model, x, c, levels, noise, loss="l2", batch_size=16, spent=lambda nfe: None)
+    np.testing.assert_allclose(before[:, :, 0], [[2.25, 0.25]] * 5)
+    costs = []
+    fitted = fit_noise(
+        model, x, np.zeros(5, dtype=int), c, levels, noise, before,
+        loss="l2", steps=20, lr=0.1, seed=0, batch_size=16, told=costs.append,
+    )  # fmt: skip
+    assert float(fitted) == pytest.approx(-0.5 + 0.1 * 21 / 2, abs=2e-3)
+    assert all(a > b for a, b in itertools.pairwise(costs))
+    assert float(noise) == -0.5, "what was given is as it was"
+
+
+def test_calls_of_any_size_fit_the_same():
+    c = torch.tensor([1.0, -1.0, 0.3])
+    model, levels = shifted(c), np.array([0, 0, 0])
+    drawn = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(7, 1, 1, 1, generator=drawn), torch.randn(3, 1, 1, 1, generator=drawn)
+    label = np.array([0, 1, 2, 0, 1, 2, 0])
+    before = errors_before(model, x, c, levels, noise, loss="l1", batch_size=16, spent=lambda nfe: None)
+    how = {"loss": "l1", "steps": 6, "lr": 0.1, "seed": 3}
+    one, other = (fit_noise(model, x, label, c, levels, noise, before, **how, batch_size=b) for b in (1, 1000))
+    assert not torch.equal(one, noise)
+    torch.testing.assert_close(one, other)
+
+
+# ---- from the command line ----
+
+SMALL = "--version", "digits", "--shots", 1, "--steps", 3, "--points", 2, "--levels", "0.4-0.6", "--seed", 1
+
+
+@pytest.mark.parametrize("told, script", [("text", "eval_prob_adaptive.py"), ("class", "eval_prob_dit.py")])
+def test_a_bank_that_the_scripts_take(run_main, tmp_path, told, script):
+    out = tmp_path / "noise.pt"
+    done = run_main(SCRIPT, "digits", *SMALL, "--told", told, "--out", out)
+    assert done.code == 0, done.err
+    assert "10 images of 10 classes" in done.out and "--max_samples 2" in done.out
+    bank = torch.load(out, weights_only=True)
+    start = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1))[[1, 0]]  # the second level comes first
+    assert bank.shape == start.shape and 0 < (bank - start).abs().max() < 0.1
+    run = "--version", "digits", "--dataset", "digits", "--limit", 10, "--levels", "0.4-0.6", "--noise_path", out
+    run += ("--randomize_noise",) if told == "class" else ()
+    for search in ("--search", "race", "--max_samples", 2), ("--to_keep", 1, "--n_samples", 2):
+        done = run_main(script, *run, *search)
+        assert done.code == 0 and "10 of 10" in done.out, done.err
+
+
+def test_it_can_be_done_again(run_main, tmp_path):
+    for name in "ab":
+        assert run_main(SCRIPT, "digits", *SMALL, "--out", tmp_path / name).code == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        (["--shots", 0], "--shots 0"),
+        (["--points", 0], "--points 0"),
+        (["--points", 300], "--points 300: --levels 0.4-0.6 holds 200 levels"),
+        (["--steps", 0], "--steps 0"),
+        (["--lr", 0], "--lr 0"),
+        (["--seed", -1], "--seed -1"),
+        (["--levels", "0.6-0.4"], "--levels 0.6-0.4"),
+        (["--split", "val"], "val"),
+        (["--out", "gone/noise.pt"], "--out gone/noise.pt"),
+        (["--prompt_path", "gone.csv"], "gone.csv"),
+        (["--told", "class", "--prompt_path", "gone.csv"], "--prompt_path"),
+    ],
+)
+def test_bad_options(run_main, tmp_path, monkeypatch, more, says):
+    monkeypatch.chdir(tmp_path)
+    done = run_main(SCRIPT, "digits", *SMALL, *more)
+    assert done.code == 2 and says in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_bad_data(run_main, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    Image.new("RGB", (32, 32)).save(alone / "a.png")
+    done = run_main(SCRIPT, alone, *SMALL, "--split", "test")
+    assert done.code == 2 and "no labels" in done.err, done.err
+    (alone / "cat").mkdir()
+    (alone / "dog").mkdir()
+    (alone / "a.png").rename(alone / "cat/a.png")
+    (alone / "dog/b.png").write_bytes(b"no image")
+    done = run_main(SCRIPT, alone, *SMALL, "--split", "test")
+    assert done.code == 2 and "image 1: " in done.err and "mend or remove it" in done.err, done.err
+    assert "warning: fitted to images of the test split" in done.err
+    prompts = tmp_path / "two.csv"
+    lines = [f"a {k},{k},{k}" for k in range(10)]
+    prompts.write_text("\n".join(["prompt,classname,classidx", *lines, "again,0,0"]))
+    done = run_main(SCRIPT, "digits", *SMALL, "--prompt_path", prompts)
+    assert done.code == 2 and "11 prompts or ids for 10 classes" in done.err, done.err
