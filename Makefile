@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 DEMO := data/digits_demo/vdigits_1trials_race_3z_500samples
 
-.PHONY: install demo test lint
+.PHONY: install demo reproduce test lint
 .DELETE_ON_ERROR:
 
 install: .venv/.dev
@@ -31,6 +31,11 @@ demo: .venv/.runtime
 	LOG_DIR=data $(PYTHON) eval_prob_adaptive.py --version digits --dataset digits --search race \
 	  --subset_path data/demo.npy --extra demo
 	$(PYTHON) scripts/plot_errors.py $(DEMO) demo.png
+
+# Hours: scripts/reproduce.py --list says how many. PART=embedded:races is the shortest; a second call goes on.
+PART := embedded
+reproduce: .venv/.dev
+	$(PYTHON) scripts/reproduce.py $(PART)
 
 # A process for each core, each with one thread: the embedded models are too small for more.
 test: .venv/.dev

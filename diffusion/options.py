@@ -114,7 +114,7 @@ def run(main) -> None:
 
 TYPES = {  # what a value is called -> its type; else it is text
     **dict.fromkeys(["N", "K", "W", "NFE", "PIXELS"], int),
-    **dict.fromkeys(["Z", "S", "SHARE", "SECONDS", "LR"], float),
+    **dict.fromkeys(["Z", "S", "SHARE", "SECONDS", "HOURS", "RATE", "LR"], float),
     **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML"], Path),
 }
 

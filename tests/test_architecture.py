@@ -12,7 +12,7 @@ LAYERS = [  # every module once; each imports only from lines above its own, or 
     "names process errors search levels metrics calibration adapt measures simulate",
     "files images adapters weights hub schedules singlefile lora cards models clip classifiers digits",
     "prompts own datasets items digit_items readers records",
-    "results candidates decide figures bars matching gallery tables api",
+    "results candidates decide figures bars matching gallery tables api ledger",
     "cluster options plan progress run",
 ]
 ORDER = " ".join(LAYERS).split()

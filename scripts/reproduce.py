@@ -1,0 +1,249 @@
+"""Measure the numbers of the documents again, and print each beside the one that the documents claim.
+
+    python scripts/reproduce.py --list
+    python scripts/reproduce.py embedded
+    python scripts/reproduce.py 'digits-*'
+    python scripts/reproduce.py paper --hours 4
+
+docs/numbers.toml names every number, the run that gives it, and the run's part. What a run printed is kept under --out
+and is read, not run, again: a second call goes on where the first one ended. To measure all anew, give another --out.
+Exit code 1: a number is outside its interval, or a run failed.
+
+`paper` is for real models. Of each of the paper's data sets that is under $DATASET_ROOT it takes as many images as fit
+into --hours, spread evenly over the classes, by the paper's schedule. What the paper printed should lie within the
+interval of what is measured.
+"""
+
+from diffusion import options
+
+PAPER = "paper"
+
+
+@options.answered_early
+def parser() -> options.Parser:
+    p = options.parser(__doc__, "PART")
+    options.add(p, "part PART", "of the ledger (embedded, paper, paper:pets, ...), or a pattern of runs", nargs="?")
+    options.switch(p, "--list", "print the runs and what they cost, and run nothing")
+    options.add(p, "--out FOLDER", "what was run; default reproduce in $LOG_DIR")
+    g = p.add_argument_group(PAPER)
+    options.add(g, "--hours HOURS", "for all of it")
+    options.add(g, "--nfe_per_second RATE", "network evaluations; default measured on a few images")
+    options.add(g, "--version MODEL", "in place of Stable Diffusion 2.0, as in eval_prob_adaptive.py")
+    options.add(g, "--batch_size -b N", "evaluations in one network call")
+    options.add(g, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
+    return p
+
+
+import fnmatch
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from diffusion import InputError, cluster, names
+from diffusion.datasets import load_dataset
+from diffusion.ledger import OUTSIDE, Ledger, Run, read_off, verdict
+from diffusion.readers import load_items
+
+ROOT = Path(__file__).parent.parent
+OURS = re.compile(r"(scripts|docs|models|prompts)/|\w+\.py$")
+SHORT = dict.fromkeys(["eval_prob_adaptive.py", "eval_prob_dit.py"], "--to_keep 1 --n_samples 2")
+SHORT |= {"run_winoground.py": "--t_interval 500"}
+LEAST = 50  # images of a data set: with fewer an interval is 28 points wide
+
+
+# ---- running ----
+
+
+def printed(run: Run, out: Path) -> Path:
+    return out / f"{run.name}.txt"
+
+
+def finished(run: Run, out: Path) -> str | None:
+    """What a run printed, if it was done by this command."""
+    path = printed(run, out)
+    first, _, rest = path.read_text().partition("\n") if path.exists() else ("", "", "")
+    return rest if first == f"$ {run.do}" else None
+
+
+def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) -> str:
+    """Run it, and keep what it prints, perhaps with its bar; asked to end after `seconds`.
+
+    InputError where it does not come to its end.
+    """
+    words = [str(ROOT / word) if OURS.match(word) else word for word in shlex.split(run.do)]
+    env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(names.DATASET_ROOT.expanduser().absolute())}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if bar else None}
+    with subprocess.Popen([sys.executable, *words], cwd=out, env=env, text=True, **pipes) as child:
+        try:
+            said, _ = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGTERM)
+            said, _ = child.communicate()
+        except KeyboardInterrupt:
+            child.wait()  # it has the same Ctrl-C, and saves what is measured
+            raise
+    if child.returncode in (cluster.STOPPED, -signal.SIGTERM):
+        raise InputError("asked to end; what is measured is saved, and the same command goes on")
+    if child.returncode:
+        print(said[-2000:])  # the reason, where the bar's stream was kept too
+        raise InputError(f"exit code {child.returncode} of {run.do}")
+    printed(run, out).write_text(f"$ {run.do}\n{said}")
+    return said
+
+
+def chosen(ledger: Ledger, part: str) -> list[Run]:
+    """The runs of a part, or whose names match a pattern, and those whose files they read. InputError: none."""
+    wanted = {name for name, run in ledger.runs.items() if run.part == part or run.part.startswith(f"{part}:")}
+    if not (wanted := wanted | set(fnmatch.filter(ledger.runs, part))):
+        parts = ", ".join(dict.fromkeys(run.part for run in ledger.runs.values()))
+        raise InputError(f"{part}: no part and no run of docs/numbers.toml; its parts are {parts}")
+    while more := {before for name in wanted for before in ledger.runs[name].after} - wanted:
+        wanted |= more
+    return [run for name, run in ledger.runs.items() if name in wanted]
+
+
+def hours(minutes: float) -> str:
+    return f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.1f} minutes"
+
+
+# ---- the paper, on a part of the images ----
+
+
+def speed(run: Run, out: Path, seconds: float) -> float:
+    """NFE per second of the run's model, off the bar of a short search on a few images."""
+    short = replace(run, name=f"{run.name}-speed", do=f"{run.do} {SHORT[run.do.split()[0]]} --limit 8 --extra speed")
+    said = finished(short, out) or do(short, out, seconds, bar=True)
+    return float(re.findall(r"([\d,]+) NFE/s", said)[-1].replace(",", ""))
+
+
+def share_out(seconds: float, costs: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
+    """Images of each data set that has `sizes`, at `costs` seconds each: the same time for each.
+
+    The dearest are left out, one by one, while that time is not enough for LEAST images, or for all there are.
+    """
+    least = {name: min(LEAST, sizes[name]) * cost for name, cost in costs.items()}
+    kept = sorted(costs, key=least.get)
+    while kept and seconds / len(kept) < least[kept[-1]]:
+        kept.pop()
+    images = {}
+    for n, name in enumerate(sorted(kept, key=lambda name: sizes[name] * costs[name])):  # what one leaves, others have
+        images[name] = min(sizes[name], int(seconds / (len(kept) - n) / costs[name]))
+        seconds -= images[name] * costs[name]
+    return images
+
+
+def size_of(words: list[str]) -> int:
+    """How many images or examples the data set of a command has here. InputError where it is not there."""
+    dataset, root = words[words.index("--dataset") + 1], names.DATASET_ROOT
+    return len(load_items(dataset, root) if words[0] == "run_winoground.py" else load_dataset(dataset, root=root))
+
+
+def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
+    """Of the paper's runs those that fit into --hours, with their images and minutes; what is skipped, and why."""
+    sizes, costs, speeds, planned, skipped = {}, {}, {}, [], []
+    for flag in [flag for flag in ("version", "batch_size", "device") if getattr(args, flag)]:
+        value = (
+            os.path.abspath(getattr(args, flag)) if os.path.exists(str(getattr(args, flag))) else getattr(args, flag)
+        )
+        more = f" --{flag} {shlex.quote(str(value))}"
+        of_dit = [flag == "version" and "--image-size" in run.do for run in runs]  # another model
+        runs = [replace(run, do=run.do + more * (not dit)) for run, dit in zip(runs, of_dit, strict=True)]
+    for run in runs:
+        words = shlex.split(run.do)
+        try:
+            sizes[run.name] = size_of(words)
+            model = words[0], "--image-size 512" in run.do
+            if args.nfe_per_second is None and model not in speeds:
+                speeds[model] = speed(run, out, 180 * args.hours)  # at most a twentieth
+            costs[run.name] = run.nfe / (args.nfe_per_second or speeds[model])
+        except InputError as error:
+            skipped.append(f"{run.name}: {error}")
+    images = share_out(0.9 * 3600 * args.hours, costs, sizes)  # a tenth measures speed and loads models
+    for run in (run for run in runs if run.name in costs):
+        least, cost = min(LEAST, sizes[run.name]), costs[run.name] / 60
+        if n := images.get(run.name):
+            planned.append(replace(run, do=f"{run.do} --limit {n}", minutes=n * cost))
+        else:
+            skipped.append(f"{run.name}: its share of the time is less than {least} images take, {hours(least * cost)}")
+    return planned, skipped
+
+
+# ---- the command line ----
+
+
+def print_list(ledger: Ledger, runs: list[Run]) -> None:
+    """The runs, what they cost and how many figures read them; then the figures that no command gives."""
+    for run in runs:
+        figures = sum(run.name in claim.runs for claim in ledger.claims)
+        cost = f"{run.nfe:,} NFE an image" if run.nfe else f"{run.minutes:g} minutes"
+        print(f"{run.part:<18}{run.name:<24}{figures:>3} figures{cost:>22}  {run.do}")
+    for part in dict.fromkeys(run.part for run in runs if not run.nfe):
+        print(f"{part}: {hours(sum(run.minutes for run in runs if run.part == part))} on one core")
+    print("\nno command gives")
+    for claim in ledger.claims:
+        if not claim.runs:
+            print(f"{claim.page}: {claim.figure} of {claim.quotation!r}: {claim.reading.removeprefix('= ')}")
+
+
+def print_verdicts(ledger: Ledger, said: dict[str, str]) -> tuple[int, list[str]]:
+    """Every figure that can be read off, beside the one claimed; how many are outside, and what was not printed."""
+    found, lacking = [], []
+    for claim in ledger.claims:
+        if not claim.runs or not said.keys() >= set(claim.runs):
+            continue
+        try:
+            measured = read_off(claim, said, ledger.labels)
+        except InputError as error:
+            lacking.append(f"{claim.page}, {claim.figure}: {error}")
+            continue
+        value, *interval = (f"{each:,.6g}" for each in measured)
+        shown = f"{value} ({' to '.join(interval)})" if interval else value
+        found.append(verdict(claim.figure, measured, ledger.runs[claim.runs[0]].within))
+        print(f"{claim.page:<20}{claim.reading:<48}  claimed {claim.figure:<26}measured {shown:<26}{found[-1]}")
+    print(f"{len(found)} figures, {found.count('same')} the same, {found.count(OUTSIDE)} outside")
+    return found.count(OUTSIDE), lacking
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    ledger = Ledger.read(ROOT / "docs" / "numbers.toml")
+    runs, skipped = chosen(ledger, args.part) if args.part else list(ledger.runs.values()), []
+    if args.list or not args.part:
+        print_list(ledger, runs)
+        return 0
+    started, paper = time.monotonic(), any(run.nfe for run in runs)
+    if paper != bool(args.hours and args.hours > 0) or paper != all(run.nfe for run in runs):
+        raise InputError(
+            f"--hours: wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
+        )
+    (out := args.out or names.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
+    if paper:
+        runs, skipped = plan_paper(args, runs, out)
+    said = {run.name: text for run in runs if (text := finished(run, out)) is not None}
+    todo = [run for run in runs if run.name not in said]
+    print(f"{len(runs)} runs, {len(said)} done before; to do: {hours(sum(run.minutes for run in todo))} -> {out}")
+    for k, run in enumerate(todo):
+        left = 3600 * args.hours - (time.monotonic() - started) if paper else None
+        print(f"[{k + 1} of {len(todo)}] {run.name}, {hours(run.minutes)}: {run.do}", flush=True)
+        try:
+            if lacking := [name for name in run.after if name not in said]:
+                raise InputError(f"{lacking[0]} is not done")
+            if paper and left < 60 * run.minutes:
+                raise InputError(f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
+            said[run.name] = do(run, out, left)
+        except InputError as error:
+            skipped.append(f"{run.name}: {error}")
+    outside, lacking = print_verdicts(ledger, said)
+    for each in (skipped := skipped + lacking):
+        print(f"skipped: {each}")
+    return 1 if outside or (skipped and not paper) else 0
+
+
+if __name__ == "__main__":
+    options.run(main)
