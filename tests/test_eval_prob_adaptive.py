@@ -529,6 +529,7 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
 def test_run_folder(change, name, monkeypatch):
     published = {
         "dataset": "cifar10",
+        "prompts": None,
         "extra": None,
         "version": "2-0",
         "t5": None,

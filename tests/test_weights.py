@@ -11,6 +11,7 @@ from diffusers import AutoencoderTiny, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError, weights
+from diffusion.cards import class_of
 from diffusion.models import check_weights, load_model, read_card
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -167,8 +168,8 @@ def laid_out(folder, variant=None, shards=1, safe=True) -> None:
 def test_layouts(folder, base, how):
     laid_out(folder, **how)
     card = read_card(str(folder))
-    check_weights(card)
-    assert torch.equal(answers(load_model(card)), base)
+    check_weights(card)  # float32 is used where it lies in a file, and some CPUs round by where that is
+    torch.testing.assert_close(answers(load_model(card)), base, rtol=1e-5, atol=1e-6)
 
 
 def test_a_shard_is_gone(run_main, tmp_path, folder):
@@ -194,9 +195,7 @@ def test_modules_are_those_that_the_libraries_load(tmp_path, build, dtype):
     tiny.save(build, tmp_path)
     card = read_card(str(tmp_path), told="class" if build is tiny.dit else "text", t5=build is tiny.sd3_with_t5)
     for part, (source, within) in card.places.items():
-        import importlib
-
-        cls = getattr(importlib.import_module(card.parts[part][0]), card.parts[part][1])
+        cls = class_of(*card.parts[part])
         theirs = cls.from_pretrained(source.folder, subfolder=within, dtype=dtype)
         files = [source.folder / within / name for name in weights.weight_files(source.within(within))]
         ours = weights.load_part(part, cls, source.folder / within, files, dtype)
