@@ -32,6 +32,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import torch
 import torchvision.datasets as tv
 from PIL import Image
 
@@ -122,6 +123,14 @@ def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
     options = about["options"]
     columns = options.get("image_column"), options.get("label_column")
     return load_dataset(about.get("path") or options["dataset"], options["split"], root, *columns)
+
+
+def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> torch.Tensor:
+    """Image `index` cropped as in images.crop, [3, size, size], for what needs each; InputError: it cannot be read."""
+    try:
+        return crop(dataset.open(index), size, interpolation)
+    except OSError as error:
+        raise InputError(f"dataset {dataset.name!r}: image {index}: {error}; mend or remove it") from None
 
 
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:

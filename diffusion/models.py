@@ -157,7 +157,7 @@ def load_model(
     """
     if dtype not in [getattr(torch, name) for name in DTYPES]:
         raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
-    device = _device(device)
+    device = find_device(device, f"device {str(device)!r}")
     card = card if isinstance(card, Card) else read_card(str(card))
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
@@ -204,13 +204,14 @@ def load_model(
     return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
 
 
-def _device(given: str | torch.device) -> torch.device:
+def find_device(given: str | torch.device, said: str) -> torch.device:
+    """The device of this name; InputError, which begins with what the caller `said`, where there is no such."""
     try:
         device = torch.device(given)
         torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
         return device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device {str(given)!r}: not to be had here ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{said}: not to be had here ({str(error).splitlines()[0]})") from None
 
 
 def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:

@@ -97,11 +97,7 @@ def pick_device(args) -> tuple[torch.device, str]:
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     cuda = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun's
     best = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(args.device or best)
-        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
+    device = models.find_device(args.device or best, f"--device {args.device}")
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
     if getattr(args, "compile", False) and device.type != "cuda":
         raise InputError(f"--compile: is for CUDA, the device is {device}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, InputWarning
-from diffusion.files import is_id, read_numbers, read_rows
+from diffusion.files import is_id, read_header, read_numbers, read_rows
 from diffusion.names import DATA, DATASETS, NO_LABEL
 
 PROMPTS = DATA / "prompts"
@@ -35,35 +35,38 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
     InputError names the file and the line at fault.
     """
-    rows = read_rows(path, ("prompt", "classname", "classidx"), ("group",))
+    header = read_header(path)
+    keys = ("prompt", "classname", "classidx", *(key for key in ("group", "lora", "embedding") if key in header))
+    rows = read_rows(path, keys)
+    columns = dict(zip(keys, map(list, zip(*rows.values(), strict=True)), strict=True))
+    texts, names, ids, groups = (columns.get(key) for key in ("prompt", "classname", "classidx", "group"))
     group_of: dict[int, str] = {}
-    for line, (text, _, class_id, *group) in rows.items():
+    for line, text, class_id, group in zip(rows, texts, ids, groups or [None] * len(rows), strict=True):
         if not text.strip():
             raise InputError(f"{path}, line {line}: the prompt is empty")
         if not is_id(class_id):
             raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
-        if group and group != [known := group_of.setdefault(int(class_id), group[0])]:
-            raise InputError(f"{path}, line {line}: class {class_id} is in group {group[0]!r}, and above in {known!r}")
-    texts, names, ids, *groups = (list(column) for column in zip(*rows.values(), strict=True))
+        if group != (known := group_of.setdefault(int(class_id), group)):
+            raise InputError(f"{path}, line {line}: class {class_id} is in group {group!r}, and above in {known!r}")
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    own = {column: _files(Path(path), column) for column in ("lora", "embedding")}
+    cells = {column: dict(zip(rows, columns.get(column, ()), strict=False)) for column in ("lora", "embedding")}
+    own = {column: _files(Path(path), column, cells[column]) for column in cells}
     if not added and (given := [column for column in own if own[column]]):
         raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
-    groups = groups[0] if groups else None
     return Prompts(texts, names, [int(i) for i in ids], groups, own["lora"], own["embedding"])
 
 
-def _files(path: Path, column: str) -> list[tuple[str, ...]] | None:
-    """The files that each cell of a column names, those beside the csv by their path; None where none names any."""
+def _files(path: Path, column: str, cells: dict[int, str]) -> list[tuple[str, ...]] | None:
+    """The files that each cell of a column (by its line) names, those beside the csv by their path; None: none does."""
     from diffusion.lora import split
 
     found = []
-    for line, cells in read_rows(path, (), (column,)).items():
+    for line, cell in cells.items():
         try:
-            given = shlex.split(" ".join(cells))
+            given = shlex.split(cell)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: {column} is {cells[0]!r}: {error}") from None
+            raise InputError(f"{path}, line {line}: {column} is {cell!r}: {error}") from None
         names = [split(each, f"{path}, line {line}: lora")[0] if column == "lora" else each for each in given]
         there = [any(map(os.path.exists, (path.parent / name, name))) for name in names]
         found.append(tuple(str(path.parent / g) if t else g for g, t in zip(given, there, strict=True)))

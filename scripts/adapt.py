@@ -49,9 +49,8 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, adapt, plan
-from diffusion.datasets import Dataset, load_dataset, model_arms
+from diffusion.datasets import Dataset, load_dataset, model_arms, to_learn
 from diffusion.files import write_atomic
-from diffusion.images import crop
 from diffusion.models import Card, load_model, read_card
 from diffusion.prompts import prompts_for
 from diffusion.search import noise_rows, spread_sequence
@@ -88,17 +87,6 @@ def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
     return np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n] for k in np.unique(labels)])
 
 
-def read(dataset: Dataset, shots: np.ndarray, size: int, interpolation: str) -> list[torch.Tensor]:
-    """Images as the scripts that evaluate crop them by default, each [3, size, size]."""
-    pixels = []
-    for k in shots.tolist():
-        try:
-            pixels.append(crop(dataset.open(k), size, interpolation))
-        except OSError as error:
-            raise InputError(f"dataset {dataset.name!r}: image {k}: {error}; mend or remove it") from None
-    return pixels
-
-
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
@@ -116,7 +104,8 @@ def main(argv: list[str]) -> int:
     told, classes = arms_of(args, dataset, card)
     shots = draw_shots(dataset.labels, args.shots, args.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in shots])
-    pixels = read(dataset, shots, card.image_size, "adm" if args.told == "class" else "bicubic")
+    interpolation = "adm" if args.told == "class" else "bicubic"  # as the scripts that evaluate crop by default
+    pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in shots.tolist()]
 
     model = load_model(card, dtype=getattr(torch, dtype), device=device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient

@@ -147,11 +147,9 @@ def size_of(words: list[str]) -> int:
 def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
     """Of the paper's runs those that fit into --hours, with their images and minutes; what is skipped, and why."""
     sizes, costs, speeds, planned, skipped = {}, {}, {}, [], []
-    for flag in [flag for flag in ("version", "batch_size", "device") if getattr(args, flag)]:
-        value = (
-            os.path.abspath(getattr(args, flag)) if os.path.exists(str(getattr(args, flag))) else getattr(args, flag)
-        )
-        more = f" --{flag} {shlex.quote(str(value))}"
+    given = {flag: str(getattr(args, flag)) for flag in ("version", "batch_size", "device") if getattr(args, flag)}
+    for flag, value in given.items():
+        more = f" --{flag} {shlex.quote(os.path.abspath(value) if os.path.exists(value) else value)}"
         of_dit = [flag == "version" and "--image-size" in run.do for run in runs]  # another model
         runs = [replace(run, do=run.do + more * (not dit)) for run, dit in zip(runs, of_dit, strict=True)]
     for run in runs:

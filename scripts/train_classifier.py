@@ -50,8 +50,8 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from diffusion import InputError
-from diffusion.datasets import Dataset, load_dataset
-from diffusion.images import crop, to_grey
+from diffusion.datasets import Dataset, load_dataset, to_learn
+from diffusion.images import to_grey
 
 MAY_CHANGE = {"steps", "save_every", "out"}  # when a training goes on
 
@@ -82,10 +82,7 @@ def pixels(dataset: Dataset, size: int, grey: bool) -> TensorDataset:
     """All images as eval_prob_dit.py will crop them, [n, 1 or 3, size, size] uint8, with their labels."""
     x = []
     for k in tqdm(range(len(dataset)), desc="images", unit="image"):
-        try:
-            image = crop(dataset.open(k), size, "adm")[None]
-        except OSError as error:
-            raise InputError(f"dataset {dataset.name!r}: image {k}: {error}; mend or remove it") from None
+        image = to_learn(dataset, k, size, "adm")[None]
         x.append(((to_grey(image) if grey else image) + 1).mul(127.5).round().byte())
     return TensorDataset(torch.cat(x), torch.tensor(dataset.labels))
 
