@@ -1,7 +1,7 @@
 """The bar of a run: it moves with network calls and says what is done, how well, how fast and how long it will take."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -11,14 +11,13 @@ from diffusion.names import NO_LABEL
 class Progress:
     """A bar of `images` that cost `nfe` in all, at most unless that is `exact`; `earlier` rows count in its figures.
 
-    Where the cost is not known, it is estimated once an image is done: each of those that are not will cost as much
-    more as one that is did, or as one in hand has by now. The first to end are cheap: their mean alone is too small.
+    Where the cost is not known, each image that is not done will cost as much more as all that was spent by the images
+    that are: the first to end are cheap, so what those in hand have cost by now counts too.
     """
 
     def __init__(self, images: int, nfe: int, exact: bool, earlier: Iterable[dict] = ()):
         self.images, self.nfe, self.exact = images, nfe, exact
         self.left = images
-        self.begun = 0
         self.spent = 0  # NFE, of unfinished images too
         self.now, self.all = Counter(), Counter()  # sums over the images of this call, and over the earlier ones too
         for row in earlier:
@@ -32,12 +31,6 @@ class Progress:
     def __exit__(self, *_) -> None:
         self._show("in {elapsed}, ")
         self.bar.close()
-
-    def begin(self, images: Iterable) -> Iterator:
-        """The same images; each that is taken counts as in hand."""
-        for image in images:
-            self.begun += 1
-            yield image
 
     def call(self, nfe: int) -> None:
         """A network call is over."""
@@ -67,9 +60,7 @@ class Progress:
         """The line, of at most 80 columns whatever the run."""
         done, total, all_done = self.now["images"], self.nfe, self.all["images"]
         if done and not self.exact:
-            in_hand = max(1, min(self.begun - done, self.left))
-            more = max(self.now["nfe"] // done, (self.spent - self.now["nfe"]) // in_hand)
-            total = min(total, self.spent + self.left * more)
+            total = min(total, self.spent + self.left * self.spent // done)
         self.bar.total = total = max(total, self.spent)
         percent = min(100 * self.spent // max(total, 1), 99) if self.left else 100
         if "left" in time and not (done or self.exact):

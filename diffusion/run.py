@@ -193,7 +193,7 @@ def evaluate(
 
         def found(indices: Iterable[int], dtype: str) -> Iterator[dict]:
             images = itertools.takewhile(lambda _: not asked, ahead(indices, load, fail))
-            return classify(bar.begin(images), dtype, bar.call)
+            return classify(images, dtype, bar.call)
 
         measured = found(todo, dtype)  # loads the model: its errors come before the bar
         with bar:
