@@ -1,5 +1,6 @@
 """The numbers that the pages claim, as docs/numbers.toml lists them, and the same read off what a run prints."""
 
+import operator
 import re
 import tomllib
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from diffusion import InputError
 
 NUMBER = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?"
 FIGURE = re.compile(rf"({NUMBER})%?(?:\s*\((?:95% interval )?({NUMBER})%?(?: to |-)({NUMBER})%?\))?")
+OPERATORS = {" + ": operator.add, " - ": operator.sub, " / ": operator.truediv}
 OUTSIDE = "OUTSIDE"
 
 
@@ -38,7 +40,9 @@ class Claim:
     @property
     def runs(self) -> list[str]:
         """The names of the runs that it is read off."""
-        return [] if self.reading.startswith("=") else [side.split(" ")[0] for side in _sides(self.reading)]
+        if self.reading.startswith("="):
+            return []
+        return [side.split(" ")[0] for side in _sides(self.reading)[0] if not re.fullmatch(NUMBER, side)]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
-        """InputError where figures and readings of a quotation do not go together, or no run has a reading's name."""
+        """InputError: no such file, figures and readings do not go together, or no run has a reading's name."""
+        if not path.exists():
+            raise InputError(f"{path}: no such file; a clone has it")
         told = tomllib.loads(path.read_text())
         runs = [Run(name, part, **about) for part, each in told["run"].items() for name, about in each.items()]
         claims = []
@@ -71,13 +77,26 @@ class Ledger:
         return found
 
 
-def _sides(reading: str) -> list[str]:
-    """A reading, or the two of a difference or a ratio."""
-    return re.split(" [-/] ", reading)
+def _sides(reading: str) -> tuple[list[str], list[str]]:
+    """A reading, or the two that are added, subtracted or divided, one of them perhaps a number; and by what."""
+    parts = re.split(f"({'|'.join(map(re.escape, OPERATORS))})", reading)
+    return parts[::2], parts[1::2]
 
 
 def _numbers(groups: tuple) -> list[float]:
     return [float(each.replace(",", "")) for each in groups if each]
+
+
+def _read_side(side: str, said: dict[str, str], labels: dict[str, str]) -> list[float]:
+    if re.fullmatch(NUMBER, side):
+        return _numbers([side])
+    run, _, label = side.partition(" ")
+    label, _, k = label.partition("#")
+    match = re.search(labels.get(label, label), said[run], re.M)
+    figures = FIGURE.findall(said[run][match.end() :].partition("\n")[0]) if match else []
+    if len(figures) < int(k or 1):
+        raise InputError(f"{run} printed no figure {k or 1} on a line after {labels.get(label, label)!r}")
+    return _numbers(figures[int(k or 1) - 1])
 
 
 def read_off(claim: Claim, said: dict[str, str], labels: dict[str, str]) -> list[float]:
@@ -85,19 +104,9 @@ def read_off(claim: Claim, said: dict[str, str], labels: dict[str, str]) -> list
 
     InputError where a run printed no such figure.
     """
-    sides = []
-    for side in _sides(claim.reading):
-        run, _, label = side.partition(" ")
-        label, _, k = label.partition("#")
-        match = re.search(labels.get(label, label), said[run], re.M)
-        figures = FIGURE.findall(said[run][match.end() :].partition("\n")[0]) if match else []
-        if len(figures) < int(k or 1):
-            raise InputError(f"{run} printed no figure {k or 1} on a line after {labels.get(label, label)!r}")
-        sides.append(_numbers(figures[int(k or 1) - 1]))
-    if len(sides) == 1:
-        return sides[0]
-    (first, *_), (second, *_) = sides
-    return [first - second if " - " in claim.reading else first / second]
+    sides, by = _sides(claim.reading)
+    values = [_read_side(side, said, labels) for side in sides]
+    return [OPERATORS[by[0]](*(each[0] for each in values))] if by else values[0]
 
 
 def verdict(figure: str, measured: list[float], within: float) -> str:

@@ -22,7 +22,8 @@ DATASETS = (  # those of datasets.TABLE
     "digits-two",
 )  # fmt: skip
 PACKAGE = Path(__file__).parent
-DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else PACKAGE.parent  # installed, or beside it in a clone
+INSTALLED = (PACKAGE / "data").is_dir()
+DATA = PACKAGE / "data" if INSTALLED else PACKAGE.parent  # beside it in a clone
 EMBEDDED = DATA / "models"
 ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
     "text": {
@@ -76,6 +77,11 @@ def like(name: str, known: Iterable[str]) -> str:
     """What ends a refusal of a name: the known one that is nearest, if any is near."""
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def script(name: str) -> str:
+    """How a script of scripts/ is called: in a clone, or by what pip has installed."""
+    return f"python -m diffusion.scripts.{name}" if INSTALLED else f"python scripts/{name}.py"
 
 
 # ---- folders of runs ----

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, calibration, measures, metrics, one_line, records
-from diffusion.names import NO_LABEL
+from diffusion.names import NO_LABEL, script
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def read_calibration(run: Run) -> dict:
             raise InputError(f"{path} was fitted for --loss {found['loss']}, wanted {run.loss}")
         return read
     except FileNotFoundError:
-        raise InputError(f"no {path}; python scripts/calibrate.py {run.folder} makes it") from None
+        raise InputError(f"no {path}; {script('calibrate')} {run.folder} makes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
 
@@ -303,7 +303,7 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
             last = f"{p[k]:>13.4f}" if temperature else ""
             print(f"{file:<32}{one_line(known[k], 30):<32}{above:>22}{record['nfe']:>8,}{last}")
     if len(done) > len(shown):
-        print(f"and {len(done) - len(shown)} more: python scripts/plot_errors.py {run.folder} OUT.png draws them")
+        print(f"and {len(done) - len(shown)} more: {script('plot_errors')} {run.folder} OUT.png draws them")
 
 
 def report(problems: list[str], most: int = 20) -> int:

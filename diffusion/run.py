@@ -21,6 +21,7 @@ from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
 from diffusion.images import crop
 from diffusion.models import Card, Model
+from diffusion.names import script
 from diffusion.progress import Progress
 
 
@@ -118,7 +119,7 @@ def classify_dataset(
             grace=args.grace,
         )  # fmt: skip
     if len(mine) < about["images"]:
-        print(f"the share of this worker; python scripts/print_acc.py {folder} counts all {about['images']}")
+        print(f"the share of this worker; {script('print_acc')} {folder} counts all {about['images']}")
     code = results.print_accuracy(earlier + rows, len(mine), problems)
     if not dataset.labelled and options.get("cls") is None:  # of a part of the classes, none is the answer
         results.print_predictions(results.read(folder), mine)

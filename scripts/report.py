@@ -172,7 +172,7 @@ def confidence_of(
 ) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
     if not (run.folder / "calibration.json").exists():
-        made = "python scripts/calibrate.py FOLDER fits the temperature that makes them"
+        made = f"{names.script('calibrate')} FOLDER fits the temperature that makes them"
         return None, None, f"No probabilities yet: {made}."
     try:
         fit = results.read_calibration(run)

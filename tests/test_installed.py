@@ -17,7 +17,7 @@ from diffusion.datasets import load_dataset
 from diffusion.records import load_record
 
 pytestmark = pytest.mark.slow
-PARTS = ["diffusion", "models", "prompts", "LICENSE", "README.md", "pyproject.toml"]
+PARTS = ["diffusion", "scripts", "models", "prompts", "LICENSE", "README.md", "pyproject.toml"]
 API = """
 import diffusion
 from diffusion import classify, load_model, names
@@ -67,6 +67,7 @@ def test_wheel_and_sdist_carry_prompts_and_models(built):
     }
     scripts = {path.name for path in ROOT.glob("*.py")}
     inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"diffusion/scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} <= inside
     assert {f"diffusion/data/{name}" for name in wanted} | scripts <= inside
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
@@ -90,6 +91,8 @@ def test_from_anywhere(installed, tmp_path):
     call([sys.executable, installed / "bin" / "eval-prob-adaptive", *words], tmp_path, **there)
     (path,) = (tmp_path / "data").glob("*/*/*.pt")
     record = load_record(path)
+    table = call([sys.executable, "-m", "diffusion.scripts.print_acc", path.parent], tmp_path, **there)
+    assert f"NFE per image   {record['nfe']} " in table
     where, best, nfe = call([sys.executable, "-c", API], tmp_path, **there).split()
     assert where == str(installed / "diffusion" / "__init__.py")
     assert (int(best), int(nfe)) == (record["pred"], record["nfe"])

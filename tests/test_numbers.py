@@ -136,6 +136,8 @@ SAID = {
         ("race ^NFE#2", [51806]),
         ("grid ^NFE - race ^NFE", [2646]),
         ("grid ^NFE / race ^NFE", [2750 / 104]),
+        ("grid ^NFE + race ^NFE", [2854]),
+        ("1,000 / race ^NFE", [1000 / 104]),
     ],
 )
 def test_a_figure_is_read_off_its_line(reading, measured):
