@@ -38,8 +38,13 @@ def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str
 
 
 def rank(scores: np.ndarray, label: int, pred: int) -> int:
-    """How many classes come before the label's, 0 if it won; scores [K], label and pred in 0..K-1; a tie is wrong."""
-    return 0 if label == pred else int(np.sum(scores >= scores[label])) - 1
+    """How many classes come before the label's, 0 if it won; scores [K], label and pred in 0..K-1; a tie is wrong.
+
+    The answer is before all others, where votes chose it too, whatever its score.
+    """
+    before = scores >= scores[label]
+    before[pred] = True
+    return 0 if label == pred else int(before.sum()) - 1
 
 
 def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:

@@ -44,8 +44,8 @@ def find_runs(folder: Path) -> dict[Path, dict]:
 
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
-        levels = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
-        return {key: value for key, value in options.items() if key not in FREE} | {"levels": levels}
+        most = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
+        return {key: value for key, value in options.items() if key not in FREE} | {"number of levels": most}
 
     first, *others = runs
     for other in others:

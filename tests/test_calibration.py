@@ -57,6 +57,7 @@ def test_rank_by_hand():
     """Never measured is last, whatever else was never measured."""
     scores = np.array([-3, 0, -1, -np.inf, -1, -np.inf])
     assert [calibration.rank(scores, k, pred=1) for k in range(6)] == [3, 0, 2, 5, 2, 5]
+    assert [calibration.rank(scores, k, pred=0) for k in range(6)] == [0, 1, 3, 5, 3, 5]  # as votes may choose
 
 
 def test_probabilities_by_hand():
