@@ -291,9 +291,10 @@ def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[
 def _in_file(card: Card, file: str) -> Card:
     """A card of a single file, which knows what it was trained to predict."""
     said = singlefile.trained_as(file)
-    told = card.scheduler.config
-    if changes := {key: value for key, value in said.items() if key in told and told[key] != value}:
-        card = replace(card, scheduler=type(card.scheduler).from_config(told, **changes))
+    told, betas = card.scheduler.config, hasattr(card.scheduler, "betas")  # flow matching has no use for either
+    if changes := {key: value for key, value in said.items() if (betas or key in told) and told.get(key) != value}:
+        config = dict(told) | changes | {"_class_name": type(card.scheduler).__name__}
+        card = replace(card, scheduler=scheduler_of(config, file))
         changed = ", ".join(f"{key} {value}" for key, value in changes.items())
         warnings.warn(f"{file}: says itself how it was trained: {changed}", InputWarning, stacklevel=3)
     return replace(card, file=file)

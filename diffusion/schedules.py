@@ -1,5 +1,7 @@
 """Schedulers as they are found: of any class, of older versions, of packages that are not installed."""
 
+import inspect
+
 import diffusers
 
 from diffusion import InputError, one_line
@@ -29,6 +31,9 @@ def scheduler_of(config: dict, source: str):
         if not betas and "shift" not in told:
             raise InputError(f"{source}: its scheduler, {name}, is unknown or needs a package that is not installed")
         cls = diffusers.DDPMScheduler if betas else diffusers.FlowMatchEulerDiscreteScheduler
+    takes = inspect.signature(cls.__init__).parameters
+    if told.get("rescale_betas_zero_snr") and "beta_schedule" in takes and "rescale_betas_zero_snr" not in takes:
+        cls = diffusers.DDPMScheduler  # PNDM and others would leave the betas as they are, and say nothing
     try:
         scheduler = cls.from_config(told)
         flow, edm = "FlowMatch" in cls.__name__, cls.__name__ in EDM
@@ -39,6 +44,8 @@ def scheduler_of(config: dict, source: str):
             raise ValueError(f"prediction_type {predicts!r}, known are {', '.join(sorted(KNOWN))}")
         if scheduler.config.get("use_flow_sigmas") and predicts != "flow_prediction":
             raise ValueError(f"use_flow_sigmas with prediction_type {predicts!r}")
+        if scheduler.config.get("timestep_type") == "continuous" and predicts == "v_prediction":
+            raise ValueError("timestep_type 'continuous', of networks that are told log(sigma) / 4")
         process = Process.from_scheduler(scheduler)
         if len(process) < 2 or not (process.alpha.isfinite() & process.sigma.isfinite()).all():
             raise ValueError("noise levels that are no numbers")

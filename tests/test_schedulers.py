@@ -166,10 +166,19 @@ def test_older_spellings(config, predicts):
     assert process.predicts == predicts and torch.equal(process.alpha, plain.alpha)
 
 
+@pytest.mark.parametrize("name", ["PNDM", "LMSDiscrete", "HeunDiscrete"])
+def test_zero_terminal_snr_of_a_class_that_knows_none(name):
+    config = SD | {"rescale_betas_zero_snr": True}
+    found = Process.from_scheduler(scheduler_of({"_class_name": f"{name}Scheduler"} | config, "x"))
+    assert found.alpha[-1] == 0
+    assert torch.equal(found.alpha, Process.from_scheduler(diffusers.DDPMScheduler(**config)).alpha)
+
+
 @pytest.mark.parametrize("config", [
     {"prediction_type": "score"}, {"beta_schedule": "quad"}, {"num_train_timesteps": 1}, {"trained_betas": ["a"]},
     {"trained_betas": [2.0, 3.0]}, {"beta_start": "x"},
     {"use_flow_sigmas": True, "_class_name": "UniPCMultistepScheduler"},
+    {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
 ])  # fmt: skip
 def test_configurations_that_are_none(run_main, tmp_path, model_folder, config):
     shutil.copytree(model_folder, tmp_path / "model")
