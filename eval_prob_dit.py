@@ -61,6 +61,7 @@ from diffusion import InputError, errors, figures, plan, run
 from diffusion.cards import with_names
 from diffusion.datasets import Dataset, load_dataset, model_arms
 from diffusion.decide import Measured, map_between
+from diffusion.files import sha256
 from diffusion.models import Card, read_card
 from diffusion.names import LOSSES
 from diffusion.prompts import prompts_for, read_weights
@@ -217,6 +218,7 @@ def main(argv: list[str]) -> int:
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
     chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
+    chosen |= {"classes": args.classes and sha256(repr(card.called))}
     about = {"images": len(images), "indices": names.ranges(images), "arms": table}
     about["all_arms"] = names.ranges(sorted(class_of))
     exact = args.search != "race" and not args.candidates

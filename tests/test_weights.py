@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from diffusion import InputError, weights
 from diffusion.cards import class_of
 from diffusion.models import check_weights, load_model, read_card
+from diffusion.process import Process
 
 SCRIPT = "eval_prob_adaptive.py"
 ARGS = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
@@ -262,6 +263,16 @@ def test_other_weights_of_the_same_name(run_main, tmp_path, folder, first, part)
     assert done.code == 0 and "1 done before" in done.out
 
 
+def test_other_noise_of_the_same_weights(run_main, tmp_path, folder, first):
+    """A configuration that was mended is another run."""
+    args = ["--version", folder, *ARGS, *first]
+    assert run_main(SCRIPT, *args).code == 0
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    done = run_main(SCRIPT, *args)
+    assert done.code == 2 and "configuration was" in done.err and done.err.count("\n") == 1
+
+
 def test_one_small_tensor_is_seen_in_a_large_file(tmp_path):
     path = tmp_path / "a.safetensors"
     tensors = {f"{k:03}": torch.full([100_000], 0.1) for k in range(20)} | {"small": torch.zeros(4)}
@@ -348,7 +359,8 @@ def test_a_network_alone(run_main, tmp_path, model_folder, base, layout):
     with pytest.warns(match="holds no text_encoder, no vae: from"):
         known = check_weights(card)
     assert torch.equal(answers(load_model(card)), base)
-    assert known.keys() == {"weights of the file", "weights of vae", "weights of text_encoder"}
+    parts = {"weights of the file", "weights of vae", "weights of text_encoder"}
+    assert known.keys() == parts | {"configuration"}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +375,23 @@ def test_a_single_file_says_how_it_was_trained(tmp_path, model_folder, metadata,
         card = read_card(str(tmp_path / "v.safetensors"), config=str(model_folder))
     check_weights(card)
     assert load_model(card).process.predicts == "v_prediction"
+
+
+def test_a_single_file_says_that_its_noise_ends_pure(tmp_path, model_folder):
+    """Whatever the class of the configuration's scheduler: PNDM, Stable Diffusion 1's, knows nothing of that."""
+    import single_file
+
+    config = tmp_path / "config"
+    shutil.copytree(model_folder, config)
+    path = config / "scheduler/scheduler_config.json"
+    told = json.loads(path.read_text()) | {"_class_name": "PNDMScheduler"}
+    path.write_text(json.dumps({key: value for key, value in told.items() if key != "rescale_betas_zero_snr"}))
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    zero = {"ss_zero_terminal_snr": "True"}
+    save_file(load_file(tmp_path / "one.safetensors"), tmp_path / "zero.safetensors", zero)
+    with pytest.warns(match="rescale_betas_zero_snr True"):
+        card = read_card(str(tmp_path / "zero.safetensors"), config=str(config))
+    assert Process.from_scheduler(card.scheduler).alpha[-1] == 0
 
 
 def test_a_folder_of_some_parts(run_main, tmp_path, model_folder, base):
