@@ -2,7 +2,7 @@
 
     python scripts/calibrate.py data/digits/vdigits_1trials_race_3z_500samples --fit 0.2 --out calibration.png
 
-Writes FOLDER/calibration.json, which scripts/print_acc.py --probabilities reads. Which images are fitted on is drawn
+Writes FOLDER/calibration.json, which scripts/export.py --probabilities reads. Which images are fitted on is drawn
 from (--seed, index of the image) alone. All figures are of the others, before the fit (temperature 1, the plain softmax
 of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in bins of equally many
 images, at most 15 of them, and what it is by chance where confidences are right; the Brier score, 0 to 2; NLL in nats;

@@ -47,6 +47,7 @@ from pathlib import Path
 
 from diffusion import InputError, cluster, names
 from diffusion.datasets import load_dataset
+from diffusion.files import write_atomic
 from diffusion.ledger import OUTSIDE, Ledger, Run, read_off, verdict
 from diffusion.readers import load_items
 
@@ -93,7 +94,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
     if child.returncode:
         print(said[-2000:])  # the reason, where the bar's stream was kept too
         raise InputError(f"exit code {child.returncode} of {run.do}")
-    printed(run, out).write_text(f"$ {run.do}\n{said}")
+    write_atomic(printed(run, out), lambda file: file.write(f"$ {run.do}\n{said}".encode()))
     return said
 
 
