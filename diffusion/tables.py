@@ -28,7 +28,8 @@ def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
     runs = [read(folder, loss) for folder in folders]
     for run in runs[1:]:
         for key in SAME:
-            if (a := runs[0].options.get(key)) != (b := run.options.get(key)):
+            a, b = runs[0].options.get(key), run.options.get(key)
+            if str(a).rpartition("sha256 ")[2] != str(b).rpartition("sha256 ")[2]:  # CLIP's examples have that alone
                 raise InputError(f"{runs[0].folder} and {run.folder} are on other images: {key} is {a!r} and {b!r}")
     for name in (lambda run: Path(str(run.model)).name, lambda run: run.folder.name, lambda run: str(run.folder)):
         named = {name(run): run for run in runs}
@@ -152,8 +153,16 @@ def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def side_by_side(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> tuple[list[pd.DataFrame], str]:
-    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what, where not on all."""
+    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what and by what, where not as usual.
+
+    Beside a race of examples, which has a text score alone, that of the others counts.
+    """
     same = common(rows)
-    shared = len(next(iter(same.values())))
-    part = any(len(table) > shared for table in rows.values())
-    return [_runs(runs, same), _pairs(same)], f"On the {shared} images that all runs have done." if part else ""
+    shared, said = len(next(iter(same.values()))), []
+    if any(len(table) > shared for table in rows.values()):
+        said.append(f"On the {shared} images that all runs have done.")
+    asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
+    if any(asked) and not all(asked):
+        same = {name: table.assign(right=table.text > 0) for name, table in same.items()}
+        said.append("By the text score alone: a race has no other.")
+    return [_runs(runs, same), _pairs(same)], " ".join(said)

@@ -173,6 +173,23 @@ def test_compare_refuses_other_images(run_main, tmp_path, two, labels):
     assert done.code == 2 and "on other images: data is" in done.err and done.err.count("\n") == 1
 
 
+def test_compare_counts_a_text_score_beside_a_race(run_main, tmp_path):
+    """A grid's examples ask for the image too, which a race cannot say."""
+    words = ["--dataset", "digits-pairs", "--version", "digits", "--limit", 40, "--device", "cpu"]
+    race = ["--search", "race", "--max_samples", 4, "--randomize_noise"]
+    for more in (["--model", "clip"], race):
+        done = run_main("run_winoground.py", *words, *more)
+        assert done.code == 0, done.err
+    clip, raced = sorted(path.parent for path in (tmp_path / "data").rglob("run.json"))
+    assert run_main(EXPORT, clip, "--out", tmp_path / "x.csv").code == 0
+    of_clip = pd.read_csv(tmp_path / "x.csv")
+    assert (of_clip.right != (of_clip.text > 0)).any()
+    done = run_main(COMPARE, clip, raced, "--out", tmp_path / "c.csv")
+    assert done.code == 0 and "By the text score alone" in done.out, done.err
+    shown = next(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
+    assert float(shown["right, %"].split()[0]) == pytest.approx(100 * (of_clip.text > 0).mean(), abs=0.005)
+
+
 # ---- together ----
 
 
