@@ -148,6 +148,7 @@ class Points:
     weights: np.ndarray  # [T] what an error counts at each level
     start: Callable[[np.ndarray], Search]  # of the search between some rows of what competes
     bank: torch.Tensor | None  # noise [n, c, h, w] for all images; else each has its own
+    fitted: dict | None = None  # what is known of the weights of the model that this noise was fitted for, if it was
 
 
 def points_of(
@@ -155,8 +156,8 @@ def points_of(
 ) -> Points:
     """Levels [P], each --n_trials times in a row, with their noise."""
     rows = noise_rows(levels, args.n_trials, randomize)
-    bank = read_bank(args.noise_path, rows.max() + 1, card.latent) if args.noise_path else None
-    return Points(levels, rows, weights, start, bank)
+    bank, fitted = read_bank(args, levels, rows, card.latent) if args.noise_path else (None, None)
+    return Points(levels, rows, weights, start, bank, fitted)
 
 
 def warn_of_one_draw(points: Points, most: int = 25) -> None:
@@ -200,19 +201,45 @@ def race_of(
     return raced(usable, arms, args.z, args.max_samples, budget, args.n_trials, groups)
 
 
-def read_bank(path: Path, points: int, latent: tuple[int, int, int]) -> torch.Tensor:
-    """The first `points` rows [points, c, h, w] of a noise bank. Raises InputError when it does not fit."""
+def read_bank(
+    args, levels: np.ndarray, rows: np.ndarray, latent: tuple[int, int, int]
+) -> tuple[torch.Tensor, dict | None]:
+    """The rows of a noise bank that points take, levels [P] and rows [P]: [rows.max() + 1, c, h, w].
+
+    And, of one that scripts/adapt.py wrote, the model that it is for. Raises InputError when the bank does not fit, or
+    was fitted for other levels or another loss.
+    """
+    path, points = args.noise_path, rows.max() + 1
     try:
         bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
         raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None
+    fitted = None
+    if isinstance(bank, dict) and bank.keys() == {"noise", "levels", "loss", "model"}:
+        of, loss, fitted, bank = bank["levels"], bank["loss"], bank["model"], bank["noise"]
+        if len(of) < points or of[rows].tolist() != levels.tolist():
+            wanted = "wanted the same --levels, as many points, and for each its own draw (--randomize_noise)"
+            raise InputError(f"--noise_path {path}: was fitted for the levels {_few(of)}, not {_few(levels)}; {wanted}")
+        if loss != args.loss:
+            raise InputError(f"--noise_path {path}: was fitted for --loss {loss}, not {args.loss}")
     if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
         found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
         wanted = f"the model's latents need [n, c, h, w] = {['n', *latent]}"
         raise InputError(f"--noise_path {path}: holds {found}, {wanted}")
     if len(bank) < points:
         raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
-    return bank[:points].float()
+    return bank[:points].float(), fitted
+
+
+def fitted_for(known: dict[str, str]) -> dict[str, str]:
+    """Of what models.check_weights knows, what noise is fitted for: a copy of a model is the same."""
+    return {key: value for key, value in known.items() if key != "configuration"}
+
+
+def _few(levels: Iterable[int], most: int = 5) -> str:
+    """The first of some levels, ascending."""
+    found = sorted({int(level) for level in levels})
+    return ", ".join(map(str, found[:most])) + ", ..." * (len(found) > most)
 
 
 # ---- candidates ----
@@ -293,11 +320,14 @@ def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype:
         raise InputError(f"--weights {args.weights}: {none}")
     everywhere = ["version", "n_trials", "loss", "seed", "search"]
     race_only = RACE_ONLY if args.search == "race" else []
+    known = models.check_weights(card)
+    if points.fitted not in (None, fitted_for(known)):
+        raise InputError(f"--noise_path {args.noise_path}: was fitted for another model than {card.source}")
     return (
         data
         | {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)}
         | {
-            **models.check_weights(card),
+            **known,
             "img_size": card.image_size,
             "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
             "dtype": dtype,

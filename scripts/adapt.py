@@ -6,7 +6,7 @@
 
 By default every image has noise of its own, drawn by chance. Here all images share a draw for each of a few points, and
 these draws are moved until the labels of some images (of --split train) are likeliest. OUT is a bank for the same
---levels, with --max_samples of a race, or --to_keep 1 --n_samples, the number of --points.
+model, --loss and --levels, with --max_samples of a race, or --to_keep 1 --n_samples, the number of --points.
 """
 
 from diffusion import names, options
@@ -51,7 +51,7 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, adapt, plan
 from diffusion.datasets import Dataset, load_dataset, model_arms, to_learn
 from diffusion.files import write_atomic
-from diffusion.models import Card, load_model, read_card
+from diffusion.models import Card, check_weights, load_model, read_card
 from diffusion.prompts import prompts_for
 from diffusion.search import noise_rows, spread_sequence
 
@@ -107,6 +107,7 @@ def main(argv: list[str]) -> int:
     interpolation = "adm" if args.told == "class" else "bicubic"  # as the scripts that evaluate crop by default
     pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in shots.tolist()]
 
+    of = plan.fitted_for(check_weights(card))
     model = load_model(card, dtype=getattr(torch, dtype), device=device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
     conditions = model.conditions(told).clone()
@@ -128,10 +129,11 @@ def main(argv: list[str]) -> int:
         )  # fmt: skip
     bank = torch.empty_like(fitted, device="cpu")
     bank[noise_rows(levels, 1, randomize=True)] = fitted.cpu()  # rows are in the order of levels
-    write_atomic(args.out, lambda file: torch.save(bank, file))
+    said = {"noise": bank, "levels": torch.from_numpy(np.sort(levels)), "loss": args.loss, "model": of}
+    write_atomic(args.out, lambda file: torch.save(said, file))
     first, last = (np.mean(part) for part in (costs[:20], costs[-20:]))
-    of = f"{len(x)} images of {len(set(label.tolist()))} classes"
-    print(f"{of}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
+    seen = f"{len(x)} images of {len(set(label.tolist()))} classes"
+    print(f"{seen}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
     search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
     shared = " --randomize_noise" * (args.told == "class")
     print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")

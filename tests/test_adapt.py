@@ -112,7 +112,7 @@ def test_a_bank_that_the_scripts_take(run_main, tmp_path, told, script):
     done = run_main(SCRIPT, "digits", *SMALL, "--told", told, "--out", out)
     assert done.code == 0, done.err
     assert "10 images of 10 classes" in done.out and "--max_samples 2" in done.out
-    bank = torch.load(out, weights_only=True)
+    bank = torch.load(out, weights_only=True)["noise"]
     start = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1))[[1, 0]]  # the second level comes first
     assert bank.shape == start.shape and 0 < (bank - start).abs().max() < 0.1
     run = "--version", "digits", "--dataset", "digits", "--limit", 10, "--levels", "0.4-0.6", "--noise_path", out
@@ -120,6 +120,30 @@ def test_a_bank_that_the_scripts_take(run_main, tmp_path, told, script):
     for search in ("--search", "race", "--max_samples", 2), ("--to_keep", 1, "--n_samples", 2):
         done = run_main(script, *run, *search)
         assert done.code == 0 and "10 of 10" in done.out, done.err
+
+
+def test_a_bank_is_for_what_it_was_fitted_for(run_main, tmp_path, dit_folder):
+    """The same model, loss and levels, each with its own draw; else it is refused before the run begins."""
+    out = tmp_path / "noise.pt"
+    assert run_main(SCRIPT, "digits", *SMALL, "--told", "class", "--out", out).code == 0
+    run = ["--dataset", "digits", "--limit", 2, "--noise_path", out, "--search", "race", "--device", "cpu"]
+    same = [*run, "--version", "digits", "--levels", "0.4-0.6", "--max_samples", 2, "--randomize_noise"]
+    weights = tmp_path / "w.csv"
+    weights.write_text("level,weight\n400,0\n500,0\n501,1\n")
+    for more, says in (
+        (["--levels", "0.4-0.8"], "was fitted for the levels 450, 550, not 500, 700"),
+        (["--weights", weights], "was fitted for the levels 450, 550, not "),
+        (["--loss", "l1"], "was fitted for --loss l2, not l1"),
+        (["--n_trials", 2], "was fitted for the levels"),
+    ):
+        done = run_main("eval_prob_dit.py", *same, *more)
+        assert done.code == 2 and says in done.err and done.err.count("\n") == 1, done.err
+    done = run_main("eval_prob_dit.py", *same[:-1])
+    assert done.code == 2 and "--randomize_noise" in done.err
+    done = run_main("eval_prob_adaptive.py", *same[:-1])
+    assert done.code == 2 and "was fitted for another model" in done.err
+    assert not (tmp_path / "data").exists()
+    assert run_main("eval_prob_dit.py", *same, "--version", dit_folder).code == 0, "a copy is the same model"
 
 
 def test_it_can_be_done_again(run_main, tmp_path):
