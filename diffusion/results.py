@@ -177,12 +177,14 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a run measured that measured every class at every point; InputError where it did not.
+    """What a run measured that measured every class at every point; InputError where it did not, or has rows alike.
 
     errors [images, rows, P], points in ascending levels, weighted where the run was; rows [images] of the labels, -1:
     none's; ascending levels [P]. Images are those of run.done, in its order.
     """
     errors, labels, levels = [], [], None
+    if len(run.classes) < len(run.class_ids):  # a label would be one of its rows, and the others wrong
+        raise InputError(f"{run.folder}: several class ids mean one class, as ObjectNet's; wanted one for each")
     for index in run.done:
         record = record_of(run, index)
         P, counts = len(record["levels"]), record["counts"]
@@ -212,13 +214,14 @@ def read_calibration(run: Run) -> dict:
         read = {key: float(found[key]) for key in ("temperature", "fit")} | {"seed": int(found["seed"])}
         if not 0 < read["temperature"] < np.inf:
             raise ValueError(f"temperature {read['temperature']}")
-        if found["loss"] != run.loss:
-            raise InputError(f"{path} was fitted for --loss {found['loss']}, wanted {run.loss}")
-        return read
+        loss = str(found["loss"])
     except FileNotFoundError:
         raise InputError(f"no {path}; {script('calibrate')} {run.folder} makes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
+    if loss != run.loss:
+        raise InputError(f"{path} was fitted for --loss {loss}, wanted {run.loss}")
+    return read
 
 
 # ---- tables ----

@@ -153,7 +153,7 @@ def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def side_by_side(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> tuple[list[pd.DataFrame], str]:
-    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what and by what, where not as usual.
+    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what and by what, if not as usual.
 
     Beside a race of examples, which has a text score alone, that of the others counts.
     """

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     told |= {"model": " + ".join(runs), "members": [run.options for run in runs.values()]}
     if args.decide == "vote":
         held = np.ones(len(common), dtype=bool)
-        order = 1 - np.arange(len(runs)) / (1000 * len(runs))  # a tie goes to the first
+        order = 1 - (1 - 0.5 ** np.arange(1, len(runs) + 1)) / 1000  # a tie goes to the first, whoever its allies are
         won = scores.argmax(2)  # [n, runs]
         errors = 1 - np.stack([((won == k) * order).sum(1) for k in range(scores.shape[2])], 1) / len(runs)
         told |= {"loss": "vote"}

@@ -211,10 +211,16 @@ def main(argv: list[str]) -> int:
         problems += [*wrong, *results.failures(run.folder, run.done)]
         found.append((run, table))
     if args.format == "model-vs-human":
+        files = {}
         for run, table in found:
-            for name, rows in trials(run, table).items():
-                write_rows(rows, args.out / name)
-                print(args.out / name)
+            made = trials(run, table)
+            if twice := files.keys() & made.keys():
+                several = "of several of these runs; wanted one run of a model and a data set at a time"
+                raise InputError(f"--out {args.out}: {min(twice)} would be the trials {several}")
+            files |= made
+        for name, rows in files.items():
+            write_rows(rows, args.out / name)
+            print(args.out / name)
         return results.report(problems)
     if args.out.suffix != ".json":
         for run, table in found:

@@ -176,6 +176,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "top")
     figures.check_picture(args.confusion)
+    if args.positive is not None and "two-class" not in (args.metrics or ()):
+        raise InputError(f"--positive {args.positive}: is for --metrics two-class")
     folders = [records.run_folder(folder) for folder in args.folders]
     for folder in folders:
         if not os.path.isdir(folder):

@@ -17,7 +17,7 @@ from test_eval_prob_adaptive import (
     subset,
 )  # fmt: skip
 
-from diffusion import InputError, levels, metrics
+from diffusion import InputError, levels, metrics, results
 from diffusion.prompts import read_weights
 from diffusion.records import load_record
 from diffusion.search import halving, level_sequence, race, replay, spread_sequence
@@ -299,6 +299,13 @@ def test_a_weighted_run_is_not_weighted_again(run_main, tmp_path, model_folder, 
     result = run_main(PLOT, folder)
     assert result.code == 2 and "a run with --weights" in result.err
     assert run_main("scripts/plot_budget.py", folder).code == 0
+
+
+def test_a_class_of_several_ids_is_refused(tmp_path):
+    """As ObjectNet's by DiT: the label is all of them."""
+    run = results.Run(tmp_path, {"options": {}}, "l2", np.array([7, 3, 7]), np.arange(3), {})
+    with pytest.raises(InputError, match="several class ids mean one class"):
+        results.read_full(run)
 
 
 def test_bars_of_one_point_are_drawn(tmp_path):

@@ -229,8 +229,14 @@ def refusal(result) -> str:
 
 @pytest.mark.parametrize(
     "option, these, those",
-    [("seed", 0, 1), ("split", "test", "train"), ("keep", "save_vb", None), ("noise", "ab", None), ("dtype", "x", "y"),
-     ("levels", None, "0.2-0.8")],
+    [
+        ("seed", 0, 1),
+        ("split", "test", "train"),
+        ("keep", "save_vb", None),
+        ("noise", "ab", None),
+        ("dtype", "x", "y"),
+        ("levels", None, "0.2-0.8"),
+    ],
 )
 def test_runs_of_other_options(count, tmp_path, option, these, those):
     run_of(tmp_path / "a", [0, 1], **{option: these})

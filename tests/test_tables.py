@@ -256,6 +256,16 @@ def test_votes_and_a_tie(run_main, tmp_path, labels):
     assert run_main(ACC, folder, "--loss", "l1").code == 2
 
 
+def test_a_tie_of_two_votes_each(run_main, tmp_path):
+    """The first run's, though its class is the larger and its ally the last."""
+    runs = []
+    for r, said in enumerate([2, 0, 0, 2]):
+        errors = np.ones((1, 3, 2))
+        errors[0, said] = 0.5
+        runs.append(write_run(tmp_path / f"r{r}", errors, [2], model=f"r{r}"))
+    assert "100.00%" in run_main(ENSEMBLE, *runs, "--decide", "vote").out
+
+
 # ---- figures of other fields ----
 
 
@@ -337,6 +347,8 @@ def test_model_vs_human(run_main, tmp_path, model_folder):
     assert [row["trial"] for row in rows] == ["1", "2", "1"] and rows[0]["rt"] == "NaN"
     assert {row["object_response"] for row in rows} <= {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car",
         "cat", "chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"}  # fmt: skip
+    done = run_main(EXPORT, folder, folder, "--format", "model-vs-human", "--out", tmp_path / "out")
+    assert done.code == 2 and "session-1.csv would be the trials of several of these runs" in done.err
 
 
 def test_shape_bias_of_a_run(run_main, tmp_path):
@@ -394,6 +406,7 @@ BAD = [
     ([COMPARE], "wanted two runs or more"),
     ([COMPARE, "--out", "x.txt"], ".md, .tex or .csv"),
     ([ENSEMBLE], "wanted two runs or more"),
+    ([ACC, "--positive", "cat"], "--positive cat: is for --metrics two-class"),
     ([ENSEMBLE, "--fit", "2"], "--fit 2"),
 ]
 
