@@ -18,15 +18,9 @@ BAR, TEXT = "#b9d3ee", "#333333"
 def told_apart(called: list[str]) -> tuple[list[str], str]:
     """Names without the words that all begin and end with, and those words with … between; long ones only."""
     words = [name.rstrip(".").split() for name in called]
-    shortest = min(map(len, words))
     if max(map(len, called)) <= LONG or len(set(called)) == 1:
         return called, ""
-
-    def shared(sides: list[list[str]], most: int) -> int:
-        return next((k for k in range(most) if len({side[k] for side in sides}) > 1), most)
-
-    first = shared(words, shortest - 1)  # of every name, one word is left at least
-    last = shared([each[::-1] for each in words], shortest - 1 - first)
+    first, last = names.shared(words)
     if not first + last:
         return called, ""
     left = [" ".join(each[first : len(each) - last]) for each in words]

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusion import InputError
@@ -82,6 +82,17 @@ def like(name: str, known: Iterable[str]) -> str:
 def script(name: str) -> str:
     """How a script of scripts/ is called: in a clone, or by what pip has installed."""
     return f"python -m diffusion.scripts.{name}" if INSTALLED else f"python scripts/{name}.py"
+
+
+def shared(names: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many parts all begin with and, of what is left, how many all end with; of every name one part is left."""
+
+    def alike(most: int, step: int) -> int:
+        return next((k for k in range(most) if len({name[::step][k] for name in names}) > 1), most)
+
+    shortest = min(map(len, names))
+    first = alike(shortest - 1, 1)
+    return first, alike(shortest - 1 - first, -1)
 
 
 # ---- folders of runs ----

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusion import InputError, calibration, matching, measures, metrics, records, results
+from diffusion import InputError, calibration, matching, measures, metrics, names, records, results
 from diffusion.measures import Measure
 from diffusion.results import Run
 
@@ -31,10 +31,11 @@ def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
             a, b = runs[0].options.get(key), run.options.get(key)
             if str(a).rpartition("sha256 ")[2] != str(b).rpartition("sha256 ")[2]:  # CLIP's examples have that alone
                 raise InputError(f"{runs[0].folder} and {run.folder} are on other images: {key} is {a!r} and {b!r}")
-    for name in (lambda run: Path(str(run.model)).name, lambda run: run.folder.name, lambda run: str(run.folder)):
-        named = {name(run): run for run in runs}
-        if len(named) == len(runs):
-            return named
+    first, last = names.shared([run.folder.parts for run in runs])
+    folders = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
+    for called in ([Path(str(run.model)).name for run in runs], folders):
+        if len(set(called)) == len(runs):
+            return dict(zip(called, runs, strict=True))
     raise InputError(f"{', '.join(str(run.folder) for run in runs)}: wanted different runs")
 
 
@@ -127,7 +128,7 @@ def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "images": len(rows[name]),
             "right, %": results.in_percent(*metrics.share(rows[name].right.to_numpy())),
             "NFE": f"{rows[name].nfe.mean():,.0f}",
-            "folder": run.folder.name,
+            "folder": str(run.folder),
         }
         for name, run in runs.items()
     )

@@ -39,14 +39,15 @@ import pandas as pd
 from diffusion import InputError, results, tables
 from diffusion.files import write_atomic
 from diffusion.measures import Measure
-from diffusion.names import ALIASES
+from diffusion.names import ALIASES, SPLITS
 from diffusion.results import Run
 
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".json")
 
 
 def name_of(run: Run) -> str:
-    return f"{run.folder.parent.name}/{run.folder.name}"
+    """The folder, below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT of a class-conditional model."""
+    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in SPLITS else -2 :])
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
@@ -210,6 +211,8 @@ def main(argv: list[str]) -> int:
         table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
         problems += [*wrong, *results.failures(run.folder, run.done)]
         found.append((run, table))
+    if len(called := [name_of(run) for run, _ in found]) > len(set(called)):
+        raise InputError(f"{max(called, key=called.count)}: given twice, or the name of two runs")
     if args.format == "model-vs-human":
         files = {}
         for run, table in found:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -88,6 +89,19 @@ def test_rows_are_the_records(run_main, tmp_path, two, suffix):
             assert [row[f"score_{c}"] for c in range(3)] == pytest.approx(scores.tolist(), abs=1e-12)
             votes = metrics.votes(record, np.arange(3), "l2")
             assert row.votes == pytest.approx(votes[record["pred"]] / 8)
+
+
+def test_runs_are_told_apart(run_main, tmp_path):
+    """Those of eval_prob_dit.py, whose folders are named by the split, too; not one run given twice."""
+    rng = np.random.default_rng(0)
+    errors, labels = rng.normal(1, 0.1, (4, 3, 8)), [0, 1, 2, 0]
+    one, other = (write_run(tmp_path / name / "DiT" / "test", errors, labels) for name in ("mine_a", "mine_b"))
+    assert run_main(EXPORT, one, other, "--out", tmp_path / "x.csv").code == 0
+    assert set(pd.read_csv(tmp_path / "x.csv").run) == {"mine_a/DiT/test", "mine_b/DiT/test"}
+    said = run_main(COMPARE, one, other)
+    assert "| mine_a | mine_b |" in re.sub(r" +", " ", said.out)
+    done = run_main(EXPORT, one, one, "--out", tmp_path / "y.csv")
+    assert done.code == 2 and "mine_a/DiT/test: given twice" in done.err and not (tmp_path / "y.csv").exists()
 
 
 def test_a_summary_has_what_print_acc_prints(run_main, tmp_path, two):
