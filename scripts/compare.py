@@ -4,7 +4,8 @@
 
 All figures are of the images that every run has done. For each pair: how much more often the second is right, with the
 paired 95% interval (Bonett and Price, 2012); p by McNemar's exact test; how often both give the same answer; and of how
-many images only the one, or only the other, is right. Of run_winoground.py, an example is right if all it asks is.
+many images only the one, or only the other, is right. Of run_winoground.py, an example is right if all it asks is;
+beside a race, if its text score is.
 """
 
 from diffusion import options

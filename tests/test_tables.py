@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -361,7 +362,8 @@ def test_model_vs_human(run_main, tmp_path, model_folder):
     assert [row["trial"] for row in rows] == ["1", "2", "1"] and rows[0]["rt"] == "NaN"
     assert {row["object_response"] for row in rows} <= {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car",
         "cat", "chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"}  # fmt: skip
-    done = run_main(EXPORT, folder, folder, "--format", "model-vs-human", "--out", tmp_path / "out")
+    other = shutil.copytree(folder, tmp_path / "sketch/another_search")
+    done = run_main(EXPORT, folder, other, "--format", "model-vs-human", "--out", tmp_path / "out")
     assert done.code == 2 and "session-1.csv would be the trials of several of these runs" in done.err
 
 
