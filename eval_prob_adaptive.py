@@ -14,7 +14,7 @@ def parser() -> options.Parser:
     p = options.parser(__doc__)
     data = options.add_data(p, "pets", f"{', '.join(names.DATASETS)}; {options.OWN}")
     options.add_prompts(data, more="[,lora][,embedding]")
-    options.add(data, "--prompts TEXT", "two or more prompts, for images without labels", nargs="+")
+    options.add(data, "--prompts TEXT", "the prompts to choose from, two or more, for images without labels", nargs="+")
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
     known = f"{names.VERSIONS['text']}; or a hub id, a diffusers folder or a .safetensors file"
@@ -26,7 +26,7 @@ def parser() -> options.Parser:
     options.add_noise(search, "each image, by its index, has its own", randomize=False)
     options.add_candidates(search)
     stored = options.add_store(p)
-    maps = "keep where in the image the best two classes differ; see scripts/plot_maps.py"
+    maps = "store also where in the image the best two classes differ; see scripts/plot_maps.py"
     options.switch(stored, "--save_maps", maps, None)
     options.add_picture(stored)
     options.switch(stored, "--load_stats", "accuracy and NFE in the progress bar include the images of earlier calls")

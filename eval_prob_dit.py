@@ -1,4 +1,4 @@
-"""Classification with a class-conditional diffusion model, as DiT is: the class id that predicts the noise best wins.
+"""Classification with a class-conditional diffusion model, such as DiT: the class id that predicts the noise best wins.
 
     python eval_prob_dit.py --dataset imagenet --split test --to_keep 50 1 --n_samples 25 250
     python eval_prob_dit.py --dataset imagenet --split test --noise_path noise_256.pt --randomize_noise \\
@@ -25,17 +25,17 @@ def parser() -> options.Parser:
     p = options.parser(__doc__)
     known = "imagenet, imagenetv2, imagenetA, objectnet, digits, fashion-mnist; or own data of the model's classes"
     data = options.add_data(p, "imagenet", known)
-    options.add(data, "--imgs_to_eval N", "only so many images, the first ones")
+    options.add(data, "--imgs_to_eval N", "use only the first N images; default all")
     model = p.add_argument_group("model")
-    options.add(model, "--image-size", "which DiT-XL/2; default 256", choices=[256, 512], type=int)
+    options.add(model, "--image-size", "which DiT-XL/2, by its pixels; default 256", choices=[256, 512], type=int)
     other = f"another model: {names.VERSIONS['class']}; or a hub id or a diffusers folder"
     options.add(model, "--version MODEL", other)
     options.add(model, "--vae VAE", "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
-    options.add(model, "--classes FILE", "the names of the model's classes, a line each; default what its folder says")
+    options.add(model, "--classes FILE", "names of the model's classes, one per line; default from the model's folder")
     options.add_network(model, "float32")
     search = options.add_search(p, "halving")
     options.add_stages(search, "; default 50 1", "; default 25 250")
-    options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99", nargs="+")
+    options.add(search, "--cls IDS", "only these classes: ids or ranges such as 0-99; default all", nargs="+")
     grid = "measure every class at every N-th level; default 5 with --cls, else --to_keep and --n_samples"
     options.add(search, "--t_interval N", grid)
     options.add_noise(search, "each image, by its index, has its own", randomize=True)

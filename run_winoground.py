@@ -37,7 +37,7 @@ def parser() -> options.Parser:
     search = options.add_search(p, "grid")
     options.add(search, "--t_interval N", "grid: every N-th noise level", 5)
     options.add_noise(search, "all images share the noise", randomize=True)
-    options.switch(search, "--normalize", "measure the empty caption too, for a fair image score")
+    options.switch(search, "--normalize", "also subtract the error of the empty caption, for a fair image score")
     options.add(options.add_store(p), "--gallery PNG", "draw the examples, the worst first")
     options.add_shards(p)
     p.set_defaults(reads=lambda args: (args.version or "2-0", "text") if args.model == "sd" else None)

@@ -136,14 +136,14 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     """Which images; the group, for what else a script asks of them. `classes`: they have labels and splits."""
     g = p.add_argument_group("data")
     add(g, "--dataset NAME", known, default)
-    add(g, "--subset_path NPY", "only the images whose indices this file lists")
+    add(g, "--subset_path NPY", "use only the images whose indices this npy file lists; default all")
     if classes:
-        add(g, "--split", "which part of it", "test", choices=names.SPLITS)
-        add(g, "--image_column NAME", "column of hf:NAME that holds the images; default the only one, or image")
-        add(g, "--label_column NAME", "column of hf:NAME that holds the classes; default the only one, or label")
-        add(g, "--per_class N", "only N images of each class, spread evenly over those it has")
+        add(g, "--split", "which part of the data", "test", choices=names.SPLITS)
+        add(g, "--image_column NAME", "column of hf:NAME with the images; default the only one, else image")
+        add(g, "--label_column NAME", "column of hf:NAME with the classes; default the only one, else label")
+        add(g, "--per_class N", "use only N images of each class, spread evenly over them; default all")
     what, over = ("images", "classes") if classes else ("examples", "tags")
-    add(g, "--limit N", f"only N {what} in all, spread evenly over their {over}")
+    add(g, "--limit N", f"use only N {what} in all, spread evenly over their {over}; default all")
     return g
 
 
@@ -158,24 +158,24 @@ def add_interpolation(group, default: str) -> None:
 
 def add_device(group, dtype: str | None = None) -> None:
     usual = "" if dtype else "; default float16 on CUDA, else float32"
-    add(group, "--dtype", f"of the network{usual}", dtype, choices=names.DTYPES)
-    add(group, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
+    add(group, "--dtype", f"number format of the network{usual}", dtype, choices=names.DTYPES)
+    add(group, "--device NAME", "cuda, cuda:1, mps or cpu; default the best available")
 
 
 def add_network(group, dtype: str | None = None) -> None:
     add_device(group, dtype)
-    add(group, "--batch_size -b N", "evaluations in one network call", 32)
-    add(group, "--in_flight N", "at most N images are measured at the same time; default as many as fill a batch")
+    add(group, "--batch_size -b N", "network evaluations in one call", 32)
+    add(group, "--in_flight N", "measure at most N images at the same time; default as many as fill a batch")
     switch(group, "--offload", "keep text encoders and VAE in host memory, except while they compute")
     switch(group, "--compile", "compile the network (CUDA); the first call takes long")
 
 
 def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
-    add(group, "--img_size PIXELS", "of the images; default the model's own")
-    alike = "where --version is a single file: hub id or folder of a model of its kind; default a guess"
+    add(group, "--img_size PIXELS", "side of the images in pixels; default the model's own")
+    alike = "if --version is a single file: hub id or folder with its configuration; default recognised from it"
     add(group, "--config MODEL", alike)
-    loras = "LoRAs to add to the weights: hub ids, folders or files, each perhaps with a weight as in A:0.7"
+    loras = "LoRAs to add to the weights: hub ids, folders or files, each with an optional weight as in A:0.7"
     add(group, "--lora LORA", loras, nargs="+")
     words = "textual inversion: files or hub ids of tokens that prompts may use"
     add(group, "--embeddings TOKENS", words, nargs="+")
@@ -185,36 +185,37 @@ def add_text_model(group) -> None:
 def add_search(p: Parser, default: str, when: str = ""):
     """--search: `default` (`when` says where), or race with its options; the group."""
     g = p.add_argument_group("search")
-    add(g, "--search", f"who is measured next, and how long{when}", default, choices=[default, "race"])
+    how = {"halving": "halving: keep the best classes in stages", "grid": "grid: every caption at every level"}[default]
+    add(g, "--search", f"{how}; race: drop a class once it is clearly worse{when}", default, choices=[default, "race"])
     add(g, "--z Z", "race: drop a class once it is behind the leader by Z standard errors", 3.0)
-    add(g, "--max_samples N", "race: noise levels, if need be; default 500, or all there are")
-    most = "race: at most so many network evaluations (NFE) per image; then the leader wins, marked as undecided"
+    add(g, "--max_samples N", "race: at most N noise levels; default 500, or all there are")
+    most = "race: at most NFE network evaluations per image; then the leader wins, marked undecided; default no limit"
     add(g, "--budget NFE", most)
-    middle = f"default {names.usual_levels('race')} for a race, else 0-1, all"
-    add(g, "--levels A-B", f"only noise levels between these shares of the schedule; {middle}")
-    counts = "csv of level,weight: what errors count there; between its levels, linearly interpolated"
+    middle = f"default {names.usual_levels('race')} for a race, else 0-1"
+    add(g, "--levels A-B", f"only noise levels between these shares of the schedule, 0 clean, 1 noise; {middle}")
+    counts = "csv of level,weight: factors of the errors, interpolated linearly between its levels; default 1"
     add(g, "--weights CSV", counts)
-    add(g, "--loss", "the one that decides; all are stored", "l2", choices=names.LOSSES)
+    add(g, "--loss", "loss that decides; all three are stored", "l2", choices=names.LOSSES)
     return g
 
 
 def add_stages(group, to_keep: str = "", n_samples: str = "") -> None:
-    add(group, "--to_keep N", f"halving: classes kept by each stage; the last is 1{to_keep}", nargs="+")
-    add(group, "--n_samples N", f"halving: noise levels measured by each stage{n_samples}", nargs="+")
+    add(group, "--to_keep N", f"halving: classes kept after each stage; the last is 1{to_keep}", nargs="+")
+    add(group, "--n_samples N", f"halving: noise levels of each stage{n_samples}", nargs="+")
 
 
 def add_noise(group, seed: str, *, randomize: bool) -> None:
-    add(group, "--n_trials N", "noise draws per level", 1)
+    add(group, "--n_trials N", "noise samples per level", 1)
     if randomize:
-        switch(group, "--randomize_noise", "new noise for every level, not one for all")
-    add(group, "--noise_path PT", "bank of noise [n, c, h, w] for all images; see scripts/save_noise.py, adapt.py")
-    add(group, "--seed N", f"seed of the noise where there is no --noise_path; {seed}", 0)
+        switch(group, "--randomize_noise", "new noise for every level; default the same for all levels")
+    add(group, "--noise_path PT", "file of noise for all images, by scripts/save_noise.py or adapt.py; default none")
+    add(group, "--seed N", f"seed of the noise, if there is no --noise_path; {seed}", 0)
 
 
 def add_candidates(group) -> None:
-    best = "search only the K classes of each image that --candidates_from likes best; a csv may name them instead"
+    best = "search only the K classes of each image that --candidates_from ranks highest; default all"
     add(group, "--candidates K", best)
-    free = "clip:ViT-L/14, or another CLIP (its evaluation is no NFE); a npy file of scores [images, classes]"
+    free = "clip:ViT-L/14, or another CLIP (not counted in NFE); a npy file of scores [images, classes]"
     add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
     add(group, "--pretrained TAG", "weights of the CLIP in --candidates_from: open_clip's tag, or a file")
 
@@ -222,22 +223,22 @@ def add_candidates(group) -> None:
 def add_store(p: Parser):
     """Where results go; the group, for what is stored."""
     g = p.add_argument_group("what is stored")
-    add(g, "--extra NAME", "a suffix for the data set's folder")
+    add(g, "--extra NAME", "store in the folder DATASET_NAME; default DATASET")
     return g
 
 
 def add_picture(group) -> None:
-    add(group, "--picture PNG", "draw what came out, as scripts/plot_errors.py does; at most 50 images")
+    add(group, "--picture PNG", "draw the answers, as scripts/plot_errors.py does; at most 50 images")
 
 
 def add_shards(p: Parser) -> None:
     g = p.add_argument_group("sharding")
-    shared = "split the images over the tasks of Slurm's job array, as scripts/slurm_array.sh does"
+    shared = "share the images among the tasks of a Slurm job array; scripts/slurm_array.sh sets this"
     add(g, "--shard", shared, os.environ.get("DIFFUSION_SHARD"), choices=["array"])
-    here = "default what --shard or torchrun says, else"
-    add(g, "--n_workers N", f"split the images over this many workers; {here} 1")
-    add(g, "--worker_idx W", f"which of them this is: it takes images[w::n]; {here} 0")
-    add(g, "--grace SECONDS", "to finish images in after SIGTERM or SIGUSR1", 20.0)
+    here = "default from --shard or torchrun, else"
+    add(g, "--n_workers N", f"share the images among N workers; {here} 1")
+    add(g, "--worker_idx W", f"which worker this is, from 0: it takes images W, W + N, ...; {here} 0")
+    add(g, "--grace SECONDS", "time to finish images after SIGTERM or SIGUSR1", 20.0)
 
 
 def reader(description: str, folder: str, loss: str | None = "decide by this loss; default the run's") -> Parser:
@@ -252,16 +253,16 @@ def reader(description: str, folder: str, loss: str | None = "decide by this los
 def drawer(description: str, most: int) -> Parser:
     """The parser of a script that draws the images of a run."""
     p = parser(description, "FOLDER OUT.png")
-    add(p, "folder FOLDER", "of a run")
+    add(p, "folder FOLDER", "folder of a run")
     add(p, "out PNG", "the picture to draw")
-    add(p, "--images N", "at most so many, spread evenly over those that are done", most)
+    add(p, "--images N", "draw at most N images, spread evenly over those that are done", most)
     return p
 
 
 def add_fit(p: Parser, share: float) -> None:
     """Which images of a run are fitted on."""
-    add(p, "--fit SHARE", "of the images, to fit on", share)
-    add(p, "--seed N", "of the split", 0)
+    add(p, "--fit SHARE", "share of the images to fit on", share)
+    add(p, "--seed N", "seed of the split into images to fit on and others", 0)
 
 
 # ---- checks ----

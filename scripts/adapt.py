@@ -1,12 +1,12 @@
-"""Fit noise to a few labelled images of each class, for --noise_path: fewer evaluations decide as well.
+"""Fit noise to a few labelled images of each class, for --noise_path: fewer evaluations reach the same accuracy.
 
     python scripts/adapt.py fashion-mnist --version fashion --told class --levels 0.5-0.8 --out noise.pt
     python eval_prob_dit.py --version fashion --dataset fashion-mnist --search race --levels 0.5-0.8 --max_samples 4 \\
         --randomize_noise --noise_path noise.pt
 
-By default every image has noise of its own, drawn by chance. Here all images share a draw for each of a few points, and
-these draws are moved until the labels of some images (of --split train) are likeliest. OUT is a bank for the same
-model, --loss and --levels, with --max_samples of a race, or --to_keep 1 --n_samples, the number of --points.
+By default every image has its own random noise. Here all images share one noise sample for each of a few levels, and
+these samples are fitted until the labels of some images (of --split train) are likeliest. Use OUT with the same
+model, --loss and --levels, and with the number of --points as --max_samples of a race, or as --to_keep 1 --n_samples.
 """
 
 from diffusion import names, options
@@ -16,23 +16,23 @@ from diffusion import names, options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
     options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
-    options.add(p, "--out -o PT", "the bank to write", "noise.pt")
+    options.add(p, "--out -o PT", "file of noise to write", "noise.pt")
     options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
-    options.add(p, "--shots N", "images of each class, drawn by --seed; default 16", 16)
-    options.add(p, "--seed N", "of the images, of the noise to begin with, and of the order", 0)
+    options.add(p, "--shots N", "labelled images of each class, chosen by --seed", 16)
+    options.add(p, "--seed N", "seed of the choice of images, of the first noise, and of the order", 0)
     options.add_prompts(p)
     model = p.add_argument_group("model")
-    options.add(model, "--version MODEL", "as in the script that evaluates", "2-0")
+    options.add(model, "--version MODEL", "model, as in the script that evaluates", "2-0")
     options.add(
-        model, "--told", "what the model is told of a class: a prompt or its id", "text", choices=["text", "class"]
+        model, "--told", "how the model gets a class: as a prompt or as its id", "text", choices=["text", "class"]
     )
     options.add_device(model, "float32")
     fit = p.add_argument_group("fit")
-    options.add(fit, "--points N", "noise levels, a draw for each", 4)
+    options.add(fit, "--points N", "noise levels, one noise sample each", 4)
     middle = names.usual_levels("race")
-    options.add(fit, "--levels A-B", "spread between these shares of the schedule", middle)
-    options.add(fit, "--loss", "the one that decides", "l2", choices=names.LOSSES)
-    options.add(fit, "--steps N", "of the optimiser, each of 16 images", 60)
+    options.add(fit, "--levels A-B", "spread the levels between these shares of the schedule", middle)
+    options.add(fit, "--loss", "loss that decides", "l2", choices=names.LOSSES)
+    options.add(fit, "--steps N", "steps of the optimiser, each on 16 images", 60)
     options.add(fit, "--lr LR", "learning rate at its highest", 0.03)
     options.add(
         fit, "--batch_size -b N", "evaluations in one network call with gradients, as far as images can be split", 96

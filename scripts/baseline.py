@@ -3,7 +3,7 @@
     python scripts/baseline.py --dataset cifar10 --model clip:ViT-L/14
     python scripts/baseline.py --dataset imagenetA --model timm:resnet50
 
-CLIP compares the image with the prompts that the diffusion model is told; a class's score is the mean over its prompts.
+CLIP compares the image with the prompts that the diffusion model gets; a class's score is the mean over its prompts.
 A classifier of timm chooses among the data set's classes. Results go to $LOG_DIR (default data) as those of the other
 scripts, one file per image: scripts/print_acc.py, plot_errors.py and print_robustness.py read them.
 """

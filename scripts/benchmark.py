@@ -1,4 +1,4 @@
-"""Measure what an evaluation costs beside the network, and what an image costs against the published way.
+"""Measure what an evaluation costs beside the network, and what an image costs compared with the published search.
 
     python scripts/benchmark.py                    # all parts, on the CPU in some 15 minutes; or name some
     python scripts/benchmark.py network size --device cuda --dtype float16 --latent 64    # at 512 px, on a GPU
@@ -23,10 +23,10 @@ def parser() -> options.Parser:
     p = options.parser(__doc__, "[PART ...]")
     parts = f"{', '.join(PARTS)}; default all"
     p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=parts)
-    options.add(p, "--repeats N", "ratios of which the median is printed", 5)
-    options.add(p, "--images N", "embedded images in each", 16)
-    options.add(p, "--latent N", "side of the latent of the part size; 64 is 512 px", 8)
-    options.add(p, "--threads N", "of torch; default its own choice")
+    options.add(p, "--repeats N", "measure N ratios, print their median", 5)
+    options.add(p, "--images N", "embedded images in each measurement", 16)
+    options.add(p, "--latent N", "side of the latent in the part size; 64 is 512 px", 8)
+    options.add(p, "--threads N", "threads of torch; default its own choice")
     options.add_network(p)
     return p
 

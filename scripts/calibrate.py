@@ -1,4 +1,4 @@
-"""Fit the temperature that makes a run's errors probabilities, and measure them on images it was not fitted on.
+"""Fit the temperature that turns a run's errors into probabilities, and measure these on the other images.
 
     python scripts/calibrate.py data/digits/vdigits_1trials_race_3z_500samples --fit 0.2 --out calibration.png
 
@@ -14,10 +14,10 @@ from diffusion import options
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(__doc__, "of a run")
+    p = options.reader(__doc__, "folder of a run")
     options.add_fit(p, 0.2)
-    options.add(p, "--splits N", "also with the next seeds, so many in all: the figures are mean (min to max)", 1)
-    options.add(p, "--out PNG", "draw reliability, and accuracy against coverage")
+    options.add(p, "--splits N", "repeat with N seeds, from --seed on; figures are then mean (min to max)", 1)
+    options.add(p, "--out PNG", "draw reliability, and accuracy against the share of images answered")
     return p
 
 

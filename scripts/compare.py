@@ -1,10 +1,10 @@
-"""Set runs on the same images side by side: accuracy, NFE, and whether their difference is more than chance.
+"""Compare runs on the same images: accuracy, NFE, and whether their difference is more than chance.
 
     python scripts/compare.py data/digits/clip_digits data/digits/vdigits_1trials_race_3z_500samples --out compare.md
 
 All figures are of the images that every run has done. For each pair: how much more often the second is right, with the
-paired 95% interval (Bonett and Price, 2012); p by McNemar's exact test; how often both give the same answer; and of how
-many images only the one, or only the other, is right. Of run_winoground.py, an example is right if all it asks is;
+paired 95% interval (Bonett and Price, 2012); p by McNemar's exact test; how often both give the same answer; and for
+how many images only the one, or only the other, is right. An example of run_winoground.py is right if all it asks is;
 beside a race, if its text score is.
 """
 
@@ -14,11 +14,11 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER FOLDER ...")
-    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "folders FOLDER", "folders of runs", nargs="+")
     options.add(p, "--loss", "decide by this loss; default each run's", choices=options.names.LOSSES)
     options.add(p, "--out FILE", "also write both tables: .md, .tex or .csv")
     options.add(p, "--picture PNG", "draw images of which only the first run, or only the second, is right")
-    options.add(p, "--images N", "--picture: at most so many of either", 10)
+    options.add(p, "--images N", "--picture: at most N of each kind", 10)
     return p
 
 

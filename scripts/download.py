@@ -1,4 +1,4 @@
-"""Fetch a data set to where the other scripts look for it, by torchvision, after its terms, source and size.
+"""Fetch a data set with torchvision to where the other scripts read it; shows terms, source and size first, and asks.
 
 python scripts/download.py pets
 """

@@ -1,10 +1,10 @@
-"""Let runs on the same images decide together. The result is a run of its own: every script that reads runs reads it.
+"""Let runs on the same images decide together. The result is a run, which every script that reads runs can read.
 
     python scripts/ensemble.py data/digits-unseen/clip_digits data/digits-unseen/vdigits_1trials_race_3z_500samples
 
 By default a product of calibrated models: the probability of a class is the softmax of the weighted sum of what each
-run has against it. The weights are fitted on a part of the images with their labels; the ensemble's run has the others
-alone. With --decide vote each run has a vote, a tie goes to the run that is named first, and nothing is fitted.
+run has against it. The weights are fitted on part of the images with their labels; the ensemble's run has only the
+others. With --decide vote each run has a vote, a tie goes to the run that is named first, and nothing is fitted.
 An image's NFE are those of all its runs.
 """
 
@@ -14,8 +14,8 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER FOLDER ...")
-    options.add(p, "folders FOLDER", "of runs", nargs="+")
-    options.add(p, "--decide", "by the product, or by the runs' votes", "product", choices=["product", "vote"])
+    options.add(p, "folders FOLDER", "folders of runs", nargs="+")
+    options.add(p, "--decide", "by the product of probabilities or by votes", "product", choices=["product", "vote"])
     options.add_fit(p, 0.2)
     options.add_store(p)
     return p

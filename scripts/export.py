@@ -1,4 +1,4 @@
-"""Write what runs found, for other tools: by the suffix of --out one row an image, or one summary a run.
+"""Write results for other tools: one row per image, or one summary per run, by the suffix of --out.
 
 python scripts/export.py data/digits/vdigits_1trials_race_3z_500samples --out digits.csv
 
@@ -6,7 +6,7 @@ python scripts/export.py data/digits/vdigits_1trials_race_3z_500samples --out di
                         run_winoground.py a row for each example
 .json                   every figure with its interval, options and versions; keys as in CLIP_benchmark. Of several
                         runs a list. With --format eee a record of Every Eval Ever, schema 0.3.0, of one run
-a folder                --format model-vs-human: trials as that toolbox reads them, of runs on its data sets
+a folder                --format model-vs-human: trials in that toolbox's format, for runs on its data sets
 """
 
 from diffusion import options
@@ -15,12 +15,12 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ... --out FILE")
-    options.add(p, "folders FOLDER", "of runs", nargs="+")
-    options.add(p, "--out FILE", "what to write")
-    options.add(p, "--format", "other than the suffix says, see above", choices=["eee", "model-vs-human"])
+    options.add(p, "folders FOLDER", "folders of runs", nargs="+")
+    options.add(p, "--out FILE", "file or folder to write")
+    options.add(p, "--format", "in place of that of the suffix, see above", choices=["eee", "model-vs-human"])
     options.add(p, "--loss", "decide by this loss; default the run's", choices=options.names.LOSSES)
-    options.switch(p, "--scores", "rows: for each class minus how much its mean error is above the answer's")
-    options.switch(p, "--probabilities", "rows: of each class, by the temperature that scripts/calibrate.py found")
+    options.switch(p, "--scores", "rows: a column per class, minus how much its mean error is above the answer's")
+    options.switch(p, "--probabilities", "rows: a column per class, by the temperature of scripts/calibrate.py")
     options.add(p, "--organization NAME", "eee: who evaluated")
     return p
 

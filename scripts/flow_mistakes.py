@@ -3,7 +3,7 @@
 python scripts/flow_mistakes.py
 
 A diffusion classifier by hand goes wrong in ways that nothing reports: the errors look plausible and the accuracy is
-poor. Each line changes one thing in the right way of measuring and gives the accuracy on the same images and noise.
+poor. Each line changes one thing in the correct method and gives the accuracy on the same images with the same noise.
 """
 
 from diffusion import options
@@ -13,9 +13,9 @@ from diffusion import options
 def parser() -> options.Parser:
     p = options.parser(__doc__)
     options.add(p, "--version MODEL", "a flow-matching model: alias, hub id or diffusers folder", "digits-flow")
-    options.add(p, "--dataset NAME", "one with prompts/DATASET_prompts.csv", "digits")
+    options.add(p, "--dataset NAME", "data set with prompts/DATASET_prompts.csv", "digits")
     options.add(p, "--every N", "take every N-th image", 3)
-    options.add(p, "--shift S", "of the shifted levels, as the model's", 3.0)
+    options.add(p, "--shift S", "shift of the shifted levels", 3.0)
     return p
 
 

@@ -1,12 +1,13 @@
-"""What fewer evaluations cost: replay searches where every class is known at every point, without a model.
+"""How accurate a search is for how many evaluations: replay searches on stored or simulated errors, without a model.
 
     python eval_prob_adaptive.py --version digits --dataset digits --to_keep 1 --n_samples 500
     python scripts/plot_budget.py data/digits/vdigits_1trials_1keep_500samples --out budget.png
     python scripts/plot_budget.py --simulate docs/data/pets_accuracy_by_points.csv --classes 37 \\
         --to_keep 5 1 --n_samples 25 250 --z 2.5 3 --max_samples 100 250
 
-Prints, for each search and setting, the mean NFE per image, how often it decides as the full budget does, and the
-accuracy, with 95% intervals; draws the same with --out. The paired t-test is the rule of arXiv 2303.15233, Algorithm 1.
+Prints, for each search and setting, the mean NFE per image, how often it gives the answer of the full grid (every class
+at every point), and the accuracy, with 95% intervals; draws the same with --out. The paired t-test is the rule of
+arXiv 2303.15233, Algorithm 1.
 
 The images are those of a run, or are simulated (diffusion/simulate.py): drawn from a population that was fitted to a
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
@@ -20,22 +21,22 @@ SIMULATED = ["classes", "by_level", "images", "points", "spread"]
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "[FOLDER]")
-    options.add(p, "folder FOLDER", "of a run of one stage: every class at every point", nargs="?")
+    options.add(p, "folder FOLDER", "folder of a run of one stage: every class at every point", nargs="?")
     options.add(p, "--loss", "decide by this loss; default the run's", choices=names.LOSSES)
-    options.add(p, "--out PNG", "draw the same")
-    options.add(p, "--to_keep N", "with --n_samples: one row for this schedule, as published", nargs="+")
-    options.add(p, "--n_samples N", "levels of its stages, as of eval_prob_adaptive.py", nargs="+")
-    options.add(p, "--z Z", "of the races", [1.5, 2, 2.5, 3, 3.5, 4, 5], nargs="+")
-    options.add(p, "--max_samples N", "points of the races, at most; default all there are", nargs="+")
+    options.add(p, "--out PNG", "draw these figures")
+    options.add(p, "--to_keep N", "with --n_samples: add a row for this schedule of stages", nargs="+")
+    options.add(p, "--n_samples N", "noise levels of its stages, as in eval_prob_adaptive.py", nargs="+")
+    options.add(p, "--z Z", "z of the races", [1.5, 2, 2.5, 3, 3.5, 4, 5], nargs="+")
+    options.add(p, "--max_samples N", "races measure at most N points per class; default all there are", nargs="+")
     shares = "races within these shares of the schedule, such as 0.2-0.8"
     options.add(p, "--levels A-B", shares, ["0-1"], nargs="+")
     g = p.add_argument_group("simulation, instead of a folder")
-    options.add(g, "--simulate CSV", "points,accuracy: per class, spread evenly; in percent")
-    options.add(g, "--classes N", "how many classes compete there")
-    options.add(g, "--by_level CSV", "level,accuracy: of one point per class; in percent")
-    options.add(g, "--images N", "how many are drawn", 1000)
-    options.add(g, "--points N", "of the full budget; default the last of --n_samples, or 250")
-    options.add(g, "--spread SHARE", "of the classes of an image, as a share of mu; default the best fit's")
+    options.add(g, "--simulate CSV", "csv of points,accuracy: points per class, evenly spread; accuracy in percent")
+    options.add(g, "--classes N", "number of classes of that curve")
+    options.add(g, "--by_level CSV", "csv of level,accuracy: of one point per class at the level; in percent")
+    options.add(g, "--images N", "simulated images", 1000)
+    options.add(g, "--points N", "points per class of the full grid; default the last of --n_samples, or 250")
+    options.add(g, "--spread SHARE", "of an image's wrong classes, as a share of their mean; default the best fit's")
     return p
 
 

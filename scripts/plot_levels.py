@@ -1,11 +1,11 @@
-"""Which noise levels tell the classes of a run apart, and weights for them, from records alone.
+"""Show which noise levels distinguish the classes of a run, and fit weights for them, from records alone.
 
     python eval_prob_adaptive.py --version digits --dataset digits --to_keep 1 --n_samples 500 --extra full
     python scripts/plot_levels.py data/digits_full/vdigits_1trials_1keep_500samples --weights weights.csv \\
         --out levels.png
 
 The run must have measured every class at every point. Weights are fitted on half of its images (--fit) and scored on
-the others: how often the label wins by so many points of each class, and what a race costs. They are written for
+the others: accuracy for several numbers of points per class, and what a race costs. They are written for
 --weights of the scripts that evaluate, and the indices of the other images for their --subset_path (--held_out).
 """
 
@@ -14,10 +14,10 @@ from diffusion import options
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(__doc__, "of a run of one stage: every class at every point")
+    p = options.reader(__doc__, "folder of a run of one stage: every class at every point")
     options.add_fit(p, 0.5)
     options.add(p, "--weights CSV", "write the weights")
-    options.add(p, "--held_out NPY", "write the dataset indices they were not fitted on")
+    options.add(p, "--held_out NPY", "write the indices of the images they were not fitted on")
     options.add(p, "--out PNG", "draw gap, signal to noise, weights and accuracies")
     return p
 

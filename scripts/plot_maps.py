@@ -1,9 +1,9 @@
-"""Draw where in each image the winner beat the class that came next, of a run with --save_maps.
+"""Draw where in each image the winner was better than the class that came next, for a run with --save_maps.
 
     python eval_prob_adaptive.py --version digits --dataset digits --search race --save_maps
     python scripts/plot_maps.py data/digits/vdigits_1trials_race_3z_500samples_maps maps.png
 
-Blue places speak for the winner: there the other prompt predicted the noise worse. Orange ones speak for the other.
+Blue places favour the winner: there the other prompt predicted the noise worse. Orange ones favour the other.
 """
 
 from diffusion import names, options
@@ -12,7 +12,7 @@ from diffusion import names, options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.drawer(__doc__, 20)
-    options.switch(p, "--wrong", "only images whose answer is wrong")
+    options.switch(p, "--wrong", "draw only images whose answer is wrong")
     return p
 
 

@@ -1,4 +1,4 @@
-"""Print the accuracy of a run, finished or still going on; of several, or of a folder of runs, a line each.
+"""Print the accuracy of a run, finished or not; for several runs, or a folder of runs, one line each.
 
     python scripts/print_acc.py data/cifar10/v2-0_1trials_5_1keep_50_500samples_l1
 
@@ -8,8 +8,8 @@
                 (the mean per class is the balanced accuracy)
     two-class   AUROC, average precision, sensitivity at 90 and 95% specificity, for --positive
     groups      accuracy of each group, the worst, the gap; groups are a column of the data's csv: path,label,group
-    shape-bias  of cue-conflict images, named as cat7-elephant1.png: the share of answers by shape
-    votes       how many points prefer the answer to the other classes, where it is right and where it is wrong
+    shape-bias  of cue-conflict images, named as cat7-elephant1.png: of answers by shape or texture, the share by shape
+    votes       the share of points where the answer has the smallest error, where it is right and where it is wrong
 """
 
 from diffusion import options
@@ -20,14 +20,14 @@ METRICS = ("classes", "two-class", "groups", "shape-bias", "votes")
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
-    options.add(p, "folders FOLDER", "of per-image files, or of runs", nargs="+")
+    options.add(p, "folders FOLDER", "folders of runs, or a folder that holds runs", nargs="+")
     loss = "decide again by this loss, among the classes measured to the end"
     options.add(p, "--loss", loss, choices=options.names.LOSSES)
-    vote = "by the mean error, or by how many points prefer a class to the others measured there"
+    vote = "by the smallest mean error, or by the class with the smallest error at most points"
     options.add(p, "--decide", vote, "error", choices=["error", "vote"])
-    options.add(p, "--top K", "also how often the label is among the K best")
+    options.add(p, "--top K", "print also how often the label is among the K best")
     options.add(p, "--metrics", "further figures, see above", nargs="+", choices=METRICS)
-    options.add(p, "--positive CLASS", "of --metrics two-class; default the last class")
+    options.add(p, "--positive CLASS", "positive class of --metrics two-class; default the last class")
     options.add(p, "--confusion PNG", "draw the confusion matrix")
     return p
 

@@ -8,8 +8,8 @@ from diffusion import names, options
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(__doc__, "of a data set, which holds run folders; or of a run", None)
-    options.add(p, "--dataset NAME", "checked against what the runs say")
+    p = options.reader(__doc__, "folder of a data set, which holds runs, or of a run", None)
+    options.add(p, "--dataset NAME", "data set that the runs must be of; default not checked")
     return p
 
 

@@ -15,9 +15,9 @@ from diffusion import names, options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
-    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "folders FOLDER", "folders of runs", nargs="+")
     options.add(p, "--base NAME", "the data set without shift", "imagenet")
-    options.add(p, "--out PNG", "draw accuracy on each set over that on the base")
+    options.add(p, "--out PNG", "draw accuracy on each data set against that on --base")
     return p
 
 

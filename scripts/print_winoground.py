@@ -1,4 +1,4 @@
-"""Print the scores of a run of run_winoground.py, finished or still going on; without a model.
+"""Print the scores of a run of run_winoground.py, finished or not, without a model.
 
 python scripts/print_winoground.py data/winoground/v2-0_t1_1trials_randnoise_bicubic
 """
@@ -8,7 +8,7 @@ from diffusion import names, options
 
 @options.answered_early
 def parser() -> options.Parser:
-    p = options.reader(__doc__, "of a run", "score by this loss; default the run's")
+    p = options.reader(__doc__, "folder of a run", "score by this loss; default the run's")
     options.add(p, "--gallery PNG", "draw the examples, the worst first")
     return p
 

@@ -1,10 +1,10 @@
-"""One page of a run to look at and to pass on: a single HTML file that needs no network.
+"""Make a report of a run: a single HTML file that needs no network.
 
     python scripts/report.py data/digits/vdigits_1trials_race_3z_500samples --out report.html
 
-Accuracy, confusion, confidence (once scripts/calibrate.py has found a temperature), what an image cost, the most
-confident mistakes, the least certain answers and some right ones with their images, and the options. Of several runs on
-the same images: first how they compare, then each run.
+Accuracy, confusion, confidence (if scripts/calibrate.py has found a temperature), cost per image, the most
+confident mistakes, the least certain answers and some right ones with their images, and the options. For several runs
+on the same images: first how they compare, then each run.
 """
 
 from diffusion import names, options
@@ -13,11 +13,11 @@ from diffusion import names, options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
-    options.add(p, "folders FOLDER", "of runs", nargs="+")
+    options.add(p, "folders FOLDER", "folders of runs", nargs="+")
     options.add(p, "--loss", "decide by this loss; default each run's", choices=names.LOSSES)
-    options.add(p, "--out HTML", "default report.html in the first folder")
-    options.add(p, "--mistakes N", "show at most so many", 12)
-    options.add(p, "--others N", "show so many of the least certain answers, and of the right ones", 6)
+    options.add(p, "--out HTML", "page to write; default report.html in the first folder")
+    options.add(p, "--mistakes N", "show at most N mistakes", 12)
+    options.add(p, "--others N", "show N of the least certain answers, and N of the right ones", 6)
     return p
 
 

@@ -6,7 +6,7 @@
     python scripts/reproduce.py paper --hours 4
 
 docs/numbers.toml names every number, the run that gives it, and the run's part. What a run printed is kept under --out
-and is read, not run, again: a second call goes on where the first one ended. To measure all anew, give another --out.
+and is not run again: a second call continues where the first one ended. To measure all again, give another --out.
 Exit code 1: a number is outside its interval, or a run failed.
 
 `paper` is for real models. Of each of the paper's data sets that is under $DATASET_ROOT it takes as many images as fit
@@ -22,15 +22,15 @@ PAPER = "paper"
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "PART")
-    options.add(p, "part PART", "of the ledger (embedded, paper, paper:pets, ...), or a pattern of runs", nargs="?")
+    options.add(p, "part PART", "of docs/numbers.toml (embedded, paper:pets, ...), or a pattern of runs", nargs="?")
     options.switch(p, "--list", "print the runs and what they cost, and run nothing")
-    options.add(p, "--out FOLDER", "what was run; default reproduce in $LOG_DIR")
+    options.add(p, "--out FOLDER", "folder for the output of the runs; default reproduce in $LOG_DIR")
     g = p.add_argument_group(PAPER)
-    options.add(g, "--hours HOURS", "for all of it")
-    options.add(g, "--nfe_per_second RATE", "network evaluations; default measured on a few images")
-    options.add(g, "--version MODEL", "in place of Stable Diffusion 2.0, as in eval_prob_adaptive.py")
-    options.add(g, "--batch_size -b N", "evaluations in one network call")
-    options.add(g, "--device NAME", "cuda, cuda:1, mps, cpu; default the best there is")
+    options.add(g, "--hours HOURS", "time for all data sets together")
+    options.add(g, "--nfe_per_second RATE", "network evaluations per second; default measured on a few images")
+    options.add(g, "--version MODEL", "model, as in eval_prob_adaptive.py; default Stable Diffusion 2.0")
+    options.add(g, "--batch_size -b N", "network evaluations in one call")
+    options.add(g, "--device NAME", "cuda, cuda:1, mps or cpu; default the best available")
     return p
 
 

@@ -1,4 +1,4 @@
-"""Save a bank of noise that all images and all classes share, for --noise_path.
+"""Save noise that all images and all classes share, for --noise_path.
 
 python scripts/save_noise.py --img_size 256
 """
@@ -9,11 +9,11 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    options.add(p, "--img_size PIXELS", "of the images; latents have 4 channels and an eighth of that", 512)
+    options.add(p, "--img_size PIXELS", "side of the images; latents have 4 channels and an eighth of that side", 512)
     p.add_argument("--latent", type=int, nargs=3, metavar=("C", "H", "W"), help="other latents: 4 8 8 for digits")
-    options.add(p, "--n_draws N", "how many are drawn", 1024)
-    options.add(p, "--seed N", "what they are drawn from", 42)
-    options.add(p, "--out PT", "default noise_IMGSIZE.pt or noise_CxHxW.pt")
+    options.add(p, "--n_draws N", "noise samples", 1024)
+    options.add(p, "--seed N", "seed of the noise", 42)
+    options.add(p, "--out PT", "file to write; default noise_IMGSIZE.pt or noise_CxHxW.pt")
     return p
 
 

@@ -1,4 +1,4 @@
-"""What a run on a large cluster costs around the network: 50,000 images of 1000 classes over 512 workers, on this disk.
+"""What a run on a large cluster costs apart from the network: 50,000 images, 1000 classes, 512 workers, on this disk.
 
     python scripts/simulate_cluster.py --nfe_from data/digits/vdigits_1trials_race_3z_500samples
 
@@ -12,11 +12,11 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    options.add(p, "--images N", "in the run", 50_000)
-    options.add(p, "--classes N", "that compete", 1000)
-    options.add(p, "--workers N", "as many GPUs", 512)
-    options.add(p, "--nfe N", "per image, at least two of each class", 4000)
-    options.add(p, "--nfe_from FOLDER", "a run whose images' NFE say how they differ")
+    options.add(p, "--images N", "images in the run", 50_000)
+    options.add(p, "--classes N", "classes to choose from", 1000)
+    options.add(p, "--workers N", "workers, each with a GPU", 512)
+    options.add(p, "--nfe N", "evaluations per image, at least two per class", 4000)
+    options.add(p, "--nfe_from FOLDER", "folder of a run; the NFE of its images say how much images differ")
     return p
 
 

@@ -1,11 +1,11 @@
-"""Train a class-conditional diffusion model of labelled images, in pixels; eval_prob_dit.py classifies with it.
+"""Train a class-conditional diffusion model on labelled images, in pixels; eval_prob_dit.py classifies with it.
 
     python scripts/train_classifier.py PATH/TO/FOLDER --out my-model --image_size 32 --steps 5000
     python eval_prob_dit.py --version my-model --dataset PATH/TO/FOLDER --search race --randomize_noise
 
-A U-Net of diffusers that is told class ids, trained to predict v at even levels of a cosine schedule, by diffusers and
-accelerate; the average of its weights is saved, in float16, as a pipeline's folder. OUT/samples.png shows how far it
-is. The same command goes on where it was stopped; with more --steps, a finished training goes on, too.
+A U-Net of diffusers, conditioned on class ids, trained to predict v at even levels of a cosine schedule, by diffusers
+and accelerate; the average of its weights is saved, in float16, as a pipeline's folder. OUT/samples.png shows how far
+it is. The same command continues a training that was stopped; more --steps continue a finished one.
 """
 
 from diffusion import names, options
@@ -15,21 +15,21 @@ from diffusion import names, options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
     options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
-    options.add(p, "--out -o FOLDER", "to write; default my-DATASET")
+    options.add(p, "--out -o FOLDER", "folder to write; default my-DATASET")
     options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
     model = p.add_argument_group("model")
-    options.add(model, "--image_size N", "pixels of a side, a multiple of 2 for each level but the first", 32)
-    options.switch(model, "--grey", "one channel, for images without colour")
-    options.add(model, "--channels N", "of each level of the U-Net", [32, 64, 128], nargs="+")
-    options.add(model, "--layers N", "of each level", 1)
-    options.add(model, "--null SHARE", "train so much of each batch on a null class, for guided sampling", 0.0)
+    options.add(model, "--image_size N", "side in pixels, a multiple of 2 for each of --channels but the first", 32)
+    options.switch(model, "--grey", "one channel, for images without colour; default three")
+    options.add(model, "--channels N", "channels of each level of the U-Net", [32, 64, 128], nargs="+")
+    options.add(model, "--layers N", "layers of each level of the U-Net", 1)
+    options.add(model, "--null SHARE", "share of each batch to train on a null class, for guided sampling", 0.0)
     training = p.add_argument_group("training")
-    options.add(training, "--steps N", "of the optimiser", 5000)
+    options.add(training, "--steps N", "steps of the optimiser", 5000)
     options.add(training, "--batch_size -b N", "images in a step", 64)
     options.add(training, "--lr LR", "learning rate at its highest", 1e-3)
     options.add(training, "--save_every N", "steps between checkpoints and samples", 500)
     options.add(training, "--mixed_precision", "of the U-Net in training", "no", choices=["no", "fp16", "bf16"])
-    options.add(training, "--seed N", "of weights, order and noise", 0)
+    options.add(training, "--seed N", "seed of weights, order and noise", 0)
     return p
 
 

@@ -1,7 +1,7 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
 python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
-python scripts/train_embedded.py sd-2    # goes on with models/digits-sd, with an eye to high noise
+python scripts/train_embedded.py sd-2    # continues models/digits-sd, with more weight on high noise
 python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
 python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
 python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
@@ -16,9 +16,9 @@ from diffusion import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "MODEL")
-    p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "lcm", "clip"], help="which one")
-    options.add(p, "--steps N", "of the optimiser", 5000)
-    options.add(p, "--folder FOLDER", "to write; default models/digits-MODEL")
+    p.add_argument("model", choices=["sd", "sd-2", "dit", "dit-2", "flow", "flow-2", "lcm", "clip"], help="see above")
+    options.add(p, "--steps N", "steps of the optimiser", 5000)
+    options.add(p, "--folder FOLDER", "folder to write; default models/digits-MODEL")
     return p
 
 

@@ -134,7 +134,7 @@ def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
     p.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
-    options.add(p, "--out CSV", "default prompts/DATASET_prompts.csv")
+    options.add(p, "--out CSV", "file to write; default prompts/DATASET_prompts.csv")
     template = 'the prompt with {} for the class name, as "a photo of a {}."; default the published one'
     options.add(p, "--template TEXT", template)
     return p
