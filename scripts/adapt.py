@@ -1,6 +1,6 @@
 """Fit noise to a few labelled images of each class, for --noise_path: fewer evaluations reach the same accuracy.
 
-    python scripts/adapt.py fashion-mnist --version fashion --told class --levels 0.5-0.8 --out noise.pt
+    python scripts/adapt.py fashion-mnist --version fashion --condition class --levels 0.5-0.8 --out noise.pt
     python eval_prob_dit.py --version fashion --dataset fashion-mnist --search race --levels 0.5-0.8 --max_samples 4 \\
         --randomize_noise --noise_path noise.pt
 
@@ -24,7 +24,7 @@ def parser() -> options.Parser:
     model = p.add_argument_group("model")
     options.add(model, "--version MODEL", "model, as in the script that evaluates", "2-0")
     options.add(
-        model, "--told", "how the model gets a class: as a prompt or as its id", "text", choices=["text", "class"]
+        model, "--condition", "how the model gets a class: as a prompt or as its id", "text", choices=["text", "class"]
     )
     options.add_device(model, "float32")
     fit = p.add_argument_group("fit")
@@ -37,7 +37,7 @@ def parser() -> options.Parser:
     options.add(
         fit, "--batch_size -b N", "evaluations in one network call with gradients, as far as images can be split", 96
     )
-    p.set_defaults(search="race", reads=lambda args: (args.version, args.told))
+    p.set_defaults(search="race", reads=lambda args: (args.version, args.condition))
     return p
 
 
@@ -61,15 +61,15 @@ def check(args) -> None:
     options.not_negative(args, "seed")
     if not args.lr > 0:
         raise InputError(f"--lr {args.lr:g}: must be greater than 0")
-    if args.told == "class":
-        options.refuse(args, parser(), ["prompt_path"], "is for a model that is told prompts, not for --told class")
+    if args.condition == "class":
+        options.refuse(args, parser(), ["prompt_path"], "is for --condition text, not for --condition class")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))) or os.path.isdir(args.out):
         raise InputError(f"--out {args.out}: wanted a file in a folder that exists")
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
     """What the model is told, and the class id of each. InputError where a class has several."""
-    if args.told == "class":
+    if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
         told, classes = list(arms), list(arms.values())
     else:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
     device, dtype = plan.pick_device(args)
-    card = read_card(args.version, told=args.told)
+    card = read_card(args.version, told=args.condition)
     usable = plan.levels_of(args, card.levels)
     if args.points > len(usable):
         raise InputError(f"--points {args.points}: --levels {args.levels} holds {len(usable)} levels")
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
     told, classes = arms_of(args, dataset, card)
     shots = draw_shots(dataset.labels, args.shots, args.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in shots])
-    interpolation = "adm" if args.told == "class" else "bicubic"  # as the scripts that evaluate crop by default
+    interpolation = "adm" if args.condition == "class" else "bicubic"  # as the scripts that evaluate crop by default
     pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in shots.tolist()]
 
     of = plan.fitted_for(check_weights(card))
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
     seen = f"{len(x)} images of {len(set(label.tolist()))} classes"
     print(f"{seen}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
     search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
-    shared = " --randomize_noise" * (args.told == "class")
+    shared = " --randomize_noise" * (args.condition == "class")
     print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")
     return 0
 

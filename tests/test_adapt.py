@@ -109,7 +109,7 @@ SMALL = "--version", "digits", "--shots", 1, "--steps", 3, "--points", 2, "--lev
 @pytest.mark.parametrize("told, script", [("text", "eval_prob_adaptive.py"), ("class", "eval_prob_dit.py")])
 def test_a_bank_that_the_scripts_take(run_main, tmp_path, told, script):
     out = tmp_path / "noise.pt"
-    done = run_main(SCRIPT, "digits", *SMALL, "--told", told, "--out", out)
+    done = run_main(SCRIPT, "digits", *SMALL, "--condition", told, "--out", out)
     assert done.code == 0, done.err
     assert "10 images of 10 classes" in done.out and "--max_samples 2" in done.out
     bank = torch.load(out, weights_only=True)["noise"]
@@ -125,7 +125,7 @@ def test_a_bank_that_the_scripts_take(run_main, tmp_path, told, script):
 def test_a_bank_is_for_what_it_was_fitted_for(run_main, tmp_path, dit_folder):
     """The same model, loss and levels, each with its own draw; else it is refused before the run begins."""
     out = tmp_path / "noise.pt"
-    assert run_main(SCRIPT, "digits", *SMALL, "--told", "class", "--out", out).code == 0
+    assert run_main(SCRIPT, "digits", *SMALL, "--condition", "class", "--out", out).code == 0
     run = ["--dataset", "digits", "--limit", 2, "--noise_path", out, "--search", "race", "--device", "cpu"]
     same = [*run, "--version", "digits", "--levels", "0.4-0.6", "--max_samples", 2, "--randomize_noise"]
     weights = tmp_path / "w.csv"
@@ -165,7 +165,7 @@ def test_it_can_be_done_again(run_main, tmp_path):
         (["--split", "val"], "val"),
         (["--out", "gone/noise.pt"], "--out gone/noise.pt"),
         (["--prompt_path", "gone.csv"], "gone.csv"),
-        (["--told", "class", "--prompt_path", "gone.csv"], "--prompt_path"),
+        (["--condition", "class", "--prompt_path", "gone.csv"], "--prompt_path"),
     ],
 )
 def test_bad_options(run_main, tmp_path, monkeypatch, more, says):
