@@ -219,7 +219,7 @@ def main(argv: list[str]) -> int:
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
     chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
     chosen |= {"classes": args.classes and sha256(repr(card.called))}
-    about = {"images": len(images), "indices": names.ranges(images), "arms": table}
+    about = {"images": len(images), "schedule": card.levels, "indices": names.ranges(images), "arms": table}
     about["all_arms"] = names.ranges(sorted(class_of))
     exact = args.search != "race" and not args.candidates
     numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))

@@ -211,7 +211,11 @@ def load_model(
 
 
 def find_device(given: str | torch.device, said: str) -> torch.device:
-    """The device of this name; InputError, which begins with what the caller `said`, where there is no such."""
+    """The device of this name; InputError, which begins with what the caller `said`, where there is no such.
+
+    From then on float32 means float32: on CUDA, torch by default lets convolutions use TF32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     try:
         device = torch.device(given)
         torch.empty(1, device=device).cpu()  # "meta" gives no numbers back

@@ -94,7 +94,6 @@ def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, st
 
 def pick_device(args) -> tuple[torch.device, str]:
     """The device and the dtype's name, from --device and --dtype or what the machine has."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     cuda = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun's
     best = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = models.find_device(args.device or best, f"--device {args.device}")

@@ -83,7 +83,7 @@ def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
 _RUN = {  # what is read again of a run.json, beside or in its options -> its type, or the texts that it may be
-    **dict.fromkeys(["images", "img_size"], int),
+    **dict.fromkeys(["images", "img_size", "schedule"], int),
     **dict.fromkeys(["arms", "n_samples"], list),
     **dict.fromkeys(["dataset", "split"], str),
     **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),

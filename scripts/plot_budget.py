@@ -53,7 +53,7 @@ from diffusion import InputError, figures, metrics, results, simulate
 from diffusion.files import read_curve
 from diffusion.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
 
-T = 1000  # the levels of every model there is, of which --levels takes shares
+T = 1000  # noise levels of a simulated model, and of one whose run does not say
 P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
 SHARES = [0.02, 0.05, 0.1, 0.2, 0.5, 1]  # of the points that the last stage of a halving measures
 LEAST = 20  # points of every class before the first t-test, theirs
@@ -69,12 +69,14 @@ class Source:
     label: np.ndarray  # [images], class rows
     levels: np.ndarray  # [P]
     arms: np.ndarray  # [K], how many a class has
+    schedule: int = T  # noise levels of the model, of which --levels takes shares
 
 
 def measured(args) -> Source:
     """The images of a run."""
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
-    return Source(run.options["dataset"], *results.read_full(run), np.bincount(run.arm_class))
+    arms, schedule = np.bincount(run.arm_class), run.about.get("schedule", T)
+    return Source(run.options["dataset"], *results.read_full(run), arms, schedule)
 
 
 def simulated(args) -> tuple[Source, str]:
@@ -121,7 +123,7 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
     return left[[errors.mean(1).argmin()]]
 
 
-def searches(args, levels: np.ndarray, arms: np.ndarray) -> dict[tuple[str, str], Callable]:
+def searches(args, levels: np.ndarray, arms: np.ndarray, schedule: int) -> dict[tuple[str, str], Callable]:
     """(search, setting) -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
     P, n = len(levels), len(arms)
 
@@ -139,7 +141,7 @@ def searches(args, levels: np.ndarray, arms: np.ndarray) -> dict[tuple[str, str]
         check_schedule(n, args.n_samples, args.to_keep, P)
         found["published", "as given"] = staged(args.to_keep, args.n_samples)
     for band in args.levels:
-        low, high = (float(end) * T for end in band.split("-"))
+        low, high = (float(end) * schedule for end in band.split("-"))
         usable = np.arange(P) if band == "0-1" else np.flatnonzero((low <= levels) & (levels < high))
         for most in args.max_samples or [len(usable)]:
             if not min(2, P) <= most <= len(usable):
@@ -172,7 +174,7 @@ def main(argv: list[str]) -> int:
     check(args)
     source, about = simulated(args) if args.simulate else (measured(args), None)
     levels, arms = source.levels, source.arms
-    settings = searches(args, levels, arms)
+    settings = searches(args, levels, arms, source.schedule)
     full, wins, costs = [], [], []
     for k, one in enumerate(tqdm(source.errors, total=len(source.label), leave=False)):
         replayed = []

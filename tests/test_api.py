@@ -215,6 +215,13 @@ def test_a_device_that_is_not_there_is_told_before_a_weight_is_read(options, sai
     assert "\n" not in str(caught.value)
 
 
+def test_float32_is_float32(monkeypatch):
+    """Convolutions on CUDA too, from Python as from the command line."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    load_model("digits")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_folder_may_be_a_path(model, model_folder):
     image = load_dataset("digits").open(3)
     answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, load_model(model_folder))]

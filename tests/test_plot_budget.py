@@ -1,6 +1,8 @@
 """Searches replayed on a run that measured everything: what they cost and decide is what they do when they are run."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,17 @@ def test_a_race_within_a_band_of_levels(run_main, grid):
         nfe, share, _ = found[name, "z 2.25"]
         assert nfe == pytest.approx(np.mean([nfe for _, nfe in replays]), abs=0.51)
         assert share == 100 * np.mean(agrees)
+
+
+def test_a_band_is_a_share_of_the_models_levels(run_main, tmp_path, grid):
+    """Which run.json says: of a model of 2000 levels, the same points are another share."""
+    _, folder = grid
+    other = shutil.copytree(folder, tmp_path / "run")
+    about = json.loads((other / "run.json").read_text())
+    assert about["schedule"] == 1000
+    (other / "run.json").write_text(json.dumps(about | {"schedule": 2000}))
+    of = [table(run_main(SCRIPT, f, "--levels", b, "--z", 3)) for f, b in ((folder, "0.2-0.8"), (other, "0.1-0.4"))]
+    assert of[0]["race 0.2-0.8 of 24", "z 3"] == of[1]["race 0.1-0.4 of 24", "z 3"]
 
 
 def test_a_simulation(run_main, tmp_path):
