@@ -20,7 +20,7 @@ from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Dataset
 from diffusion.files import is_id, read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
-from diffusion.names import clip_tag, tag
+from diffusion.names import clip_tag, few, tag
 from diffusion.prompts import Prompts
 
 Stage = tuple[dict, str, Callable]
@@ -96,14 +96,14 @@ def by_column(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> Sta
         if len(known) == 1:
             return next(iter(known))
         near = difflib.get_close_matches(name, ids, 1)
-        compete = f"did you mean {near[0]!r}?" if near else f"{', '.join(list(ids)[:10])}{', ...' * (len(ids) > 10)}"
+        compete = f"did you mean {near[0]!r}?" if near else few(ids, 10)
         why = "the name of several classes" if known else f"none of the classes that compete: {compete}"
         raise InputError(f"{dataset.path}, line {line}: candidates has {name!r}, {why}")
 
     of = [[id_of(line, name) for name in names] or class_ids.tolist() for line, names in dataset.candidates]
     if empty := [line for line, names in dataset.candidates if not names]:
-        few = f"{len(empty)} of {len(of)} images have no candidates (line {empty[0]}{', ...' * (len(empty) > 1)})"
-        warnings.warn(f"{dataset.path}: {few}: all {len(class_ids)} classes compete", InputWarning, stacklevel=2)
+        some = f"{len(empty)} of {len(of)} images have no candidates (line {few(empty, 1)})"
+        warnings.warn(f"{dataset.path}: {some}: all {len(class_ids)} classes compete", InputWarning, stacklevel=2)
     told = {"candidates": max(map(len, of)), "candidates_from": f"column, sha256 {sha256(repr(of))}"}
 
     def pick(index: int, _) -> tuple[np.ndarray, dict]:

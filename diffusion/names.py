@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from diffusion import InputError
@@ -77,6 +77,11 @@ def like(name: str, known: Iterable[str]) -> str:
     """What ends a refusal of a name: the known one that is nearest, if any is near."""
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def few(each: Collection, most: int) -> str:
+    """The first of many, for a message."""
+    return ", ".join(map(str, list(each)[:most])) + ", ..." * (len(each) > most)
 
 
 def script(name: str) -> str:

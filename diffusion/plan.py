@@ -217,8 +217,9 @@ def read_bank(
     if isinstance(bank, dict) and bank.keys() == {"noise", "levels", "loss", "model"}:
         of, loss, fitted, bank = bank["levels"], bank["loss"], bank["model"], bank["noise"]
         if len(of) < points or of[rows].tolist() != levels.tolist():
+            fit, asked = (names.few(np.unique(each).tolist(), 5) for each in (of, levels))
             wanted = "wanted the same --levels, as many points, and for each its own draw (--randomize_noise)"
-            raise InputError(f"--noise_path {path}: was fitted for the levels {_few(of)}, not {_few(levels)}; {wanted}")
+            raise InputError(f"--noise_path {path}: was fitted for the levels {fit}, not {asked}; {wanted}")
         if loss != args.loss:
             raise InputError(f"--noise_path {path}: was fitted for --loss {loss}, not {args.loss}")
     if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
@@ -233,12 +234,6 @@ def read_bank(
 def fitted_for(known: dict[str, str]) -> dict[str, str]:
     """Of what models.check_weights knows, what noise is fitted for: a copy of a model is the same."""
     return {key: value for key, value in known.items() if key != "configuration"}
-
-
-def _few(levels: Iterable[int], most: int = 5) -> str:
-    """The first of some levels, ascending."""
-    found = sorted({int(level) for level in levels})
-    return ", ".join(map(str, found[:most])) + ", ..." * (len(found) > most)
 
 
 # ---- candidates ----

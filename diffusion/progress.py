@@ -11,8 +11,8 @@ from diffusion.names import NO_LABEL
 class Progress:
     """A bar of `images` that cost `nfe` in all, at most unless that is `exact`; `earlier` rows count in its figures.
 
-    Where the cost is not known, each image that is not done will cost as much more as all that was spent by the images
-    that are: the first to end are cheap, so what those in hand have cost by now counts too.
+    Where the cost is not known, each image that is not done is taken to cost as much more as was spent in all, over the
+    images that are done: the first to end are cheap, so what those in hand have cost by now counts too.
     """
 
     def __init__(self, images: int, nfe: int, exact: bool, earlier: Iterable[dict] = ()):

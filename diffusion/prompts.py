@@ -11,9 +11,10 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.files import is_id, read_header, read_numbers, read_rows
-from diffusion.names import DATA, DATASETS, NO_LABEL
+from diffusion.names import DATA, DATASETS, NO_LABEL, few
 
 PROMPTS = DATA / "prompts"
+ADDED = ("lora", "embedding")  # columns: what a prompt adds to the model for itself
 SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
 
 
@@ -36,7 +37,7 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     InputError names the file and the line at fault.
     """
     header = read_header(path)
-    keys = ("prompt", "classname", "classidx", *(key for key in ("group", "lora", "embedding") if key in header))
+    keys = ("prompt", "classname", "classidx", *(key for key in ("group", *ADDED) if key in header))
     rows = read_rows(path, keys)
     columns = dict(zip(keys, map(list, zip(*rows.values(), strict=True)), strict=True))
     texts, names, ids, groups = (columns.get(key) for key in ("prompt", "classname", "classidx", "group"))
@@ -50,11 +51,11 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
             raise InputError(f"{path}, line {line}: class {class_id} is in group {group!r}, and above in {known!r}")
     if len({int(i) for i in ids}) < 2:
         raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
-    cells = {column: dict(zip(rows, columns.get(column, ()), strict=False)) for column in ("lora", "embedding")}
-    own = {column: _files(Path(path), column, cells[column]) for column in cells}
+    of_prompts = {column: dict(zip(rows, columns[column], strict=True)) for column in keys if column in ADDED}
+    own = {column: _files(Path(path), column, cells) for column, cells in of_prompts.items()}
     if not added and (given := [column for column in own if own[column]]):
         raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
-    return Prompts(texts, names, [int(i) for i in ids], groups, own["lora"], own["embedding"])
+    return Prompts(texts, names, [int(i) for i in ids], groups, own.get("lora"), own.get("embedding"))
 
 
 def _files(path: Path, column: str, cells: dict[int, str]) -> list[tuple[str, ...]] | None:
@@ -104,8 +105,8 @@ def prompts_for(
     """
     if texts:
         if path or NO_LABEL not in labels:
-            few = f" ({', '.join(classes[:3])}{', ...' * (len(classes) > 3)})" if classes else ""
-            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{few}"
+            some = f" ({few(classes, 3)})" if classes else ""
+            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{some}"
             raise InputError(f"--prompts: {why}; wanted a csv that says which class each prompt is of, or neither")
         if len(texts) < 2 or not all(text.strip() for text in texts):
             raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
