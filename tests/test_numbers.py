@@ -12,6 +12,7 @@ from test_run_winoground import own_examples
 
 from diffusion import InputError
 from diffusion.ledger import FIGURE, OUTSIDE, Claim, Ledger, read_off, verdict
+from diffusion.names import usual_levels
 from diffusion.prompts import PROMPTS, prompts_file, read_prompts
 
 LEDGER = Ledger.read(ROOT / "docs" / "numbers.toml")
@@ -106,6 +107,21 @@ def test_a_command_parses_and_its_files_exist(run, monkeypatch):
         compile(words[1], run.name, "exec")
     else:
         parse(words, monkeypatch)
+
+
+def test_runs_have_folders_of_their_own(monkeypatch):
+    """Two that differ only in options which the name of a folder leaves out would refuse each other's results."""
+    left_out = ["limit", "per_class", "subset_path", "noise_path", "seed", "reads"]  # and the split, but for DiT
+    left_out = {"eval_prob_adaptive.py": [*left_out, "split"], "eval_prob_dit.py": left_out}
+    found = {}
+    for run in LEDGER.runs.values():
+        script, *_ = words = shlex.split(run.do)
+        if script in left_out:
+            args = parse(words, monkeypatch)
+            args.levels = args.levels or usual_levels(args.search)
+            named = {option: value for option, value in vars(args).items() if option not in left_out[script]}
+            found.setdefault(repr((script, named)), []).append(run.name)
+    assert [names for names in found.values() if len(names) > 1] == []
 
 
 def test_every_run_is_for_something():
