@@ -116,8 +116,8 @@ def _pipeline(card: Card, dtype: torch.dtype | None):
 def check_weights(card: Card) -> dict[str, str]:
     """Look at all the files of a model's weights, before a run begins; what they are known by, of each part.
 
-    Of the hub they are fetched first. The hub's commit, or sizes and hashes of local files, of a local folder also of
-    the configurations of its parts: a scheduler's says what the network predicts. Raises InputError unless every weight
+    Of the hub they are fetched first. The hub's commit, or sizes and hashes of local files, of local folders also of
+    the configurations of the parts: a scheduler's says what the network predicts. Raises InputError unless every weight
     of every part is there, and every tensor of every LoRA has its place; warns of what is not used.
     """
     with _reading(card):
@@ -137,11 +137,14 @@ def check_weights(card: Card) -> dict[str, str]:
             if part not in held:
                 files = _files(source, within)
                 known[f"weights of {part}"] = f"commit {source.commit}" if source.commit else weights.fingerprint(files)
-        folder = card.home.folder
-        if card.home.commit is None and not folder.is_relative_to(EMBEDDED):  # those nobody edits
-            of = {"model_index.json", *card.parts}
-            told = [folder / name for name in card.home.names if name.split("/")[0] in of]
-            known["configuration"] = weights.fingerprint([path for path in told if f"*{path.suffix}" in hub.TOLD])
+        # the hub's have a commit, and the embedded models nobody edits
+        home, read = card.home, {"model_index.json", *card.parts}
+        told = [(home, name) for name in home.names if name.split("/")[0] in read]
+        told += [(source, Path(part, "config.json")) for source, part in card.places.values() if source != home]
+        told = [source.folder / name for source, name in told if source.commit is None]
+        told = [path for path in told if f"*{path.suffix}" in hub.TOLD and not path.is_relative_to(EMBEDDED)]
+        if told:
+            known["configuration"] = weights.fingerprint(told)
     return known
 
 

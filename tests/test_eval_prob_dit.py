@@ -463,6 +463,8 @@ def test_a_vae_of_ones_own(run_main, tmp_path, dit_folder):
     assert refused.code == 2 and f"vae was None, now '{tmp_path / 'vae'}'" in refused.err
     config = tmp_path / "vae/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    refused = run_main(SCRIPT, *given, log="given")
+    assert refused.code == 2 and "configuration was" in refused.err
     scaled = records_of(run_main(SCRIPT, *given, log="scaled"))
     assert not torch.equal(scaled[0]["errors"], default[0]["errors"])
 
