@@ -56,7 +56,6 @@ from diffusion import InputError, cluster, figures, gallery, matching, metrics, 
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
-from diffusion.files import sha256
 from diffusion.items import Items, Once
 from diffusion.models import Model
 from diffusion.progress import Progress
@@ -185,7 +184,7 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
 
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
-    chosen |= {"data": sha256(repr(items.data))} | clip_weights(found, pretrained)
+    chosen |= {"data": fingerprint(items.data)} | clip_weights(found, pretrained)
     name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
     return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
 
