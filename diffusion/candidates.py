@@ -5,7 +5,6 @@ A stage is what it adds to run.json, its part of the folder's name, and `load(dt
 them.
 """
 
-import difflib
 import json
 import os
 import warnings
@@ -20,7 +19,7 @@ from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Dataset
 from diffusion.files import is_id, read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
-from diffusion.names import clip_tag, few, tag
+from diffusion.names import clip_tag, few, like, tag
 from diffusion.prompts import Prompts
 
 Stage = tuple[dict, str, Callable]
@@ -95,9 +94,8 @@ def by_column(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> Sta
         known = ids.get(name if dataset.classes or not is_id(name) else str(int(name)), ())
         if len(known) == 1:
             return next(iter(known))
-        near = difflib.get_close_matches(name, ids, 1)
-        compete = f"did you mean {near[0]!r}?" if near else few(ids, 10)
-        why = "the name of several classes" if known else f"none of the classes that compete: {compete}"
+        none = f"none of the classes that compete{like(name, ids) or f': {few(ids, 10)}'}"
+        why = "the name of several classes" if known else none
         raise InputError(f"{dataset.path}, line {line}: candidates has {name!r}, {why}")
 
     of = [[id_of(line, name) for name in names] or class_ids.tolist() for line, names in dataset.candidates]
