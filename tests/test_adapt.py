@@ -152,6 +152,14 @@ def test_it_can_be_done_again(run_main, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_classes_without_images(run_main, tmp_path):
+    """Are said, as those of digits-unseen, which has 8 of 60; there are none of digits."""
+    for dataset, says in ("digits-unseen", "52 of 60 classes have no images in --split train"), ("digits", None):
+        done = run_main(SCRIPT, dataset, *SMALL, "--out", tmp_path / "noise.pt")
+        assert done.code == 0, done.err
+        assert says in done.err if says else "no images" not in done.err
+
+
 @pytest.mark.parametrize(
     "more, says",
     [
