@@ -7,7 +7,7 @@
 By default every image has its own random noise. Here all images share one noise sample for each of a few levels, and
 these samples are fitted until the labels of some images (of --split train) are likeliest. Use OUT with the same
 model, --loss and --levels, and with the number of --points as --max_samples of a race, or as --to_keep 1 --n_samples.
-Classes without labelled images gain nothing; if they cannot occur, leave them out of --prompt_path when you evaluate.
+Nothing is fitted for classes without labelled images; if they cannot occur, leave them out of --prompt_path.
 """
 
 from diffusion import names, options
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     told, classes = arms_of(args, dataset, card)
     if lacking := set(classes) - set(dataset.labels):
         some = f"{len(lacking)} of {len(classes)} classes have no images in --split {args.split}"
-        warnings.warn(f"{some}: these gain nothing", InputWarning, stacklevel=1)
+        warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=1)
     shots = draw_shots(dataset.labels, args.shots, args.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in shots])
     interpolation = "adm" if args.condition == "class" else "bicubic"  # as the scripts that evaluate crop by default
