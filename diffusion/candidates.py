@@ -189,9 +189,8 @@ def by_run(path: Path, dataset: Dataset, K: int, class_ids: np.ndarray, mine: li
             differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"
             raise InputError(f"{run.folder}: {differ}")
         if lacking := {index: why for index in mine if (why := _lacks(run, index, K))}:
-            named = ", ".join(map(str, list(lacking)[:5])) + (", ..." if len(lacking) > 5 else "")
             missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
-            raise InputError(f"{run.folder}: {missing}: {named} ({next(iter(lacking.values()))})")
+            raise InputError(f"{run.folder}: {missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
     except InputError as error:  # begins with the folder
         raise InputError(f"--candidates_from {error}") from None
 

@@ -39,7 +39,7 @@ from PIL import Image
 from diffusion import InputError, digits, own
 from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb
-from diffusion.names import NO_LABEL, like
+from diffusion.names import NO_LABEL, few, like
 
 Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
 
@@ -301,9 +301,8 @@ def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[i
         for each in (name, *name.split(",")):
             ids.setdefault(each.strip().casefold(), set()).add(k)
     if strange := [name for name in dataset.classes if name.casefold() not in ids]:
-        knows = "; ".join(called[:10]) + ("; ..." if len(called) > 10 else "")
-        found = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
-        raise InputError(f"--dataset {dataset.name}: classes {found} are none of {model}'s: {knows}")
+        found = f"classes {few(list(map(repr, strange)), 5)} are none of {model}'s: {few(called, 10, '; ')}"
+        raise InputError(f"--dataset {dataset.name}: {found}")
     if twice := [name for name in dataset.classes if len(ids[name.casefold()]) > 1]:
         raise InputError(f"--dataset {dataset.name}: class {twice[0]!r} is the name of several classes of {model}")
     arms = {min(ids[name.casefold()]): k for k, name in enumerate(dataset.classes)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion import InputError, hub, one_line, weights
+from diffusion.names import few
 
 USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
 OWN, OWN_TOKEN = "column lora:", "column embedding:"  # of a csv of prompts, in place of a flag
@@ -52,7 +53,7 @@ def find(given: str, flag: str) -> tuple[Path, str | None]:
             files = [given.removeprefix(f"{name}/")]
         chosen = [f for f in USUAL if f in files][:1] or [f for f in files if f.endswith(".safetensors")] or files
         if len(chosen) != 1:
-            found = f"several, {weights.first(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
+            found = f"several, {few(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
             raise InputError(f"{flag} {given}: wanted one file of weights, found {found}")
         return hub.fetch(source, chosen)[0], source.commit
     except OSError as error:
@@ -228,7 +229,7 @@ def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) 
     lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
     if lost or odd or placed != len(wanted):
         found = f"{placed} of its {len(wanted)} tensors found their place"
-        raise InputError(f"{flag}: {found}; not {weights.first(lost or odd)}; wanted a LoRA of this model")
+        raise InputError(f"{flag}: {found}; not {few(lost or odd)}; wanted a LoRA of this model")
 
 
 def _changes(pipeline, weight: float, adapter: str) -> bool:
@@ -311,9 +312,7 @@ def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
         ((token, value),) = loaded.items()
         found = [("text_encoder", path.stem if token in ("emb_params", "*") else str(token), value)]
     else:
-        raise InputError(
-            f"{flag}: wanted one token's embeddings, it holds {weights.first([str(key) for key in loaded])}"
-        )
+        raise InputError(f"{flag}: wanted one token's embeddings, it holds {few(loaded)}")
     for _, token, value in found:
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
             raise InputError(f"{flag}: {token!r} is no embedding [n, width]")

@@ -79,9 +79,9 @@ def like(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def few(each: Collection, most: int) -> str:
+def few(each: Collection, most: int = 3, between: str = ", ") -> str:
     """The first of many, for a message."""
-    return ", ".join(map(str, list(each)[:most])) + ", ..." * (len(each) > most)
+    return between.join([*map(str, list(each)[:most]), *["..."] * (len(each) > most)])
 
 
 def script(name: str) -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 from diffusion import InputError, InputWarning, hub
 from diffusion.files import is_id, json_lines, read_header, read_rows
 from diffusion.images import hub_image, open_rgb
-from diffusion.names import NO_LABEL
+from diffusion.names import NO_LABEL, few
 
 Read = tuple  # labels, classes, open, names of files, groups, candidates: what follows name and split in Dataset
 
@@ -145,7 +145,7 @@ def read_folder(name: str, split: str) -> Read:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {alone[0].name}"
         warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
     if empty := [each for each in inside if not images[each]]:
-        named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        named = few(empty, 5)
         if not full:
             raise InputError(f"no image in {folder}: wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)

@@ -56,9 +56,9 @@ def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: i
         of.setdefault(labels[index], []).append(index)
     sizes = np.array([len(of[label]) for label in sorted(of)])
     counts = sizes if per_class is None else np.minimum(sizes, per_class)
-    if per_class is not None and (few := [f"{k} ({len(of[k])})" for k in sorted(of) if len(of[k]) < per_class]):
-        named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
-        warnings.warn(f"--per_class {per_class}: fewer images of class {named}", InputWarning, stacklevel=2)
+    if per_class is not None and (fewer := [f"{k} ({len(of[k])})" for k in sorted(of) if len(of[k]) < per_class]):
+        some = f"--per_class {per_class}: fewer images of class {names.few(fewer, 10)}"
+        warnings.warn(some, InputWarning, stacklevel=2)
     if limit is not None and limit < counts.sum():
         room, counts = counts, np.zeros_like(counts)
         while left := limit - counts.sum():

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from diffusion import InputError, digit_items, one_line
 from diffusion.items import Item, Items, Shown, choice, hub, open_any, own, pair, search
+from diffusion.names import few
 
 NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 COCO = ("val2017", "../coco/val2017", "../coco/images/val2017")
@@ -274,7 +275,7 @@ def _placed(items: list[Item], folder: Path, places: tuple[str, ...]) -> Items:
         if gone := [shown.file for shown in item.images if found[shown.file] is None]:
             lacking[k] = f"no such image: {gone[0]}"
     if len(lacking) == len(items):
-        sought = ", ".join(str(folder / place) for place in ("", *places[:2])) + (", ..." if places[2:] else "")
+        sought = few([folder / place for place in ("", *places)])
         gone = sum(path is None for path in found.values())
         none = f"{len(items)} examples in the file, but {gone} of {len(files)} images are missing, so none is whole"
         raise InputError(f"{folder}: {none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, weights
+from diffusion.names import few
 
 PREDICTS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}  # modelspec's words
 
@@ -86,7 +87,7 @@ def _text_encoder(cls, folder: Path, tensors: dict[str, Tensor], dtype: torch.dt
     module = build(cls, dict(tensors), config=str(folder.parent), subfolder=folder.name, torch_dtype=dtype or as_it_is)
     there = module.state_dict()
     if missing := [key for key, value in there.items() if value.is_meta]:
-        raise weights.Misfit(f"{len(missing)} of {len(there)} weights are missing: {weights.first(sorted(missing))}")
+        raise weights.Misfit(f"{len(missing)} of {len(there)} weights are missing: {few(sorted(missing))}")
     return module
 
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
+from diffusion.names import few
 
 FILE = re.compile(  # whole or a shard, of a variant or plain; the older spelling has the variant last
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -135,15 +136,10 @@ def _build_diffusers(cls, config: dict, tensors: dict[str, Tensor], dtype: torch
 
 def _refuse(missing: Iterable[str], wrong: list[str], total: int, extra: Iterable[str]) -> None:
     if missing := sorted(missing):
-        others = f"; it has {first(sorted(extra))} instead" if extra else ""
-        raise Misfit(f"{len(missing)} of {total} weights are missing: {first(missing)}{others}")
+        others = f"; it has {few(sorted(extra))} instead" if extra else ""
+        raise Misfit(f"{len(missing)} of {total} weights are missing: {few(missing)}{others}")
     if wrong:
-        raise Misfit(f"{len(wrong)} of {total} weights have another shape: {first(sorted(wrong))}")
-
-
-def first(names: list[str], most: int = 3) -> str:
-    """The first few of names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+        raise Misfit(f"{len(wrong)} of {total} weights have another shape: {few(sorted(wrong))}")
 
 
 def load_part(part: str, cls, folder: Path, files: list[Path], dtype: torch.dtype | None) -> torch.nn.Module:
@@ -172,7 +168,7 @@ def load_part(part: str, cls, folder: Path, files: list[Path], dtype: torch.dtyp
             warnings.warn(f"{files[0]}: {removed!r} is taken off its keys", InputWarning, stacklevel=2)
         if extra := [key for key in extra if not re.search(HARMLESS, key)]:
             unused = f"{len(extra)} of its tensors are not the {part}'s and are not used"
-            warnings.warn(f"{files[0]}: {unused}: {first(extra)}", InputWarning, stacklevel=2)
+            warnings.warn(f"{files[0]}: {unused}: {few(extra)}", InputWarning, stacklevel=2)
     return module
 
 
@@ -193,7 +189,7 @@ def _load_quantised(part: str, cls, folder: Path, config, how: str, dtype: torch
         return empty(cls, config)
     module, info = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     if missing := info["missing_keys"]:
-        raise InputError(f"{folder}: {len(missing)} weights of the {part} are missing: {first(sorted(missing))}")
+        raise InputError(f"{folder}: {len(missing)} weights of the {part} are missing: {few(sorted(missing))}")
     return module
 
 
