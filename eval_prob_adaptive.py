@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
     if no_schedule := args.search == "halving" and args.to_keep is args.n_samples is None:
         args.search = "race"
     device, dtype = plan.pick_device(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
+    columns = args.image_column, args.label_column
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, *columns, args.value_range)
     images, mine = plan.my_images(args, dataset.labels)
     prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts, added=True)
     texts, tokens = own_tokens(prompts.texts, prompts.embeddings)

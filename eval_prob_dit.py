@@ -196,7 +196,8 @@ def main(argv: list[str]) -> int:
     card = with_names(card, args.classes) if args.classes else card
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
+    columns = args.image_column, args.label_column
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, *columns, args.value_range)
     environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
     images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
     class_of, arms = arms_of(args, dataset, card)

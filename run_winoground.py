@@ -209,7 +209,7 @@ def main(argv: list[str]) -> int:
         )
     figures.check_picture(args.gallery)
     device, dtype = plan.pick_device(args)
-    items = load_items(args.dataset, names.DATASET_ROOT)
+    items = load_items(args.dataset, names.DATASET_ROOT, args.value_range)
     chosen, mine = plan.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
     mine = [k for k in mine if k not in items.lacking]
     views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
@@ -217,6 +217,7 @@ def main(argv: list[str]) -> int:
     wanted = [n for k in mine for n in range(first[k], first[k + 1])]
     by = by_diffusion if args.model == "sd" else by_clip
     settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
+    settings |= {"value_range": args.value_range} if args.value_range else {}
     folder = names.run_folder(args.dataset, args.extra, name)
     todo, _ = run.join_run(folder, settings, matching.about(items, chosen), wanted)
     at = {}  # an image that several items show is measured for all of them in a row, and forgotten

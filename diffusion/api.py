@@ -7,8 +7,8 @@
     print(answer.name, answer.scores, answer.nfe)
 
 An image is a path, a PIL image, a numpy array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], or a tensor [1 or 3, h, w]:
-bytes, or floats in 0..1. Several are a list, an array or tensor with one axis more, or any iterable of images. They
-share network calls; the results are the same bits as one by one.
+bytes, or floats in 0..1, or other numbers with a `value_range`. Several are a list, an array or tensor with one axis
+more, or any iterable of images. They share network calls; the results are the same bits as one by one.
 
 Raises diffusion.InputError, a ValueError, for what cannot work, and OSError for a file that is no image.
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 from diffusion import InputError, InputWarning
 from diffusion.calibration import probabilities
 from diffusion.decide import search_image
+from diffusion.depth import KINDS, Range, check_range, to_bytes
 from diffusion.errors import ImageNoise, together
 from diffusion.images import crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
@@ -67,6 +68,7 @@ def classify(
     temperature: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    value_range: tuple[float, float] | None = None,
 ) -> Answer | list[Answer] | Iterator[Answer]:
     """The class of each image: an Answer for one, a list for a list or an array, else an iterator, in their order.
 
@@ -75,7 +77,8 @@ def classify(
     to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
     `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `weights` [T] or a csv;
     `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as
-    scripts/calibrate.py fits it. Image k of these has the noise of image k of a data set. Warns of equal prompts.
+    scripts/calibrate.py fits it; `value_range`: which values of images of more than 8 bits are black and white, by
+    default what each file says. Image k of these has the noise of image k of a data set. Warns of equal prompts.
     """
     names, texts, arm_class = _classes(model, prompts)
     K = len(names)
@@ -103,7 +106,7 @@ def classify(
 
     conditions = model.conditions(texts)
     rows = noise_rows(points, 1, True)
-    one, images = _images(images)
+    one, images = _images(images, value_range)
     chosen = None if candidates is None else iter([candidates] if one else candidates)
 
     def answer_to(index: int, image: Image.Image):
@@ -132,12 +135,13 @@ def score(
     loss: str = "l2",
     seed: int = 0,
     batch_size: int = 32,
+    value_range: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Mean error of every image under every caption, at points that all of them share; smaller is better.
 
     The points are `n_samples` levels, spread evenly over these shares of the schedule, each with its own noise, as in
     run_winoground.py. `normalize`: less the image's error under the empty caption, which makes the errors of different
-    images comparable. -> [images, captions] float64
+    images comparable; `value_range` as in `classify`. -> [images, captions] float64
     """
     if not isinstance(captions, Iterable) or isinstance(captions, str | Mapping):
         raise InputError(f"captions: a {type(captions).__name__}, wanted a list of texts")
@@ -161,7 +165,7 @@ def score(
         errors = class_errors(measured.record(), arms, loss)[0]
         return index, errors[:-1] - errors[-1] if normalize else errors
 
-    _, images = _images(images)
+    _, images = _images(images, value_range)
     tasks = (errors_of(index, image) for index, image in enumerate(images))
     found = list(_in_order(together(model, tasks, batch_size=batch_size)))
     return np.array(found).reshape(len(found), len(texts))
@@ -281,25 +285,30 @@ def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:
     return among
 
 
-def _images(given) -> tuple[bool | None, Iterator[Image.Image]]:
+def _images(given, value_range) -> tuple[bool | None, Iterator[Image.Image]]:
     """Whether it is one image (None: a stream of them), and all of them as RGB."""
+    span = check_range(value_range)
     if isinstance(given, str | os.PathLike | Image.Image):
-        return True, iter([_rgb(given)])
+        return True, iter([_rgb(given, span)])
     if isinstance(given, np.ndarray | Tensor):
         if given.ndim == 4:
-            return False, (_rgb(each) for each in given)
-        return True, iter([_rgb(given)])
+            return False, (_rgb(each, span) for each in given)
+        return True, iter([_rgb(given, span)])
     if not isinstance(given, Iterable):
         raise InputError(f"images: a {type(given).__name__}, wanted a path, a PIL image, an array or several of them")
-    return (False if isinstance(given, Sequence) else None), (_rgb(each) for each in given)
+    return (False if isinstance(given, Sequence) else None), (_rgb(each, span) for each in given)
 
 
-def _rgb(given) -> Image.Image:
-    """One image as 8-bit RGB."""
+def _rgb(given, span: Range | None = None) -> Image.Image:
+    """One image as 8-bit RGB; `span`: black and white, if it has more than 8 bits."""
+    ranges = {} if span is None else dict.fromkeys(KINDS, span)
     if isinstance(given, Image.Image):
-        return to_rgb(given)
+        try:
+            return to_rgb(given, ranges)
+        except ValueError as error:
+            raise InputError(f"an image: {error}") from None
     if isinstance(given, str | os.PathLike):
-        return open_rgb(Path(given).expanduser())
+        return open_rgb(Path(given).expanduser(), ranges=ranges)
     if not isinstance(given, np.ndarray | Tensor):
         raise InputError(f"an image is a {type(given).__name__}, wanted a path, a PIL image, an array or a tensor")
     array = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
@@ -310,12 +319,16 @@ def _rgb(given) -> Image.Image:
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         wanted = "[1 or 3, h, w]" if isinstance(given, Tensor) else "[h, w] or [h, w, 1, 3 or 4]"
         raise InputError(f"an image {shape}: wanted {wanted}")
+    if span is not None and array.dtype != np.uint8:
+        array = to_bytes(array, span)
     if array.dtype.kind == "f":
         if not ((array >= 0) & (array <= 1)).all():
-            raise InputError(f"an image of floats from {array.min():g} to {array.max():g}: wanted 0..1, or bytes")
+            raise InputError(
+                f"an image of floats from {array.min():g} to {array.max():g}: wanted 0..1, or bytes, or value_range"
+            )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(f"an image of {array.dtype}: wanted uint8, or floats in 0..1")
+        raise InputError(f"an image of {array.dtype}: wanted uint8, floats in 0..1, or value_range")
     return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
 
 

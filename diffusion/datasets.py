@@ -37,8 +37,9 @@ import torchvision.datasets as tv
 from PIL import Image
 
 from diffusion import InputError, digits, own
+from diffusion.depth import check_range
 from diffusion.files import said, sha256
-from diffusion.images import crop, to_rgb
+from diffusion.images import crop, to_rgb, with_ranges
 from diffusion.names import NO_LABEL, few, like
 
 Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
@@ -57,6 +58,10 @@ class Dataset:
     groups: list[str] = field(default_factory=list)  # of each image, where a table says; [] where not
     candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # of each image: the table's line, classes
     path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
+    value_range: tuple[float, float] | None = None  # black and white of images of more than 8 bits, as asked for
+    ranges: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # the same as used, of each kind in depth.KINDS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,42 +92,54 @@ def load_dataset(
     root: str | Path = "/datasets",
     image_column: str | None = None,
     label_column: str | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> Dataset:
     """The data set called `name` (see above). InputError: unknown name, missing or damaged data, no such split.
 
-    image_column and label_column choose among those of a data set of the hub.
+    image_column and label_column choose among those of a data set of the hub. value_range: which values of own images
+    of more than 8 bits are black and white; by default as images.with_ranges finds them.
     """
     if (image_column or label_column) and not name.startswith("hf:"):
         flag = "image_column" if image_column else "label_column"
         raise InputError(f"--{flag} {image_column or label_column}: is for --dataset hf:NAME, not for {name}")
+    if value_range is not None and name in TABLE:
+        raise InputError(f"--value_range: is for own images of more than 8 bits, not for {name}")
     try:
         if name in TABLE:
             read = _read_known(name, split, Path(root))
         elif name.startswith("hf:") and name != "hf:":
             read = own.read_hub(name.removeprefix("hf:"), split, image_column, label_column)
-        elif name.endswith((".csv", ".jsonl")):
+        elif name.lower().endswith(own.TABLES):
             read = own.read_table(name, split)
         elif os.path.isdir(os.path.expanduser(name)):  # as Path's, but any text will do
             read = own.read_folder(name, split)
         elif os.path.isfile(os.path.expanduser(name)):
             read = own.read_image(name, split)
         else:
-            known = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv or a .jsonl"
+            known = (
+                f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
+            )
             raise InputError(f"dataset {name!r} is {known}{like(name, TABLE)}")
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install {error.name}"
         raise InputError(f"dataset {name!r} needs {missing}") from error
-    if name in TABLE or name.startswith("hf:"):
+    if name in TABLE:
         return Dataset(name, split, *read)
+    labels, classes, images, *rest = read
+    value_range = check_range(value_range)
+    images = with_ranges(images, f"dataset {name!r}", value_range)
+    deep = {"value_range": value_range, "ranges": dict(images.ranges)}
+    if name.startswith("hf:"):
+        return Dataset(name, split, labels, classes, images, *rest, **deep)
     path = os.path.abspath(os.path.expanduser(name))
-    return Dataset(Path(path).name, split, *read, path=path)
+    return Dataset(Path(path).name, split, labels, classes, images, *rest, path=path, **deep)
 
 
 def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
     """The data set of a run, from its run.json. InputError as load_dataset."""
     options = about["options"]
-    columns = options.get("image_column"), options.get("label_column")
-    return load_dataset(about.get("path") or options["dataset"], options["split"], root, *columns)
+    more = {key: options.get(key) for key in ("image_column", "label_column", "value_range")}
+    return load_dataset(about.get("path") or options["dataset"], options["split"], root, **more)
 
 
 def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> torch.Tensor:

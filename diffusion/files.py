@@ -68,17 +68,18 @@ def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
         raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
 
 
-def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+def json_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbers of a file's lines that are not blank, and these; InputError where it cannot be read."""
     try:
-        lines = path.read_text(encoding=encoding).split("\n")  # other line breaks may stand in a text
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line breaks may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _delimiter(header: str) -> str:
-    return next((mark for mark in ",;\t" if mark in header), ",")
+def _delimiter(path: str | Path, header: str) -> str:
+    marks = "\t,;" if str(path).lower().endswith(".tsv") else ",;\t"
+    return next((mark for mark in marks if mark in header), marks[0])
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -86,7 +87,7 @@ def read_header(path: str | Path) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
-            columns = next(csv.reader([header], delimiter=_delimiter(header), skipinitialspace=True), [])
+            columns = next(csv.reader([header], delimiter=_delimiter(path, header), skipinitialspace=True), [])
             return [column.strip().lower() for column in columns if column.strip()]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
@@ -103,7 +104,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
     rows = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            by = _delimiter(file.readline())
+            by = _delimiter(path, file.readline())
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
             header = [column.strip().lower() for column in next(reader, [])]

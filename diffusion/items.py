@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from diffusion import InputError, InputWarning, one_line
 from diffusion.files import json_lines
-from diffusion.images import hub_image, open_rgb, to_rgb
+from diffusion.images import ImageFiles, hub_cell, listed, open_rgb, to_rgb, with_ranges
 from diffusion.own import from_hub
 
 OWN = {(0, 0), (1, 1)}  # of two images and two captions, each its own
@@ -139,10 +139,23 @@ def search(id_: str, images: Iterable[str], caption: str, *tags: str, right: int
     return Item(id_, tuple(map(Shown, images)), (caption,), frozenset({(0, right)}), tags)
 
 
-def open_any(path: str) -> Image.Image:
-    """An image file, or an array of blue, green, red in a npy file, as RGB; OSError if unreadable."""
-    if not path.endswith(".npy"):
-        return open_rgb(path)
+def opener(paths: Iterable[str], what: str, value_range: Sequence[float] | None) -> Callable[[str], Image.Image]:
+    """What opens one of these files as RGB, OSError if unreadable; all by one range, as images.with_ranges.
+
+    A npy file holds an array of blue, green, red.
+    """
+    pictures = [Path(path) for path in dict.fromkeys(paths) if not path.endswith(".npy")]
+    images = with_ranges(listed(pictures), what, value_range)
+
+    def open_file(path: str) -> Image.Image:
+        if path.endswith(".npy"):
+            return _open_npy(path)
+        return open_rgb(path, None, images.ranges, images.guessed)
+
+    return open_file
+
+
+def _open_npy(path: str) -> Image.Image:
     try:
         return to_rgb(Image.fromarray(np.ascontiguousarray(np.load(path, allow_pickle=False)[..., ::-1])))
     except Exception as error:  # whatever a foreign file makes the readers say
@@ -152,7 +165,7 @@ def open_any(path: str) -> Image.Image:
 # ---- own examples ----
 
 
-def own(folder: Path) -> Items:
+def own(folder: Path, value_range: Sequence[float] | None = None) -> Items:
     """The items of a folder's examples.jsonl. InputError, naming the line, where it holds anything else."""
     path = folder / "examples.jsonl"
     items, files = [], {}
@@ -170,7 +183,8 @@ def own(folder: Path) -> Items:
         items.append(item)
     if not items:
         raise InputError(f"{path}: holds no examples")
-    return Items(items, lambda k, i: open_any(str(files[items[k].images[i].file])))
+    open_file = opener(map(str, files.values()), f"dataset {str(folder)!r}", value_range)
+    return Items(items, lambda k, i: open_file(str(files[items[k].images[i].file])))
 
 
 class _Wrong(ValueError):
@@ -234,7 +248,13 @@ def tag_of(row: dict) -> str:
 WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")
 
 
-def hub(name: str, columns: tuple[str, ...] = WINOGROUND, item: Callable | None = None, split: str = "test") -> Items:
+def hub(
+    name: str,
+    columns: tuple[str, ...] = WINOGROUND,
+    item: Callable | None = None,
+    split: str = "test",
+    value_range: Sequence[float] | None = None,
+) -> Items:
     """A data set of the hub: columns whose names begin with image hold images, item(k, row) makes the others an item.
 
     None where a row makes none: those are counted in a warning. By default, Winoground's.
@@ -265,10 +285,12 @@ def hub(name: str, columns: tuple[str, ...] = WINOGROUND, item: Callable | None 
         )
         warnings.warn(f"hf:{name}: {left}", InputWarning, stacklevel=2)
 
-    def open_image(k: int, i: int) -> Image.Image:
-        return hub_image(encoded[rows[k]][pictures[i]], f"{pictures[i]} of example {rows[k]} of hf:{name}")
+    def place(number: int) -> tuple:
+        k, i = divmod(number, len(pictures))
+        return hub_cell(encoded[rows[k]][pictures[i]], f"{pictures[i]} of example {rows[k]} of hf:{name}")
 
-    return Items(items, open_image)
+    images = with_ranges(ImageFiles(place, len(rows) * len(pictures)), f"dataset 'hf:{name}'", value_range)
+    return Items(items, lambda k, i: images(k * len(pictures) + i))
 
 
 def _of_hub(k: int, row: dict) -> Item:

@@ -137,6 +137,7 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     g = p.add_argument_group("data")
     add(g, "--dataset NAME", known, default)
     add(g, "--subset_path NPY", "use only the images whose indices this npy file lists; default all")
+    add_value_range(g)
     if classes:
         add(g, "--split", "which part of the data", "test", choices=names.SPLITS)
         add(g, "--image_column NAME", "column of hf:NAME with the images; default the only one, else image")
@@ -145,6 +146,11 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
     what, over = ("images", "classes") if classes else ("examples", "tags")
     add(g, "--limit N", f"use only N {what} in all, spread evenly over their {over}; default all")
     return g
+
+
+def add_value_range(group) -> None:
+    span = "values that are black and white, in own images of more than 8 bits; default what the files say"
+    group.add_argument("--value_range", metavar=("LOW", "HIGH"), type=float, nargs=2, help=span)
 
 
 def add_prompts(group, why: str = "", more: str = "") -> None:

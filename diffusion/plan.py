@@ -299,9 +299,15 @@ def suffixes(args, interpolation: str | None, more: str = "") -> str:
 
 
 def data_options(args, dataset) -> dict:
-    """What a run tells of a data set of classes: name, fingerprint, split, and columns where they were asked for."""
-    columns = {flag: value for flag in ("image_column", "label_column") if (value := getattr(args, flag))}
-    return {"dataset": dataset.name, "data": dataset.fingerprint, "split": args.split} | columns
+    """What a run tells of a data set of classes: name, fingerprint, split, and what was asked for beside.
+
+    And the ranges of its images of more than 8 bits, which decide what the model sees.
+    """
+    asked = {flag: getattr(args, flag) for flag in ("image_column", "label_column", "value_range")}
+    more = {flag: value for flag, value in asked.items() if value}
+    if dataset.ranges and not args.value_range:
+        more["ranges"] = {kind: list(span) for kind, span in dataset.ranges.items()}
+    return {"dataset": dataset.name, "data": dataset.fingerprint, "split": args.split} | more
 
 
 def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype: str, points: Points) -> dict:

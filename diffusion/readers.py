@@ -16,12 +16,12 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion import InputError, digit_items, one_line
-from diffusion.items import Item, Items, Shown, choice, hub, open_any, own, pair, search
+from diffusion.items import Item, Items, Shown, choice, hub, opener, own, pair, search
 from diffusion.names import few
 
 NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -185,33 +185,41 @@ TABLE = {
 # ---- reading ----
 
 
-def load_items(name: str, root: str | Path = "/datasets") -> Items:
-    """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data."""
+def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[float] | None = None) -> Items:
+    """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data.
+
+    value_range as in datasets.load_dataset.
+    """
     known, _, part = name.partition(":")
     root = Path(root).expanduser()
     if name in digit_items.TABLE:
+        if value_range is not None:
+            raise InputError(f"--value_range: is for own images of more than 8 bits, not for {name}")
         return digit_items.TABLE[name]()
     if known in TABLE:
-        return read(known, part, root / known)
+        return read(known, part, root / known, value_range)
     if name.startswith("hf:") and name != "hf:":
-        return hub(name.removeprefix("hf:"))
-    if os.path.isdir(folder := os.path.expanduser(name)):  # as Path's, but any text will do
-        return read("geneval", "", Path(folder)) if is_geneval(Path(folder)) else own(Path(folder))
+        return hub(name.removeprefix("hf:"), value_range=value_range)
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):  # as Path's, but any text will do
+        if is_geneval(Path(folder)):
+            return read("geneval", "", Path(folder), value_range)
+        return own(Path(folder), value_range)
     tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
     first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
     raise InputError(f"--dataset {name}: wanted {first}; or one of {tables}")
 
 
-def read(name: str, part: str, folder: Path) -> Items:
+def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
     """A benchmark of the table, or a part of it, from its folder. InputError: not there, damaged, no such part."""
     if name == "winoground":
-        return _winoground(part, folder)
+        return _winoground(part, folder, value_range)
     if name in HUB:
         id_, split, columns, item = HUB[name]
         _known(name, part, [])
-        return hub(str(folder) if folder.is_dir() else id_, columns, item, split)
+        return hub(str(folder) if folder.is_dir() else id_, columns, item, split, value_range)
     if name == "geneval":
-        return _placed(list(_geneval(folder, part)), folder, ())
+        return _placed(list(_geneval(folder, part)), folder, (), value_range)
     reader = TABLE[name]
     parts = reader.parts or {each.relative_to(folder).with_suffix("").as_posix(): each.relative_to(folder).as_posix()
                              for each in sorted(folder.rglob("*.json"))}  # fmt: skip
@@ -222,7 +230,7 @@ def read(name: str, part: str, folder: Path) -> Items:
     items = []
     for each in chosen:
         items += _items_of(_annotations(folder, parts[each]), each, reader.items)
-    return _placed(items, folder, reader.places)
+    return _placed(items, folder, reader.places, value_range)
 
 
 def _known(name: str, part: str, parts: list[str]) -> None:
@@ -264,7 +272,7 @@ def _rows(path: Path) -> Iterator[tuple[object, object]]:
     yield from data.items() if isinstance(data, dict) else enumerate(data)
 
 
-def _placed(items: list[Item], folder: Path, places: tuple[str, ...]) -> Items:
+def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_range: Sequence[float] | None) -> Items:
     """Items whose images are sought; those whose images are not there lack them. InputError where all do."""
     if not items:
         raise InputError(f"{folder}: holds no examples")
@@ -279,7 +287,8 @@ def _placed(items: list[Item], folder: Path, places: tuple[str, ...]) -> Items:
         gone = sum(path is None for path in found.values())
         none = f"{len(items)} examples in the file, but {gone} of {len(files)} images are missing, so none is whole"
         raise InputError(f"{folder}: {none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
-    return Items(items, lambda k, i: open_any(found[items[k].images[i].file] or items[k].images[i].file), lacking)
+    open_file = opener(filter(None, found.values()), f"dataset {str(folder)!r}", value_range)
+    return Items(items, lambda k, i: open_file(found[items[k].images[i].file] or items[k].images[i].file), lacking)
 
 
 def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
@@ -292,9 +301,12 @@ def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
     return None
 
 
-def _winoground(part: str, folder: Path) -> Items:
+def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) -> Items:
     """Winoground; its part `hard` has the tags that say why an example is hard (arXiv 2211.00768), not its own."""
-    items = own(folder) if (folder / "examples.jsonl").exists() else hub("facebook/winoground")
+    if (folder / "examples.jsonl").exists():
+        items = own(folder, value_range)
+    else:
+        items = hub("facebook/winoground", value_range=value_range)
     _known("winoground", part, ["hard"])
     if not part:
         return items

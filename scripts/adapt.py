@@ -19,6 +19,7 @@ def parser() -> options.Parser:
     options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
     options.add(p, "--out -o PT", "file of noise to write", "noise.pt")
     options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add_value_range(p)
     options.add(p, "--shots N", "labelled images of each class, chosen by --seed", 16)
     options.add(p, "--seed N", "seed of the choice of images, of the first noise, and of the order", 0)
     options.add_prompts(p)
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> int:
     if args.points > len(usable):
         raise InputError(f"--points {args.points}: --levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, value_range=args.value_range)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}: its images have no labels")
     if args.split == "test":

@@ -94,7 +94,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, name = kind_of(args.model)
     device, dtype = plan.pick_device(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, args.image_column, args.label_column)
+    columns = args.image_column, args.label_column
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, *columns, args.value_range)
     images, mine = plan.my_images(args, dataset.labels)
     more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device, dtype)
     chosen = plan.data_options(args, dataset) | {"model": args.model, "dtype": dtype}

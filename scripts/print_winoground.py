@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int:
     figures.check_picture(args.gallery)
     run = results.read(args.folder, *(["dataset"] if args.gallery else []), loss=args.loss, answers=False)
     if args.gallery:
-        gallery.draw(run, load_items(run.options["dataset"], names.DATASET_ROOT), args.gallery)
+        gallery.draw(
+            run, load_items(run.options["dataset"], names.DATASET_ROOT, run.options.get("value_range")), args.gallery
+        )
     return matching.print_scores(run)
 
 

@@ -17,6 +17,7 @@ def parser() -> options.Parser:
     options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
     options.add(p, "--out -o FOLDER", "folder to write; default my-DATASET")
     options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add_value_range(p)
     model = p.add_argument_group("model")
     options.add(model, "--image_size N", "side in pixels, a multiple of 2 for each of --channels but the first", 32)
     options.switch(model, "--grey", "one channel, for images without colour; default three")
@@ -188,10 +189,12 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], told: dict) 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, value_range=args.value_range)
     classes = classes_of(dataset)
     out = args.out or Path(f"my-{names.tag(dataset.name)}")
     told = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
+    if args.value_range is None:
+        del told["value_range"]
     told |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
     train(args, out, pixels(dataset, args.image_size, args.grey), classes, told)
     print(f"{out}: the trained model, and samples.png to look at")

@@ -360,8 +360,8 @@ def test_own_csv(tmp_path):
     picture(tmp_path / "images/a, 1.png")
     picture(tmp_path / "b.png", BLUE)
     table = tmp_path / "own.csv"
-    table.write_text(f'label,note,path\nnan,,"images/a, 1.png"\n\nNone,,{tmp_path / "b.png"}\n')
-    check(load_dataset(str(table)), [1, 0], ["None", "nan"], [RED, BLUE])
+    table.write_text(f'label,note,path\nNoon,,"images/a, 1.png"\n\nNan,,{tmp_path / "b.png"}\n')
+    check(load_dataset(str(table)), [1, 0], ["Nan", "Noon"], [RED, BLUE])
     table.write_text("path,label\nb.png,10\nb.png,2\n")
     check(load_dataset(str(table)), [10, 2], [], [BLUE, BLUE])
 
@@ -373,6 +373,9 @@ def test_own_csv(tmp_path):
         ("path,label\n", "no row"),
         ("path,label\na.png,\n", "line 2"),
         ("path,label\n\n,cat\n", "line 3"),
+        ("path,label\na.png,cat\na.png,nan\n", "line 3"),
+        ("path,label\na.png,None\n", "line 2"),
+        ("path,label\na.png,\"['cat', 'dog']\"\n", "line 2"),
     ],
 )
 def test_own_csv_refused(text, says, tmp_path):
@@ -522,13 +525,7 @@ def paletted(alpha=None):
         (Image.new("YCbCr", (2, 2), (76, 85, 255)), (254, 0, 0)),
         (Image.new("HSV", (2, 2), (85, 255, 255)), (0, 255, 0)),
         (Image.new("I;16", (2, 2), 128 * 257), (128, 128, 128)),
-        (Image.new("I", (2, 2), 128 * 257), (128, 128, 128)),
-        (Image.new("F", (2, 2), 0.2), (51, 51, 51)),
-        (Image.new("F", (2, 2), 51.0), (51, 51, 51)),
-        (Image.new("F", (2, 2), 51 * 257.0), (51, 51, 51)),
-        (Image.new("F", (2, 2), -1.0), (0, 0, 0)),
-        (Image.new("F", (2, 2), 1e6), (255, 255, 255)),
-        (Image.new("F", (2, 2), float("nan")), (0, 0, 0)),
+        (Image.new("F", (2, 2), 0.8), (204, 204, 204)),
     ],
     ids=lambda value: getattr(value, "mode", str(value)),
 )

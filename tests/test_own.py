@@ -242,3 +242,201 @@ def test_what_classes_lack_is_said(tmp_path):
         prompts_for("mine", [3, 7], [])
     with pytest.raises(InputError, match=r"have labels \(a, b\)"):
         prompts_for("mine", [0, 1], ["a", "b"], texts=["x", "y"])
+
+
+# ---- layouts ----
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "test"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("TrainImages", "TestImages"),
+        ("train2017", "test2017"),
+        ("birds_train", "birds_test"),
+    ],
+)
+def test_folders_of_splits_are_never_classes(tmp_path, names):
+    """Whatever lies beside them: a copy of the whole, folders without images, folders with images."""
+    for name, n in zip(names, (2, 1), strict=True):
+        classes(tmp_path / name / name, n=n)
+        classes(tmp_path / "copy" / name, n=n)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/a.json").write_text("{}")
+    for split, n in (("train", 4), ("test", 2)):
+        with pytest.warns(InputWarning, match="left out: copy"):
+            data = load_dataset(str(tmp_path), split)
+        assert (data.classes, len(data)) == (["a", "b"], n)
+
+
+def test_one_folder_of_a_split_beside_files_of_others(tmp_path):
+    classes(tmp_path / "train")
+    (tmp_path / "annotations").mkdir()
+    assert load_dataset(str(tmp_path), "train").classes == ["a", "b"]
+    image(tmp_path / "extra/0.png")
+    with pytest.raises(InputError, match="is train a split or a class"):
+        load_dataset(str(tmp_path), "train")
+
+
+def test_a_class_called_train(tmp_path):
+    for name in ("bus", "train", "car"):
+        image(tmp_path / name / "0.png")
+    assert load_dataset(str(tmp_path)).classes == ["bus", "car", "train"]
+
+
+def test_splits_inside_the_folders_of_classes(tmp_path):
+    """CLASS/train/..., CLASS/test/...: --split takes one of them."""
+    for name in ("a", "b"):
+        image(tmp_path / name / "train/0.png")
+        image(tmp_path / name / "train/1.png")
+        image(tmp_path / name / "test/good/2.png")
+    assert load_dataset(str(tmp_path)).files == ["a/test/good/2.png", "b/test/good/2.png"]
+    assert load_dataset(str(tmp_path), "train").labels == [0, 0, 1, 1]
+    with pytest.raises(InputError, match="no split 'val'"):
+        load_dataset(str(tmp_path), "val")
+    for name in ("cats_train", "cats_test", "dogs_train", "dogs_test"):
+        image(tmp_path / "flat" / name / "0.png")
+    with pytest.raises(InputError, match="splits of several classes"):
+        load_dataset(str(tmp_path / "flat"))
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    classes(tmp_path / "disk2", n=3)
+    classes(tmp_path / "mine", n=1)
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name / "more").symlink_to(tmp_path / "disk2" / name)
+    data = load_dataset(str(tmp_path / "mine"))
+    theirs = ImageFolder(tmp_path / "mine").samples
+    assert sorted(zip(data.files, data.labels, strict=True)) == sorted(
+        (path.removeprefix(f"{tmp_path / 'mine'}/"), label) for path, label in theirs
+    )
+    (tmp_path / "mine/a/up").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine/b/here").symlink_to(tmp_path / "mine/b")
+    (tmp_path / "disk2/a/back").symlink_to(tmp_path / "disk2")
+    assert load_dataset(str(tmp_path / "mine")).files == data.files
+
+
+def test_files_that_are_no_images_here_are_counted(tmp_path):
+    classes(tmp_path)
+    for name in ("a/x.heic", "b/y.HEIC", "a/z.dcm", "a/no-suffix"):
+        (tmp_path / name).write_bytes(b"\0")
+    for name in ("a/notes.txt", "labels.csv", "a/x.json", "b/run.yaml"):
+        (tmp_path / name).write_text("")
+    with pytest.warns(InputWarning, match=r"\.heic \(2\).*") as warned:
+        data = load_dataset(str(tmp_path))
+    (text,) = [str(each.message) for each in warned]
+    assert len(data) == 4 and ".dcm (1)" in text and "no suffix (1)" in text and ".txt" not in text
+
+
+def test_numbers_as_names(tmp_path):
+    """They are the class ids, in their order; two ways to write one number are refused."""
+    for name in ("10", "2", "01"):
+        image(tmp_path / name / "0.png")
+    data = load_dataset(str(tmp_path))
+    assert (data.labels, data.classes, data.files) == ([1, 2, 10], [], ["01/0.png", "2/0.png", "10/0.png"])
+    image(tmp_path / "1" / "0.png")
+    with pytest.raises(InputError, match="'01' and '1' are both the class id 1"):
+        load_dataset(str(tmp_path))
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize("name, mark", [("t.CSV", ","), ("t.tsv", "\t"), ("t.TSV", "\t"), ("t.JSONL", None)])
+def test_tables_of_any_suffix(tmp_path, name, mark):
+    classes(tmp_path, n=1)
+    rows = [("path", "label"), ("a/0.png", "cat"), ("b/0.png", "dog")]
+    if mark:
+        (tmp_path / name).write_text("".join(f"{a}{mark}{b}\n" for a, b in rows))
+    else:
+        lines = [json.dumps({"path": a, "label": b}) + "\n" for a, b in rows[1:]]
+        (tmp_path / name).write_text("".join(lines), encoding="utf-8-sig")
+    data = load_dataset(str(tmp_path / name))
+    assert (data.labels, data.classes) == ([0, 1], ["cat", "dog"])
+
+
+def test_a_file_that_is_neither_image_nor_table(tmp_path):
+    (tmp_path / "labels.txt").write_text("a/0.png cat\n")
+    with pytest.raises(InputError, match=r"neither an image .* nor \.csv, \.tsv, \.jsonl"):
+        load_dataset(str(tmp_path / "labels.txt"))
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), ["cat"], ["cat", "dog"], {"name": "cat"}])
+def test_a_label_that_is_none(tmp_path, label):
+    classes(tmp_path, n=1)
+    rows = [{"path": "a/0.png", "label": "cat"}, {"path": "b/0.png", "label": label}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"t\.jsonl, line 2: label is"):
+        load_dataset(str(tmp_path / "t.jsonl"))
+    (tmp_path / "t.csv").write_text(f'path,label\na/0.png,cat\nb/0.png,"{label}"\n')
+    with pytest.raises(InputError, match=r"t\.csv, line 3: label is"):
+        load_dataset(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_split(tmp_path, kind):
+    """It is read by --split; class ids are those of the whole table."""
+    for k in range(4):
+        image(tmp_path / f"{k}.png")
+    rows = [("0.png", "cat", "train"), ("1.png", "dog", "Test"), ("2.png", "eel", "train"), ("3.png", "cat", "valid")]
+    path = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        path.write_text("path,label,split\n" + "".join(",".join(row) + "\n" for row in rows))
+    else:
+        keys = ("path", "label", "split")
+        path.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
+    found = {split: load_dataset(str(path), split) for split in ("train", "val", "test")}
+    assert {split: (data.labels, data.files) for split, data in found.items()} == {
+        "train": ([0, 2], ["0.png", "2.png"]),
+        "val": ([0], ["3.png"]),
+        "test": ([1], ["1.png"]),
+    }
+    assert all(data.classes == ["cat", "dog", "eel"] for data in found.values())
+    with pytest.raises(InputError, match="no split 'trainval'"):
+        load_dataset(str(path), "trainval")
+    path.write_text(path.read_text().replace("Test", "fold 3"))
+    with pytest.raises(InputError, match=r"line [23]: split is 'fold 3'"):
+        load_dataset(str(path))
+
+
+# ---- the hub's library ----
+
+
+def hub_rows(hub, **columns):
+    images = [Image.new("RGB", (4, 4), (30 * k, 0, 0)) for k in range(2)]
+    features = {"image": hub.Image(), "label": columns.pop("feature", hub.ClassLabel(names=["cat", "dog"]))}
+    return hub.Dataset.from_dict({"image": images, **columns}, hub.Features(features))
+
+
+def test_saved_to_disk(hub, tmp_path):
+    rows = hub_rows(hub, label=[1, 0])
+    rows.save_to_disk(str(tmp_path / "one"))
+    data = load_dataset(f"hf:{tmp_path / 'one'}")
+    assert (data.labels, data.classes, data.open(1).getpixel((0, 0))) == ([1, 0], ["cat", "dog"], (30, 0, 0))
+    hub.DatasetDict({"train": rows, "valid": rows.select([0])}).save_to_disk(str(tmp_path / "two"))
+    assert load_dataset(f"hf:{tmp_path / 'two'}", "val").labels == [1]
+    with pytest.raises(InputError, match="has no split 'test': it has train, val"):
+        load_dataset(f"hf:{tmp_path / 'two'}")
+
+
+def test_a_split_of_the_hub_by_another_name(hub, tmp_path):
+    hub_rows(hub, label=[1, 0]).to_parquet(tmp_path / "set/part.parquet")
+    head = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: valid\n    path: part.parquet\n---\n"
+    (tmp_path / "set/README.md").write_text(head)
+    assert load_dataset(f"hf:{tmp_path / 'set'}", "val").labels == [1, 0]
+    with pytest.raises(InputError, match="valid"):
+        load_dataset(f"hf:{tmp_path / 'set'}", "train")
+
+
+@pytest.mark.parametrize("label", [None, ["cat", "dog"], float("nan")])
+def test_a_label_of_the_hub_that_is_none(hub, tmp_path, label):
+    kinds = {list: hub.List(hub.Value("string")), float: hub.Value("float64")}
+    first = {list: ["cat"], float: 1.0}.get(type(label), "cat")
+    rows = hub_rows(hub, label=[first, label], feature=kinds.get(type(label), hub.Value("string")))
+    rows.save_to_disk(str(tmp_path / "one"))
+    with pytest.raises(InputError, match="wanted one class for each image"):
+        load_dataset(f"hf:{tmp_path / 'one'}")
