@@ -122,7 +122,7 @@ def guess(kind: str, found: Sequence[Found]) -> Range:
     for black, white in spans:
         if black <= low and high <= white:
             return black, white
-    return low, max(high, low + 1)
+    return low, max(low + 1, *(each.high for each in found))
 
 
 def check_guess(samples: Samples, span: Range) -> None:

@@ -42,7 +42,9 @@ BESIDE_SPLIT = "data|dataset|folder|images?|imgs?|seg|sets?|splits?"  # words be
 NO_CLASS = {  # what spreadsheets and pandas write where there is no value
     "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
-TEXTS = {".cfg", ".db", ".ini", ".lock", ".log", ".parquet", ".pdf", ".pkl", ".sqlite", ".toml", ".yaml", ".yml"}
+TEXTS = {  # what lies beside images and is none, whatever mimetypes knows of it
+    ".cfg", ".db", ".ini", ".lock", ".log", ".parquet", ".pdf", ".pkl", ".pt", ".sqlite", ".toml", ".yaml", ".yml",
+}  # fmt: skip
 LEFT_BEHIND = {  # nobody's data
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini",
 }  # fmt: skip
