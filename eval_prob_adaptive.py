@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     if no_schedule:
         print("no schedule was given, so it is --search race")
-    about = {"images": len(images), "schedule": card.levels, "arms": table}
+    about = {"images": len(images), "schedule": card.levels, "indices": names.ranges(images), "arms": table}
     return run.classify_dataset(
         args, dataset, mine, run_folder(args, of), chosen, about, load, classify,
         dtype=dtype, nfe=nfe, exact=exact, count_earlier=args.load_stats, picture=args.picture,

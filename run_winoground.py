@@ -219,7 +219,9 @@ def main(argv: list[str]) -> int:
     settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
     settings |= {"value_range": args.value_range} if args.value_range else {}
     folder = names.run_folder(args.dataset, args.extra, name)
-    todo, _ = run.join_run(folder, settings, matching.about(items, chosen), wanted)
+    about = matching.about(items, chosen)
+    about["indices"] = names.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
+    todo, _ = run.join_run(folder, settings, about, wanted)
     at = {}  # an image that several items show is measured for all of them in a row, and forgotten
     todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
     left, raced = sum(nfe(len(items[views[n][0]].captions)) for n in todo), args.search == "race"

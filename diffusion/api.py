@@ -33,7 +33,7 @@ from diffusion.images import crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
 from diffusion.names import LOSSES, MIDDLE
-from diffusion.prompts import Prompts, duplicates, read_prompts, read_weights
+from diffusion.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
 from diffusion.search import band, check_schedule, noise_rows, raced, staged
 
 
@@ -231,6 +231,9 @@ def _warn_of_equals(names: list[str], texts: list, arm_class: np.ndarray) -> Non
     for text, alike in duplicates(arms):
         told = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
         warnings.warn(told, InputWarning, stacklevel=3)
+    if isinstance(texts[0], str):
+        for alike in near_duplicates(arms):
+            warnings.warn(f"prompts: {alike}", InputWarning, stacklevel=3)
 
 
 def _weights(given, T: int) -> np.ndarray:

@@ -37,6 +37,7 @@ import torchvision.datasets as tv
 from PIL import Image
 
 from diffusion import InputError, digits, own
+from diffusion.classnames import meanings
 from diffusion.depth import check_range
 from diffusion.files import said, sha256
 from diffusion.images import crop, to_rgb, with_ranges
@@ -309,20 +310,16 @@ OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class 
 
 
 def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
-    """Class id of the model -> class id of the data set, of the same name; case does not matter.
-
-    A model's name with commas, as ImageNet's "tench, Tinca tinca", is a list of names, and one as a whole.
-    """
-    ids: dict[str, set[int]] = {}
-    for k, name in enumerate(called):
-        for each in (name, *name.split(",")):
-            ids.setdefault(each.strip().casefold(), set()).add(k)
-    if strange := [name for name in dataset.classes if name.casefold() not in ids]:
-        found = f"classes {few(list(map(repr, strange)), 5)} are none of {model}'s: {few(called, 10, '; ')}"
+    """Class id of the model -> class id of the data set, of the same name, as `meanings` compares them."""
+    meant = meanings(dataset.classes, {k: [name] for k, name in enumerate(called)})
+    strange = [repr(name) for name, ids in zip(dataset.classes, meant, strict=True) if not ids]
+    if strange:
+        found = f"classes {few(strange, 5)} are none of {model}'s: {few(called, 10, '; ')}"
         raise InputError(f"--dataset {dataset.name}: {found}")
-    if twice := [name for name in dataset.classes if len(ids[name.casefold()]) > 1]:
-        raise InputError(f"--dataset {dataset.name}: class {twice[0]!r} is the name of several classes of {model}")
-    arms = {min(ids[name.casefold()]): k for k, name in enumerate(dataset.classes)}
+    several = [name for name, ids in zip(dataset.classes, meant, strict=True) if len(ids) > 1]
+    if several:
+        raise InputError(f"--dataset {dataset.name}: class {several[0]!r} is the name of several classes of {model}")
+    arms = {min(ids): k for k, ids in enumerate(meant)}
     if len(arms) < len(dataset.classes):
         raise InputError(f"--dataset {dataset.name}: several of its classes are one class of {model}")
     return dict(sorted(arms.items()))

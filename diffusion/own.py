@@ -515,12 +515,13 @@ def read_hub(name: str, split: str, image_column: str | None = None, label_colum
         labelled = [label_column]
     label = _column(name, "label", label_column, labelled, usual)
 
-    labels, classes = list(data[label][:]), getattr(columns[label], "names", [])
+    labels, classes = list(data[label][:]), [each.strip() for each in getattr(columns[label], "names", [])]
     for row, value in enumerate(labels):
         if not isinstance(value, str | int):
             found = f"row {row} of column {label!r} of {split!r} is {value!r:.60}"
             raise InputError(f"dataset 'hf:{name}': {found}, wanted one class for each image")
     if labels and all(isinstance(value, str) for value in labels):
+        labels = [value.strip() for value in labels]  # as those of a csv
         ids, classes = class_ids(labels)
         labels = [ids[value] for value in labels]
     if not all(isinstance(value, int) and value >= 0 for value in labels):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.search import Search, band, even, noise_rows, raced
+from diffusion.search import Search, band, noise_rows, raced
 
 RACE_ONLY = ["z", "max_samples", "budget"]
 
@@ -46,25 +46,40 @@ def my_images(args, labels: list, most: int | None = None, environ=os.environ) -
     return chosen, chosen[args.worker_idx :: args.n_workers]
 
 
-def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: int | None) -> list[int]:
-    """Of some images, `per_class` of each label, then `limit` of the labels in turn; of each label spread evenly.
+def spread_sequence(n: int) -> list[int]:
+    """range(n) in an order whose every beginning is spread over all of it: floor(n v) of van der Corput's v. [n]
 
-    Where a turn cannot be finished, its labels are spread evenly too. Warns of labels that have fewer.
+    v is 1/2, 1/4, 3/4, 1/8, 5/8, ..., and at last 0: k with its bits mirrored at the point. Places that come again are
+    passed over.
+    """
+    bits = (n - 1).bit_length() if n else 0
+    mirrored = [int(f"{k:0{bits}b}"[::-1], 2) for k in [*range(1, 2**bits), 0]]
+    return list(dict.fromkeys(n * m >> bits for m in mirrored)) if n else []
+
+
+def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: int | None) -> list[int]:
+    """Of some images, `per_class` of each label, then `limit` of the labels in turn; of each label spread over all.
+
+    Fewer are a part of more: all are the beginning of one order, in which the k-th images of all labels come before
+    any (k + 1)-th, and labels and the images of each in the order of `spread_sequence`. Warns of labels that have fewer
+    than `per_class`.
     """
     of: dict = {}
     for index in chosen:
         of.setdefault(labels[index], []).append(index)
-    sizes = np.array([len(of[label]) for label in sorted(of)])
-    counts = sizes if per_class is None else np.minimum(sizes, per_class)
-    if per_class is not None and (fewer := [f"{k} ({len(of[k])})" for k in sorted(of) if len(of[k]) < per_class]):
-        some = f"--per_class {per_class}: fewer images of class {names.few(fewer, 10)}"
-        warnings.warn(some, InputWarning, stacklevel=2)
-    if limit is not None and limit < counts.sum():
-        room, counts = counts, np.zeros_like(counts)
-        while left := limit - counts.sum():
-            turn = np.flatnonzero(counts < room)
-            counts[turn[even(min(left, len(turn)), len(turn))]] += 1
-    return sorted(of[k][i] for k, n in zip(sorted(of), counts, strict=True) for i in even(n, len(of[k])))
+    known = sorted(of)
+    if per_class is not None:
+        fewer = [f"{label} ({len(of[label])})" for label in known if len(of[label]) < per_class]
+        if fewer:
+            some = f"--per_class {per_class}: fewer images of class {names.few(fewer, 10)}"
+            warnings.warn(some, InputWarning, stacklevel=2)
+    ordered = []
+    for place, k in enumerate(spread_sequence(len(known))):
+        images = of[known[k]]
+        for turn, n in enumerate(spread_sequence(len(images))[:per_class]):
+            ordered.append((turn, place, images[n]))
+    ordered.sort()
+    return sorted(index for _, _, index in ordered[:limit])
 
 
 def in_turns(chosen: list[int], labels: list) -> list[int]:

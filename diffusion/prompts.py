@@ -1,15 +1,16 @@
 """The csv of prompts, and that of what each noise level counts."""
 
 import os
-import re
 import shlex
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError, InputWarning
+from diffusion.classnames import as_tokenized, is_untranslated, meanings, words_of
 from diffusion.files import is_id, read_header, read_numbers, read_rows
 from diffusion.names import DATA, DATASETS, NO_LABEL, few
 
@@ -28,34 +29,46 @@ class Prompts:
     groups: list[str] | None = None
     loras: list[tuple[str, ...]] | None = None  # where prompts have LoRAs of their own: as --lora takes them
     embeddings: list[tuple[str, ...]] | None = None  # where they have tokens of their own: as --embeddings takes them
+    numbered: bool = False  # the csv has no class ids: names are classes, numbered as they come
 
 
 def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
-    """The arms in a csv with columns prompt,classname,classidx and, if classes have groups, group.
+    """The arms in a csv with columns prompt,classname[,classidx] and, if classes have groups, group.
 
+    Without classidx, classes are the names, numbered in the order of the csv.
     `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
     InputError names the file and the line at fault.
     """
     header = read_header(path)
-    keys = ("prompt", "classname", "classidx", *(key for key in ("group", *ADDED) if key in header))
+    keys = ("prompt", "classname", *(key for key in ("classidx", "group", *ADDED) if key in header))
     rows = read_rows(path, keys)
     columns = dict(zip(keys, map(list, zip(*rows.values(), strict=True)), strict=True))
-    texts, names, ids, groups = (columns.get(key) for key in ("prompt", "classname", "classidx", "group"))
+    texts, groups = columns["prompt"], columns.get("group")
+    names = [name.strip() for name in columns["classname"]]
+    numbered = "classidx" not in columns
+    if numbered:
+        number_of: dict[str, int] = {}
+        ids = [str(number_of.setdefault(name, len(number_of))) for name in names]
+    else:
+        ids = columns["classidx"]
     group_of: dict[int, str] = {}
-    for line, text, class_id, group in zip(rows, texts, ids, groups or [None] * len(rows), strict=True):
+    for line, text, name, class_id, group in zip(rows, texts, names, ids, groups or [None] * len(rows), strict=True):
         if not text.strip():
             raise InputError(f"{path}, line {line}: the prompt is empty")
+        if numbered and not name:
+            raise InputError(f"{path}, line {line}: the classname is empty, wanted one, or a column classidx")
         if not is_id(class_id):
             raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
         if group != (known := group_of.setdefault(int(class_id), group)):
             raise InputError(f"{path}, line {line}: class {class_id} is in group {group!r}, and above in {known!r}")
     if len({int(i) for i in ids}) < 2:
-        raise InputError(f"{path}: every prompt has classidx {int(ids[0])}, wanted at least two classes")
+        same = f"classname {names[0]!r}" if numbered else f"classidx {int(ids[0])}"
+        raise InputError(f"{path}: every prompt has {same}, wanted at least two classes")
     of_prompts = {column: dict(zip(rows, columns[column], strict=True)) for column in keys if column in ADDED}
     own = {column: _files(Path(path), column, cells) for column, cells in of_prompts.items()}
     if not added and (given := [column for column in own if own[column]]):
         raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
-    return Prompts(texts, names, [int(i) for i in ids], groups, own.get("lora"), own.get("embedding"))
+    return Prompts(texts, names, [int(i) for i in ids], groups, own.get("lora"), own.get("embedding"), numbered)
 
 
 def _files(path: Path, column: str, cells: dict[int, str]) -> list[tuple[str, ...]] | None:
@@ -81,11 +94,38 @@ def prompts_file(dataset: str) -> str:
 
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
-    meanings: dict[tuple, dict[int, str]] = {}
+    return [(same[0], names) for same, names in _alike(prompts, lambda text: text)]
+
+
+def near_duplicates(prompts: Prompts) -> list[str]:
+    """What is to be said of prompts of several classes that differ as no CLIP's tokenizer tells apart."""
+    found = []
+    for texts, names in _alike(prompts, as_tokenized):
+        if len(texts) > 1:
+            differ = f"{few(list(map(ascii, texts)))} differ in case, blanks or Unicode form alone"
+            alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be told apart"
+            found.append(f"{differ}: {alike}")
+    return found
+
+
+def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
+    """Prompts of one form, with the same files, that stand for several classes: the texts, and the names of these."""
+    found: dict[tuple, tuple[dict[str, None], dict[int, str]]] = {}
     own = zip(*(column or [()] * len(prompts.texts) for column in (prompts.loras, prompts.embeddings)), strict=True)
     for text, name, class_id, files in zip(prompts.texts, prompts.names, prompts.classes, own, strict=True):
-        meanings.setdefault((text, files), {}).setdefault(class_id, name)
-    return [(text, list(names.values())) for (text, _), names in meanings.items() if len(names) > 1]
+        same, names = found.setdefault((form(text), files), ({}, {}))
+        same[text] = None
+        names.setdefault(class_id, name)
+    return [(list(same), list(names.values())) for same, names in found.values() if len(names) > 1]
+
+
+def warn_of_alike(prompts: Prompts) -> None:
+    """Warn of `duplicates` and `near_duplicates`."""
+    for prompt, names in duplicates(prompts):
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
+        warnings.warn(alike, InputWarning, stacklevel=2)
+    for alike in near_duplicates(prompts):
+        warnings.warn(alike, InputWarning, stacklevel=2)
 
 
 def prompts_for(
@@ -100,8 +140,9 @@ def prompts_for(
     """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
 
     labels are of its images; classes are names by class id, empty where the data does not say; `texts` are the prompts
-    themselves, for images without labels; `added` as in read_prompts. Raises InputError when they are not prompts for
-    the classes of the data set; warns of classes with the same prompt.
+    themselves, for images without labels; `added` as in read_prompts. Classes of a csv become those of the data as
+    `_classes_of` says. Raises InputError when they are not prompts for the classes of the data set; warns of classes
+    with the same prompt, and where the words of a prompt are not the name of its class.
     """
     if texts:
         if path or NO_LABEL not in labels:
@@ -113,6 +154,8 @@ def prompts_for(
         prompts = Prompts(texts, texts, list(range(len(texts))))
     elif path:
         prompts = read_prompts(path, added=added)
+        called = _called(name, labels, classes)
+        prompts = replace(prompts, classes=_classes_of(prompts, called, path, name), numbered=False)
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
     elif len(classes) < 2:
@@ -120,8 +163,10 @@ def prompts_for(
         why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
         raise InputError(f"--dataset {name}: {why}, so it needs {flags}")
     else:
-        texts = [f"a photo of a {known.replace('_', ' ')}." for known in classes]
+        words = words_of(classes)
+        texts = [f"a photo of a {each}." for each in words]
         prompts = Prompts(texts, classes, list(range(len(texts))))
+        _warn_of_words(name, classes, words)
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
         called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
@@ -129,36 +174,127 @@ def prompts_for(
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and name in DATASETS:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
-    if path:
-        _check_names(prompts, classes, path, name)
-    for prompt, names in duplicates(prompts):
-        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
-        warnings.warn(alike, InputWarning, stacklevel=1)
+    warn_of_alike(prompts)
     return prompts
 
 
-def _plain(name: str) -> str:
-    """A class's name without what people write differently."""
-    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+def _warn_of_words(name: str, classes: list[str], words: list[str]) -> None:
+    """Warn where prompts do not have the names of classes, or have such as no one would write."""
+    changed = [f"{each!r} is {word!r}" for each, word in zip(classes, words, strict=True) if _is_other(each, word)]
+    if changed:
+        how = "WordNet ids are translated and numbers before names left out"
+        warnings.warn(f"--dataset {name}: in prompts {how}: {few(changed)}", InputWarning, stacklevel=3)
+    as_they_are = [repr(word) for word in words if is_untranslated(word)]
+    if as_they_are:
+        ids = f"WordNet ids stand in prompts as they are: {few(as_they_are)}"
+        how = "timm's list does not have them, or timm is not installed; --prompt_path has prompts in words"
+        warnings.warn(f"--dataset {name}: {ids}; {how}", InputWarning, stacklevel=3)
 
 
-def _check_names(prompts: Prompts, classes: list[str], path: Path, name: str) -> None:
-    """Raises InputError where a prompt's class has the name of another class of the data: a csv in another order.
+def _is_other(name: str, words: str) -> bool:
+    return " ".join(name.replace("_", " ").split()) != words and name != words
 
-    Warns where none of the names is a class of the data: a csv of other data.
+
+def _called(name: str, labels: list[int], classes: list[str]) -> dict[int, list[str]]:
+    """Class id -> names of the class: the data's own and, for known data, those of its prompts; else the number.
+
+    Both, because ImageNet's classes 657 and 744 are "missile" and "projectile" to torchvision, and both are "missile"
+    in the prompts that were published for CLIP.
     """
-    known = {_plain(each): k for k, each in enumerate(classes)}
-    pairs = [p for p in zip(prompts.names, prompts.classes, strict=True) if p[1] < len(classes) and not is_id(p[0])]
-    if pairs and known.keys().isdisjoint(_plain(said) for said, _ in pairs):
-        taken = "; ".join(f"{said!r} is taken for {classes[k]!r}" for said, k in pairs[:2])
-        warnings.warn(f"{path}: none of its classnames is a class of {name}: {taken}", InputWarning, stacklevel=2)
-    for said, class_id in zip(prompts.names, prompts.classes, strict=True):
-        other = known.get(_plain(said), class_id)
-        if other != class_id:
-            own = f"is {classes[class_id]!r}" if class_id < len(classes) else "has no images"
-            raise InputError(
-                f"{path}: classname {said!r} has classidx {class_id}, which in {name} {own}; {said!r} is {other} there"
-            )
+    if not classes:
+        return {label: [str(label)] for label in sorted(set(labels) - {NO_LABEL})}
+    called = {k: [each] for k, each in enumerate(classes)}
+    shipped = PROMPTS / prompts_file(name)
+    if name in DATASETS and shipped.is_file():
+        theirs = read_prompts(shipped)
+        for class_id, each in zip(theirs.classes, theirs.names, strict=True):
+            called.get(class_id, []).append(each)
+    return called
+
+
+def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> list[int]:
+    """The class id, in the data set `name`, of each prompt of a csv; `called`: class id there -> names.
+
+    classidx is the class as long as no name of one class is a name of another one. Else, in own data, the names decide
+    if every name is of one class, whatever the order of the csv; a class that the data does not have gets an id of its
+    own. Known data keeps classidx; a csv in another order is refused. Without classidx the names decide.
+    """
+    named: dict[int, set[int]] = {}  # class of the csv -> classes of the data that have one of its names
+    owners: dict[str, set[int]] = {}  # name -> classes of the csv
+    for said, class_id, meant in zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True):
+        named.setdefault(class_id, set()).update(meant)
+        owners.setdefault(said, set()).add(class_id)
+    if prompts.numbered:
+        return _by_name(prompts, named, called, path, name) if called else prompts.classes
+    shared = set().union(*(each for each in owners.values() if len(each) > 1))
+    contrary = {k: meant for k, meant in named.items() if meant and k not in meant and k not in shared}
+    if contrary and name not in DATASETS and not shared:
+        return _by_name(prompts, named, called, path, name)
+    if contrary:
+        agreeing = sum(k in meant for k, meant in named.items())
+        first = min(contrary)
+        said = prompts.names[prompts.classes.index(first)]
+        there = min(contrary[first])
+        is_there = f"is {called[first][0]!r}" if first in called else "has no images"
+        problem = f"classname {said!r} has classidx {first}, which in {name} {is_there}; {said!r} is {there} there"
+        exchanged = any(meant & contrary.keys() for meant in contrary.values())
+        if exchanged or len(contrary) > agreeing or name not in DATASETS:
+            raise InputError(f"{path}: {problem}")
+        warnings.warn(f"{path}: {problem}; classidx counts", InputWarning, stacklevel=3)
+    _warn_of_others(prompts, named, called, path, name)
+    return prompts.classes
+
+
+def _warn_of_others(
+    prompts: Prompts, named: dict[int, set[int]], called: dict[int, list[str]], path: Path, name: str
+) -> None:
+    """Warn where classidx makes a class of the data of one that has another name: of known data only if all have."""
+    if all(each == [str(k)] for k, each in called.items()):
+        return  # the data has no names
+    pairs = [pair for pair in zip(prompts.names, prompts.classes, strict=True) if pair[1] in called]
+    others = dict(pair for pair in pairs if not named[pair[1]])
+    none = pairs and not any(named.values())
+    if none or (others and name not in DATASETS):
+        taken = few([f"{said!r} is taken for {called[k][0]!r}" for said, k in others.items()], 2, "; ")
+        what = f"none of its classnames is a class of {name}" if none else f"classnames that {name} does not have"
+        warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=4)
+
+
+def _by_name(
+    prompts: Prompts, named: dict[int, set[int]], called: dict[int, list[str]], path: Path, name: str
+) -> list[int]:
+    """Class ids by names alone. InputError where a name is of several classes, or none is a class of the data."""
+    said: dict[int, str] = {}
+    for class_id, first in zip(prompts.classes, prompts.names, strict=True):
+        said.setdefault(class_id, first)
+    several = [k for k, meant in named.items() if len(meant) > 1]
+    if several:
+        meant = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
+        raise InputError(f"{path}: classname {said[several[0]]!r} is a name of the classes {meant} of {name}")
+    if not any(named.values()):
+        theirs = few([repr(each[0]) for each in called.values()])
+        found = few(list(map(repr, said.values())))
+        raise InputError(f"{path}: no column classidx, and no classname ({found}) is a class of {name} ({theirs})")
+    meant = [min(each) for each in named.values() if each]
+    twice = [k for k in meant if meant.count(k) > 1]
+    if twice and not prompts.numbered:
+        both = [repr(said[k]) for k, each in named.items() if twice[0] in each]
+        alike = f"classnames {few(both)} have a classidx each, and are one class of {name}: {called[twice[0]][0]!r}"
+        raise InputError(f"{path}: {alike}")
+    lacking = [said[k] for k, meant in named.items() if not meant]
+    if lacking and name in DATASETS:
+        raise InputError(f"{path}: classname {lacking[0]!r} is no class of {name}, and there is no column classidx")
+    taken = {*called, *(k for k, meant in named.items() if not meant)}
+    new = iter(range(max(taken) + 1, max(taken) + 1 + len(named)))
+    id_of = {}
+    for class_id, meant in named.items():
+        if meant:
+            id_of[class_id] = min(meant)
+        elif prompts.numbered or class_id in called:
+            id_of[class_id] = next(new)
+        else:
+            id_of[class_id] = class_id
+    return [id_of[k] for k in prompts.classes]
 
 
 def read_weights(path: Path | None, T: int) -> np.ndarray:

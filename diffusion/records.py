@@ -13,7 +13,7 @@ import torch
 
 from diffusion import InputError, one_line
 from diffusion.files import write_atomic
-from diffusion.names import SPLITS
+from diffusion.names import SPLITS, numbers
 
 # What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
 _SCALARS = [
@@ -150,6 +150,15 @@ def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
 def finished(folder: Path) -> dict[int, Path]:
     """Dataset index -> record, from one listing of the folder."""
     return _numbered(folder, os.listdir(folder), "pt")
+
+
+def chosen(folder: Path, about: dict) -> dict[int, Path]:
+    """`finished`, of the images that the last command of a run chose, as its run.json says; all where it does not."""
+    done = finished(folder)
+    if "indices" not in about:
+        return done
+    wanted = set(numbers(about["indices"].split()))
+    return {index: path for index, path in done.items() if index in wanted}
 
 
 def failed(folder: Path) -> dict[int, Path]:

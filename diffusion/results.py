@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, calibration, measures, metrics, one_line, records
-from diffusion.names import NO_LABEL, script
+from diffusion.names import NO_LABEL, numbers, script
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Run:
     loss: str  # the one that decides
     class_ids: np.ndarray  # [rows] the class that each row stands for
     arm_class: np.ndarray  # [arms] the row of each arm
-    done: dict[int, Path]  # dataset index -> its record, of the images that are done
+    done: dict[int, Path]  # dataset index -> its record, of the images that the last command chose and that are done
 
     @property
     def options(self) -> dict:
@@ -67,7 +67,7 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
     decided = about["options"]["loss"]
     if loss and decided in ("cosine", "nll", "vote"):  # baselines and ensembles have one
         raise InputError(f"--loss {loss}: {folder} has {decided} only")
-    return Run(folder, about, loss or decided, *competitors(about), records.finished(folder))
+    return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about))
 
 
 def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -92,9 +92,15 @@ def record_of(run: Run, index: int) -> dict:
     return records.load_record(run.done[index], own=True, loss=run.loss, arms=len(run.arm_class))
 
 
-def failures(folder: Path, done: Iterable[int]) -> list[str]:
-    """Why images have no record, one text each; a note of one that is `done` is of a worker that came too late."""
-    notes = {index: note for index, note in records.failed(folder).items() if index not in done}
+def failures(folder: Path, about: dict) -> list[str]:
+    """Why images that a run's last command chose have no record, one text each; about as in run.json, or {}.
+
+    A note of one that is done is of a worker that came too late.
+    """
+    wanted = set(numbers(about["indices"].split())) if "indices" in about else None
+    done = records.finished(folder)
+    notes = records.failed(folder).items()
+    notes = {index: note for index, note in notes if index not in done and (wanted is None or index in wanted)}
     return [f"image {index}: {note.read_text(errors='replace').strip()}" for index, note in notes.items()]
 
 

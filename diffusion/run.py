@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputWarning, bars, cluster, plan, records, results
+from diffusion import InputWarning, bars, cluster, one_line, plan, records, results
 from diffusion.datasets import Dataset
 from diffusion.decide import Measured, search_image
 from diffusion.errors import ImageNoise, plain, together
@@ -68,7 +68,8 @@ def by_search(
         made = once and once(model)
         shared = None if callable(told) else model.conditions(told, loras)
         if shared is not None and isinstance(told[0], str):
-            tqdm.write(f"{len(shared)} prompts, kept as {shared.nbytes / 1e6:,.1f} MB of embeddings")
+            size = f"{shared.nbytes / 1e6:,.1f} MB of embeddings"
+            tqdm.write(f"{len(shared)} prompts, such as {one_line(told[0])!r}, kept as {size}")
 
         def one_image(index: int, pixels: Tensor, image: Image):
             candidates, more = pick(index, image) if pick else (None, {})

@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
 
         return (record_of(index, image) for index, image in images)
 
-    about |= {"images": len(images)}
+    about |= {"images": len(images), "indices": names.ranges(images)}
     return run.classify_dataset(
         args, dataset, mine, folder, chosen, about, dataset.open, classify, dtype=dtype, nfe=1, exact=True
     )  # fmt: skip

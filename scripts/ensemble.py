@@ -87,7 +87,9 @@ def main(argv: list[str]) -> int:
             print(f"{'weight':<15} {weight:.4g}  {name}")
 
     known = results.names_of_classes(first)
-    about = {"images": int(held.sum()), "arms": [(known[k], known[k], k) for k in first.classes.tolist()]}
+    indices = names.ranges(sorted(common[k] for k in np.flatnonzero(held)))
+    arms = [(known[k], known[k], k) for k in first.classes.tolist()]
+    about = {"images": int(held.sum()), "indices": indices, "arms": arms}
     about |= {key: first.about[key] for key in ("path",) if key in first.about}
     tags = "-".join(names.tag(name) for name in runs)
     folder = names.run_folder(first.options["dataset"], args.extra, names.joined("ensemble", args.decide, tags))

@@ -209,7 +209,7 @@ def main(argv: list[str]) -> int:
         if tables.is_matching(run) and (scores or args.format == "model-vs-human"):
             raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes")
         table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
-        problems += [*wrong, *results.failures(run.folder, run.done)]
+        problems += [*wrong, *results.failures(run.folder, run.about)]
         found.append((run, table))
     if len(called := [name_of(run) for run, _ in found]) > len(set(called)):
         raise InputError(f"{max(called, key=called.count)}: given twice, or the name of two runs")

@@ -120,7 +120,7 @@ def print_metrics(args, run: Run, rows: list[dict]) -> None:
 def print_run(args, folder: Path) -> int:
     """The table of one folder, of ours or published."""
     done = records.finished(folder)
-    failed = results.failures(folder, done)
+    failed = results.failures(folder, {})
     if not done and not failed:
         raise InputError(f"{folder}: no per-image files (000.pt, ...) there")
     vote = args.decide == "vote"
@@ -128,6 +128,7 @@ def print_run(args, folder: Path) -> int:
     if (folder / "run.json").exists():
         again = bool(args.loss or vote or args.top is not None or args.metrics)
         run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
+        done, failed = run.done, results.failures(folder, run.about)
         if again:
             change = {"loss": run.loss, "arms": len(run.arm_class), "change": results.decider(run, vote)}
         if args.top is not None and args.top > len(run.classes):
@@ -162,7 +163,7 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
     for folder in folders:
         run = results.read(folder, loss=loss, answers=bool(loss))
         rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), own=True)
-        problems += [*wrong, *results.failures(run.folder, run.done)]
+        problems += [*wrong, *results.failures(run.folder, run.about)]
         both = results.answers(rows)
         score = results.in_percent(*metrics.accuracy(*both)) if both and rows else "-"
         nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"

@@ -96,7 +96,7 @@ def read_all(runs: dict[Path, dict]) -> Iterator[tuple[list[int], list]]:
     with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for folder, run in runs.items():  # one after the other: a thousand runs have too many paths to hold
             arms = [arm for arm, *_ in run["arms"]]
-            paths = list(records.finished(folder).values())
+            paths = list(records.chosen(folder, run).values())
             chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
             for found in (map if len(chunks) < 4 else pool.map)(partial(read, arms), chunks):
                 yield arms, found

@@ -360,7 +360,7 @@ def main(argv: list[str]) -> int:
     read = []
     for run in runs.values():
         found, problems = results.read_scores(run)
-        read.append((found, problems + results.failures(run.folder, run.done)))
+        read.append((found, problems + results.failures(run.folder, run.about)))
     text = page(runs, read, args).encode(errors="replace")  # a JSON's half surrogate pair is a ?
     write_atomic(out, lambda file: file.write(text))
     print(out)

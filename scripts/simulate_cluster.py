@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--nfe {args.nfe}: must be at least two of each class, {2 * args.classes}")
     measured = None
     if args.nfe_from:
-        rows, _ = results.read_rows(records.finished(records.run_folder(args.nfe_from)).values(), own=True)
+        folder = records.run_folder(args.nfe_from)
+        rows, _ = results.read_rows(records.chosen(folder, records.read_run(folder)).values(), own=True)
         measured = np.array([row["nfe"] for row in rows])
         if not rows:
             raise InputError(f"--nfe_from {args.nfe_from}: no records there")

@@ -656,9 +656,9 @@ HEAD = "prompt,classname,classidx\n"
         (b"\xff\xfe\x00bad", "UnicodeDecodeError"),
         (
             "prompt|classname|classidx\na|b|0\n",
-            "no column prompt, classname, classidx; found prompt|classname|classidx",
+            "no column prompt, classname; found prompt|classname|classidx",
         ),
-        ("prompt,class\na,b\n", "no column classname, classidx; found prompt, class"),
+        ("prompt,class\na,b\n", "no column classname; found prompt, class"),
         (HEAD, "no row"),
         (HEAD + "a,a,0\n ,b,1\n", "line 3: the prompt is empty"),
         (HEAD + 'a,a,0\n"two\nlines",b,1\n,c,2\n', "line 5: the prompt is empty"),
@@ -670,6 +670,8 @@ HEAD = "prompt,classname,classidx\n"
         (HEAD + "a,0\n", "line 2: 2 fields, wanted 3"),
         (HEAD + '"a,0\n', "cannot be read"),
         (HEAD + "a,a,7\nb,b,7\n", "classidx 7, wanted at least two classes"),
+        ("prompt,classname\na,+\nb,+\n", "classname '+', wanted at least two classes"),
+        ("prompt,classname\na,+\nb, \n", "line 3: the classname is empty"),
     ],
 )
 def test_prompts_refused(content, says, tmp_path):

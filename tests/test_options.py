@@ -1,6 +1,7 @@
 """The command lines: what --help says of every option and how soon, and the choice of images."""
 
 import argparse
+import itertools
 import subprocess
 import sys
 import warnings
@@ -126,25 +127,53 @@ def chosen(labels, **given) -> tuple[list[int], list[str]]:
 
 
 def test_per_class_by_hand():
-    """Spread evenly over the images of the class, as the levels of a search are."""
+    """Spread over the images of the class: the middle, the first quarter, the third, ..."""
     labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2]
     assert chosen(labels, per_class=1) == ([2, 5, 9], [])
-    assert chosen(labels, per_class=2) == ([1, 3, 4, 6, 8, 10], [])
+    assert chosen(labels, per_class=2) == ([1, 2, 4, 5, 8, 9], [])
     images, told = chosen(labels, per_class=4)
-    assert images == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11] and told == ["--per_class 4: fewer images of class 1 (3)"]
+    assert images == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] and told == ["--per_class 4: fewer images of class 1 (3)"]
     images, told = chosen([5] * 3 + list(range(20, 40)), per_class=2)
     assert len(images) == 22 and "fewer images of class 20 (1), 21 (1)" in told[0] and told[0].endswith("29 (1), ...")
 
 
 def test_limit_by_hand():
-    """The classes in turn, those that have none left are passed over; an unfinished turn is spread over the classes."""
+    """The classes in turn, the middle one first; those that have none left are passed over."""
     labels = [0, 0, 0, 0, 1, 2, 2, 2]
-    assert chosen(labels, limit=3) == ([2, 4, 6], [])
-    assert chosen(labels, limit=1) == ([4], [])
-    assert chosen(labels, limit=2) == ([2, 6], [])
-    assert chosen(labels, limit=5) == ([1, 3, 4, 5, 7], [])
-    assert chosen(labels, limit=6)[0] == [1, 3, 4, 5, 6, 7]
-    assert chosen(labels, limit=8)[0] == chosen(labels, limit=100)[0] == list(range(8))
+    order = [4, 2, 6, 1, 5, 3, 7, 0]
+    for n in range(1, 9):
+        assert chosen(labels, limit=n) == (sorted(order[:n]), [])
+    assert chosen(labels, limit=100)[0] == list(range(8))
+
+
+@pytest.mark.parametrize("n", range(70))
+def test_spread_sequence(n):
+    """All of range(n) once; between two neighbours of a beginning lie at most twice as many as if it were even."""
+    order = plan.spread_sequence(n)
+    assert sorted(order) == list(range(n))
+    for k in range(1, n):
+        gaps = np.diff([-1, *sorted(order[:k]), n])
+        assert gaps.max() <= 2 * n / (k + 1) + 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_images_are_a_part_of_more(seed):
+    """Whatever the sizes of the classes: of --limit, of --per_class, and of both; classes differ by one image."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 30, rng.integers(1, 25))
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes)).tolist()
+    of_limit = [set(chosen(labels, limit=n)[0]) for n in range(1, len(labels) + 2)]
+    of_class = [set(chosen(labels, per_class=n)[0]) for n in range(1, 31)]
+    both = [set(chosen(labels, per_class=n, limit=20)[0]) for n in range(1, 31)]
+    for nested in (of_limit, of_class, both):
+        assert all(few <= more for few, more in itertools.pairwise(nested))
+    assert [len(each) for each in of_limit] == [*range(1, len(labels) + 1), len(labels)]
+    for n, images in enumerate(of_class, 1):
+        found = np.bincount([labels[k] for k in images], minlength=len(sizes))
+        assert found.tolist() == np.minimum(sizes, n).tolist()
+    for images in of_limit:
+        found = np.bincount([labels[k] for k in images], minlength=len(sizes))
+        assert all(each == size or each >= found.max() - 1 for each, size in zip(found, sizes, strict=True))
 
 
 def test_choices_combine(tmp_path):

@@ -123,16 +123,6 @@ def test_bad_lines(tmp_path, content):
         load_dataset(str(tmp_path / "t.jsonl"))
 
 
-def test_a_csv_in_another_order_is_refused(tmp_path):
-    """The prompts' class ids are those of the folders, so names must not be those of other folders."""
-    path = tmp_path / "prompts.csv"
-    path.write_text("prompt,classname,classidx\na tabby,tabby cat,0\na dog,Dog,1\na wolf,wolf,2\n")
-    assert prompts_for("own", [0, 1], ["cat", "dog"], path).classes == [0, 1, 2]  # a wolf is a distractor
-    path.write_text("prompt,classname,classidx\na dog,Dog,0\na cat,CAT,1\n")
-    with pytest.raises(InputError, match="'Dog' has classidx 0, which in own is 'cat'; 'Dog' is 1 there"):
-        prompts_for("own", [0, 1], ["cat", "dog"], path)
-
-
 def test_a_narrow_image_costs_one_image():
     with pytest.raises(OSError, match="4x4000 pixels is too narrow"):
         crop(Image.new("RGB", (4, 4000)), 512, "bicubic")

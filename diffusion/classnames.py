@@ -1,0 +1,113 @@
+"""What classes are called: the words of a class's name, and which class a name means."""
+
+import functools
+import itertools
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+SYNSET = re.compile(r"(n\d{8})(?:[-_. ]+(.+))?")  # n02119789; n02085620-Chihuahua, as Stanford Dogs has them
+NUMBERED = re.compile(r"(\d+)([._) -]+)([^\W\d_].*)")  # 001.Black_footed_Albatross
+
+
+def as_tokenized(text: str) -> str:
+    """A text as CLIP's tokenizers see it: Unicode NFC, lower case, one blank between words."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+
+
+@functools.cache
+def lemmas() -> dict[str, str]:
+    """WordNet id -> its names, such as "kit fox, Vulpes macrotis": the list that timm 1.0 ships; {} without timm."""
+    spec = find_spec("timm")  # found without an import, which takes seconds
+    if spec is None or not spec.submodule_search_locations:
+        return {}
+    path = Path(spec.submodule_search_locations[0], "data/_info/imagenet_synset_to_lemma.txt")
+    if not path.is_file():
+        return {}
+    lines = (line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    return {synset: names.strip() for synset, _, names in lines if names.strip()}
+
+
+def is_untranslated(name: str) -> bool:
+    """Whether a name is a WordNet id whose words are not known here."""
+    match = SYNSET.fullmatch(name)
+    return match is not None and match[2] is None and name not in lemmas()
+
+
+def _without_numbers(names: Sequence[str]) -> list[str]:
+    """Names such as 001.Albatross without their numbers, if all names are numbered; else as they are.
+
+    They are if every name begins with a number of its own, and what follows are different words; and the numbers either
+    follow one another, or are of one width with zeros before them or points after them. So "2_euro, 50_cent" keep
+    theirs.
+    """
+    found = [NUMBERED.fullmatch(name) for name in names]
+    if len(names) < 2 or not all(found):
+        return list(names)
+    numbers = sorted(int(match[1]) for match in found)
+    words = [match[3] for match in found]
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    one_width = len({len(match[1]) for match in found}) == 1
+    padded = any(match[1].startswith("0") for match in found) or all(match[2].startswith(".") for match in found)
+    if len({as_tokenized(word) for word in words}) < len(words) or 0 in steps:
+        return list(names)
+    return words if steps == {1} or (one_width and padded) else list(names)
+
+
+def words_of(names: Sequence[str]) -> list[str]:
+    """The words for classes in a prompt: WordNet ids translated, numbers before all names left out, blanks for _.
+
+    Of a WordNet id's names the first counts. What has no words stays as it is.
+    """
+    found = []
+    for name in _without_numbers(names):
+        match = SYNSET.fullmatch(name)
+        if match is not None:
+            name = match[2] or lemmas().get(match[1], name).split(",")[0]
+        found.append(" ".join(name.replace("_", " ").split()) or name)
+    return found
+
+
+def _loose(name: str) -> str:
+    """A name without what people write differently: case, Unicode form, blanks or _ between words."""
+    return as_tokenized(name.replace("_", " ")) or name
+
+
+def _forms(names: Sequence[str]) -> list[tuple[set[str], ...]]:
+    """The forms of each name, from the exact to the loosest: as it is, as `_loose` gives it, and its words.
+
+    Its words are also each of several names between commas, as in "tench, Tinca tinca", and those of a WordNet id.
+    Hyphens between letters count as blanks, zeros before a number do not count.
+    """
+    found = []
+    for name, words in zip(names, words_of(names), strict=True):
+        several = [name, words, *name.split(","), *lemmas().get(name, "").split(",")]
+        loosest = {re.sub(r"(?<=\w)-(?=\w)", " ", _loose(each.strip())) for each in several if each.strip()}
+        if name.isascii() and name.isdigit():
+            loosest.add(name.lstrip("0") or "0")
+        found.append(({name}, {_loose(name)}, loosest))
+    return found
+
+
+def meanings(names: Sequence[str], called: Mapping[int, Sequence[str]]) -> list[set[int]]:
+    """The classes that each name means: class ids of `called`, class id -> its names. Empty: none.
+
+    The nearest form decides: a class of exactly that name, else one whose name differs in case, blanks or Unicode
+    form, else one of the same words (see `_forms`). Symbols and digits are names as others are: C and C# differ.
+    """
+    tables: tuple[dict[str, set[int]], ...] = ({}, {}, {})
+    owners = [class_id for class_id, several in called.items() for _ in several]
+    for class_id, forms in zip(owners, _forms(list(itertools.chain.from_iterable(called.values()))), strict=True):
+        for table, alternatives in zip(tables, forms, strict=True):
+            for form in alternatives:
+                table.setdefault(form, set()).add(class_id)
+    found = []
+    for forms in _forms(names):
+        meant: set[int] = set()
+        for table, alternatives in zip(tables, forms, strict=True):
+            if not meant:
+                meant = set().union(*(table.get(form, set()) for form in alternatives))
+        found.append(meant)
+    return found
