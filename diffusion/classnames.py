@@ -83,25 +83,33 @@ def _forms(names: Sequence[str]) -> list[tuple[set[str], ...]]:
     """
     found = []
     for name, words in zip(names, words_of(names), strict=True):
-        several = [name, words, *name.split(","), *lemmas().get(name, "").split(",")]
-        loosest = {re.sub(r"(?<=\w)-(?=\w)", " ", _loose(each.strip())) for each in several if each.strip()}
+        several = [name, words, *_between_commas(name), *_between_commas(lemmas().get(name, ""))]
+        loosest = {re.sub(r"(?<=\w)-(?=\w)", " ", _loose(each)) for each in several}
         if name.isascii() and name.isdigit():
             loosest.add(name.lstrip("0") or "0")
         found.append(({name}, {_loose(name)}, loosest))
     return found
 
 
+def _between_commas(name: str) -> list[str]:
+    return [each.strip() for each in name.split(",") if each.strip()]
+
+
 def meanings(names: Sequence[str], called: Mapping[int, Sequence[str]]) -> list[set[int]]:
     """The classes that each name means: class ids of `called`, class id -> its names. Empty: none.
 
     The nearest form decides: a class of exactly that name, else one whose name differs in case, blanks or Unicode
-    form, else one of the same words (see `_forms`). Symbols and digits are names as others are: C and C# differ.
+    form, else one of the same words (see `_forms`). A class has each of the names between commas in its own. Symbols
+    and digits are names as others are: C and C# differ.
     """
     tables: tuple[dict[str, set[int]], ...] = ({}, {}, {})
     owners = [class_id for class_id, several in called.items() for _ in several]
-    for class_id, forms in zip(owners, _forms(list(itertools.chain.from_iterable(called.values()))), strict=True):
-        for table, alternatives in zip(tables, forms, strict=True):
-            for form in alternatives:
+    theirs = list(itertools.chain.from_iterable(called.values()))
+    for class_id, name, forms in zip(owners, theirs, _forms(theirs), strict=True):
+        each = {name, *_between_commas(name)}
+        alternatives = (each, set(map(_loose, each)), forms[-1])
+        for table, these in zip(tables, alternatives, strict=True):
+            for form in these:
                 table.setdefault(form, set()).add(class_id)
     found = []
     for forms in _forms(names):

@@ -248,13 +248,16 @@ def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name
 def _warn_of_others(
     prompts: Prompts, named: dict[int, set[int]], called: dict[int, list[str]], path: Path, name: str
 ) -> None:
-    """Warn where classidx makes a class of the data of one that has another name: of known data only if all have."""
+    """Warn where classidx makes a class of the data of one that has another name: of known data only if all have.
+
+    A name that is the class's number is no other name.
+    """
     if all(each == [str(k)] for k, each in called.items()):
         return  # the data has no names
-    pairs = [pair for pair in zip(prompts.names, prompts.classes, strict=True) if pair[1] in called]
-    others = dict(pair for pair in pairs if not named[pair[1]])
-    none = pairs and not any(named.values())
-    if none or (others and name not in DATASETS):
+    pairs = [(said, k) for said, k in zip(prompts.names, prompts.classes, strict=True) if k in called]
+    others = {said: k for said, k in pairs if not named[k] and said.lstrip("0") != str(k).lstrip("0")}
+    none = not any(named.values())
+    if others and (none or name not in DATASETS):
         taken = few([f"{said!r} is taken for {called[k][0]!r}" for said, k in others.items()], 2, "; ")
         what = f"none of its classnames is a class of {name}" if none else f"classnames that {name} does not have"
         warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=4)

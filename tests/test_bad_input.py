@@ -132,7 +132,7 @@ def test_no_cuda(refused):
 @pytest.mark.parametrize(
     "content, says",
     [
-        ("", "no column prompt, classname, classidx"),
+        ("", "no column prompt, classname"),
         ("prompt,classidx\n", "no column classname"),
         (HEAD, "no row"),
         (HEAD + TEN.replace("a 3.", ""), "line 5: the prompt is empty"),

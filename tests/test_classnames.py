@@ -89,6 +89,8 @@ CAFE = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
         ("07", ["7", "70"], {0}),
         ("goldfish", ["tench, Tinca tinca", "goldfish, Carassius auratus"], {1}),
         ("tench, Tinca tinca", ["tench", "goldfish"], {0}),
+        ("crane", ["crane, bird", "crane"], {0, 1}),
+        ("crane, bird", ["crane, bird", "crane"], {0}),
         ("Vulpes macrotis", ["n02119789", "n01440764"], {0}),
         ("n02119789", ["kit fox", "tench"], {0}),
         (CAFE[0], [CAFE[1], "cafe"], {0}),
