@@ -144,6 +144,7 @@ def prompts_for(
     `_classes_of` says. Raises InputError when they are not prompts for the classes of the data set; warns of classes
     with the same prompt, and where the words of a prompt are not the name of its class.
     """
+    called = _called(name, labels, classes) if path else {}
     if texts:
         if path or NO_LABEL not in labels:
             some = f" ({few(classes, 3)})" if classes else ""
@@ -154,7 +155,6 @@ def prompts_for(
         prompts = Prompts(texts, texts, list(range(len(texts))))
     elif path:
         prompts = read_prompts(path, added=added)
-        called = _called(name, labels, classes)
         prompts = replace(prompts, classes=_classes_of(prompts, called, path, name), numbered=False)
     elif name in DATASETS:
         prompts = read_prompts(PROMPTS / prompts_file(name))
@@ -174,6 +174,8 @@ def prompts_for(
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and name in DATASETS:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
+    if path:
+        _warn_of_others(prompts, called, path, name)
     warn_of_alike(prompts)
     return prompts
 
@@ -241,26 +243,25 @@ def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name
         if exchanged or len(contrary) > agreeing or name not in DATASETS:
             raise InputError(f"{path}: {problem}")
         warnings.warn(f"{path}: {problem}; classidx counts", InputWarning, stacklevel=3)
-    _warn_of_others(prompts, named, called, path, name)
     return prompts.classes
 
 
-def _warn_of_others(
-    prompts: Prompts, named: dict[int, set[int]], called: dict[int, list[str]], path: Path, name: str
-) -> None:
+def _warn_of_others(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> None:
     """Warn where classidx makes a class of the data of one that has another name: of known data only if all have.
 
     A name that is the class's number is no other name.
     """
     if all(each == [str(k)] for k, each in called.items()):
         return  # the data has no names
-    pairs = [(said, k) for said, k in zip(prompts.names, prompts.classes, strict=True) if k in called]
-    others = {said: k for said, k in pairs if not named[k] and said.lstrip("0") != str(k).lstrip("0")}
-    none = not any(named.values())
+    found = list(zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True))
+    named = {k for _, k, meant in found if meant}
+    pairs = [(said, k) for said, k, _ in found if k in called and k not in named]
+    others = {said: k for said, k in pairs if said.lstrip("0") != str(k).lstrip("0")}
+    none = not named
     if others and (none or name not in DATASETS):
         taken = few([f"{said!r} is taken for {called[k][0]!r}" for said, k in others.items()], 2, "; ")
         what = f"none of its classnames is a class of {name}" if none else f"classnames that {name} does not have"
-        warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=4)
+        warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=3)
 
 
 def _by_name(
