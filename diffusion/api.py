@@ -73,7 +73,7 @@ def classify(
     """The class of each image: an Answer for one, a list for a list or an array, else an iterator, in their order.
 
     `prompts`: a list, one for each class; a dict from class to its prompt or prompts; or a csv of
-    prompt,classname,classidx. For a class-conditional model, class ids in place of texts. Options mean what they mean
+    prompt,classname[,classidx]. For a class-conditional model, class ids in place of texts. Options mean what they mean
     to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
     `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `weights` [T] or a csv;
     `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as

@@ -142,9 +142,9 @@ def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
         add(g, "--split", "which part of the data", "test", choices=names.SPLITS)
         add(g, "--image_column NAME", "column of hf:NAME with the images; default the only one, else image")
         add(g, "--label_column NAME", "column of hf:NAME with the classes; default the only one, else label")
-        add(g, "--per_class N", "use only N images of each class, spread evenly over them; default all")
+        add(g, "--per_class N", "use only N images of each class, spread over them; more N add images; default all")
     what, over = ("images", "classes") if classes else ("examples", "tags")
-    add(g, "--limit N", f"use only N {what} in all, spread evenly over their {over}; default all")
+    add(g, "--limit N", f"use only N {what} in all, spread over their {over}; more N add {what}; default all")
     return g
 
 
@@ -154,7 +154,7 @@ def add_value_range(group) -> None:
 
 
 def add_prompts(group, why: str = "", more: str = "") -> None:
-    csv = f"csv of prompt,classname,classidx[,group]{more}; default prompts/DATASET_prompts.csv"
+    csv = f"csv of prompt,classname[,classidx][,group]{more}; default prompts/DATASET_prompts.csv"
     add(group, "--prompt_path CSV", why + csv)
 
 

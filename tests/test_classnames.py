@@ -7,10 +7,12 @@ from csv import DictReader
 import pytest
 from conftest import ROOT
 from test_eval_prob_adaptive import folder_of, records_of, subset
+from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning, classnames
 from diffusion.classnames import meanings, words_of
 from diffusion.datasets import load_dataset
+from diffusion.names import EMBEDDED
 from diffusion.prompts import prompts_for, read_prompts
 from diffusion.records import read_run
 
@@ -255,6 +257,8 @@ def test_words_in_prompts_are_said():
 
 @pytest.mark.parametrize("pair", [("Three", "three"), ("number  three", "number three"), tuple(CAFE)])
 def test_prompts_that_the_tokenizer_does_not_tell_apart(pair):
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "digits-sd/tokenizer")
+    assert tokenizer(pair[0]).input_ids == tokenizer(pair[1]).input_ids
     told = said(prompts_for, "mine", [0, 1, 2], [*sorted(pair), "zebra"])[1]
     assert len(told) == 1 and "cannot be told apart" in told[0] and told[0].isprintable()
     assert said(prompts_for, "mine", [0, 1], ["straße", "strasse"])[1] == []  # other tokens
