@@ -229,7 +229,9 @@ def main(argv: list[str]) -> int:
 
     path_of, bar = partial(records.record_path, folder, len(views)), Progress(len(todo), left, not raced)
     with cluster.working(folder, args.worker_idx, args.n_workers):
-        _, problems = run.evaluate(todo, load, classify, path_of, bar, dtype=dtype, grace=args.grace)
+        _, problems = run.evaluate(
+            todo, load, classify, path_of, bar, dtype=dtype, grace=args.grace, run=records.fingerprint(settings)
+        )  # fmt: skip
     done = results.read(folder, answers=False)
     code = matching.print_scores(done)
     if args.gallery:

@@ -3,6 +3,11 @@
 from diffusion import classify, load_model, score
 """
 
+import re
+
+# Control characters, of which a terminal makes commands, but for line break and tab; and those that turn text around.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class InputError(ValueError):
     """What the user gave cannot work; the message is one line that says what was found and what was wanted."""
@@ -12,9 +17,14 @@ class InputWarning(UserWarning):
     """What the user gave works, but perhaps not as meant; one line too."""
 
 
+def printable(text: str) -> str:
+    """A text that commands no terminal: control characters become escapes such as \\x1b."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def one_line(error: Exception | str, most: int | None = 160) -> str:
-    """What an error says, without its line breaks, cut after so many characters."""
-    return " ".join(str(error).split())[:most]
+    """What an error says, without its line breaks and control characters, cut after so many characters."""
+    return printable(" ".join(str(error).split()))[:most]
 
 
 def __getattr__(name: str):

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from diffusion import InputError, InputWarning, records, results
+from diffusion import InputError, InputWarning, results
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import Dataset
 from diffusion.files import is_id, read_npy, sha256
 from diffusion.metrics import class_errors, class_means, excess, rescore
-from diffusion.names import clip_tag, few, like, tag
+from diffusion.names import clip_tag, expanded, few, like, tag
 from diffusion.prompts import Prompts
 
 Stage = tuple[dict, str, Callable]
@@ -54,10 +53,10 @@ def first_stage(
             differ = f"the prompts and the model differ in the classes {unknown[:10].tolist()}"
             raise InputError(f"--candidates {K}: {differ}")
         options, of, load = by_clip(name, pretrained, told, K)
-    elif os.path.isdir(source):
-        options, of, load = by_run(Path(source), dataset, K, class_ids, mine)
+    elif os.path.isdir(expanded(source)):
+        options, of, load = by_run(expanded(source), dataset, K, class_ids, mine)
     else:
-        options, of, load = by_scores(Path(source), K, len(dataset), len(class_ids))
+        options, of, load = by_scores(expanded(source), K, len(dataset), len(class_ids))
 
     return {"candidates": K, "candidates_from": source} | options, f"{K}of_{of}", _named(load, class_ids)
 
@@ -210,10 +209,8 @@ def _lacks(run: results.Run, index: int, K: int) -> str:
         return "no record"
     name = run.done[index].name
     try:
-        counts = records.load_record(run.done[index], own=True, lazily=True).get("counts")
+        counts = results.record_of(run, index)["counts"]
     except InputError as error:
         return str(error)
-    if not (isinstance(counts, Tensor) and counts.shape == run.arm_class.shape):
-        return f"{name} has no counts of {len(run.arm_class)} arms"
     measured = len(np.unique(run.class_ids[run.arm_class[counts.numpy() > 0]]))
     return "" if measured >= K else f"{name} has {measured} classes, wanted {K} and more"

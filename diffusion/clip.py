@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, one_line
+from diffusion.files import check_pt
 from diffusion.names import EMBEDDED
 from diffusion.weights import fingerprint
 
@@ -45,6 +46,7 @@ def find_clip(
             f"{flag}{version}: open_clip has no such model (it has {near}), and no folder of that name holds"
             " open_clip_config.json"
         )
+    pretrained = pretrained and os.path.expanduser(pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and default_tag in tags:
         return name, default_tag
@@ -55,13 +57,18 @@ def find_clip(
     return name, pretrained
 
 
+def _local_files(name: str, pretrained: str | None) -> list[Path]:
+    """The local files of weights, of what find_clip gives; [] of open_clip's own."""
+    if pretrained is not None:
+        return [Path(pretrained)] if os.path.isfile(pretrained) else []
+    folder = Path(name.removeprefix("local-dir:"))
+    return [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
+
+
 def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
     """What local weights are known by, of what find_clip gives; open_clip's own are known by their tag, so nothing."""
-    folder = Path(name.removeprefix("local-dir:"))
-    if pretrained is None:
-        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
-        return {"weights of CLIP": fingerprint(files)}
-    return {"weights of CLIP": fingerprint([Path(pretrained)])} if os.path.isfile(pretrained) else {}
+    files = _local_files(name, pretrained)
+    return {"weights of CLIP": fingerprint(files)} if files else {}
 
 
 def load_clip(
@@ -74,6 +81,8 @@ def load_clip(
     from transformers import dynamic_module_utils
 
     open_clip = _import()
+    for file in _local_files(name, pretrained):
+        check_pt(file)
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether to run a folder's code
     logging.disable(logging.CRITICAL)
     config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}

@@ -27,13 +27,16 @@ def share(
 
     An array may begin anywhere and have any step. With n_workers given, a task's number is its worker's: so a part of
     an array can be started again, gaps and all. Without either an array shares nothing, since it may as well be one
-    over an option; that is warned of. Raises InputError for a worker that there is none of.
+    over an option; that is warned of. A variable that is empty is one that is not there. Raises InputError for a worker
+    that there is none of.
     """
     place, places = 0, 1
-    if shard == "array" and "SLURM_ARRAY_TASK_ID" not in environ:
+    if shard not in (None, "", "array"):
+        raise InputError(f"DIFFUSION_SHARD {shard}: wanted array, or nothing")
+    if shard == "array" and not environ.get("SLURM_ARRAY_TASK_ID"):
         raise InputError("--shard array: this is no task of a Slurm job array, there is no SLURM_ARRAY_TASK_ID")
-    if "SLURM_ARRAY_TASK_ID" in environ:
-        task = _number(environ, "ID")
+    if environ.get("SLURM_ARRAY_TASK_ID"):
+        task = _number(environ, "SLURM_ARRAY_TASK_ID")
         if n_workers is not None:
             place = task
         elif shard == "array" and worker_idx is None:
@@ -41,8 +44,10 @@ def share(
         elif worker_idx is None:
             shares = "--shard array, as scripts/slurm_array.sh has it, shares them among the tasks"
             warnings.warn(f"task {task} of a job array measures all the images; {shares}", InputWarning, stacklevel=2)
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    if environ.get("RANK") and environ.get("WORLD_SIZE"):
+        rank, world = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+        if not 0 <= rank < world:
+            raise InputError(f"RANK {rank}: must be in 0..{world - 1}, as WORLD_SIZE is {world}")
         place, places = place * world + rank, places * world
     place, places = place if worker_idx is None else worker_idx, places if n_workers is None else n_workers
     if places < 1:
@@ -53,17 +58,18 @@ def share(
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name)
+    if not value:
+        raise InputError(f"--n_workers: wanted, as this Slurm does not say {name}")
     try:
-        return int(environ[f"SLURM_ARRAY_TASK_{name}"])
-    except KeyError:
-        raise InputError(f"--n_workers: wanted, as this Slurm does not say SLURM_ARRAY_TASK_{name}") from None
-    except ValueError as error:
-        raise InputError(f"SLURM_ARRAY_TASK_{name}: {error}") from None
+        return int(value)
+    except ValueError:
+        raise InputError(f"{name} is {value!r}, wanted a whole number") from None
 
 
 def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
     """Which of how many tasks of an array this is."""
-    first, last, places = (_number(environ, name) for name in ("MIN", "MAX", "COUNT"))
+    first, last, places = (_number(environ, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "MAX", "COUNT"))
     step = max(1, (last - first) // max(1, places - 1))
     place = (task - first) // step
     if (first + step * place, first + step * (places - 1)) != (task, last):
@@ -75,10 +81,14 @@ def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
 def working(folder: Path, worker_idx: int, n_workers: int) -> Iterator[None]:
     """Warns where another process is at work on some of the same images of a run's folder.
 
-    Each holds a lock on a file of its own there; of a process that was killed, the system has released it.
+    Each holds a lock on a file of its own there; of a process that was killed, the system has released it. In a folder
+    that cannot be written (any more), nothing is said of others.
     """
     for path in folder.glob(".worker-*-of-*"):
-        place, places = map(int, re.findall(r"\d+", path.name))
+        numbers = re.fullmatch(r"\.worker-(\d+)-of-(\d+)", path.name)
+        if not numbers:
+            continue
+        place, places = map(int, numbers.groups())
         with suppress(OSError), path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,8 +107,10 @@ def working(folder: Path, worker_idx: int, n_workers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        with suppress(OSError):
+            path.unlink()
+        with suppress(OSError):  # what a full or lost disk says
+            file.close()
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, metrics
+from diffusion import InputError, calibration, metrics, one_line
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"  # the colours of every picture
 ACCENT, PLAIN = "#0969da", "#8c959f"
@@ -102,6 +102,7 @@ def fit(text: str, inches: float, **font) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """At most `length` characters, and no $, between which matplotlib would read mathematics."""
+    """At most `length` characters on one line, and no $, between which matplotlib would read mathematics."""
+    text = one_line(text, None)
     short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
     return short.replace("$", r"\$")

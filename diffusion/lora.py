@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion import InputError, hub, one_line, weights
+from diffusion.files import check_pt
 from diffusion.names import few
 
 USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
@@ -297,7 +298,11 @@ def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[l
 def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
     """Which text encoder, which token, and its vectors [n, width], as the tools of the trade save them."""
     try:
-        loaded = weights.read([path]) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if path.suffix == ".safetensors":
+            loaded = weights.read([path])
+        else:
+            check_pt(path)
+            loaded = torch.load(path, weights_only=True)
     except InputError as error:
         raise InputError(f"{flag}: {error}") from None
     except Exception as error:

@@ -100,7 +100,7 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
         if e not in items:
             raise InputError(f"{run.folder / 'run.json'}: example {e} is None, wanted its id, tag and captions")
         try:
-            record = records.load_record(path, own=True, loss=run.loss)
+            record = records.load_record(path, run.wanted)
             errors = metrics.arm_errors(record, run.loss)
             if len(errors) not in (k := len(items[e].captions), k + 1):
                 raise InputError(f"{path}: {len(errors)} captions, example {e} has {k}")

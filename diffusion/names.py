@@ -8,8 +8,14 @@ from pathlib import Path
 
 from diffusion import InputError
 
-LOG_DIR = Path(os.environ.get("LOG_DIR", "data"))
-DATASET_ROOT = Path(os.environ.get("DATASET_ROOT", "/datasets"))
+
+def expanded(text: str) -> Path:
+    """A path as people write it: ~ is their home, also where no shell has read it."""
+    return Path(os.path.expanduser(text))
+
+
+LOG_DIR = expanded(os.environ.get("LOG_DIR") or "data")
+DATASET_ROOT = expanded(os.environ.get("DATASET_ROOT") or "/datasets")
 
 LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
 DTYPES = ("float16", "bfloat16", "float32")

@@ -1,6 +1,7 @@
 """What the command lines share: their options, in groups, and bad input as one line and exit code 2. No torch."""
 
 import argparse
+import contextlib
 import os
 import runpy
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from diffusion import InputError, InputWarning, cluster, hub, names, one_line
+from diffusion import InputError, InputWarning, cluster, hub, names, one_line, printable
 
 OWN = "or a folder of class folders, a csv of path,label, or hf:NAME"
 
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         words = message.removeprefix("unrecognized arguments: ")
         if words != message and (unknown := [word.split("=")[0] for word in words.split() if word.startswith("--")]):
             message += names.like(unknown[0], [flag for action in self._actions for flag in action.option_strings])
-        super().error(message)
+        super().error(one_line(message, None))
 
 
 def parser(description: str, words: str = "") -> Parser:
@@ -50,6 +51,7 @@ def answered_early(parser):
     options (name, what the model is told). These imports end at a Ctrl-C with one line, as `run` does later on.
     """
     if parser.__module__ == "__main__":
+        _print_anything()
         signal.signal(signal.SIGINT, _interrupted)
         args = parser().parse_args()
         if "reads" in args and (model := args.reads(args)):
@@ -58,6 +60,25 @@ def answered_early(parser):
             except InputError as error:
                 _refuse(error)
     return parser
+
+
+class _Printed:
+    """A stream to a terminal that class names and file names do not command (see printable)."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def _print_anything() -> None:
+    """Let characters that a terminal's encoding lacks be printed as escapes; on stderr Python does so itself."""
+    with contextlib.suppress(AttributeError):  # a stream of texts, which has no encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _refuse(error: InputError) -> NoReturn:
@@ -82,11 +103,13 @@ def run(main) -> None:
     program = Path(sys.argv[0]).name
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _print_anything()
     warnings.simplefilter("ignore")  # what the libraries say to their programmers
     warnings.simplefilter("always", InputWarning)
     warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
     try:
-        sys.exit(main(sys.argv[1:]))
+        with contextlib.redirect_stdout(_Printed(sys.stdout)):
+            sys.exit(main(sys.argv[1:]))
     except InputError as error:
         _refuse(error)
     except cluster.Stopped as by:
@@ -115,7 +138,7 @@ def run(main) -> None:
 TYPES = {  # what a value is called -> its type; else it is text
     **dict.fromkeys(["N", "K", "W", "NFE", "PIXELS"], int),
     **dict.fromkeys(["Z", "S", "SHARE", "SECONDS", "HOURS", "RATE", "LR"], float),
-    **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML"], Path),
+    **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML", "FILE"], names.expanded),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
-from diffusion.files import read_npy, sha256
+from diffusion.files import check_pt, read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
 from diffusion.search import Search, band, noise_rows, raced
 
@@ -109,9 +109,12 @@ def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, st
 
 def pick_device(args) -> tuple[torch.device, str]:
     """The device and the dtype's name, from --device and --dtype or what the machine has."""
-    cuda = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun's
-    best = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = models.find_device(args.device or best, f"--device {args.device}")
+    local_rank = os.environ.get("LOCAL_RANK")  # torchrun's
+    if torch.cuda.is_available():
+        best = f"cuda:{local_rank}" if local_rank else "cuda"
+    else:
+        best = "mps" if torch.backends.mps.is_available() else "cpu"
+    device = models.find_device(args.device or best, f"--device {args.device or best}")
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
     if getattr(args, "compile", False) and device.type != "cuda":
         raise InputError(f"--compile: is for CUDA, the device is {device}")
@@ -225,6 +228,7 @@ def read_bank(
     """
     path, points = args.noise_path, rows.max() + 1
     try:
+        check_pt(path)
         bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
         raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None

@@ -2,17 +2,18 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from diffusion import InputError, one_line
-from diffusion.files import write_atomic
+from diffusion.files import check_zip, sha256, write_atomic
 from diffusion.names import SPLITS, numbers
 
 # What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
@@ -44,7 +45,7 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    if not path.exists():
+    if not os.path.exists(path):
         if any(folder.glob("*.pt")):
             raise InputError(f"{folder} holds results but no run.json, so what made them is unknown; use --extra NAME")
         with contextlib.suppress(FileExistsError):  # another worker was faster: join its run
@@ -141,6 +142,14 @@ def record_path(folder: Path, total: int, index: int) -> Path:
     return folder / f"{index:0{len(str(total - 1))}d}.pt"
 
 
+def _names(folder: Path) -> list[str]:
+    """The names of a folder's files. InputError where it cannot be listed."""
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
+
+
 def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
     """Dataset index -> path, in order, of the files of a folder that are named INDEX and the suffix."""
     matches = (re.fullmatch(rf"(\d+)\.{suffix}", name) for name in names)
@@ -149,7 +158,7 @@ def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
 
 def finished(folder: Path) -> dict[int, Path]:
     """Dataset index -> record, from one listing of the folder."""
-    return _numbered(folder, os.listdir(folder), "pt")
+    return _numbered(folder, _names(folder), "pt")
 
 
 def chosen(folder: Path, about: dict) -> dict[int, Path]:
@@ -164,37 +173,96 @@ def chosen(folder: Path, about: dict) -> dict[int, Path]:
 def failed(folder: Path) -> dict[int, Path]:
     """Dataset index -> the note `failed/INDEX.txt` that says why there is no record."""
     notes = folder / "failed"
-    return _numbered(notes, os.listdir(notes) if notes.is_dir() else [], "txt")
+    return _numbered(notes, _names(notes) if os.path.isdir(notes) else [], "txt")
+
+
+def check_notes(folder: Path) -> None:
+    """Raises InputError where notes cannot be left in a run's folder, as `failed` is something else there."""
+    notes = folder / "failed"
+    if os.path.lexists(notes) and not os.path.isdir(notes):
+        raise InputError(f"{notes}: is no folder, wanted one, or nothing, for notes of images that cannot be read")
 
 
 def note_failure(path: Path, why: str) -> None:
-    """Leave a note beside the record that is not there, until `forget_failure` removes it."""
-    (path.parent / "failed").mkdir(exist_ok=True)
-    write_atomic(path.parent / "failed" / f"{path.stem}.txt", lambda file: file.write(f"{why}\n".encode()))
+    """Leave a note beside the record that is not there, until `forget_failure` removes it. InputError: cannot."""
+    notes = path.parent / "failed"
+    try:
+        notes.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{notes}: cannot be made ({error.strerror})") from None
+    write_atomic(notes / f"{path.stem}.txt", lambda file: file.write(f"{why}\n".encode(errors="backslashreplace")))
+
+
+def read_note(note: Path) -> str:
+    """What a note says; of one that cannot be read, that."""
+    try:
+        return note.read_text(errors="replace").strip()
+    except OSError as error:
+        return f"{note}: cannot be read ({error.strerror})"
 
 
 def forget_failure(note: Path) -> None:
-    note.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are there
-        note.parent.rmdir()
+    """Remove the note of an image that now has a record; a note that cannot be removed counts no longer."""
+    with contextlib.suppress(OSError):
+        note.unlink()
+        note.parent.rmdir()  # unless others are there
 
 
 def clean(folder: Path, indices) -> dict[int, Path]:
     """Remove the temporary files that killed writers of these images left; a living writer makes its file again.
 
-    Gives what `finished` does, from the same listing.
+    Gives what `finished` does, from the same listing. Files that cannot be removed stay: nobody reads them.
     """
-    mine, names = set(indices), os.listdir(folder)
+    mine, names = set(indices), _names(folder)
     for name in names:
         m = re.match(r"\.(\d+)\.pt\.|\.run\.json\.", name)
         if m and (m[1] is None or int(m[1]) in mine):
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
     return _numbered(folder, names, "pt")
 
 
-def save_record(path: Path, record: dict) -> None:
-    """Save a dict of ints, strings, lists of strings and tensors."""
-    write_atomic(path, lambda file: torch.save(record, file))
+# ---- records ----
+
+
+def fingerprint(options: dict) -> str:
+    """What records hold of the options of their run: model, data, prompts, and all else that can change a number.
+
+    An option that is None is one that is not there, as for `open_run`.
+    """
+    as_read = json.loads(json.dumps(options))  # keys become texts, as in run.json
+    chosen = {key: value for key, value in as_read.items() if value is not None}
+    return sha256(json.dumps(chosen, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every record of a run agrees with."""
+
+    run: str  # fingerprint of its options
+    loss: str | None  # which is stored, and decides; None: any
+    arms: int | None  # how many; None: images differ
+    class_ids: frozenset[int] | None  # one of which is the answer; None: images differ
+    levels: int | None  # of the noise schedule; None: not known
+
+
+def expected(run: dict, loss: str | None = None) -> Expected:
+    """From the contents of run.json; decided by its loss if no other."""
+    options, matching = run["options"], "examples" in run
+    arms = None if matching else run["arms"]  # the captions of an image are its arms
+    return Expected(
+        fingerprint(options),
+        loss or options.get("loss"),
+        len(arms) if arms else None,
+        frozenset(class_id for *_, class_id in arms) if arms else None,
+        run.get("schedule"),
+    )
+
+
+def save_record(path: Path, record: dict, run: str | None = None) -> None:
+    """Save a dict of ints, strings, lists of strings and tensors; `run` is the `fingerprint` of its run's options."""
+    stamped = record if run is None else record | {"run": run}
+    write_atomic(path, lambda file: torch.save(stamped, file))
 
 
 def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **about) -> dict:
@@ -209,13 +277,38 @@ def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None
     return about | {"nfe": 1} | measured
 
 
-def _check(record: dict, loss: str | None, arms: int | None) -> None:
+def _check_origin(record: dict, wanted: Expected) -> None:
+    """Raises ValueError where a record is of another run.
+
+    One without the field `run` may be of this run, as far as it agrees with it.
+    """
+    if record.get("run", wanted.run) != wanted.run:
+        raise ValueError("it is of a run with other options")
+    if wanted.arms not in (None, len(record["counts"])):
+        raise ValueError(f"counts of {len(record['counts'])} arms, the run has {wanted.arms}")
+    if wanted.loss not in (None, *record["losses"]):
+        raise ValueError(f"no loss {wanted.loss}, it has {', '.join(record['losses'])}")
+    answers = {*record.get("candidates", []), *([record["pred"]] if "pred" in record else [])}
+    if wanted.class_ids and not answers <= wanted.class_ids:
+        raise ValueError(f"class {min(answers - wanted.class_ids)} is none of the run's")
+    levels = record["levels"]
+    if wanted.levels and not (levels.min() >= 0 and levels.max() < wanted.levels):
+        raise ValueError(f"levels from {levels.min()} to {levels.max()}, the run has 0 to {wanted.levels - 1}")
+
+
+def _check_numbers(record: dict) -> None:
     """Raises ValueError, or what torch says, where a record's numbers are not as `Measured.record` gives them."""
+    missing = {"index", "nfe", "losses", "levels", "noise", "counts", "errors"} - record.keys()
+    if missing:
+        raise ValueError(f"no {' and no '.join(sorted(missing))}")
+    for key in ("nfe", "first_nfe"):
+        nfe = record.get(key, 1)
+        if not (isinstance(nfe, int) and nfe > 0):
+            raise ValueError(f"{key} is {nfe!r:.60}, wanted int, at least 1")
+    candidates = record.get("candidates", [])
+    if not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
+        raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")
     losses, levels, noise, counts, errors = (record[key] for key in ("losses", "levels", "noise", "counts", "errors"))
-    if loss not in (None, *losses):
-        raise ValueError(f"no loss {loss}, it has {', '.join(losses)}")
-    if arms not in (None, len(counts)):
-        raise ValueError(f"counts of {len(counts)} arms, the run has {arms}")
     if counts.min() < 0 or not 1 <= counts.max() == len(levels) == len(noise):
         raise ValueError(f"counts from {counts.min()} to {counts.max()} of {len(levels)} levels, {len(noise)} noises")
     if list(errors.shape) != [counts.sum(), len(losses)]:
@@ -227,33 +320,35 @@ def _check(record: dict, loss: str | None, arms: int | None) -> None:
         raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")
 
 
-def load_record(
-    path: Path, *, own: bool = False, lazily: bool = False, loss: str | None = None, arms: int | None = None
-) -> dict:
+def _parse(data: bytes) -> dict:
+    """What torch.save wrote, as far as it is data. ValueError, or what torch says, where it is damaged or code."""
+    if data.startswith(b"PK"):  # else published ones of an older torch, which have no checksum
+        check_zip(io.BytesIO(data))
+    with torch.serialization.safe_globals(_SCALARS):
+        return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def load_record(path: Path, wanted: Expected | None = None) -> dict:
     """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
 
-    `own`: a published one will not do; its numbers are looked at, and that it has this `loss` and so many `arms`, but
-    not `lazily`: then tensors are read from the file as they are asked for. Raises InputError naming the file when it
-    is no record, or another image's.
+    Every record is read here, whole, and held against its checksums. With `wanted` it must be one of that run, with
+    numbers that are as they should be; a published one will not do. Raises InputError naming the file when it is no
+    such record, or another image's.
     """
     try:
-        with torch.serialization.safe_globals(_SCALARS):
-            record = torch.load(path, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        record = _parse(data)
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
-        if own and (missing := {"index", "nfe", "errors"} - record.keys()):
-            raise ValueError(f"no {' and no '.join(sorted(missing))}")
-        for key in ("nfe", "first_nfe"):
-            if own and not (isinstance(nfe := record.get(key, 1), int) and nfe > 0):
-                raise ValueError(f"{key} is {nfe!r:.60}, wanted int, at least 1")
-        candidates = record.get("candidates", [])
-        if own and not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
-            raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")
-        if own and not lazily:
-            _check(record, loss, arms)
+        if wanted:
+            _check_numbers(record)
+            _check_origin(record, wanted)
         if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
             raise ValueError(f"it is of image {record['index']}")
         return record
-    except FileNotFoundError:
-        raise
     except Exception as error:  # whatever a foreign or truncated file makes the reader say
         raise InputError(f"{path} is no record: {one_line(error)}") from None

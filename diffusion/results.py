@@ -26,6 +26,7 @@ class Run:
     class_ids: np.ndarray  # [rows] the class that each row stands for
     arm_class: np.ndarray  # [arms] the row of each arm
     done: dict[int, Path]  # dataset index -> its record, of the images that the last command chose and that are done
+    wanted: records.Expected  # of each record
 
     @property
     def options(self) -> dict:
@@ -67,7 +68,8 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
     decided = about["options"]["loss"]
     if loss and decided in ("cosine", "nll", "vote"):  # baselines and ensembles have one
         raise InputError(f"--loss {loss}: {folder} has {decided} only")
-    return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about))
+    wanted = records.expected(about, loss)
+    return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about), wanted)
 
 
 def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +90,8 @@ def names_of_rows(run: Run) -> list[str]:
 
 
 def record_of(run: Run, index: int) -> dict:
-    """The record of an image that is done, its numbers looked at. InputError where they will not do."""
-    return records.load_record(run.done[index], own=True, loss=run.loss, arms=len(run.arm_class))
+    """The record of an image that is done. InputError as records.load_record."""
+    return records.load_record(run.done[index], run.wanted)
 
 
 def failures(folder: Path, about: dict) -> list[str]:
@@ -101,7 +103,7 @@ def failures(folder: Path, about: dict) -> list[str]:
     done = records.finished(folder)
     notes = records.failed(folder).items()
     notes = {index: note for index, note in notes if index not in done and (wanted is None or index in wanted)}
-    return [f"image {index}: {note.read_text(errors='replace').strip()}" for index, note in notes.items()]
+    return [f"image {index}: {records.read_note(note)}" for index, note in notes.items()]
 
 
 # ---- many records ----
@@ -115,17 +117,24 @@ def brief(record: dict) -> dict:
     return {key: record[key] for key in [*ROW, *CHANGED] if key in record}
 
 
-def read_rows(paths: Iterable[Path], *, own: bool, change=None, **wanted) -> tuple[list[dict], list[str]]:
+def read_rows(
+    paths: Iterable[Path], *, own: bool, change=None, loss: str | None = None
+) -> tuple[list[dict], list[str]]:
     """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
 
-    `own`: published records will not do. `change(record)` may decide again while the errors are at hand, which
-    are as `wanted` of records.load_record; they are not kept, since they do not fit in memory, nor read without it.
+    `own`: each is a record of the run whose run.json lies beside it, with this loss or the run's (see
+    records.expected); else published ones will do. `change(record)` may decide again while the errors are at hand;
+    they are not kept, since they do not fit in memory.
     """
-    rows, problems = [], []
+    rows, problems, wanted = [], [], {}
     for path in paths:
+        if path.parent not in wanted:
+            wanted[path.parent] = records.expected(records.read_run(path.parent), loss) if own else None
         try:
-            record = records.load_record(path, own=own, lazily=change is None, **wanted)
+            record = records.load_record(path, wanted[path.parent])
             rows.append(brief(change(record) if change else record))
+        except FileNotFoundError:
+            problems.append(f"{path}: is gone")
         except InputError as error:
             problems.append(str(error))
     return rows, problems
@@ -157,8 +166,7 @@ def decider(run: Run, vote: bool = False):
 
 def decided(run: Run, vote: bool = False) -> tuple[list[dict], list[str]]:
     """`read_rows` of all images done, decided by `decider`."""
-    arms = {"loss": run.loss, "arms": len(run.arm_class)}
-    return read_rows(run.done.values(), own=True, change=decider(run, vote), **arms)
+    return read_rows(run.done.values(), own=True, change=decider(run, vote), loss=run.loss)
 
 
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -175,8 +183,7 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
         record = decide(record)
         return record | {key: column[record[key]] for key in ("label", "pred")}
 
-    wanted = {"loss": run.loss, "arms": len(run.arm_class)}
-    rows, problems = read_rows(run.done.values(), own=True, change=score, **wanted)
+    rows, problems = read_rows(run.done.values(), own=True, change=score, loss=run.loss)
     if not rows:
         raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
     return {key: np.array([row[key] for row in rows]) for key in ("index", "nfe", "scores", "label", "pred")}, problems

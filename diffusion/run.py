@@ -24,6 +24,8 @@ from diffusion.models import Card, Model
 from diffusion.names import script
 from diffusion.progress import Progress
 
+MOST_NAMED = 20  # files of a folder that are no records of its run
+
 
 def by_search(
     args,
@@ -117,7 +119,7 @@ def classify_dataset(
     with cluster.working(folder, args.worker_idx, args.n_workers):
         rows, problems = evaluate(
             todo, load, classify, path_of, Progress(len(todo), nfe * len(todo), exact, counted), dtype=dtype,
-            grace=args.grace,
+            grace=args.grace, run=records.fingerprint(options),
         )  # fmt: skip
     if len(mine) < about["images"]:
         print(f"the share of this worker; {script('print_acc')} {folder} counts all {about['images']}")
@@ -134,14 +136,17 @@ def classify_dataset(
 def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
     """Open the run's folder; which of the images `mine` are still to do, and the rows of the others.
 
-    A file that is no record of its image is named, and its image is to do.
+    A file that is no record of this run and its image is named, and its image is to do.
     """
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     records.open_run(folder, options, about | {"versions": versions})
     there = records.clean(folder, mine)
     rows, problems = results.read_rows((there[k] for k in mine if k in there), own=True)
-    for problem in problems:
+    for problem in problems[:MOST_NAMED]:
         warnings.warn(f"{problem}; the image is measured again", InputWarning, stacklevel=2)
+    if len(problems) > MOST_NAMED:
+        more = f"{len(problems) - MOST_NAMED} more of the files there are no records of this run"
+        warnings.warn(f"{folder}: {more}; the images are measured again", InputWarning, stacklevel=2)
     done = {row["index"] for row in rows}
     return [k for k in mine if k not in done], rows
 
@@ -168,13 +173,13 @@ def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[
 
 
 def evaluate(
-    todo: list[int], load, classify, path_of, bar: Progress, *, dtype: str, grace: float
+    todo: list[int], load, classify, path_of, bar: Progress, *, dtype: str, grace: float, run: str | None = None
 ) -> tuple[list[dict], list[str]]:
     """Measure and save images, under a bar; their rows and what went wrong.
 
     `load(index)` reads an image; `classify(images, dtype, spent)` loads the model, takes pairs (index, what was read)
     and gives an iterator of records, in any order, and may tell `spent` of the NFE of each call; `path_of(index)` is
-    where a record goes.
+    where a record goes; `run` is the records.fingerprint of the run's options.
 
     An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
     read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it
@@ -184,6 +189,7 @@ def evaluate(
     rows, problems, again = [], [], {}  # again: index -> NFE spent in vain
     if not todo:
         return rows, problems
+    records.check_notes(path_of(todo[0]).parent)
     notes = records.failed(path_of(todo[0]).parent)
 
     def fail(index: int, why: str) -> None:
@@ -209,7 +215,7 @@ def evaluate(
                         fail(index, "the network's answers are not all finite, in float32 too")
                         continue
                     record["nfe"] += again.get(index, 0)
-                    records.save_record(path_of(index), record)
+                    records.save_record(path_of(index), record, run)
                     if index in notes:
                         records.forget_failure(notes[index])
                     rows.append(results.brief(record))

@@ -1,6 +1,7 @@
 """Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from diffusion import InputError, calibration, matching, measures, metrics, name
 from diffusion.measures import Measure
 from diffusion.results import Run
 
+FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are = + - @ in full width
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 SAME = ["dataset", "data", "split"]  # options that say which images a run is on
 
 
@@ -84,6 +87,29 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), problems
 
 
+def name_of(run: Run) -> str:
+    """The folder, below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT of a class-conditional model."""
+    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in names.SPLITS else -2 :])
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as csv, in which no text is a formula to a spreadsheet.
+
+    A text that begins with = + - @, a tab or a line break gets a ' before it, as OWASP's page on CSV injection advises;
+    numbers stay as they are, also those in texts.
+    """
+
+    def guarded(value):
+        if not isinstance(value, str) or re.fullmatch(NUMBER, value):
+            return value
+        return f"'{value}" if value.startswith(FORMULA) else value
+
+    table = table.rename(columns=guarded)
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    table[texts] = table[texts].map(guarded)
+    return table.to_csv(index=False)
+
+
 def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
     """`examples` of a matching run, `images` of any other."""
     return examples(run) if is_matching(run) else images(run, **more)
@@ -128,7 +154,7 @@ def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "images": len(rows[name]),
             "right, %": results.in_percent(*metrics.share(rows[name].right.to_numpy())),
             "NFE": f"{rows[name].nfe.mean():,.0f}",
-            "folder": str(run.folder),
+            "folder": name_of(run),
         }
         for name, run in runs.items()
     )

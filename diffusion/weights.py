@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
+from diffusion.files import check_pt
 from diffusion.names import few
 
 FILE = re.compile(  # whole or a shard, of a variant or plain; the older spelling has the variant last
@@ -65,6 +66,8 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
                     else:
                         tensors[key] = opened.get_tensor(key)
         else:
+            if not header:
+                check_pt(file)
             there = torch.load(file, weights_only=True, map_location="meta" if header else "cpu")
             there = there.get("state_dict", there)
             tensors |= {key: value for key, value in there.items() if isinstance(value, Tensor)}

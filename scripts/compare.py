@@ -75,7 +75,7 @@ def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: P
 def write(parts: list[pd.DataFrame], path: Path) -> None:
     """Both tables as the suffix says."""
     if path.suffix == ".csv":
-        texts = [part.to_csv(index=False) for part in parts]
+        texts = [tables.to_csv(part) for part in parts]
     elif path.suffix == ".tex":
         texts = [part.to_latex(index=False, escape=True) for part in parts]
     else:
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "images")
     figures.check_picture(args.picture)
-    out = args.out and Path(args.out)
+    out = args.out
     if out and (out.suffix not in (".md", ".tex", ".csv") or not os.path.isdir(out.parent)):
         raise InputError(f"--out {out}: wanted a file .md, .tex or .csv in a folder that exists")
     if len(args.folders) < 2:

@@ -94,7 +94,8 @@ def main(argv: list[str]) -> int:
     tags = "-".join(names.tag(name) for name in runs)
     folder = names.run_folder(first.options["dataset"], args.extra, names.joined("ensemble", args.decide, tags))
     records.open_run(folder, told, about)
-    done = records.finished(folder)
+    there, _ = results.read_rows(records.finished(folder).values(), own=True)
+    done = {row["index"] for row in there}
     written = []
     for k in np.flatnonzero(held):
         index = common[k]
@@ -103,7 +104,8 @@ def main(argv: list[str]) -> int:
         record = records.one_point(torch.tensor(errors[k], dtype=torch.float32), told["loss"], **said, pred=pred)
         record["nfe"] = sum(row["nfe"] for row in rows[k])
         if index not in done:
-            records.save_record(records.record_path(folder, max(common) + 1, index), record)
+            path = records.record_path(folder, max(common) + 1, index)
+            records.save_record(path, record, records.fingerprint(told))
         written.append(results.brief(record))
     print(f"{'run':<15} {folder}")
     return results.print_accuracy(written, len(written), problems)

@@ -39,15 +39,10 @@ import pandas as pd
 from diffusion import InputError, results, tables
 from diffusion.files import write_atomic
 from diffusion.measures import Measure
-from diffusion.names import ALIASES, SPLITS
+from diffusion.names import ALIASES
 from diffusion.results import Run
 
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".json")
-
-
-def name_of(run: Run) -> str:
-    """The folder, below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT of a class-conditional model."""
-    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in SPLITS else -2 :])
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
@@ -59,7 +54,7 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(file, index=False)
         data = file.getvalue()
     elif path.suffix == ".csv":
-        data = table.to_csv(index=False).encode(errors="replace")
+        data = tables.to_csv(table).encode(errors="replace")
     else:
         data = table.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
     write_atomic(path, lambda file: file.write(data))
@@ -85,7 +80,7 @@ def summary(run: Run, table: pd.DataFrame, figures: list[Measure]) -> dict:
         "of": max(run.about.get("chosen", run.about["images"]), len(table)),
         "nfe_per_image": float(table.nfe.mean()),
         "decided_by": run.loss,
-        "run": name_of(run),
+        "run": tables.name_of(run),
         "options": run.options,
         "versions": run.about.get("versions"),  # of the packages that measured it
     }
@@ -200,7 +195,6 @@ def check_out(args) -> None:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    args.out = args.out and Path(args.out)
     check_out(args)
     scores = "score" if args.scores else "probability" if args.probabilities else None
     found, problems = [], []
@@ -211,7 +205,8 @@ def main(argv: list[str]) -> int:
         table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
         problems += [*wrong, *results.failures(run.folder, run.about)]
         found.append((run, table))
-    if len(called := [name_of(run) for run, _ in found]) > len(set(called)):
+    called = [tables.name_of(run) for run, _ in found]
+    if len(called) > len(set(called)):
         raise InputError(f"{max(called, key=called.count)}: given twice, or the name of two runs")
     if args.format == "model-vs-human":
         files = {}
@@ -227,7 +222,7 @@ def main(argv: list[str]) -> int:
         return results.report(problems)
     if args.out.suffix != ".json":
         for run, table in found:
-            table.insert(0, "run", name_of(run))
+            table.insert(0, "run", tables.name_of(run))
         write_rows(pd.concat([table for _, table in found], ignore_index=True), args.out)
     elif args.format == "eee":
         ((run, table),) = found

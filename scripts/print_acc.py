@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, figures, measures, metrics, records, results
+from diffusion import InputError, figures, measures, metrics, one_line, records, results
 from diffusion.results import Run
 
 
@@ -67,7 +67,7 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures
         raise ValueError(f"the run has {len(called)} classes, wanted 2")
     if positive not in called.values():
         raise InputError(f"--positive {positive}: wanted one of {', '.join(called.values())}")
-    print(f"{'positive':<15} {positive}")
+    print(f"{'positive':<15} {one_line(positive, None)}")
     side = [called[int(c)] for c in run.classes].index(positive)
     scores = np.array([row["scores"] for row in rows])  # [n, 2]
     label = np.array([row["label"] for row in rows])
@@ -130,7 +130,7 @@ def print_run(args, folder: Path) -> int:
         run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
         done, failed = run.done, results.failures(folder, run.about)
         if again:
-            change = {"loss": run.loss, "arms": len(run.arm_class), "change": results.decider(run, vote)}
+            change = {"loss": run.loss, "change": results.decider(run, vote)}
         if args.top is not None and args.top > len(run.classes):
             raise InputError(f"--top {args.top}: the run has {len(run.classes)} classes")
         known, total = results.names_of_classes(run), run.about["images"]
@@ -149,7 +149,7 @@ def print_run(args, folder: Path) -> int:
         draw_confusion(metrics.confusion(*both, classes), [known.get(c, str(c)) for c in classes], args.confusion)
     if run:
         for name, value in {"run": run.folder, "model": run.model, "data": run.data}.items():
-            print(f"{name:<15} {value}")
+            print(f"{name:<15} {one_line(str(value), None)}")
     code = results.print_accuracy(rows, max(total, len(done)), problems + failed, args.top)
     if args.metrics:
         print_metrics(args, run, rows)
@@ -169,7 +169,7 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
         nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"
         of = f"{len(rows)} of {max(run.about['images'], len(rows))}"
         model, data = figures.shorten(Path(str(run.model)).name, 20), figures.shorten(run.data, 28)
-        print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {run.folder}")
+        print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {one_line(str(run.folder), None)}")
     return results.report(problems)
 
 

@@ -79,12 +79,12 @@ def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
     return answers
 
 
-def read(arms: list[int], paths: list[Path]) -> list[tuple[int, int, int, dict] | str]:
+def read(arms: list[int], wanted: records.Expected, paths: list[Path]) -> list[tuple[int, int, int, dict] | str]:
     """(index, label, nfe, best) of each record, or what is wrong with it."""
     found = []
     for path in paths:
         try:
-            record = records.load_record(path, own=True, arms=len(arms))
+            record = records.load_record(path, wanted)
             found.append((record["index"], record["label"], record["nfe"], best(record, arms)))
         except InputError as error:
             found.append(str(error))
@@ -98,7 +98,8 @@ def read_all(runs: dict[Path, dict]) -> Iterator[tuple[list[int], list]]:
             arms = [arm for arm, *_ in run["arms"]]
             paths = list(records.chosen(folder, run).values())
             chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
-            for found in (map if len(chunks) < 4 else pool.map)(partial(read, arms), chunks):
+            reader = partial(read, arms, records.expected(run))
+            for found in (map if len(chunks) < 4 else pool.map)(reader, chunks):
                 yield arms, found
 
 

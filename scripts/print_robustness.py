@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
-from diffusion import InputError, figures, metrics, records, results
+from diffusion import InputError, figures, metrics, results
 from diffusion.datasets import class_arms
 
 FEW = ("imagenetA", "objectnet")  # sets of a part of ImageNet's classes
@@ -35,8 +35,8 @@ FEW = ("imagenetA", "objectnet")  # sets of a part of ImageNet's classes
 def hits(run: results.Run, only: set[int] | None = None) -> np.ndarray:
     """Whether the answers of a run are right [n] bool; `only`: for images of these classes, decided among them."""
     found = []
-    for path in run.done.values():
-        record = records.load_record(path, own=True, lazily=only is None)
+    for index in run.done:
+        record = results.record_of(run, index)
         pred, label = record["pred"], record["label"]
         if only is not None:
             if label not in only:

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         def write_all():
             for k in range(args.images):
                 path = records.record_path(folder, args.images, k)
-                records.save_record(path, synthetic(k, args.classes, args.nfe))
+                records.save_record(path, synthetic(k, args.classes, args.nfe), records.fingerprint(told[0]))
 
         def join():
             run.join_run(folder, *told, list(range(0, args.images, args.workers)))

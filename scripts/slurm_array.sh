@@ -24,6 +24,7 @@ while true; do
   kill -0 $worker 2>/dev/null || break # wait returns for a signal, too
 done
 if [ $code = 75 ] && [ "$again" ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+  # of the last task of an array, SLURM_JOB_ID is the id of the whole array: all its tasks would be queued again
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 fi
 exit $code

@@ -101,8 +101,8 @@ def slurm(tmp_path_factory):
                 os.kill(int(pid.read_text()), 15)
 
 
-def test_an_array_one_task_killed_and_one_out_of_time(slurm, tmp_path):
-    """Both are queued again and go on; the run equals one worker's, bit for bit; the accuracy job waits for it."""
+def test_an_array_one_task_killed_and_two_out_of_time(slurm, tmp_path):
+    """They are queued again, the last task too, and go on; the run equals one worker's, bit for bit; the accuracy job waits for it."""
     script, data = ROOT / "scripts/slurm_array.sh", tmp_path / "data"
     folder = data / "digits_array" / RUN
     export = f"--export=ALL,LOG_DIR={data}"
@@ -122,17 +122,20 @@ def test_an_array_one_task_killed_and_one_out_of_time(slurm, tmp_path):
     def begun(worker: int) -> bool:
         return folder.is_dir() and any(k % 4 == worker for k in records.finished(folder))
 
-    until(lambda: begun(1) and begun(2))
+    until(lambda: begun(1) and begun(2) and begun(3))
     slurm("scancel", "--signal=KILL", f"{job}_5")
     until(lambda: state(f"{job}_5").startswith(("CANCELLED", "FAILED")))
     slurm("scontrol", "requeue", f"{job}_5")
-    slurm("scancel", "--batch", "--signal=USR1", f"{job}_7")  # what --signal=B:USR1@90 sends before the limit
+    assert f"JobId={job} " in slurm("scontrol", "show", "job", f"{job}_9")  # the last task has the id of the array
+    for task in (7, 9):
+        slurm("scancel", "--batch", "--signal=USR1", f"{job}_{task}")  # what --signal=B:USR1@90 sends before the limit
     until(lambda: not slurm("squeue", "-h", "-j", f"{job},{last}").strip(), 300)
 
     assert {task: state(f"{job}_{task}") for task in (3, 5, 7, 9)} == {
-        3: "COMPLETED 0", 5: "COMPLETED 1", 7: "COMPLETED 1", 9: "COMPLETED 0"
+        3: "COMPLETED 0", 5: "COMPLETED 1", 7: "COMPLETED 1", 9: "COMPLETED 1"
     }  # fmt: skip
-    assert "ended by SIGUSR1" in (tmp_path / "7.out").read_text()
+    for task in (7, 9):
+        assert "ended by SIGUSR1" in (tmp_path / f"{task}.out").read_text()
     alone = call_main(tmp_path / "alone", *COMMAND)
     last_lines = (tmp_path / "last.out").read_text()
     assert last_lines[last_lines.index("images  ") :] == alone.out[alone.out.index("images  ") :]
