@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from diffusion import classifiers, names
 from diffusion.datasets import class_arms, load_dataset
 from diffusion.prompts import prompts_file, read_prompts
-from diffusion.records import load_record, read_run
+from diffusion.records import expected, load_record, read_run
 
 SCRIPT = "scripts/baseline.py"
 open_clip, timm = pytest.importorskip("open_clip"), pytest.importorskip("timm")
@@ -36,7 +36,8 @@ def resnet(tmp_path_factory):
 
 
 def records_in(folder) -> dict[int, dict]:
-    return {int(path.stem): load_record(path, own=True) for path in sorted(folder.rglob("*.pt"))}
+    paths = sorted(folder.rglob("*.pt"))
+    return {int(path.stem): load_record(path, expected(read_run(path.parent))) for path in paths}
 
 
 def few(tmp_path, *indices):

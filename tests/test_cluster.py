@@ -485,3 +485,71 @@ def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same
     with cluster.working(tmp_path, *ours):
         assert not list(recwarn)
     assert not list(tmp_path.iterdir())
+
+
+# ---- folders and variables that are not as they should be ----
+
+
+@pytest.mark.parametrize("environ", [{"RANK": "", "WORLD_SIZE": ""}, {"SLURM_ARRAY_TASK_ID": ""}, {"RANK": "1"}])
+def test_an_empty_variable_is_none(environ):
+    assert cluster.share(None, None, environ, "") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "environ, shard, name",
+    [
+        ({"RANK": "x", "WORLD_SIZE": "2"}, None, "RANK"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, None, "RANK"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, None, "RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "1.5"}, None, "WORLD_SIZE"),
+        ({"SLURM_ARRAY_TASK_ID": "x"}, None, "SLURM_ARRAY_TASK_ID"),
+        ({}, "arrays", "DIFFUSION_SHARD"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named(environ, shard, name):
+    with pytest.raises(InputError, match=name):
+        cluster.share(None, None, environ, shard)
+
+
+def test_a_folder_that_turns_read_only(small_disk):
+    """What is left there stays; nothing is raised, and a write is one line."""
+    (small_disk / ".7.pt.otherhost-1").write_bytes(b"x")
+    (small_disk / "failed").mkdir()
+    (small_disk / "failed/7.txt").write_text("why")
+    (small_disk / ".worker-a-of-b").touch()
+    with cluster.working(small_disk, 0, 1):
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        assert records.clean(small_disk, [7]) == {}
+        records.forget_failure(small_disk / "failed/7.txt")
+        with pytest.raises(InputError, match=r"cannot be written"):
+            records.note_failure(small_disk / "8.pt", "why")
+        with pytest.raises(InputError, match=r"cannot be written"):
+            records.save_record(small_disk / "8.pt", {"index": 8})
+    assert sorted(os.listdir(small_disk / "failed")) == ["7.txt"]
+
+
+def test_failed_is_a_file(tmp_path):
+    """One line, before a model is loaded; a reader has no use for it."""
+    (tmp_path / "failed").write_text("mine")
+    assert records.failed(tmp_path) == {}
+
+    def never(*_):
+        raise AssertionError
+
+    path_of = partial(records.record_path, tmp_path, 10)
+    with pytest.raises(InputError, match="failed: is no folder"):
+        evaluate([1], never, never, path_of, Progress(1, 1, True), dtype="float32", grace=1)
+    with pytest.raises(InputError, match="failed: cannot be made"):
+        records.note_failure(tmp_path / "1.pt", "why")
+    assert (tmp_path / "failed").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be listed"):
+        records.finished(tmp_path / "file")
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    records.note_failure(tmp_path / "1.pt", "cannot read \udcff.png")
+    assert records.read_note(tmp_path / "failed/1.txt") == r"cannot read \udcff.png"

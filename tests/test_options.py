@@ -2,10 +2,12 @@
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 import warnings
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from conftest import ROOT, import_script
 from test_eval_prob_adaptive import folder_of, records_of, subset
 
-from diffusion import InputError, InputWarning, plan
+from diffusion import InputError, InputWarning, options, plan
 from diffusion.datasets import load_dataset
 from diffusion.readers import load_items
 from diffusion.records import read_run
@@ -304,3 +306,37 @@ runpy.run_path({MODELS[0]!r}, run_name="__main__")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr.strip() == "eval_prob_adaptive.py: ended by Ctrl-C before anything was measured"
+
+
+# ---- the terminal, and what no shell has read ----
+
+
+def test_a_name_that_the_terminal_cannot_print(run_script, tmp_path):
+    """Neither what its encoding lacks nor what is no text is a traceback."""
+    folder = tmp_path / "own"
+    for name in ("two", "drei\u0308"):
+        (folder / name).mkdir(parents=True)
+    image = load_dataset("digits").open(3)
+    image.save(folder / "two/a.png")
+    os.replace(folder / "two/a.png", os.fsencode(folder / "two") + b"/\xff.png")
+    image.save(folder / "drei\u0308/\u2603.png")
+    (folder / "two/broken\u2603.png").write_bytes(b"\x89PNG\r\n")
+    words = ["--version", "digits", "--dataset", folder, "--search", "race", "--max_samples", "2"]
+    for encoding in ("ascii", "utf-8"):
+        done = run_script("eval_prob_adaptive.py", *words, env={"PYTHONIOENCODING": encoding})
+        assert "Traceback" not in done.err and done.code in (0, 1, 2), done.err
+        done.out.encode(encoding)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path):
+    code = "from diffusion import names; print(names.LOG_DIR, names.DATASET_ROOT)"
+
+    def folders(log: str, root: str) -> str:
+        env = os.environ | {"LOG_DIR": log, "DATASET_ROOT": root, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip()
+
+    assert folders("~/results", "~") == f"{tmp_path}/results {tmp_path}"
+    assert folders("", "") == "data /datasets"
+    parser = options.parser("")
+    options.add(parser, "--noise_path PT", "")
+    assert parser.parse_args(["--noise_path=~/x.pt"]).noise_path == Path.home() / "x.pt"

@@ -1,20 +1,35 @@
 """Whole records or none, whenever the writer dies; runs that do not mix; nothing unpickled."""
 
+import contextlib
 import math
 import os
 import pickle
+import random
+import re
 import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from diffusion import InputError
-from diffusion.files import sha256, write_atomic
-from diffusion.records import clean, finished, load_record, open_run, read_run, record_path, save_record
+from diffusion import InputError, InputWarning, plan, results, run
+from diffusion.files import check_pt, sha256, write_atomic
+from diffusion.records import (
+    clean,
+    expected,
+    fingerprint,
+    finished,
+    load_record,
+    open_run,
+    read_run,
+    record_path,
+    save_record,
+)
 
 OURS = {
     "index": 7,
@@ -111,8 +126,8 @@ OPTIONS = {"loss": "l1", "seed": 0, "to_keep": (5, 1), "noise": None}
 def test_a_run_is_created_and_joined(tmp_path):
     folder = tmp_path / "digits" / "v"
     open_run(folder, OPTIONS, {"images": 10, "arms": [("a “photo”", "a", 0)]})
-    run = read_run(folder)
-    assert run["options"] == OPTIONS | {"to_keep": [5, 1]} and run["arms"] == [["a “photo”", "a", 0]]
+    there = read_run(folder)
+    assert there["options"] == OPTIONS | {"to_keep": [5, 1]} and there["arms"] == [["a “photo”", "a", 0]]
     save_record(folder / "7.pt", OURS)
     open_run(folder, OPTIONS, ABOUT | {"images": 20})
     assert read_run(folder)["images"] == 20 and sorted(os.listdir(folder)) == ["7.pt", "run.json"]
@@ -267,3 +282,120 @@ def test_refused_prompts_are_shown(tmp_path):
     assert "--extra NAME" in said and "delete" not in said
     with pytest.raises(InputError, match="in another order"):
         open_run(tmp_path, {"prompts": "3"}, {"images": 2, "arms": arms[::-1]})
+
+
+# ---- which run a record is of ----
+
+ARMS = [(f"a {k}", f"{k}", k) for k in range(5, 8)]
+RUN = {"options": {"loss": "l2", "seed": 0}, "images": 8, "schedule": 1000, "arms": ARMS}
+WHOLE = OURS | {"noise": torch.zeros(10, dtype=torch.int64)}
+
+
+def saved(folder, options: dict, **change) -> Path:
+    save_record(folder / "7.pt", WHOLE | change, fingerprint(options))
+    return folder / "7.pt"
+
+
+def test_a_record_knows_its_run(tmp_path):
+    path = saved(tmp_path, RUN["options"])
+    assert load_record(path, expected(RUN))["run"] == fingerprint(RUN["options"])
+    more = RUN | {"images": 99, "versions": {"torch": "3"}, "options": {"seed": 0, "lora": None, "loss": "l2"}}
+    assert load_record(path, expected(more))["pred"] == 5  # more images, other versions, an option that is not used
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"loss": "l1"}, {"model": "x"}, {"data": "8, ab"}, {"lora": "x"}])
+def test_a_record_of_another_run_is_refused(tmp_path, other):
+    path = saved(tmp_path, RUN["options"] | other)
+    with pytest.raises(InputError, match=r"7\.pt is no record: it is of a run with other options"):
+        load_record(path, expected(RUN))
+    assert load_record(path)["pred"] == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": torch.full((6,), 5), "levels": torch.arange(5), "noise": torch.arange(5)},  # 6 arms of 3
+        {"errors": torch.full((30, 3), torch.nan)},
+        {"pred": 4},
+        {"candidates": [4, 5]},
+        {"losses": ["l1", "huber", "cosine"]},
+        {"levels": torch.arange(995, 1005)},
+        {"nfe": 0},
+        {"index": 6},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_record_that_does_not_say_its_run_must_agree_with_it(tmp_path, change):
+    save_record(tmp_path / "7.pt", WHOLE)
+    assert load_record(tmp_path / "7.pt", expected(RUN))["pred"] == 5
+    save_record(tmp_path / "7.pt", WHOLE | change)
+    with pytest.raises(InputError, match=r"7\.pt is no record"):
+        load_record(tmp_path / "7.pt", expected(RUN))
+
+
+def test_readers_and_a_resumed_run_have_one_rule(tmp_path):
+    """Of a folder with a copy of another run's record and a damaged one, both name the two and take the third."""
+    folder = tmp_path / "run"
+    open_run(folder, RUN["options"], {"images": 8, "arms": ARMS})
+    for index, options in enumerate([RUN["options"], RUN["options"] | {"seed": 1}, RUN["options"]]):
+        save_record(folder / f"{index}.pt", WHOLE | {"index": index}, fingerprint(options))
+    data = bytearray((folder / "2.pt").read_bytes())
+    data[data.index(WHOLE["errors"].numpy().tobytes()) + 5] ^= 1
+    (folder / "2.pt").write_bytes(data)
+
+    rows, problems = results.read_rows(finished(folder).values(), own=True)
+    strict, refused = results.decided(results.read(folder))
+    assert [row["index"] for row in rows] == [row["index"] for row in strict] == [0]
+    assert problems == refused and [Path(each.split(" ")[0]).name for each in problems] == ["1.pt", "2.pt"]
+    with pytest.warns(InputWarning) as said:
+        todo, done = run.join_run(folder, RUN["options"], {"images": 8, "arms": ARMS}, [0, 1, 2, 3])
+    assert todo == [1, 2, 3] and [row["index"] for row in done] == [0] and len(said) == 2
+
+
+# ---- damaged ones ----
+
+
+def same(record: dict) -> bool:
+    values = ((record[key], value) for key, value in WHOLE.items())
+    return record.keys() == WHOLE.keys() and all(
+        torch.equal(a, b) and a.dtype == b.dtype if isinstance(b, torch.Tensor) else a == b for a, b in values
+    )
+
+
+def test_a_flipped_bit_is_seen_or_harmless(tmp_path):
+    """Bits of the archive's directory and of its parts; torch.load alone gives other numbers for hundreds of them."""
+    path = tmp_path / "7.pt"
+    save_record(path, WHOLE)
+    data = path.read_bytes()
+    directory = data.index(b"PK\x01\x02")
+    inside, outside = range(8 * directory), range(8 * directory, 8 * len(data))
+    rng = random.Random(0)
+    bits = rng.sample(inside, 250) + rng.sample(outside, 250)
+    # the attribute that makes a folder of a part, which torch.load then does not read
+    bits += [8 * (m.start() + 38) + 4 for m in re.finditer(b"PK\x01\x02", data)]
+    seen = silent = 0
+    for bit in bits:
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert same(load_record(path)), f"bit {bit} of {8 * len(data)} changed a value"
+        except InputError:
+            seen += 1
+        with contextlib.suppress(Exception):
+            silent += not same(torch.load(path, weights_only=True))
+    assert seen > 200 and silent > 10
+
+
+def test_a_damaged_bank_is_refused(tmp_path):
+    """As records: torch.load would give other noise."""
+    path = tmp_path / "noise.pt"
+    torch.save(torch.ones(4, 1, 8, 8), path)
+    check_pt(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.ones(4).numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    args = SimpleNamespace(noise_path=path, loss="l2")
+    for read in (check_pt, lambda _: plan.read_bank(args, np.arange(4), np.arange(4), (1, 8, 8))):
+        with pytest.raises(InputError, match="damaged"):
+            read(path)

@@ -102,7 +102,10 @@ def slurm(tmp_path_factory):
 
 
 def test_an_array_one_task_killed_and_two_out_of_time(slurm, tmp_path):
-    """They are queued again, the last task too, and go on; the run equals one worker's, bit for bit; the accuracy job waits for it."""
+    """They are queued again, the last task too, and go on; the run equals one worker's, bit for bit.
+
+    The accuracy job waits for it.
+    """
     script, data = ROOT / "scripts/slurm_array.sh", tmp_path / "data"
     folder = data / "digits_array" / RUN
     export = f"--export=ALL,LOG_DIR={data}"
@@ -129,7 +132,7 @@ def test_an_array_one_task_killed_and_two_out_of_time(slurm, tmp_path):
     assert f"JobId={job} " in slurm("scontrol", "show", "job", f"{job}_9")  # the last task has the id of the array
     for task in (7, 9):
         slurm("scancel", "--batch", "--signal=USR1", f"{job}_{task}")  # what --signal=B:USR1@90 sends before the limit
-    until(lambda: not slurm("squeue", "-h", "-j", f"{job},{last}").strip(), 300)
+    until(lambda: not slurm("squeue", "-h", "-j", f"{job},{last}").strip(), 600)
 
     assert {task: state(f"{job}_{task}") for task in (3, 5, 7, 9)} == {
         3: "COMPLETED 0", 5: "COMPLETED 1", 7: "COMPLETED 1", 9: "COMPLETED 1"

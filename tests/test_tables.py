@@ -433,3 +433,48 @@ def test_bad_options(run_main, tmp_path, monkeypatch, two, words, says):
     script, *more = words
     done = run_main(script, two[0], *more)
     assert done.code == 2 and says in done.err and done.err.count("\n") == 1 and not done.out
+
+
+# ---- names that a spreadsheet or a terminal takes for commands ----
+
+
+def test_no_text_of_a_csv_is_a_formula(run_main, tmp_path, labels):
+    """Numbers stay numbers; jsonl has the texts as they are."""
+    words = ['=HYPERLINK("x")', "-2.5", "@owl"]
+    about = lambda k: {"file": ("+" if k % 2 else "-") + f"1+{k}.png", "group": "\tday"}  # noqa: E731
+    folder = write_run(tmp_path / "a", drawn(0, labels), labels.tolist(), words=words, about=about)
+    for suffix in ("csv", "jsonl"):
+        assert run_main(EXPORT, folder, "--scores", "--out", tmp_path / f"x.{suffix}").code == 0
+    with (tmp_path / "x.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    plain = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert len(found) == len(plain) == len(labels)
+    for row, wanted in zip(found, plain, strict=True):
+        called = words[wanted["label"]]
+        assert wanted["label_name"] == called and row["label_name"] == (called if called == "-2.5" else f"'{called}")
+        assert row["file"] == f"'{wanted['file']}" and row["group"] == "'\tday" and wanted["group"] == "\tday"
+        assert all(float(row[f"score_{k}"]) == pytest.approx(wanted[f"score_{k}"]) for k in range(3))
+    assert any(float(row["score_0"]) < 0 for row in found)
+    assert run_main(COMPARE, folder, write_run(tmp_path / "b", drawn(1, labels), labels.tolist(), model="=b"),
+                    "--out", tmp_path / "c.csv").code == 0  # fmt: skip
+    assert "'=b" in (tmp_path / "c.csv").read_text()
+
+
+def test_no_name_commands_the_terminal(run_main, tmp_path, labels):
+    words = ["\x1b[2Jcat", "dog\x07\x9b31m", "o\u202ewl\r"]
+    folder = write_run(tmp_path / "a\x1b]0;x", drawn(0, labels), labels.tolist(), words=words, model="m\x1bc")
+    other = write_run(tmp_path / "b", drawn(1, labels), labels.tolist(), words=words, model="n")
+    (folder / "099.pt").write_bytes(b"")
+    for command in (
+        (ACC, folder, "--metrics", "classes"), (ACC, folder, other), (COMPARE, folder, other),
+        (ACC, folder, "--metrics", "two-class", "--positive", "\x1b[2J"),
+    ):  # fmt: skip
+        result = run_main(*command)
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", result.out + result.err), command
+        assert result.code in (1, 2) and "\\x1b" in result.out + result.err
+
+
+def test_a_page_of_runs_names_no_folder_of_this_machine(run_main, tmp_path, two):
+    result = run_main(COMPARE, *two)
+    assert result.code == 0 and str(two[0].parent) not in result.out
+    assert all("/".join(folder.parts[-2:]) in result.out for folder in two)
