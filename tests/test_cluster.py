@@ -1,5 +1,6 @@
 """Being one of many, and what may happen to each: killed, stopped, out of disk, out of memory, other people's files."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -517,8 +518,10 @@ def test_a_folder_that_turns_read_only(small_disk):
     (small_disk / "failed").mkdir()
     (small_disk / "failed/7.txt").write_text("why")
     (small_disk / ".worker-a-of-b").touch()
-    with cluster.working(small_disk, 0, 1):
-        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with contextlib.ExitStack() as stack, cluster.working(small_disk, 0, 1):  # has a file open, so a view of it turns
+        subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", small_disk], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", small_disk], check=True)
         assert records.clean(small_disk, [7]) == {}
         records.forget_failure(small_disk / "failed/7.txt")
         with pytest.raises(InputError, match=r"cannot be written"):
@@ -526,6 +529,7 @@ def test_a_folder_that_turns_read_only(small_disk):
         with pytest.raises(InputError, match=r"cannot be written"):
             records.save_record(small_disk / "8.pt", {"index": 8})
     assert sorted(os.listdir(small_disk / "failed")) == ["7.txt"]
+    assert {".7.pt.otherhost-1", ".worker-0-of-1"} < set(os.listdir(small_disk))
 
 
 def test_failed_is_a_file(tmp_path):
