@@ -1,13 +1,15 @@
 """Where the files of a name lie: in a local folder, or on the Hugging Face hub, fetched into its cache as needed."""
 
+import contextlib
 import functools
 import glob
+import logging
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,9 +20,9 @@ from diffusion import InputError, one_line
 from diffusion.names import ALIASES, like
 
 TOLD = ["*.json", "*.txt", "*.model", "*.jinja"]  # small, and says how to read the rest: configurations, tokenizers
-CONNECT, ANSWER = 2.0, 6.0  # seconds, for a connection to the hub, and for each answer to begin
+CONNECT = 2.0  # seconds, for a connection to the hub
 KEPT = 60  # seconds, for which we believe that there is no network
-PAUSES = (0.5, 1.0)  # seconds, before a hub that fails is asked again
+PAUSE = 1.0  # seconds, before a hub that fails is asked again
 T = TypeVar("T")
 SINGLE = (".safetensors", ".gguf", ".ckpt")  # files that hold a whole model
 
@@ -61,13 +63,10 @@ def _on_hub(name: str) -> Source:
     if "/" not in name:  # those of the hub's first years are no pipelines
         raise Unreachable("is no folder, and ids of the hub are OWNER/NAME")
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars, logging
 
-    disable_progress_bars()  # of what is small
-    logging.set_verbosity_error()
     try:
         info = briefly(lambda: HfApi().model_info(name))
-        folder = Path(briefly(lambda: snapshot_download(name, allow_patterns=TOLD)))
+        folder = Path(briefly(lambda: snapshot_download(name, allow_patterns=TOLD, tqdm_class=_hidden_bar())))
         return Source(name, folder, tuple(sorted(file.rfilename for file in info.siblings)), folder.name)
     except Exception as error:  # of httpx, huggingface_hub and the disk
         lost = why(name, error)
@@ -84,13 +83,11 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
     if source.commit is None or all(path.is_file() for path in paths):
         return paths
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import enable_progress_bars
 
-    if sys.stderr.isatty():
-        enable_progress_bars()
     wanted = [glob.escape(name) for name in names]
+    bar = None if sys.stderr.isatty() else _hidden_bar()
     try:
-        briefly(lambda: snapshot_download(source.name, revision=source.commit, allow_patterns=wanted))
+        briefly(lambda: snapshot_download(source.name, revision=source.commit, allow_patterns=wanted, tqdm_class=bar))
     except Exception as error:
         raise Unreachable(why(source.name, error)) from error
     if gone := [path.name for path in paths if not path.is_file()]:
@@ -107,25 +104,83 @@ def _listing(folder: Path) -> tuple[str, ...]:
 # ---- a hub that refuses, fails or is not there ----
 
 
-_unanswered: dict[str, float] = {}  # question -> when it was first asked
-
-
 def briefly(call: Callable[[], T]) -> T:
-    """What a call that asks the hub returns; again, where the hub fails now and then.
+    """Return what a call that asks the hub returns; the hub is asked once more where it fails (5xx).
 
-    It ends within seconds where huggingface_hub's client would ask for minutes: of a hub that fails or is slow, or
-    wants fewer questions, and without a network. Raises Unreachable, or what came of the hub's answer.
+    It ends within seconds of a hub that fails, is slow or wants fewer requests, and without a network. Raises
+    Unreachable, or what the hub's answer led to. How long an answer may take is huggingface_hub's own setting:
+    HF_HUB_ETAG_TIMEOUT and, for a file's contents, HF_HUB_DOWNLOAD_TIMEOUT; 10 seconds each by default.
     """
-    _take_client()
-    for pause in (*PAUSES, None):
-        _unanswered.clear()
-        try:
+    try:
+        with _without_patience():
             return call()
-        except Exception as error:
-            if pause is None or (_status(error) or 0) < 500:
-                raise
-        time.sleep(pause)
-    raise AssertionError
+    except Exception as error:
+        if (_status(error) or 0) < 500:
+            raise
+    time.sleep(PAUSE)
+    with _without_patience():
+        return call()
+
+
+@contextlib.contextmanager
+def _without_patience() -> Iterator[None]:
+    """Let the client of huggingface_hub raise at the first refusal, and print errors alone; it is restored at the end.
+
+    huggingface_hub (2.4.0, `http_backoff`) asks five times more after a 5xx or a timeout, sleeps as long as a 429 asks
+    for, and has no option for that; `HfApi.model_info` and the listing of files have no timeout at all by default. The
+    client is shared with the caller, whose own hooks and settings stay in it.
+    """
+    from huggingface_hub import get_session
+
+    first_asked: dict[str, float] = {}  # request -> when; without those that were answered
+
+    def before_request(request) -> None:
+        on_hub = str(request.url).startswith(site())
+        if on_hub and (reason := _no_connection(site(), time.monotonic() // KEPT)):
+            raise Unreachable(reason)
+        seconds = _seconds_to_answer(on_hub)
+        key, now = f"{request.method} {request.url}", time.monotonic()
+        if now - first_asked.setdefault(key, now) > seconds:
+            raise Unreachable(f"the hub at {site()} does not answer within {seconds:g} s (HF_HUB_ETAG_TIMEOUT)")
+        request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": seconds}
+
+    def after_response(response) -> None:
+        from huggingface_hub.utils import hf_raise_for_status
+
+        first_asked.pop(f"{response.request.method} {response.request.url}", None)
+        if response.status_code == 429 or response.status_code >= 500:
+            response.read()
+            hf_raise_for_status(response)
+
+    client, logger = get_session(), logging.getLogger("huggingface_hub")
+    ours = {"request": before_request, "response": after_response}
+    level = logger.level
+    client.event_hooks = {event: [*hooks, ours[event]] for event, hooks in client.event_hooks.items()}
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        kept = client.event_hooks.items()  # others may have come or gone meanwhile
+        client.event_hooks = {event: [hook for hook in hooks if hook is not ours[event]] for event, hooks in kept}
+
+
+def _seconds_to_answer(on_hub: bool) -> float:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_ETAG_TIMEOUT if on_hub else constants.HF_HUB_DOWNLOAD_TIMEOUT
+
+
+@functools.cache
+def _hidden_bar() -> type:
+    """A progress bar that is not shown, for huggingface_hub."""
+    from huggingface_hub.utils import tqdm
+
+    class HiddenBar(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": True})
+
+    return HiddenBar
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -133,35 +188,6 @@ def _status(error: BaseException | None) -> int | None:
     while error is not None and not hasattr(error, "response"):
         error = error.__cause__
     return error and error.response.status_code
-
-
-@functools.cache
-def _take_client() -> None:
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import hf_raise_for_status
-    from huggingface_hub.utils._http import default_client_factory
-
-    def ask(request) -> None:
-        if str(request.url).startswith(site()) and (reason := _no_connection(site(), time.monotonic() // KEPT)):
-            raise Unreachable(reason)
-        question, now = f"{request.method} {request.url}", time.monotonic()
-        if now - _unanswered.setdefault(question, now) > ANSWER:
-            raise Unreachable(f"the hub at {site()} does not answer")
-        request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": ANSWER}
-
-    def answered(response) -> None:
-        _unanswered.pop(f"{response.request.method} {response.request.url}", None)
-        if response.status_code == 429 or response.status_code >= 500:
-            response.read()
-            hf_raise_for_status(response)
-
-    def client():
-        made = default_client_factory()
-        ours = {"request": [ask], "response": [answered]}
-        made.event_hooks = {event: [*hooks, *ours[event]] for event, hooks in made.event_hooks.items()}
-        return made
-
-    set_client_factory(client)
 
 
 def site() -> str:

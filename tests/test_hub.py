@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import tiny
 import torch
 from conftest import ROOT, Result, call_main, import_script
+from huggingface_hub import constants
 from local_hub import COMMIT, Hub, point_to
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +28,6 @@ SCRIPT = import_script("eval_prob_adaptive.py")
 FIRST, MIRROR = ALIASES["text"]["2-0"]
 DATA = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
 GATED = {"X_Error_Code": "GatedRepo"}
-PAUSES = hub.PAUSES
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -51,7 +52,7 @@ def served(server, tiny_model, tmp_path, monkeypatch):
     server.reset()
     server.repos = {FIRST: tiny_model, MIRROR: tiny_model}
     point_to(monkeypatch, server.url, tmp_path / "hf")
-    monkeypatch.setattr(hub, "PAUSES", (0.05, 0.05))
+    monkeypatch.setattr(hub, "PAUSE", 0.05)
     hub.forget()
     yield server
     hub.forget()
@@ -320,13 +321,13 @@ def test_one_failure_is_none(served, run, within):
     failed = []
 
     def trouble(path, _):
-        if within in path and len(failed) < 2:
+        if within in path and not failed:
             failed.append(path)
             return 503, {}
 
     served.trouble = trouble
     done = run("--version", FIRST)
-    assert done.code == 0 and len(failed) == 2, done.err
+    assert done.code == 0 and len(failed) == 1, done.err
 
 
 def test_a_wrong_name(served, refused):
@@ -353,8 +354,8 @@ def test_a_network_that_swallows_everything(served, refused, tmp_path, monkeypat
 
 
 def test_a_slow_hub(served, refused, monkeypatch):
-    assert hub.ANSWER < 10 and sum(PAUSES) < 3
-    monkeypatch.setattr(hub, "ANSWER", 1)
+    assert constants.DEFAULT_ETAG_TIMEOUT <= 10 and hub.CONNECT < 3
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
     served.slow = 10
     refused("--version", FIRST, says=["does not answer"], seconds=3)
 
@@ -499,7 +500,7 @@ def test_a_data_set_by_parquet(served, run, refused, tmp_path, images, monkeypat
         served.trouble = lambda path, _, wrong=(status, headers): wrong if "some/set" in path else None
         refused(*args, data=(), says=["hf:some/set", says])
     served.trouble = lambda path, _: None
-    monkeypatch.setattr(hub, "ANSWER", 1)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
     served.slow = 10
     refused(*args, data=(), says=["hf:some/set", "does not answer"], seconds=5)
 
@@ -518,3 +519,41 @@ def test_winoground_with_a_token(served, run, refused, tmp_path, images, monkeyp
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     done = run(*args, script=script, data=())
     assert done.code == 0 and "Object" in done.out, done
+
+
+# ---- the client of the process, which is the caller's ----
+
+
+def test_the_callers_client_is_as_it_was(served, refused, run):
+    """Its factory, its hooks and the level of its log; also after a refusal. The caller's own hooks see the requests."""
+    import huggingface_hub
+    from huggingface_hub.utils import _http
+
+    seen = []
+    client = huggingface_hub.get_session()
+    client.event_hooks = {"request": [*client.event_hooks["request"], seen.append], "response": []}
+    logger = logging.getLogger("huggingface_hub")
+
+    def state():
+        bars = huggingface_hub.utils.are_progress_bars_disabled()
+        hooks = {event: list(hooks) for event, hooks in client.event_hooks.items()}
+        return _http._GLOBAL_CLIENT_FACTORY, huggingface_hub.get_session(), hooks, logger.level, bars
+
+    before = state()
+    hub.look(FIRST)
+    assert state() == before and seen
+    served.trouble = lambda path, _: (429, {"Retry_After": 300})
+    with pytest.raises(hub.Unreachable):
+        hub.look("some/other")
+    assert state() == before
+
+
+def test_seconds_to_answer_are_huggingface_hubs(served, monkeypatch):
+    """A hub that takes longer than the default is waited for, where HF_HUB_ETAG_TIMEOUT says so; and not else."""
+    served.slow = 0.4
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    with pytest.raises(hub.Unreachable, match="HF_HUB_ETAG_TIMEOUT|does not answer"):
+        hub.look(FIRST)
+    hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 5)
+    assert hub.look(FIRST).commit == COMMIT
