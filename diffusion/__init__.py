@@ -29,12 +29,11 @@ def one_line(error: Exception | str, most: int | None = 160) -> str:
 
 def __getattr__(name: str):
     """`load_model`, `classify` and `score`, whose modules are only imported when they are asked for."""
-    if name == "load_model":
-        from diffusion.models import load_model
+    import importlib
+    import warnings
 
-        return load_model
-    if name in ("classify", "score"):
-        from diffusion import api
-
-        return getattr(api, name)
+    module = {"load_model": "models", "classify": "api", "score": "api"}.get(name)
+    if module:
+        with warnings.catch_warnings():  # scipy and others add filters when they are imported
+            return getattr(importlib.import_module(f"diffusion.{module}"), name)
     raise AttributeError(f"module 'diffusion' has no attribute {name!r}")

@@ -35,6 +35,7 @@ from diffusion.models import Model
 from diffusion.names import LOSSES, MIDDLE
 from diffusion.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
 from diffusion.search import band, check_schedule, noise_rows, raced, staged
+from diffusion.settings import exact_float32
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def classify(
 
     def answer_to(index: int, image: Image.Image):
         among = None if chosen is None else _among(index, next(chosen, None), K)
-        x = model.encode(crop(image, model.image_size, "bicubic")[None])[0]  # [c, h, w]
+        x = _latent(model, image)  # [c, h, w]
         noise = ImageNoise(seed, index, tuple(x.shape))
         measured = yield from search_image(
             x, conditions, arm_class, start, points, rows, noise, loss=loss, weights=weight, among=among
@@ -159,7 +160,7 @@ def score(
     rows = noise_rows(points, 1, True)
 
     def errors_of(index: int, image: Image.Image):
-        x = model.encode(crop(image, model.image_size, "bicubic")[None])[0]  # [c, h, w]
+        x = _latent(model, image)  # [c, h, w]
         noise = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
         measured = yield from search_image(x, conditions, arms, start, points, rows, noise, loss=loss)
         errors = class_errors(measured.record(), arms, loss)[0]
@@ -333,6 +334,12 @@ def _rgb(given, span: Range | None = None) -> Image.Image:
     if array.dtype != np.uint8:
         raise InputError(f"an image of {array.dtype}: wanted uint8, floats in 0..1, or value_range")
     return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
+
+
+def _latent(model: Model, image: Image.Image) -> Tensor:
+    """[c, h, w]"""
+    with exact_float32():  # torchvision makes pixels of torch's default dtype, which is the caller's
+        return model.encode(crop(image, model.image_size, "bicubic")[None])[0]
 
 
 def _in_order(results: Iterable[tuple[int, object]]) -> Iterator:

@@ -16,6 +16,7 @@ from diffusion.lora import split
 from diffusion.names import ALIASES
 from diffusion.process import Process
 from diffusion.schedules import scheduler_of
+from diffusion.settings import quiet_libraries
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
 UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
@@ -64,6 +65,7 @@ class Card:
     scheduler: object = field(default=None, repr=False, compare=False)
 
 
+@quiet_libraries()
 def read_card(
     name: str,
     image_size: int | None = None,
@@ -102,7 +104,7 @@ def read_card(
         except InputError:
             raise
         except UNREADABLE as error:
-            said = "" if isinstance(error, hub.Unreachable) else f"{type(error).__name__}: "
+            said = "" if isinstance(error, hub.Unreachable | weights.Unreadable) else f"{type(error).__name__}: "
             reasons.append(f"{source} ({said}{one_line(error)})")
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.special import stdtrit
 
+from diffusion import InputError
+
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 
 
@@ -152,7 +154,8 @@ def margin(errors: np.ndarray) -> float:
 
 def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | None = None) -> int:
     """The class row that another loss prefers, of those measured furthest; only classes `among` [K] bool if given."""
-    assert loss in record["losses"], f"loss {loss!r}, wanted one of {record['losses']}"
+    if loss not in record["losses"]:
+        raise InputError(f"loss {loss!r}: a record has {', '.join(record['losses'])}")
     errors, points = class_errors(record, arm_class, loss)
     points = points if among is None else np.where(among, points, -1)
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))

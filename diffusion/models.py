@@ -1,14 +1,12 @@
 """The models: the pipeline that a card describes, loaded whole, and made ready for the kernel."""
 
 import contextlib
-import importlib
 import inspect
-import logging
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +14,13 @@ from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS, PACKED, TAKEN
-from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.cards import AUTOENCODERS, T5, UNUSED, Card, class_of, read_card
 from diffusion.errors import alike
 from diffusion.images import to_grey
 from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
 from diffusion.names import ALIASES, DTYPES, EMBEDDED
 from diffusion.process import Process
+from diffusion.settings import exact_float32, guest
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
 
@@ -43,18 +42,11 @@ class Model:
 
 @contextlib.contextmanager
 def _reading(card: Card):
-    """What readers say of missing, damaged or foreign files, as InputError."""
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
-
-    for library in ("diffusers", "transformers"):  # what they report is looked at; our bar and our warnings say it
-        say = importlib.import_module(f"{library}.utils.logging")
-        say.set_verbosity(logging.CRITICAL)
-        say.disable_progress_bar()
+    """Turn missing, damaged or foreign files into InputError; a bug of ours is none of these, and stays what it is."""
     try:
-        yield
-    except InputError:
-        raise
-    except (*UNREADABLE, RuntimeError, UnpicklingError, ImportError, EOFError, SingleFileComponentError) as error:
+        with guest():
+            yield
+    except OSError as error:  # also hub.Unreachable, and weights.Unreadable of what a library raised
         why = one_line(error, 300)
         where = card.file or card.source
         raise InputError(f"{where}: cannot read its weights; a local folder will do as well: {why}") from error
@@ -108,9 +100,9 @@ def _pipeline(card: Card, dtype: torch.dtype | None):
     from diffusers import DiffusionPipeline
 
     given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
-    return DiffusionPipeline.from_pretrained(
-        card.home.folder, scheduler=card.scheduler, **_modules(card, dtype), **given
-    )
+    modules = _modules(card, dtype)
+    with weights.library_reads():
+        return DiffusionPipeline.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
 
 
 def check_weights(card: Card) -> dict[str, str]:
@@ -148,15 +140,20 @@ def check_weights(card: Card) -> dict[str, str]:
     return known
 
 
+@guest()
 def load_model(
     card: Card | str | Path,
     *,
+    condition: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     compiled: bool = False,
     offload: bool = False,
 ) -> Model:
     """Load the pipeline that a card (or a name that `read_card` takes) describes; on CUDA, its network may be compiled.
+
+    `condition` is what the model is conditioned on, "text" or "class". By default that is what its own configuration
+    says; of the names of the scripts, "digits" alone stands for two models, and then for the one of texts.
 
     The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
     encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
@@ -167,7 +164,12 @@ def load_model(
     if dtype not in [getattr(torch, name) for name in DTYPES]:
         raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
     device = find_device(device, f"device {str(device)!r}")
-    card = card if isinstance(card, Card) else read_card(str(card))
+    if condition not in (None, *ALIASES):
+        raise InputError(f"condition {condition!r}: wanted {' or '.join(ALIASES)}")
+    if not isinstance(card, Card):
+        card = read_card(str(card), told=condition or _condition_of(str(card)))
+    elif condition not in (None, ADAPTERS[card.pipeline][1]):
+        raise InputError(f"condition {condition!r}: {card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
         pipeline = _pipeline(card, dtype)
@@ -184,6 +186,7 @@ def load_model(
     prepare(network, compiled)
     tell, say = adapter(pipeline, device)
 
+    @guest()
     @torch.inference_mode()
     def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
         _warn_of_cuts(pipeline, arms)
@@ -196,6 +199,7 @@ def load_model(
         release()
         return torch.stack([told[place] for place in range(len(arms))])
 
+    @guest()
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
         images = images.to(device, torch.float32)
@@ -207,18 +211,29 @@ def load_model(
 
     def denoise(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
         time = time.float() if time.is_floating_point() else time  # MPS has no float64
-        return say(z.to(dtype), time.to(device), told)
+        with exact_float32():
+            return say(z.to(dtype), time.to(device), told)
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
     return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
 
 
-def find_device(given: str | torch.device, said: str) -> torch.device:
-    """The device of this name; InputError, which begins with what the caller `said`, where there is no such.
+def _condition_of(name: str) -> str:
+    """What the model of a name is conditioned on: "text" also where there is none, of which read_card says why."""
+    for condition, places in ALIASES.items():
+        if name in places:
+            return condition
+    if name.endswith(hub.SINGLE):
+        return "text"
+    try:
+        declared = json.loads((hub.look(name).folder / "model_index.json").read_text())
+        return ADAPTERS[declared["_class_name"]][1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "text"
 
-    From then on float32 means float32: on CUDA, torch by default lets convolutions use TF32.
-    """
-    torch.backends.cudnn.allow_tf32 = False
+
+def find_device(given: str | torch.device, said: str) -> torch.device:
+    """The device of this name; InputError, which begins with what the caller `said`, where there is no such."""
     try:
         device = torch.device(given)
         torch.empty(1, device=device).cpu()  # "meta" gives no numbers back

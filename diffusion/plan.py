@@ -16,6 +16,7 @@ from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import check_pt, read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
 from diffusion.search import Search, band, noise_rows, raced
+from diffusion.settings import use_exact_float32
 
 RACE_ONLY = ["z", "max_samples", "budget"]
 
@@ -108,7 +109,11 @@ def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, st
 
 
 def pick_device(args) -> tuple[torch.device, str]:
-    """The device and the dtype's name, from --device and --dtype or what the machine has."""
+    """The device and the dtype's name, from --device and --dtype or what the machine has.
+
+    From then on float32 means float32: on CUDA, torch by default lets convolutions use TF32.
+    """
+    use_exact_float32()
     local_rank = os.environ.get("LOCAL_RANK")  # torchrun's
     if torch.cuda.is_available():
         best = f"cuda:{local_rank}" if local_rank else "cuda"

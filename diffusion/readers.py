@@ -324,15 +324,33 @@ def is_geneval(folder: Path) -> bool:
     return not (folder / "examples.jsonl").exists() and next(folder.glob("*/metadata.jsonl"), None) is not None
 
 
+def _metadata(path: Path) -> dict:
+    """GenEval's metadata of a prompt. InputError unless it is an object with texts prompt and tag, and its candidates.
+
+    `candidates`, which it may lack, is a list of texts.
+    """
+    wanted = "wanted one JSON object with prompt and tag"
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {wanted} ({one_line(error)})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}: {wanted}, found a {type(row).__name__}")
+    for key in ("prompt", "tag"):
+        if not isinstance(row.get(key), str):
+            found = f"found {key} {row[key]!r:.40}" if key in row else f"found no {key}"
+            raise InputError(f"{path}: {wanted}, texts both; {found}")
+    candidates = row.get("candidates") or []
+    if not isinstance(candidates, list) or not all(isinstance(text, str) for text in candidates):
+        raise InputError(f"{path}: candidates {candidates!r:.40}: wanted a list of texts")
+    return row
+
+
 def _geneval(folder: Path, part: str) -> Iterator[Item]:
     """Each image among the prompts of its tag, or those that its own metadata list as `candidates`."""
     told = {}
     for path in sorted(folder.glob("*/metadata.jsonl")):
-        try:
-            told[path.parent] = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(told[path.parent]["prompt"], str) and isinstance(told[path.parent]["tag"], str)
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            raise InputError(f"{path}: wanted one JSON object with prompt and tag ({one_line(error)})") from None
+        told[path.parent] = _metadata(path)
     if not told:
         raise InputError(f"{folder}: no 00000/metadata.jsonl, 00001/metadata.jsonl, ... there")
     tags = {row["tag"] for row in told.values()}

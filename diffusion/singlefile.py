@@ -18,7 +18,9 @@ def looks_like(file: str) -> str:
     """The hub id of the model whose shapes the weights in a file have."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
-    return fetch_diffusers_config(weights.read([path_of(file)], header=True))["pretrained_model_name_or_path"]
+    tensors = weights.read([path_of(file)], header=True)
+    with weights.library_reads():
+        return fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
 
 
 def path_of(file: str) -> Path:
@@ -30,7 +32,7 @@ def trained_as(file: str) -> dict:
 
     By modelspec's or kohya's metadata, or by the empty tensors `v_pred` and `ztsnr`.
     """
-    with safe_open(path_of(file), "pt") as opened:
+    with weights.library_reads(), safe_open(path_of(file), "pt") as opened:
         told, keys = opened.metadata() or {}, set(opened.keys())
     said = "v" if "v_pred" in keys else told.get("modelspec.prediction_type")
     found = {"prediction_type": PREDICTS[said]} if said in PREDICTS else {}
@@ -71,10 +73,11 @@ def _converted(cls, config: dict, tensors: dict[str, Tensor]) -> dict[str, Tenso
     if any(key.startswith("input_blocks.") for key in tensors):  # a U-Net alone, without what is before it in a whole
         tensors = {f"model.diffusion_model.{key}": value for key, value in tensors.items()}
     convert = SINGLE_FILE_LOADABLE_CLASSES[cls.__name__]["checkpoint_mapping_fn"]
-    try:
-        return convert(config=config, checkpoint=dict(tensors))
-    except (KeyError, IndexError, AttributeError) as error:  # of a key that is not there
-        raise weights.Misfit(f"some are missing: {error}") from None
+    with weights.library_reads():
+        try:
+            return convert(config=config, checkpoint=dict(tensors))
+        except (KeyError, IndexError, AttributeError) as error:  # of a key that is not there
+            raise weights.Misfit(f"some are missing: {error}") from None
 
 
 def _text_encoder(cls, folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> torch.nn.Module:
@@ -84,7 +87,9 @@ def _text_encoder(cls, folder: Path, tensors: dict[str, Tensor], dtype: torch.dt
     if utils.is_clip_model_in_single_file(cls, tensors) and "T5" not in cls.__name__:
         build = utils.create_diffusers_clip_model_from_ldm
     as_it_is = next(value.dtype for value in tensors.values() if value.is_floating_point())  # so nothing is copied
-    module = build(cls, dict(tensors), config=str(folder.parent), subfolder=folder.name, torch_dtype=dtype or as_it_is)
+    place = {"config": str(folder.parent), "subfolder": folder.name}
+    with weights.library_reads():
+        module = build(cls, dict(tensors), **place, torch_dtype=dtype or as_it_is)
     there = module.state_dict()
     if missing := [key for key, value in there.items() if value.is_meta]:
         raise weights.Misfit(f"{len(missing)} of {len(there)} weights are missing: {few(sorted(missing))}")

@@ -9,9 +9,10 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
@@ -26,6 +27,33 @@ WRAPPED = re.compile(r"(^|\.)((?:(?:_orig_mod|module|_fsdp_wrapped_module|_check
 BLOCK = 512  # bytes, of a sample
 QUANTISED = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "quanto": "optimum"}  # -> package
 HARMLESS = r"(^|\.)position_ids$|num_batches_tracked$"  # buffers that older versions saved
+
+
+FOREIGN = (  # what libraries raise of files that are missing, damaged or not what they take them for
+    ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, EOFError,
+    UnpicklingError, SafetensorError,
+)  # fmt: skip
+
+
+class Unreadable(OSError):
+    """What a library could not read; the message is the library's."""
+
+
+@contextlib.contextmanager
+def library_reads() -> Iterator[None]:
+    """Around a library's own call that reads a file or builds a module: what it raises becomes Unreadable.
+
+    It is for nothing but such calls: around code of ours it would take a bug for a damaged file. torch and
+    diffusers raise nearly any class of error of a damaged file.
+    """
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (*FOREIGN, SingleFileComponentError) as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
@@ -59,7 +87,7 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
                     f"{file}: is git-lfs's pointer to the weights, not the weights; `git lfs pull` gets them"
                 )
         if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as opened:
+            with library_reads(), safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118  no dict
                     if header:
                         tensors[key] = torch.empty(opened.get_slice(key).get_shape(), device="meta")
@@ -68,7 +96,8 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
         else:
             if not header:
                 check_pt(file)
-            there = torch.load(file, weights_only=True, map_location="meta" if header else "cpu")
+            with library_reads():
+                there = torch.load(file, weights_only=True, map_location="meta" if header else "cpu")
             there = there.get("state_dict", there)
             tensors |= {key: value for key, value in there.items() if isinstance(value, Tensor)}
     return tensors
@@ -83,15 +112,16 @@ def empty(cls, config: dict | object) -> torch.nn.Module:
     from accelerate import init_empty_weights
 
     if not isinstance(config, dict):
-        with torch.device("meta"):  # which leaves weights tied that are
+        with library_reads(), torch.device("meta"):  # which leaves weights tied that are
             return cls(config)
-    with init_empty_weights():
+    with library_reads(), init_empty_weights():
         return cls.from_config(config)
 
 
 def read_config(cls, folder: Path) -> dict | object:
     """The configuration of a part as its class takes it: diffusers' is a dict, transformers' an object."""
-    return cls.load_config(folder) if hasattr(cls, "load_config") else cls.config_class.from_pretrained(folder)
+    with library_reads():
+        return cls.load_config(folder) if hasattr(cls, "load_config") else cls.config_class.from_pretrained(folder)
 
 
 def build(
@@ -103,10 +133,12 @@ def build(
     """
     if hasattr(cls, "load_config"):
         return _build_diffusers(cls, config, tensors, dtype)
-    module, info = cls.from_pretrained(
-        None, config=config, state_dict=dict(tensors), output_loading_info=True, ignore_mismatched_sizes=True,
-        **({"device_map": {"": "meta"}} if dtype is None else {"dtype": dtype}),
-    )  # fmt: skip
+    place = {"device_map": {"": "meta"}} if dtype is None else {"dtype": dtype}
+    with library_reads():
+        module, info = cls.from_pretrained(
+            None, config=config, state_dict=dict(tensors), output_loading_info=True, ignore_mismatched_sizes=True,
+            **place,
+        )  # fmt: skip
     wrong = [f"{key} {list(found)}, wanted {list(wanted)}" for key, found, wanted in info["mismatched_keys"]]
     _refuse(info["missing_keys"], wrong, len(module.state_dict()), info["unexpected_keys"])
     return module, sorted(info["unexpected_keys"])
@@ -133,7 +165,8 @@ def _build_diffusers(cls, config: dict, tensors: dict[str, Tensor], dtype: torch
     ]
     _refuse(wanted.keys() - tensors.keys(), wrong, len(wanted), extra)
     if dtype is not None:
-        load_model_dict_into_meta(module, tensors, dtype, keep_in_fp32_modules=module._keep_in_fp32_modules)
+        with library_reads():
+            load_model_dict_into_meta(module, tensors, dtype, keep_in_fp32_modules=module._keep_in_fp32_modules)
     return module.eval(), sorted(extra)
 
 
@@ -190,7 +223,8 @@ def _load_quantised(part: str, cls, folder: Path, config, how: str, dtype: torch
         raise InputError(f"{folder}: the {part} is quantised by {how}: pip install {package}, or take one that is not")
     if dtype is None:
         return empty(cls, config)
-    module, info = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    with library_reads():
+        module, info = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     if missing := info["missing_keys"]:
         raise InputError(f"{folder}: {len(missing)} weights of the {part} are missing: {few(sorted(missing))}")
     return module

@@ -13,6 +13,8 @@ from conftest import ROOT
 from diffusion import InputError, InputWarning, classify, load_model, score
 from diffusion.api import Answer
 from diffusion.datasets import load_dataset
+from diffusion.models import read_card
+from diffusion.names import EMBEDDED
 from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record
 
@@ -270,3 +272,49 @@ def test_the_package_imports_nothing_heavy():
     quick = "import sys, diffusion; assert 'torch' not in sys.modules; diffusion.InputError"
     assert subprocess.run([sys.executable, "-c", quick], cwd=ROOT).returncode == 0
     assert not hasattr(__import__("diffusion"), "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "told", "classes"),
+    [
+        ("fashion", None, "class", 10),
+        ("digits", None, "text", None),  # which stands for a model of each kind
+        ("digits", "text", "text", None),
+        ("digits", "class", "class", 10),
+        ("digits-flow", None, "text", None),
+        (str(EMBEDDED / "fashion-unet"), None, "class", 10),
+        (str(EMBEDDED / "digits-dit"), "class", "class", 10),
+    ],
+)
+def test_load_model_takes_every_name_of_the_scripts(name, condition, told, classes):
+    model = load_model(name, condition=condition)
+    assert (model.told, model.classes) == (told, classes)
+
+
+@pytest.mark.parametrize("name", ["dit-256", "dit-512"])
+def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name):
+    """Their repositories are asked for, as models of classes."""
+    import tiny
+
+    from diffusion import hub
+    from diffusion.names import ALIASES
+
+    tiny.save(tiny.dit, tmp_path / "dit")
+    asked, look = [], hub.look
+
+    def served(source):
+        asked.append(source)
+        return look(str(tmp_path / "dit"))
+
+    monkeypatch.setattr(hub, "look", served)
+    assert load_model(name).told == "class" and set(asked) == set(ALIASES["class"][name])
+    assert load_model("facebook/DiT-XL-2-256").told == "class"
+
+
+def test_conditions_that_a_model_does_not_take():
+    with pytest.raises(InputError, match="wanted text or class"):
+        load_model("digits", condition="image")
+    with pytest.raises(InputError, match="text"):
+        load_model("fashion", condition="text")
+    with pytest.raises(InputError, match="conditioned on text"):
+        load_model(read_card("digits"), condition="class")

@@ -10,7 +10,7 @@ from diffusion import datasets, models, names
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
     "names process errors search levels metrics calibration adapt measures simulate",
-    "files depth images classnames adapters weights hub schedules singlefile lora cards models clip classifiers digits",
+    "files settings depth images classnames adapters weights hub schedules singlefile lora cards models clip classifiers digits",
     "prompts own datasets items digit_items readers records",
     "results candidates decide figures bars matching gallery tables api ledger",
     "cluster options plan progress run",
@@ -18,8 +18,8 @@ LAYERS = [  # every module once; each imports only from lines above its own, or 
 ORDER = " ".join(LAYERS).split()
 WRAPPED = {  # library -> the modules that may import it; scripts may import only those of SCRIPTS
     "torchvision": {"images", "datasets"},
-    "diffusers": {"models", "cards", "adapters", "weights", "singlefile", "schedules"},
-    "transformers": {"models", "clip"},
+    "diffusers": {"models", "cards", "adapters", "weights", "singlefile", "schedules", "settings"},
+    "transformers": {"models", "clip", "settings"},
     "open_clip": {"clip"},
     "timm": {"classifiers", "datasets"},
     "datasets": {"own", "items"},

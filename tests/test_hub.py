@@ -525,7 +525,7 @@ def test_winoground_with_a_token(served, run, refused, tmp_path, images, monkeyp
 
 
 def test_the_callers_client_is_as_it_was(served, refused, run):
-    """Its factory, its hooks and the level of its log; also after a refusal. The caller's own hooks see the requests."""
+    """Its factory, its hooks and the level of its log; also after a refusal. Its own hooks see the requests."""
     import huggingface_hub
     from huggingface_hub.utils import _http
 
@@ -552,7 +552,7 @@ def test_seconds_to_answer_are_huggingface_hubs(served, monkeypatch):
     """A hub that takes longer than the default is waited for, where HF_HUB_ETAG_TIMEOUT says so; and not else."""
     served.slow = 0.4
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
-    with pytest.raises(hub.Unreachable, match="HF_HUB_ETAG_TIMEOUT|does not answer"):
+    with pytest.raises(hub.Unreachable, match="does not answer"):
         hub.look(FIRST)
     hub.forget()
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 5)

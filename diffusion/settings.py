@@ -1,0 +1,118 @@
+"""Settings of the process that loading and computing need: set around the work, and restored after it."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+EXACT: dict[str, str | bool] = {"matmul": "highest", "cudnn": False}
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Let diffusers and transformers print nothing: what they report is checked by us, and said in our own warnings.
+
+    The level of their loggers, their progress bars and the warnings' filters are restored at the end.
+    """
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    loggers = [logging.getLogger(library) for library in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bars = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    with warnings.catch_warnings():  # some packages add filters when they are imported
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        for library in bars:
+            _leaving_the_hubs(library.disable_progress_bar)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            for library in bars:
+                _leaving_the_hubs(library.enable_progress_bar)
+
+
+def _leaving_the_hubs(switch: Callable[[], None]) -> None:
+    """Switch progress bars of a library; transformers (5.x) switches those of huggingface_hub too, which are kept."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = are_progress_bars_disabled()
+    switch()
+    if hidden and not are_progress_bars_disabled():
+        disable_progress_bars()
+    if not hidden and are_progress_bars_disabled():
+        enable_progress_bars()
+
+
+@contextlib.contextmanager
+def no_random_numbers_taken() -> Iterator[None]:
+    """Restore torch's generator of the CPU: new layers, as of a LoRA, draw their first weights from it."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute float32 as float32, whatever the caller has set for other work.
+
+    torch by default lets convolutions on CUDA use TF32; the caller may have chosen less precise matrix products (CPUs
+    too have some), another default dtype or autocast. All of these are restored at the end.
+    """
+    dtype, older = torch.get_default_dtype(), _older_settings()
+    backends = [(backend, backend.fp32_precision) for backend in _backends()]
+    try:
+        _set_older({setting: EXACT[setting] for setting in older})
+        for backend, _ in backends:
+            backend.fp32_precision = "ieee"
+        torch.set_default_dtype(torch.float32)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        _set_older(older)
+        for backend, precision in backends:  # after the line above, which changes some of them
+            backend.fp32_precision = precision
+
+
+def _backends() -> list:
+    """What has its own `fp32_precision`, since torch 2.9."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        return []
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    return [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.conv, mkldnn.matmul]
+
+
+def _older_settings() -> dict[str, str | bool]:
+    """The settings that torch had before `fp32_precision`, of those that can be read.
+
+    torch (2.14.1) raises RuntimeError when one is read that disagrees with its newer one.
+    """
+    found: dict[str, str | bool] = {}
+    with contextlib.suppress(RuntimeError):
+        found["matmul"] = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        found["cudnn"] = torch.backends.cudnn.allow_tf32
+    return found
+
+
+def _set_older(settings: dict[str, str | bool]) -> None:
+    if "matmul" in settings:
+        torch.set_float32_matmul_precision(settings["matmul"])
+    if "cudnn" in settings:
+        torch.backends.cudnn.allow_tf32 = settings["cudnn"]
+
+
+def use_exact_float32() -> None:
+    """Switch TF32 off for the rest of the process: for scripts."""
+    _set_older(EXACT)
+
+
+@contextlib.contextmanager
+def guest() -> Iterator[None]:
+    """Around loading and computing in somebody else's process: silent, exact, and nothing there is changed by it."""
+    with quiet_libraries(), no_random_numbers_taken(), exact_float32():
+        yield
