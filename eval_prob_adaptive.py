@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
 
     exact = exact and not dataset.candidates  # of which some images have more
     flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
-    flags += [] if args.search == "race" else ["to_keep", "n_samples"]
+    flags += ["to_keep", "n_samples"] if args.search == "halving" else []
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     chosen |= {"lora of prompts": prompts.loras, "embedding of prompts": prompts.embeddings}

@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,22 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import InputWarning
+from diffusion.names import LOSSES
 
 CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
+
+
+LOSS_OF = {  # each of names.LOSSES -> its function of prediction and target [n, c, h, w], at each place
+    "l2": partial(F.mse_loss, reduction="none"),
+    "l1": partial(F.l1_loss, reduction="none"),
+    "huber": partial(F.huber_loss, reduction="none"),  # delta 1
+}
 
 
 def losses(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean over c, h, w of d^2, |d| and Huber(d) (delta 1), d = prediction - target, in float32.
 
-    prediction [n, c, h, w], target [n, c, h, w] -> [n, 3]
+    prediction [n, c, h, w], target [n, c, h, w] -> [n, 3], or as many columns as there are LOSSES
     """
     prediction, target = prediction.float(), target.float()
-    mean = (-3, -2, -1)
-    return torch.stack([
-        F.mse_loss(prediction, target, reduction="none").mean(mean),
-        F.l1_loss(prediction, target, reduction="none").mean(mean),
-        F.huber_loss(prediction, target, reduction="none").mean(mean),
-    ], -1)  # fmt: skip
+    return torch.stack([LOSS_OF[name](prediction, target).mean((-3, -2, -1)) for name in LOSSES], -1)
 
 
 def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Tensor, variance: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from diffusion import InputError, one_line
+from diffusion.names import shipped
 
 
 def sha256(data: bytes | str) -> str:
@@ -121,7 +122,7 @@ def _delimiter(path: str | Path, header: str) -> str:
 def read_header(path: str | Path) -> list[str]:
     """The columns of a csv; [] where it cannot be read, of which `read_rows` says why."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(shipped(path), encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             columns = next(csv.reader([header], delimiter=_delimiter(path, header), skipinitialspace=True), [])
             return [column.strip().lower() for column in columns if column.strip()]
@@ -139,7 +140,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
     """
     rows = {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(shipped(path), encoding="utf-8-sig", newline="") as file:
             by = _delimiter(path, file.readline())
             file.seek(0)
             reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)

@@ -31,6 +31,7 @@ PACKAGE = Path(__file__).parent
 INSTALLED = (PACKAGE / "data").is_dir()
 DATA = PACKAGE / "data" if INSTALLED else PACKAGE.parent  # beside it in a clone
 EMBEDDED = DATA / "models"
+PROGRAMS = PACKAGE if INSTALLED else PACKAGE.parent  # where scripts/ lies
 ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
     "text": {
         "1-1": ["CompVis/stable-diffusion-v1-1"],
@@ -93,6 +94,23 @@ def few(each: Collection, most: int = 3, between: str = ", ") -> str:
 def script(name: str) -> str:
     """How a script of scripts/ is called: in a clone, or by what pip has installed."""
     return f"python -m diffusion.scripts.{name}" if INSTALLED else f"python scripts/{name}.py"
+
+
+def program(name: str) -> Path:
+    """The file of eval_prob_adaptive.py and the like, or of a script as scripts/print_acc.py."""
+    return (PROGRAMS if name.startswith("scripts/") else PACKAGE.parent) / name
+
+
+def shipped(path: str | Path) -> Path:
+    """A file or folder of this name or, where there is none, the one that ships with us under it.
+
+    So prompts/pets_prompts.csv and docs/data/pets_accuracy_by_level.csv are found from every working folder.
+    """
+    given = Path(path)
+    ours = DATA / given
+    if given.is_absolute() or os.path.exists(given) or not os.path.exists(ours):
+        return given
+    return ours
 
 
 def shared(names: Sequence[Sequence[str]]) -> tuple[int, int]:

@@ -224,7 +224,7 @@ def add_search(p: Parser, default: str, when: str = ""):
     add(g, "--levels A-B", f"only noise levels between these shares of the schedule, 0 clean, 1 noise; {middle}")
     counts = "csv of level,weight: factors of the errors, interpolated linearly between its levels; default 1"
     add(g, "--weights CSV", counts)
-    add(g, "--loss", "loss that decides; all three are stored", "l2", choices=names.LOSSES)
+    add(g, "--loss", "loss that decides; all are stored", "l2", choices=names.LOSSES)
     return g
 
 

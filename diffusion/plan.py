@@ -304,6 +304,8 @@ def search_tag(args, interval: int | None = None, to_keep: Iterable[int] = (), n
     if args.search == "race":
         budget = "" if args.budget is None else f"_{args.budget}NFE"
         return f"{trials}_race_{args.z:g}z_{args.max_samples}samples{budget}"
+    if args.search not in ("halving", "grid"):  # a search of the caller's
+        return f"{trials}_{args.search}"
     if interval:
         return f"t{interval}_{trials}"
     return f"{trials}_{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples"

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import InputError, InputWarning
 from diffusion.classnames import as_tokenized, is_untranslated, meanings, words_of
 from diffusion.files import is_id, read_header, read_numbers, read_rows
-from diffusion.names import DATA, DATASETS, NO_LABEL, few
+from diffusion.names import DATA, DATASETS, NO_LABEL, few, shipped
 
 PROMPTS = DATA / "prompts"
 ADDED = ("lora", "embedding")  # columns: what a prompt adds to the model for itself
@@ -92,6 +92,17 @@ def prompts_file(dataset: str) -> str:
     return f"{SAME_PROMPTS.get(dataset, dataset).replace('-', '_')}_prompts.csv"
 
 
+def own_csv(dataset: str) -> Path | None:
+    """The csv that a data set of the table is scored with: prompts/DATASET_prompts.csv, here or as it ships with us.
+
+    None for own data, which are paths, and for a data set that has none.
+    """
+    csv = Path("prompts", prompts_file(dataset))
+    if dataset in DATASETS or (not os.path.exists(dataset) and os.path.exists(shipped(csv))):
+        return shipped(csv)
+    return None
+
+
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
     return [(same[0], names) for same, names in _alike(prompts, lambda text: text)]
@@ -144,6 +155,7 @@ def prompts_for(
     `_classes_of` says. Raises InputError when they are not prompts for the classes of the data set; warns of classes
     with the same prompt, and where the words of a prompt are not the name of its class.
     """
+    csv = own_csv(name)
     called = _called(name, labels, classes) if path else {}
     if texts:
         if path or NO_LABEL not in labels:
@@ -156,8 +168,8 @@ def prompts_for(
     elif path:
         prompts = read_prompts(path, added=added)
         prompts = replace(prompts, classes=_classes_of(prompts, called, path, name), numbered=False)
-    elif name in DATASETS:
-        prompts = read_prompts(PROMPTS / prompts_file(name))
+    elif csv:
+        prompts = read_prompts(csv)
     elif len(classes) < 2:
         flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
         why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
@@ -172,7 +184,7 @@ def prompts_for(
         called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
         raise InputError(f"the prompts have no class {', '.join(called)}, which images of {name} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
-    if unused and name in DATASETS:  # elsewhere they are distractors
+    if unused and csv:  # elsewhere they are distractors
         raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
     if path:
         _warn_of_others(prompts, called, path, name)

@@ -88,7 +88,7 @@ _RUN = {  # what is read again of a run.json, beside or in its options -> its ty
     **dict.fromkeys(["arms", "n_samples"], list),
     **dict.fromkeys(["dataset", "split"], str),
     **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),
-    "loss": "l2|l1|huber|cosine|nll|vote",
+    "loss": r"[\w.+-]+",  # one of names.LOSSES, or of a baseline, or the caller's own; records say which they have
     "interpolation": "bilinear|bicubic|lanczos|adm",
     "examples": dict,
 }
@@ -102,7 +102,7 @@ def read_run(folder: Path) -> dict:
         told = run | run["options"]
         if missing := {"images", "arms"} - run.keys():
             raise ValueError(f"no {' and no '.join(sorted(missing))}")
-        for key in [key for key in _RUN if key in told]:
+        for key in [key for key in _RUN if told.get(key) is not None]:  # None: an option that was not given
             value, wanted = told[key], _RUN[key]
             if not (isinstance(value, wanted) if isinstance(wanted, type) else re.fullmatch(wanted, value)):
                 raise ValueError(f"{key} is {value!r:.60}, wanted {getattr(wanted, '__name__', wanted)}")

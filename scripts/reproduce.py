@@ -51,8 +51,7 @@ from diffusion.files import write_atomic
 from diffusion.ledger import OUTSIDE, Ledger, Run, read_off, verdict
 from diffusion.readers import load_items
 
-ROOT = Path(__file__).parent.parent
-OURS = re.compile(r"(scripts|docs|models|prompts)/|\w+\.py$")
+OURS = re.compile(r"(docs|models|prompts)/")
 SHORT = dict.fromkeys(["eval_prob_adaptive.py", "eval_prob_dit.py"], "--to_keep 1 --n_samples 2")
 SHORT |= {"run_winoground.py": "--t_interval 500"}
 LEAST = 50  # images of a data set: with fewer an interval is 28 points wide
@@ -72,12 +71,19 @@ def finished(run: Run, out: Path) -> str | None:
     return rest if first == f"$ {run.do}" else None
 
 
+def place(word: str) -> str:
+    """A word of a command, as it is wherever the command runs: our own files by their paths."""
+    if word.endswith(".py"):
+        return str(names.program(word))
+    return str(names.DATA / word) if OURS.match(word) else word
+
+
 def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) -> str:
     """Run it, and keep what it prints, perhaps with its bar; asked to end after `seconds`.
 
     InputError where it does not come to its end.
     """
-    words = [str(ROOT / word) if OURS.match(word) else word for word in shlex.split(run.do)]
+    words = [place(word) for word in shlex.split(run.do)]
     env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(names.DATASET_ROOT.expanduser().absolute())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if bar else None}
     with subprocess.Popen([sys.executable, *words], cwd=out, env=env, text=True, **pipes) as child:
@@ -211,7 +217,7 @@ def print_verdicts(ledger: Ledger, said: dict[str, str]) -> tuple[int, list[str]
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    ledger = Ledger.read(ROOT / "docs" / "numbers.toml")
+    ledger = Ledger.read(names.DATA / "docs" / "numbers.toml")
     runs, skipped = chosen(ledger, args.part) if args.part else list(ledger.runs.values()), []
     if args.list or not args.part:
         print_list(ledger, runs)

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, records, results, run
+from diffusion import InputError, names, records, results, run
 
 
 def synthetic(index: int, classes: int, nfe: int) -> dict:
@@ -91,8 +91,7 @@ def main(argv: list[str]) -> int:
             run.join_run(folder, *told, list(range(0, args.images, args.workers)))
 
         def call(script, *words):
-            root = Path(__file__).parent.parent
-            subprocess.run([sys.executable, root / script, *words], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, names.program(script), *words], check=True, stdout=subprocess.DEVNULL)
 
         writing = seconds(write_all)
         size = sum(entry.stat().st_size for entry in os.scandir(folder))

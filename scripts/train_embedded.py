@@ -52,9 +52,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from diffusion import digits
 from diffusion.digits import SEEN, UNSEEN
 from diffusion.errors import variational_bound
+from diffusion.names import shipped
 from diffusion.process import Process
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path("models")
+
+
+def model(name: str) -> Path:
+    """An embedded model to go on with: of the working folder, or the one that ships with us."""
+    return shipped(MODELS / name)
 
 
 def captioned_canvases(
@@ -205,7 +211,7 @@ def train_sd_2(steps: int, folder: Path) -> None:
     wrong place weighs most; without either the model does not learn left from right.
     """
     rng = np.random.default_rng(1)
-    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(model("digits-sd"), dtype=torch.float32)
     middle = torch.distributions.Beta(1.5, 1.5)
 
     abar = pipeline.scheduler.alphas_cumprod
@@ -250,7 +256,7 @@ def train_lcm(steps: int, folder: Path) -> None:
     without guidance. The target is the student itself, not an average of it (arXiv 2310.14189, section 3.2).
     """
     rng = np.random.default_rng(2)
-    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(model("digits-sd"), dtype=torch.float32)
     scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
     vae, text_encoder = pipeline.vae.requires_grad_(False), pipeline.text_encoder.requires_grad_(False)
     teacher = copy.deepcopy(pipeline.unet).eval().requires_grad_(False)
@@ -278,7 +284,7 @@ def train_lcm(steps: int, folder: Path) -> None:
 
     def save(average):
         parts = dict(average) | {"scheduler": scheduler}
-        save_pipeline(pipeline.from_pretrained(MODELS / "digits-sd", dtype=torch.float16, **parts), folder)
+        save_pipeline(pipeline.from_pretrained(model("digits-sd"), dtype=torch.float16, **parts), folder)
 
     optimise(torch.nn.ModuleDict({"unet": student}), loss_of_step, steps, save)
 
@@ -289,7 +295,7 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
     Going on with digits-dit, half of a batch has levels from 300 to 900, and its errors of eps count as errors of x.
     """
     rng = np.random.default_rng(int(go_on))
-    vae16 = AutoencoderKL.from_pretrained(MODELS / "digits-sd", subfolder="vae", dtype=torch.float16)
+    vae16 = AutoencoderKL.from_pretrained(model("digits-sd"), subfolder="vae", dtype=torch.float16)
     vae = copy.deepcopy(vae16).float().eval().requires_grad_(False)
     scheduler = DDIMScheduler(1000, 0.0001, 0.02, "linear", clip_sample=False)
     process = Process.from_scheduler(scheduler)
@@ -298,7 +304,7 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
         out_channels=8, num_embeds_ada_norm=10,
     )  # fmt: skip
     if go_on:
-        transformer = DiTTransformer2DModel.from_pretrained(MODELS / "digits-dit", subfolder="transformer").float()
+        transformer = DiTTransformer2DModel.from_pretrained(model("digits-dit"), subfolder="transformer").float()
     transformer.eval()  # its own label dropout draws once per layer, ours once per image
     abar = scheduler.alphas_cumprod
     ink, labels = digits.handwriting("train")
@@ -332,7 +338,7 @@ def train_flow(steps: int, folder: Path, *, go_on: bool = False) -> None:
     as in the table. Going on with digits-flow, none is: the levels that tell digits apart have sigma from 0.3 to 0.7.
     """
     rng = np.random.default_rng(int(go_on))
-    vae16 = AutoencoderKL.from_pretrained(MODELS / "digits-sd", subfolder="vae", dtype=torch.float16)
+    vae16 = AutoencoderKL.from_pretrained(model("digits-sd"), subfolder="vae", dtype=torch.float16)
     vae16.register_to_config(shift_factor=0.073)  # a tenth of a standard deviation, as large as SD3's is
     vae = copy.deepcopy(vae16).float().eval().requires_grad_(False)
     scheduler = FlowMatchEulerDiscreteScheduler(1000, shift=3.0)
@@ -348,7 +354,7 @@ def train_flow(steps: int, folder: Path, *, go_on: bool = False) -> None:
     }).train()  # fmt: skip
     if go_on:
         for name, network in networks.items():
-            networks[name] = type(network).from_pretrained(MODELS / "digits-flow", subfolder=name).float().train()
+            networks[name] = type(network).from_pretrained(model("digits-flow"), subfolder=name).float().train()
     shift = 1.0 if go_on else scheduler.shift
     tokenizers = {"tokenizer": tok, "tokenizer_2": tok, "text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline(scheduler=scheduler, vae=vae, **tokenizers, **networks)
@@ -381,7 +387,7 @@ def train_clip(steps: int, folder: Path) -> None:
     import open_clip
 
     rng = np.random.default_rng(0)
-    tok = CLIPTokenizer.from_pretrained(MODELS / "digits-sd" / "tokenizer")
+    tok = CLIPTokenizer.from_pretrained(model("digits-sd") / "tokenizer")
     config = {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 160, "layers": 7, "head_width": 32},

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diffusion import InputError, names, options
-from diffusion.prompts import PROMPTS, SAME_PROMPTS, prompts_file
+from diffusion.prompts import SAME_PROMPTS, prompts_file
 
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
     "pets": "a photo of a {}, a type of pet.",
@@ -142,7 +142,7 @@ def parser() -> options.Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    path = args.out or PROMPTS / prompts_file(args.dataset)
+    path = args.out or Path("prompts", prompts_file(args.dataset))
     rows = prompts(args.dataset, args.template)
     try:
         write(path, rows)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import oracle
-import published
 import pytest
 import torch
 from conftest import ROOT, import_script
@@ -29,6 +28,7 @@ from diffusion.search import race, spread_sequence
 
 SCRIPT = "eval_prob_adaptive.py"
 LATENT = (4, 8, 8)
+PLAIN_LOOP = import_script("scripts/benchmark.py").plain_loop
 PLAIN = {  # what a record holds beside tensors
     "index": int, "label": int, "pred": int, "nfe": int, "decided": bool, "margin": float, "losses": list,
 }  # fmt: skip
@@ -113,7 +113,7 @@ def test_the_published_way_decides_the_same(run_main, tmp_path, model_folder):
     for index, record in records_of(result).items():
         noise = ImageNoise(0, index, LATENT)[range(20)]
         pixels = centre_crop(load_dataset("digits").open(index), 32)
-        wanted = published.classify(pipe, pixels, text, noise, [3, 1], [4, 20], batch_size=8)
+        wanted = PLAIN_LOOP(pipe, pixels, text, noise, [3, 1], [4, 20], batch_size=8)
         assert (record["pred"], record["nfe"]) == wanted
 
 

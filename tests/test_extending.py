@@ -1,12 +1,17 @@
 """The examples of docs/architecture.md, run as they stand there."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from conftest import call_main, import_script
 from PIL import Image
 
 from diffusion import datasets, load_model, records
@@ -75,3 +80,101 @@ def test_a_script(tmp_path, capsys):
         records.save_record(records.record_path(tmp_path, 3, k), record)
     assert example("answered_early")["main"]([str(tmp_path)]) == 0
     assert capsys.readouterr().out == "median NFE 10\n"
+
+
+# ---- from a user's file, through the scripts ----
+
+
+def written(tmp_path, *words: str) -> Path:
+    """The example that holds these words, as a file of the user's."""
+    (code,) = [code for code in EXAMPLES if all(word in code for word in words)]
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    return path
+
+
+def python(*words, folder: Path, **env) -> str:
+    there = {"PYTHONPATH": str(ROOT), "LOG_DIR": str(folder / "data"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | there | env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read_by_every_script(folder: Path, tmp_path: Path, *, images: bool = True) -> None:
+    """print_acc, export, compare, calibrate and, where its images are to be had, report."""
+    other = shutil.copytree(folder, tmp_path / "other" / folder.name)
+    words = {
+        "print_acc": [folder, "--top", 2],
+        "export": [folder, "--scores", "--out", tmp_path / "out.csv"],
+        "compare": [folder, other],
+        "calibrate": [folder, "--fit", 0.5],
+    }
+    if images:
+        words["report"] = [folder, "--out", tmp_path / "out.html"]
+    for name, args in words.items():
+        done = call_main(tmp_path / "data", import_script(f"scripts/{name}.py"), *args)
+        assert done.code == 0, (name, done)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + len(list(folder.glob("*.pt")))
+
+
+@pytest.fixture
+def few(tmp_path):
+    np.save(tmp_path / "few.npy", np.arange(0, 400, 50))
+    return ["--version", "digits", "--dataset", "digits", "--device", "cpu", "--subset_path", tmp_path / "few.npy"]
+
+
+def test_a_search_from_a_file_to_a_report(tmp_path, few):
+    python(written(tmp_path, "best_two"), *few, folder=tmp_path)
+    (path,) = tmp_path.glob("data/*/*/run.json")
+    told = json.loads(path.read_text())["options"]
+    assert told["search"] == "best-two-10" and "best-two-10" in path.parent.name and told["levels"] == "0.2-0.8"
+    for each in path.parent.glob("*.pt"):
+        record = records.load_record(each, own=True)
+        assert record["nfe"] == 10 * 12 and sorted(record["counts"].tolist()) == [10] * 8 + [20] * 2
+    read_by_every_script(path.parent, tmp_path)
+
+
+def test_a_loss_from_a_file_to_a_report(tmp_path, few):
+    script = ROOT / "eval_prob_adaptive.py"
+    mine = written(tmp_path, "logcosh")
+    python(mine, script, *few, "--loss", "logcosh", "--to_keep", 1, "--n_samples", 8, folder=tmp_path)
+    (path,) = tmp_path.glob("data/*/*/run.json")
+    assert json.loads(path.read_text())["options"]["loss"] == "logcosh" and "logcosh" in path.parent.name
+    for each in path.parent.glob("*.pt"):
+        record = records.load_record(each, own=True, loss="logcosh")
+        l2, l1, huber, logcosh = record["errors"].T
+        assert record["losses"] == ["l2", "l1", "huber", "logcosh"]
+        # log cosh d lies between d^2 / 2 - d^4 / 12 and the least of d^2 / 2 and |d|, as Huber's does
+        assert (logcosh < l2 / 2).all() and (logcosh < l1).all() and (logcosh > 0.5 * huber).all()
+        means = logcosh.view(10, 8).mean(1)
+        assert record["pred"] == int(means.argmin())
+    read_by_every_script(path.parent, tmp_path)
+    python(mine, ROOT / "scripts/print_acc.py", path.parent, "--loss", "logcosh", folder=tmp_path)
+
+
+def test_a_data_set_from_a_file_to_a_report(tmp_path):
+    """With its csv of prompts in the working folder; scripts that open its images run through the file."""
+    mine = written(tmp_path, "TABLE")
+    folder = tmp_path / "root/dtd/dtd/dtd"
+    for name, colour in [("banded", "red"), ("dotted", "blue")]:
+        (folder / "images" / name).mkdir(parents=True)
+        for k in range(2):
+            Image.new("RGB", (40, 40), colour).save(folder / "images" / name / f"{name}_{k}.jpg")
+    (folder / "labels").mkdir()
+    listed = [f"{name}/{name}_{k}.jpg" for name in ("banded", "dotted") for k in range(2)]
+    (folder / "labels/test1.txt").write_text("\n".join(listed))
+    (tmp_path / "prompts").mkdir()
+    texts = ["a photo of the number three.", "a photo of the number five."]
+    rows = ["prompt,classname,classidx", f"{texts[0]},banded,0", f"{texts[1]},dotted,1"]
+    (tmp_path / "prompts/dtd_prompts.csv").write_text("\n".join(rows))
+    env = {"DATASET_ROOT": str(tmp_path / "root")}
+    words = ["--version", "digits", "--dataset", "dtd", "--device", "cpu", "--max_samples", 8]
+    python(mine, ROOT / "eval_prob_adaptive.py", *words, folder=tmp_path, **env)
+    (path,) = tmp_path.glob("data/dtd/*/run.json")
+    assert [text for text, *_ in json.loads(path.read_text())["arms"]] == texts
+    assert len(list(path.parent.glob("*.pt"))) == 4
+    read_by_every_script(path.parent, tmp_path, images=False)
+    report = ["scripts/report.py", path.parent, "--out", tmp_path / "report.html"]
+    python(mine, ROOT / report[0], *report[1:], folder=tmp_path, **env)
+    assert "data:image" in (tmp_path / "report.html").read_text()

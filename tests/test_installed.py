@@ -1,6 +1,8 @@
 """What pip installs, away from the clone: prompts and models come along, the commands and the API work."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from diffusion.datasets import load_dataset
 from diffusion.records import load_record
 
 pytestmark = pytest.mark.slow
-PARTS = ["diffusion", "scripts", "models", "prompts", "LICENSE", "README.md", "pyproject.toml"]
+PARTS = ["diffusion", "scripts", "models", "prompts", "docs", "LICENSE", "README.md", "pyproject.toml"]
 API = """
 import diffusion
 from diffusion import classify, load_model, names
@@ -69,6 +71,9 @@ def test_wheel_and_sdist_carry_prompts_and_models(built):
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"diffusion/scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} <= inside
     assert {f"diffusion/data/{name}" for name in wanted} | scripts <= inside
+    beside = {"scripts/report.html.jinja", "scripts/slurm_array.sh", "data/docs/numbers.toml"}
+    beside |= {f"data/docs/data/{path.name}" for path in (ROOT / "docs/data").glob("*.csv")}
+    assert {f"diffusion/{name}" for name in beside} <= inside
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
     assert wanted | scripts | {"pyproject.toml", "diffusion/names.py"} <= sources
@@ -104,3 +109,68 @@ def test_help_comes_at_once(installed, tmp_path, name):
     said = call([sys.executable, installed / "bin" / name, "--help"], tmp_path, PYTHONPATH=str(installed))
     assert said.startswith(f"usage: {name} [options]")
     assert time.monotonic() - started < 2
+
+
+def test_every_command_of_the_readme_from_another_folder(installed, tmp_path):
+    """README's commands: `python X.py` as X, `python scripts/X.py` as -m diffusion.scripts.X; all is found and parsed."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    lines = "\n".join(map(joined, blocks)).splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    mine = [words[1:] for words in commands if words[:1] == ["python"]]
+    assert len(mine) >= 8
+    for script, *words in mine:
+        checked = call([sys.executable, "-c", PARSED, script, *words], tmp_path, PYTHONPATH=str(installed))
+        assert checked.split() == ["parsed", *(str(installed / "diffusion/data" / w) for w in words if "prompts/" in w)]
+    assert not any(tmp_path.iterdir())
+
+
+PARSED = """
+import argparse, runpy, sys
+from diffusion import names
+def parsed(self, args=None, namespace=None):
+    parse(self, args, namespace)
+    print("parsed", *(names.shipped(word) for word in sys.argv if "prompts/" in word))
+    sys.exit(0)
+parse, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, parsed
+del sys.argv[0]
+module = sys.argv[0].removesuffix(".py").replace("scripts/", "diffusion.scripts.").replace("/", ".")
+runpy.run_module(module, run_name="__main__", alter_sys=False)
+"""
+
+
+def joined(block: str) -> str:
+    return block.replace("\\\n", " ")
+
+
+def test_scripts_work_from_another_folder(installed, tmp_path):
+    """A run by a csv of prompts that ships with us, its report, a simulation of docs/speed.md, prompts and a model."""
+    load_dataset("digits").open(0).save(tmp_path / "zero.png")
+    there = {"PYTHONPATH": str(installed), "LOG_DIR": "data", "OMP_NUM_THREADS": "1"}
+    before = sorted(installed.rglob("*.csv")), sorted((installed / "diffusion/data/models").iterdir())
+    run = [sys.executable, "-m"]
+    np.save(tmp_path / "one.npy", np.array([0, 7]))
+    words = ["--version", "digits", "--dataset", "digits", "--subset_path", "one.npy", "--device", "cpu"]
+    words += ["--prompt_path", "prompts/digits_prompts.csv", "--max_samples", 8]
+    call([*run, "eval_prob_adaptive", *words], tmp_path, **there)
+    (folder,) = (path.parent for path in tmp_path.glob("data/*/*/run.json"))
+    call([*run, "diffusion.scripts.report", folder, "--out", "report.html"], tmp_path, **there)
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    simulated = ["--simulate", "docs/data/pets_accuracy_by_points.csv", "--classes", 37, "--images", 20, "--points", 20]
+    simulated += ["--by_level", "docs/data/pets_accuracy_by_level.csv", "--z", 3, "--spread", 0.1]
+    call([*run, "diffusion.scripts.plot_budget", *simulated], tmp_path, **there)
+    call([*run, "diffusion.scripts.write_prompts", "stl10"], tmp_path, **there)
+    assert (tmp_path / "prompts/stl10_prompts.csv").read_bytes() == (ROOT / "prompts/stl10_prompts.csv").read_bytes()
+    call([*run, "diffusion.scripts.train_embedded", "dit", "--steps", 1], tmp_path, **there)
+    assert (tmp_path / "models/digits-dit/model_index.json").exists()
+    assert "digits" in call([*run, "diffusion.scripts.reproduce", "--list"], tmp_path, **there)
+    script = "from diffusion import names; print(names.program('scripts/slurm_array.sh').read_text()[:11])"
+    assert call([sys.executable, "-c", script], tmp_path, **there) == "#!/bin/bash\n"
+    after = sorted(installed.rglob("*.csv")), sorted((installed / "diffusion/data/models").iterdir())
+    assert before == after
+
+
+def test_benchmarks_published_loop_is_installed(installed, tmp_path):
+    words = ["-m", "diffusion.scripts.benchmark", "published", "--repeats", 1, "--images", 1, "--threads", 1]
+    said = call([sys.executable, *words], tmp_path, PYTHONPATH=str(installed), OMP_NUM_THREADS="1")
+    assert said.startswith("published: ")
