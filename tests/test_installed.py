@@ -112,7 +112,7 @@ def test_help_comes_at_once(installed, tmp_path, name):
 
 
 def test_every_command_of_the_readme_from_another_folder(installed, tmp_path):
-    """README's commands: `python X.py` as X, `python scripts/X.py` as -m diffusion.scripts.X; all is found and parsed."""
+    """README's commands: `python X.py` as X, `python scripts/X.py` as -m diffusion.scripts.X; all is found."""
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     lines = "\n".join(map(joined, blocks)).splitlines()
