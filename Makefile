@@ -32,10 +32,10 @@ demo: .venv/.runtime
 	  --subset_path data/demo.npy --extra demo
 	$(PYTHON) scripts/plot_errors.py $(DEMO) demo.png
 
-# Hours: scripts/reproduce.py --list says how many. PART=embedded:races is the shortest; a second call goes on.
+# Hours: studies/reproduce.py --list says how many. PART=embedded:races is the shortest; a second call goes on.
 PART := embedded
 reproduce: .venv/.dev
-	$(PYTHON) scripts/reproduce.py $(PART)
+	$(PYTHON) studies/reproduce.py $(PART)
 
 # A process for each core, each with one thread: the embedded models are too small for more.
 test: .venv/.dev

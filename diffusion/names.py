@@ -104,7 +104,7 @@ def program(name: str) -> Path:
 def shipped(path: str | Path) -> Path:
     """A file or folder of this name or, where there is none, the one that ships with us under it.
 
-    So prompts/pets_prompts.csv and docs/data/pets_accuracy_by_level.csv are found from every working folder.
+    So prompts/pets_prompts.csv is found from every working folder.
     """
     given = Path(path)
     ours = DATA / given

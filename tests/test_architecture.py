@@ -10,11 +10,11 @@ from diffusion import datasets, models, names
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
-    "names process errors search levels metrics calibration adapt measures simulate",
+    "names process errors search levels metrics calibration adapt measures",
     "files settings depth images classnames adapters weights hub schedules singlefile lora cards models clip classifiers "
     "digits",
     "prompts own datasets items digit_items readers records",
-    "results candidates decide figures bars matching gallery tables api ledger",
+    "results candidates decide figures bars matching gallery tables api",
     "cluster options plan progress run",
 ]
 ORDER = " ".join(LAYERS).split()
@@ -33,13 +33,12 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
 SCRIPTS = {
     "pandas": {"export", "compare"},  # tables that others read
     "torchvision": {"write_prompts", "download", "train_classifier"},
-    "diffusers": {"benchmark", "flow_mistakes", "train_classifier", "train_embedded"},
-    "transformers": {"train_embedded"},
-    "open_clip": {"train_embedded"},
-    "matplotlib": {"report", "plot_budget", "plot_maps"},  # tickers, fonts and colours
-    "tqdm": {"adapt", "benchmark", "flow_mistakes", "plot_budget", "train_classifier", "train_embedded"},
+    "diffusers": {"benchmark", "train_classifier"},
+    "matplotlib": {"report", "plot_maps"},  # tickers, fonts and colours
+    "tqdm": {"adapt", "benchmark", "train_classifier"},
 }
 PACKAGE = {path.stem: path for path in sorted((ROOT / "diffusion").glob("*.py")) if path.stem != "__init__"}
+STUDIES = {path.stem: path for path in sorted((ROOT / "studies").glob("*.py"))}
 OUTSIDE = {path.stem: path for path in [*sorted((ROOT / "scripts").glob("*.py")), *sorted(ROOT.glob("*.py"))]}
 
 
@@ -86,6 +85,13 @@ def test_libraries_are_imported_where_they_are_wrapped(path):
 def test_no_script_imports_a_script():
     for path in OUTSIDE.values():
         assert not {name.split(".")[0] for name in imported(path)} & OUTSIDE.keys(), path
+
+
+def test_the_product_does_not_know_the_studies():
+    """It imports none; its only commands of theirs stand in documents and in the Makefile, which a clone has."""
+    for path in [*PACKAGE.values(), *OUTSIDE.values()]:
+        assert not {name.split(".")[0] for name in imported(path)} & {"studies", *STUDIES}, path
+        assert "studies/" not in path.read_text(), path
 
 
 def test_names_are_those_of_the_tables():

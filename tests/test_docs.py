@@ -47,7 +47,8 @@ def commands(text: str) -> list[list[str]]:
 
 
 DOCUMENTS = {
-    str(path.relative_to(ROOT)): commands(path.read_text()) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    str(path.relative_to(ROOT)): commands(path.read_text())
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*.md")]
 }
 ALL = [pytest.param(c, id=f"{name}: {' '.join(c)}") for name, found in DOCUMENTS.items() for c in found]
 
@@ -93,7 +94,7 @@ def test_commands_reads_shell():
 @pytest.mark.parametrize("words", ALL)
 def test_command_parses_and_its_files_exist(words, monkeypatch):
     for word in words:
-        if re.match(r"(prompts|scripts|models)/", word):
+        if re.match(r"(prompts|scripts|studies|models)/", word):
             assert (ROOT / word).exists(), word
     if words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -298,7 +298,7 @@ def test_a_weighted_run_is_not_weighted_again(run_main, tmp_path, model_folder, 
     folder = folder_of(run_main(SCRIPT, *start, *few, "--weights", path))
     result = run_main(PLOT, folder)
     assert result.code == 2 and "a run with --weights" in result.err
-    assert run_main("scripts/plot_budget.py", folder).code == 0
+    assert run_main("studies/plot_budget.py", folder).code == 0
 
 
 def test_a_class_of_several_ids_is_refused(tmp_path):

@@ -232,7 +232,7 @@ def test_readers_take_a_dit_run_with_or_without_its_split(run_main, tmp_path):
     inner = folder_of(done)
     assert inner.name == "test" and read(inner.parent).folder == inner
     for script, *words in (
-        ["scripts/print_acc.py", "--top", 3], ["scripts/plot_budget.py"], ["scripts/calibrate.py", "--fit", "0.5"],
+        ["scripts/print_acc.py", "--top", 3], ["studies/plot_budget.py"], ["scripts/calibrate.py", "--fit", "0.5"],
         ["scripts/report.py", "--out", tmp_path / "page.html"], ["scripts/print_dit_acc.py"],
         ["scripts/plot_levels.py"],
     ):  # fmt: skip

@@ -20,10 +20,10 @@ from diffusion import names
 
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
-ERRORS, BUDGET, BENCH = "scripts/plot_errors.py", "scripts/plot_budget.py", "scripts/benchmark.py"
+ERRORS, BUDGET, BENCH = "scripts/plot_errors.py", "studies/plot_budget.py", "scripts/benchmark.py"
 LEVELS, CALIBRATE = "scripts/plot_levels.py", "scripts/calibrate.py"
 REPORT, MAPS = "scripts/report.py", "scripts/plot_maps.py"
-NOISE, PROMPTS, TRAIN = "scripts/save_noise.py", "scripts/write_prompts.py", "scripts/train_embedded.py"
+NOISE, PROMPTS, TRAIN = "scripts/save_noise.py", "scripts/write_prompts.py", "studies/train_embedded.py"
 CIFAR10, BASELINE, ROBUST = "scripts/write_cifar10_prompts.py", "scripts/baseline.py", "scripts/print_robustness.py"
 
 START = {  # what comes before a row's words; argparse takes the last of a flag

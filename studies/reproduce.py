@@ -1,13 +1,16 @@
 """Measure the numbers of the documents again, and print each beside the one that the documents claim.
 
-    python scripts/reproduce.py --list
-    python scripts/reproduce.py embedded
-    python scripts/reproduce.py 'digits-*'
-    python scripts/reproduce.py paper --hours 4
+    python studies/reproduce.py --list
+    python studies/reproduce.py embedded
+    python studies/reproduce.py 'digits-*'
+    python studies/reproduce.py paper --hours 4
+    python studies/reproduce.py digits --write
 
-docs/numbers.toml names every number, the run that gives it, and the run's part. What a run printed is kept under --out
-and is not run again: a second call continues where the first one ended. To measure all again, give another --out.
-Exit code 1: a number is outside its interval, or a run failed.
+The pages mark each number with the run that gives it (studies/ledger.py); studies/runs.toml has the runs and their
+parts. What a run printed is kept under --out and is not run again: a second call continues where the first one ended.
+To measure all again, give another --out. Exit code 1: a number is outside its interval, or a run failed.
+
+--write puts what was measured into docs/numbers.json and into the pages. Without a part it fills the pages only.
 
 `paper` is for real models. Of each of the paper's data sets that is under $DATASET_ROOT it takes as many images as fit
 into --hours, spread evenly over the classes, by the paper's schedule. What the paper printed should lie within the
@@ -22,8 +25,9 @@ PAPER = "paper"
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "PART")
-    options.add(p, "part PART", "of docs/numbers.toml (embedded, paper:pets, ...), or a pattern of runs", nargs="?")
+    options.add(p, "part PART", "of studies/runs.toml (embedded, paper:pets, ...), or a pattern of runs", nargs="?")
     options.switch(p, "--list", "print the runs and what they cost, and run nothing")
+    options.switch(p, "--write", "write what was measured into docs/numbers.json and the pages")
     options.add(p, "--out FOLDER", "folder for the output of the runs; default reproduce in $LOG_DIR")
     g = p.add_argument_group(PAPER)
     options.add(g, "--hours HOURS", "time for all data sets together")
@@ -35,6 +39,7 @@ def parser() -> options.Parser:
 
 
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -48,10 +53,25 @@ from pathlib import Path
 from diffusion import InputError, cluster, names
 from diffusion.datasets import load_dataset
 from diffusion.files import write_atomic
-from diffusion.ledger import OUTSIDE, Ledger, Run, read_off, verdict
 from diffusion.readers import load_items
+from ledger import (
+    OUTSIDE,
+    Claim,
+    Ledger,
+    Run,
+    fill,
+    read_claims,
+    read_off,
+    read_pages,
+    read_unmeasured,
+    verdict,
+    write_figures,
+)
 
-OURS = re.compile(r"(docs|models|prompts)/")
+ROOT = Path(__file__).parent.parent
+RUNS = Path("studies") / "runs.toml"
+FIGURES = Path("docs") / "numbers.json"
+OURS = re.compile(r"(scripts|studies|docs|models|prompts)/|\w+\.py$")
 SHORT = dict.fromkeys(["eval_prob_adaptive.py", "eval_prob_dit.py"], "--to_keep 1 --n_samples 2")
 SHORT |= {"run_winoground.py": "--t_interval 500"}
 LEAST = 50  # images of a data set: with fewer an interval is 28 points wide
@@ -109,7 +129,7 @@ def chosen(ledger: Ledger, part: str) -> list[Run]:
     wanted = {name for name, run in ledger.runs.items() if run.part == part or run.part.startswith(f"{part}:")}
     if not (wanted := wanted | set(fnmatch.filter(ledger.runs, part))):
         parts = ", ".join(dict.fromkeys(run.part for run in ledger.runs.values()))
-        raise InputError(f"{part}: no part and no run of docs/numbers.toml; its parts are {parts}")
+        raise InputError(f"{part}: no part and no run of {RUNS}; its parts are {parts}")
     while more := {before for name in wanted for before in ledger.runs[name].after} - wanted:
         wanted |= more
     return [run for name, run in ledger.runs.items() if name in wanted]
@@ -182,45 +202,70 @@ def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
 # ---- the command line ----
 
 
-def print_list(ledger: Ledger, runs: list[Run]) -> None:
-    """The runs, what they cost and how many figures read them; then the figures that no command gives."""
+def print_list(pages: dict[str, str], claims: list[Claim], runs: list[Run]) -> None:
+    """The runs, what they cost and how many figures read them; then the figures that no run gives."""
     for run in runs:
-        figures = sum(run.name in claim.runs for claim in ledger.claims)
+        figures = sum(run.name in claim.runs for claim in claims)
         cost = f"{run.nfe:,} NFE an image" if run.nfe else f"{run.minutes:g} minutes"
         print(f"{run.part:<18}{run.name:<24}{figures:>3} figures{cost:>22}  {run.do}")
     for part in dict.fromkeys(run.part for run in runs if not run.nfe):
         print(f"{part}: {hours(sum(run.minutes for run in runs if run.part == part))} on one core")
-    print("\nno command gives")
-    for claim in ledger.claims:
-        if not claim.runs:
-            print(f"{claim.page}: {claim.figure} of {claim.quotation!r}: {claim.reading.removeprefix('= ')}")
+    print("\nno run gives")
+    for page, text in pages.items():
+        for figures, why in read_unmeasured(text):
+            print(f"{page}: {figures}: {why}")
 
 
-def print_verdicts(ledger: Ledger, said: dict[str, str]) -> tuple[int, list[str]]:
-    """Every figure that can be read off, beside the one claimed; how many are outside, and what was not printed."""
-    found, lacking = [], []
-    for claim in ledger.claims:
-        if not claim.runs or not said.keys() >= set(claim.runs):
+def read_measured(
+    claims: list[Claim], ledger: Ledger, printed: dict[str, str]
+) -> tuple[list[tuple[Claim, str]], list[str]]:
+    """The figures whose runs are all there, as measured; and what is to be said of those that were not printed."""
+    measured, lacking = [], []
+    for claim in claims:
+        if not printed.keys() >= set(claim.runs):
             continue
         try:
-            measured = read_off(claim, said, ledger.labels)
+            measured.append((claim, read_off(claim.reading, printed, ledger)))
         except InputError as error:
             lacking.append(f"{claim.page}, {claim.figure}: {error}")
-            continue
-        value, *interval = (f"{each:,.6g}" for each in measured)
-        shown = f"{value} ({' to '.join(interval)})" if interval else value
-        found.append(verdict(claim.figure, measured, ledger.runs[claim.runs[0]].within))
-        print(f"{claim.page:<20}{claim.reading:<48}  claimed {claim.figure:<26}measured {shown:<26}{found[-1]}")
+    return measured, lacking
+
+
+def print_verdicts(measured: list[tuple[Claim, str]], ledger: Ledger) -> int:
+    """Every figure beside the one claimed; how many are outside."""
+    found = []
+    for claim, value in measured:
+        found.append(verdict(claim.figure, value, ledger.runs[claim.runs[0]].within))
+        figure = " ".join(claim.figure.split())
+        print(f"{claim.page:<20}{claim.reading:<48}  claimed {figure:<26}measured {value:<26}{found[-1]}")
     print(f"{len(found)} figures, {found.count('same')} the same, {found.count(OUTSIDE)} outside")
-    return found.count(OUTSIDE), lacking
+    return found.count(OUTSIDE)
+
+
+def write(measured: list[tuple[Claim, str]], pages: dict[str, str], ledger: Ledger) -> None:
+    """Put what was measured here into docs/numbers.json, and all of that file into the pages."""
+    figures = json.loads((ROOT / FIGURES).read_text())
+    for claim, value in measured:
+        if not any(ledger.runs[name].published for name in claim.runs):
+            figures[claim.reading] = value
+    filled = {page: fill(text, figures, ledger) for page, text in pages.items()}
+    write_figures(ROOT / FIGURES, figures)
+    for page, text in filled.items():
+        if text != pages[page]:
+            write_atomic(ROOT / page, lambda file, text=text: file.write(text.encode()))
+            print(f"{page} was changed")
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    ledger = Ledger.read(names.DATA / "docs" / "numbers.toml")
+    ledger, pages = Ledger.read(ROOT / RUNS), read_pages(ROOT)
+    claims = read_claims(pages, ledger)
     runs, skipped = chosen(ledger, args.part) if args.part else list(ledger.runs.values()), []
+    if args.write and not args.part:
+        write([], pages, ledger)
+        return 0
     if args.list or not args.part:
-        print_list(ledger, runs)
+        print_list(pages, claims, runs)
         return 0
     started, paper = time.monotonic(), any(run.nfe for run in runs)
     if paper != bool(args.hours and args.hours > 0) or paper != all(run.nfe for run in runs):
@@ -244,7 +289,10 @@ def main(argv: list[str]) -> int:
             said[run.name] = do(run, out, left)
         except InputError as error:
             skipped.append(f"{run.name}: {error}")
-    outside, lacking = print_verdicts(ledger, said)
+    measured, lacking = read_measured(claims, ledger, said)
+    outside = print_verdicts(measured, ledger)
+    if args.write:
+        write(measured, pages, ledger)
     for each in (skipped := skipped + lacking):
         print(f"skipped: {each}")
     return 1 if outside or (skipped and not paper) else 0

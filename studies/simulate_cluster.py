@@ -1,6 +1,6 @@
 """What a run on a large cluster costs apart from the network: 50,000 images, 1000 classes, 512 workers, on this disk.
 
-    python scripts/simulate_cluster.py --nfe_from data/digits/vdigits_1trials_race_3z_500samples
+    python studies/simulate_cluster.py --nfe_from data/digits/vdigits_1trials_race_3z_500samples
 
 Writes a run of synthetic records, as large as this many NFE make them, times what workers and readers do with it, and
 removes it. How evenly the work is spread is simulated from the NFE of the images of a real run.

@@ -1,13 +1,13 @@
 """Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
 
-python scripts/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
-python scripts/train_embedded.py sd-2    # continues models/digits-sd, with more weight on high noise
-python scripts/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
-python scripts/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
-python scripts/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
-python scripts/train_embedded.py flow-2  # goes on with models/digits-flow, at levels that are not shifted
-python scripts/train_embedded.py lcm     # distils models/digits-sd to a few steps; not shipped
-python scripts/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
+python studies/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
+python studies/train_embedded.py sd-2    # continues models/digits-sd, with more weight on high noise
+python studies/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
+python studies/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
+python studies/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
+python studies/train_embedded.py flow-2  # goes on with models/digits-flow, at levels that are not shifted
+python studies/train_embedded.py lcm     # distils models/digits-sd to a few steps; not shipped
+python studies/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
 from diffusion import options

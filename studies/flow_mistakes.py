@@ -1,6 +1,6 @@
 """What each likely mistake costs a flow-matching classifier, and which levels decide best, on the embedded model.
 
-python scripts/flow_mistakes.py
+python studies/flow_mistakes.py
 
 A diffusion classifier by hand goes wrong in ways that nothing reports: the errors look plausible and the accuracy is
 poor. Each line changes one thing in the correct method and gives the accuracy on the same images with the same noise.

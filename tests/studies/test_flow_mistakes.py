@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from diffusion.process import Process
 
-SCRIPT = "scripts/flow_mistakes.py"
+SCRIPT = "studies/flow_mistakes.py"
 
 
 def test_shifted_levels():

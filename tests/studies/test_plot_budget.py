@@ -3,11 +3,10 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import import_script
+from conftest import ROOT, import_script
 from PIL import Image
 from test_eval_prob_adaptive import csv_of, folder_of, options, race_options, records_of, subset
 
@@ -15,9 +14,9 @@ from diffusion import results
 from diffusion.records import load_record
 from diffusion.search import race, replay, spread_sequence
 
-SCRIPT, EVAL = "scripts/plot_budget.py", "eval_prob_adaptive.py"
+SCRIPT, EVAL = "studies/plot_budget.py", "eval_prob_adaptive.py"
 IMAGES = (0, 1, 10, 301)
-DATA = Path(__file__).parent.parent / "docs" / "data"
+DATA = ROOT / "studies" / "data"
 PETS = ["--simulate", DATA / "pets_accuracy_by_points.csv", "--classes", 37]
 BY_LEVEL = ["--by_level", DATA / "pets_accuracy_by_level.csv"]
 

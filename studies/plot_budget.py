@@ -1,15 +1,15 @@
 """How accurate a search is for how many evaluations: replay searches on stored or simulated errors, without a model.
 
     python eval_prob_adaptive.py --version digits --dataset digits --to_keep 1 --n_samples 500
-    python scripts/plot_budget.py data/digits/vdigits_1trials_1keep_500samples --out budget.png
-    python scripts/plot_budget.py --simulate docs/data/pets_accuracy_by_points.csv --classes 37 \\
+    python studies/plot_budget.py data/digits/vdigits_1trials_1keep_500samples --out budget.png
+    python studies/plot_budget.py --simulate studies/data/pets_accuracy_by_points.csv --classes 37 \\
         --to_keep 5 1 --n_samples 25 250 --z 2.5 3 --max_samples 100 250
 
 Prints, for each search and setting, the mean NFE per image, how often it gives the answer of the full grid (every class
 at every point), and the accuracy, with 95% intervals; draws the same with --out. The paired t-test is the rule of
 arXiv 2303.15233, Algorithm 1.
 
-The images are those of a run, or are simulated (diffusion/simulate.py): drawn from a population that was fitted to a
+The images are those of a run, or are simulated (simulate.py): drawn from a population that was fitted to a
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
 """
 
@@ -49,7 +49,8 @@ import numpy as np
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from diffusion import InputError, figures, metrics, results, simulate
+import simulate
+from diffusion import InputError, figures, metrics, results
 from diffusion.files import read_curve
 from diffusion.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
 

@@ -1,17 +1,16 @@
 """Simulated images: their accuracy in closed form, and how near a fit comes to the published curves."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from scipy.special import ndtr
 
 from diffusion.files import read_curve
 from diffusion.search import even
-from diffusion.simulate import CORRELATED, RATIOS, Population, accuracy, accuracy_on, curve, draw, fits, images
+from simulate import CORRELATED, RATIOS, Population, accuracy, accuracy_on, curve, draw, fits, images
 
-DATA = Path(__file__).parent.parent / "docs" / "data"
+DATA = ROOT / "studies" / "data"
 T = 1000
 FLAT = np.ones(T)
 
