@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion import InputError, metrics, records, results
-from diffusion.items import Item, Items, Shown, pair
+from diffusion.items import Item, Items, Shown
 from diffusion.results import Run
 
 
@@ -64,21 +64,20 @@ def told(run: Run) -> dict[int, Item]:
     """The items of a run's benchmark by index. InputError where it is no run of items, or run.json is damaged."""
     if "examples" not in run.about:
         raise InputError(f"{run.folder} is no run of run_winoground.py")
-    more = run.about.get("items")
+    if missing := sorted({"items", "chosen", "lacking"} - run.about.keys()):
+        raise InputError(f"{run.folder / 'run.json'}: no {' and no '.join(missing)} there")
+    more = run.about["items"]
     items = {}
     for e, example in run.about["examples"].items():
         try:
             if not isinstance(example["tag"], str) or not isinstance(example["id"], str):
                 raise TypeError
-            if more is None:  # an older run
-                items[int(e)] = pair(example["id"], (f"{e}/0", f"{e}/1"), example["captions"], example["tag"])
-                continue
             images = tuple(Shown(file, box and tuple(box)) for file, box in more[e]["images"])
             right = frozenset((c, i) for c, i in more[e]["right"])
             tags, groups = tuple(more[e]["tags"]), dict(more[e]["groups"])
             items[int(e)] = Item(example["id"], images, tuple(example["captions"]), right, tags, groups)
         except (KeyError, ValueError, TypeError):
-            wanted = "wanted its id, tag and captions" + ("" if more is None else ", its images and what is right")
+            wanted = "wanted its id, tag and captions, its images and what is right"
             raise InputError(f"{run.folder / 'run.json'}: example {e} is {example!r:.60}, {wanted}") from None
     if sorted(items) != list(range(len(items))):
         raise InputError(f"{run.folder / 'run.json'}: tells of {len(items)} examples, not of each from 0 on")
@@ -196,8 +195,8 @@ def print_scores(run: Run) -> int:
     Where the empty caption was measured, also with its error subtracted from its image's.
     """
     items, (done, problems) = told(run), read(run)
-    lacking = run.about.get("lacking", {})
-    chosen = max(run.about.get("chosen", run.about["images"] // 2), len(done))
+    lacking = run.about["lacking"]
+    chosen = max(run.about["chosen"], len(done))
     print(f"{'examples':<16}{len(done)} of {chosen}" + (f" in the file, {len(lacking)} lack an image" * bool(lacking)))
     race, plain = raced(run), all(len(i.images) == len(i.captions) == 2 for i in items.values())
     if done and (race or not plain):

@@ -78,7 +78,7 @@ def test_every_shape(run_main, tmp_path, model_folder, shape):
     cells = re.findall(r"(\d+\.\d)% \(", re.search(r"^all .*$", result.out, re.M)[0])
     assert [cell == "100.0" for cell in cells] == [wanted[name] for name in scores]
     printed = run_main(PRINT, folder_of(result), "--gallery", tmp_path / "again.png")
-    assert printed.code == 0 and printed.out == result.out.split("\n", 2)[2]
+    assert printed.code == 0 and printed.out == result.out[result.out.index("examples  ") :]
     for path in ("g.png", "again.png"):
         assert Image.open(tmp_path / path).format == "PNG"
 
@@ -186,16 +186,16 @@ def test_items_that_share_an_image_are_a_cluster():
     assert p == q == 50 and lower < low - 5 and higher > high + 5
 
 
-def test_runs_of_before_are_read(run_main, tmp_path, model_folder):
-    """A run.json without items: two images, two captions, each its own."""
+def test_a_run_without_its_items_is_refused(run_main, tmp_path, model_folder):
     args = ["--dataset", "digits-pairs", *options(model_folder), *subset(tmp_path, 1)]
     result = run_main(SCRIPT, *args)
     path = folder_of(result) / "run.json"
     run = json.loads(path.read_text())
-    path.write_text(json.dumps({key: run[key] for key in run if key not in ("items", "chosen", "lacking")}))
-    printed = run_main(PRINT, folder_of(result))
-    assert printed.code == 0 and printed.out == result.out.split("\n", 2)[2]
-    assert run_main(SCRIPT, *args).code == 0 and "items" in read_run(folder_of(result))
+    for key in ("items", "chosen", "lacking"):
+        path.write_text(json.dumps({other: run[other] for other in run if other != key}))
+        printed = run_main(PRINT, folder_of(result))
+        assert printed.code == 2 and f"{path}: no {key}" in printed.err and printed.err.count("\n") == 1
+    assert run_main(SCRIPT, *args).code == 0 and read_run(folder_of(result)) == run
 
 
 @pytest.mark.parametrize(

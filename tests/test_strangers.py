@@ -64,6 +64,9 @@ OF_WINO = {
     "split": ...,
     "images": 2,
     "examples": {"0": {"id": "", "tag": "", "captions": ["a", "b"]}},
+    "items": {"0": {"images": [["0", None], ["1", None]], "right": [[0, 0], [1, 1]], "tags": [], "groups": {}}},
+    "chosen": 1,
+    "lacking": {},
 }
 RUNS = {  # folder -> what differs in its run.json (...: is not there), and in its records
     "good": ({}, {}),
@@ -100,6 +103,8 @@ RUNS = {  # folder -> what differs in its run.json (...: is not there), and in i
     "wino-race": (OF_WINO | {"search": "race"}, {}),
     "wino-examples": (OF_WINO | {"examples": {}}, {}),
     "wino-example": (OF_WINO | {"examples": {"0": {"id": 7, "tag": "", "captions": ["a", "b"]}}}, {}),
+    "wino-items": (OF_WINO | {"items": {"0": {"images": [["0", None]], "right": []}}}, {}),
+    "wino-bare": (OF_WINO | {"items": ...}, {}),
     "wino-loss": (OF_WINO | {"loss": "cosine"}, {}),
     "wino-counts": (OF_WINO, {"counts": torch.tensor([5, 5])}),
 }
@@ -133,7 +138,7 @@ FILES = {  # what they hold; "" after the last slash: an empty folder
 def make_run(folder: Path, change: dict, record: dict) -> None:
     folder.mkdir(parents=True)
     run = {key: value for key, value in (BASE | change).items() if value is not ...}
-    beside = {"images", "arms", "examples", "all_arms", "indices"} & run.keys()
+    beside = {"images", "arms", "examples", "items", "chosen", "lacking", "all_arms", "indices"} & run.keys()
     about = {key: run.pop(key) for key in beside}
     (folder / "run.json").write_text(json.dumps({"options": run} | about))
     tensors = {"levels": torch.arange(2), "noise": torch.zeros(2, dtype=torch.int64), "counts": torch.tensor([2, 2])}
@@ -318,6 +323,8 @@ ROWS = [  # script, what is wrong with its command line, what the message names
     (DIT_ACC, "dit-others", ["dit-others/run.json: arms [0] are none of all_arms 1-2"]),
     (PRINT_WINO, "wino-examples", ["wino-examples/run.json: example 0 is None"]),
     (PRINT_WINO, "wino-example", ["wino-example/run.json: example 0 is {'id': 7"]),
+    (PRINT_WINO, "wino-items", ["wino-items/run.json: example 0 is"]),
+    (PRINT_WINO, "wino-bare", ["wino-bare/run.json: no items there"]),
     *((BUDGET, f"good --out {name}", [name, "cannot be written"]) for name in ("nodir/x.png", "empty", "x")),
     (PRINT_WINO, "wino --gallery nodir/x.png", ["nodir/x.png", "cannot be written"]),
     (PRINT_WINO, "wino-race --gallery x.png", ["--gallery", "wanted a grid"]),
