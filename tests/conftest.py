@@ -1,15 +1,10 @@
 """Scripts run as from the shell, offline: in this process where that is enough, or in one of their own."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import warnings
-from collections import namedtuple
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
@@ -17,18 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
 import pytest
 import torch
 
-from diffusion import names, options
-
-ROOT = Path(__file__).parent.parent
-Result = namedtuple("Result", "code out err")
-
-
-def import_script(name: str):
-    """A script as a module: "eval_prob_adaptive.py", "scripts/print_acc.py"."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytest.register_assert_rewrite("helpers")
+from helpers import ROOT, Result, call_main
 
 
 @pytest.fixture
@@ -41,18 +26,6 @@ def run_script(tmp_path):
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-def call_main(folder: Path, script, *args) -> Result:
-    """The main of a script (a name or a module), in this process; results in `folder`."""
-    module = import_script(script) if isinstance(script, str) else script
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(names, "LOG_DIR", folder)
-        patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            options.run(module.main)
-    return Result(stop.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
 from diffusion import InputError, InputWarning, classify, load_model, score
 from diffusion.api import Answer

@@ -94,6 +94,12 @@ def test_the_product_does_not_know_the_studies():
         assert "studies/" not in path.read_text(), path
 
 
+def test_no_test_imports_a_test():
+    """What several use is in helpers.py, layouts.py and the like."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not [name for name in imported(path) if name == "conftest" or name.startswith("test_")], path
+
+
 def test_names_are_those_of_the_tables():
     """names.py lists them again, since the tables cannot be imported in no time."""
     assert list(names.DATASETS) == list(datasets.TABLE)

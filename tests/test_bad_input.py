@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, import_script
+from helpers import ROOT, import_script
 from PIL import Image
 
 SCRIPT = "eval_prob_adaptive.py"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_eval_prob_adaptive import blocks, folder_of, records_of, subset
+from helpers import blocks, folder_of, records_of, subset
 
 from diffusion.names import MIDDLE
 from diffusion.records import read_run

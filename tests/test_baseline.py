@@ -3,11 +3,11 @@
 import json
 import shutil
 
+import layouts
 import numpy as np
 import pytest
-import test_datasets
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
 from diffusion import classifiers, names
@@ -102,7 +102,7 @@ def test_timm_agrees_with_a_plain_loop(run_main, tmp_path, resnet):
     "dataset, n_arms", [("imagenet", 1000), ("imagenetv2", 1000), ("imagenetA", 200), ("objectnet", 4)]
 )
 def test_the_classes_of_the_data_compete(run_main, tmp_path, monkeypatch, resnet, dataset, n_arms):
-    test_datasets.LAYOUTS[dataset](tmp_path / "datasets" / dataset, monkeypatch)
+    layouts.LAYOUTS[dataset](tmp_path / "datasets" / dataset, monkeypatch)
     monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
     done = run_main(SCRIPT, "--dataset", dataset, "--model", resnet(1000), "--device", "cpu")
     assert done.code == 0, done.err

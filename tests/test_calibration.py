@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from conftest import import_script
+from helpers import SCRIPT, csv_of, folder_of, import_script, options, race_options, subset, write_run
 from PIL import Image
 from scipy.optimize import approx_fprime
-from test_eval_prob_adaptive import SCRIPT, csv_of, folder_of, options, race_options, subset
-from test_tables import write_run
 
 from diffusion import calibration, figures, records
 from diffusion.names import LOSSES

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call_main
-from test_eval_prob_adaptive import (
+from helpers import (
+    ROOT,
     SCRIPT,
     assert_same,
     blocks,
+    call_main,
+    clip_scores,
     csv_of,
     folder_of,
     options,
@@ -20,7 +22,7 @@ from test_eval_prob_adaptive import (
     records_of,
     subset,
     table_of,
-)  # fmt: skip
+)
 
 from diffusion import calibration, candidates, metrics
 from diffusion.datasets import load_dataset
@@ -46,18 +48,6 @@ def scores(tmp_path_factory):
     table = np.random.default_rng(0).standard_normal((497, 10))
     np.save(path, table)
     return table, path
-
-
-def clip_scores(name: str, images) -> np.ndarray:
-    """Cosine similarities [images, prompts] by open_clip alone."""
-    open_clip = pytest.importorskip("open_clip")
-    folder = f"local-dir:{ROOT / 'models' / 'digits-clip'}"
-    model, preprocess = open_clip.create_model_from_pretrained(folder)
-    texts = open_clip.get_tokenizer(folder)(read_prompts(ROOT / "prompts" / prompts_file(name)).texts)
-    data = load_dataset(name)
-    with torch.no_grad():
-        x = model.encode_image(torch.stack([preprocess(data.open(k)) for k in images]), normalize=True)
-        return (x @ model.encode_text(texts, normalize=True).T).numpy()
 
 
 # ---- candidates ----

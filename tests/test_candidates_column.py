@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_candidates import ACC, BASELINE, DIT, clip_scores
-from test_eval_prob_adaptive import SCRIPT, WORDS, assert_same, blocks, folder_of, records_of, table_of
+from helpers import ROOT, SCRIPT, WORDS, assert_same, blocks, clip_scores, folder_of, records_of, table_of
 
 from diffusion import InputError, InputWarning, candidates
 from diffusion.datasets import load_dataset
 from diffusion.prompts import read_prompts
 from diffusion.records import read_run
 
+ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseline.py"
 IMAGES = (0, 3, 10, 301)
 LABELS = [load_dataset("digits").labels[k] for k in IMAGES]
 PROMPTS = ROOT / "prompts" / "digits_prompts.csv"

@@ -9,11 +9,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT, assert_same, contents, folder_of, own_examples, records_of, subset
 from PIL import Image
 from safetensors.torch import save_file
-from test_eval_prob_adaptive import assert_same, folder_of, records_of, subset
-from test_run_winoground import contents, own_examples
 from transformers import CLIPTokenizer
 
 from diffusion import InputError

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError

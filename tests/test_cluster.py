@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call_main
+from helpers import ROOT, call_main
 
 from diffusion import InputError, InputWarning, cluster, errors, records
 from diffusion.datasets import load_dataset

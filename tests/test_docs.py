@@ -1,15 +1,13 @@
 """Every command that the documents print parses, names files that exist, and costs what the documents say."""
 
-import argparse
 import re
 import runpy
 import shlex
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import parse
 
 from diffusion.datasets import TABLE
 from diffusion.plan import levels_of
@@ -51,24 +49,6 @@ DOCUMENTS = {
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*.md")]
 }
 ALL = [pytest.param(c, id=f"{name}: {' '.join(c)}") for name, found in DOCUMENTS.items() for c in found]
-
-
-class Parsed(BaseException):
-    """Stops a script as soon as it has read its command line."""
-
-
-def parse(words: list[str], monkeypatch) -> argparse.Namespace:
-    """What a script's own parser makes of `words`, the script's path first."""
-    parse_args = argparse.ArgumentParser.parse_args
-
-    def stop(self, args=None, namespace=None):
-        raise Parsed(parse_args(self, args, namespace))
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    monkeypatch.setattr(sys, "argv", list(words))
-    with warnings.catch_warnings(), pytest.raises(Parsed) as parsed:
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-    return parsed.value.args[0]
 
 
 def named(words: list[str]) -> str | None:

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torchvision
-from conftest import import_script
+from helpers import import_script
 
 from diffusion import names
 from diffusion.datasets import TABLE, load_dataset

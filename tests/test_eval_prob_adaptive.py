@@ -13,10 +13,26 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import ROOT, import_script
 from diffusers import StableDiffusionPipeline
+from helpers import (
+    PLAIN,
+    ROOT,
+    SCRIPT,
+    WORDS,
+    assert_same,
+    blocks,
+    csv_of,
+    folder_of,
+    import_script,
+    options,
+    points_of,
+    race_options,
+    records_of,
+    replayed,
+    subset,
+    table_of,
+)
 from PIL import Image
-from test_search import play
 
 from diffusion import names
 from diffusion.datasets import load_dataset
@@ -24,60 +40,10 @@ from diffusion.errors import ImageNoise
 from diffusion.images import centre_crop
 from diffusion.names import LOSSES
 from diffusion.records import load_record, read_run
-from diffusion.search import race, spread_sequence
+from diffusion.search import spread_sequence
 
-SCRIPT = "eval_prob_adaptive.py"
 LATENT = (4, 8, 8)
 PLAIN_LOOP = import_script("scripts/benchmark.py").plain_loop
-PLAIN = {  # what a record holds beside tensors
-    "index": int, "label": int, "pred": int, "nfe": int, "decided": bool, "margin": float, "losses": list,
-}  # fmt: skip
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
-def subset(path: Path, *indices: int) -> list:
-    np.save(path / "subset.npy", np.array(indices))
-    return ["--subset_path", path / "subset.npy"]
-
-
-def options(version, *, to_keep="3 1", n_samples="4 12") -> list:
-    schedule = ["--to_keep", *to_keep.split(), "--n_samples", *n_samples.split()]
-    return ["--dataset", "digits", "--version", version, "--device", "cpu", *schedule]
-
-
-def folder_of(result) -> Path:
-    """Where a run said that its results go."""
-    assert result.code in (0, 1), result.err
-    return Path(re.search(r"-> (.*)", result.out)[1])
-
-
-def table_of(result) -> list[str]:
-    """The lines at the end."""
-    return result.out[result.out.index("\nimages ") :].splitlines()[1:]
-
-
-def records_of(result) -> dict[int, dict]:
-    paths = sorted(p for p in folder_of(result).iterdir() if p.name not in ("run.json", "failed"))
-    return {int(path.stem): load_record(path) for path in paths}  # a stray file has no such name
-
-
-def assert_same(these: dict[int, dict], those: dict[int, dict]) -> None:
-    """The same records, bit by bit."""
-    assert these.keys() == those.keys()
-    for index, record in these.items():
-        for key, value in record.items():
-            other = those[index][key]
-            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (index, key)
-
-
-def blocks(record: dict) -> list[np.ndarray]:
-    """Per arm, its errors [points, losses]."""
-    return [block.numpy() for block in record["errors"].split(record["counts"].tolist())]
-
-
-def csv_of(path: Path, *rows: str) -> Path:
-    path.write_text("\n".join(["prompt,classname,classidx", *rows]) + "\n")
-    return path
 
 
 # ---- against the oracle ----
@@ -251,28 +217,6 @@ def test_a_stage_without_a_new_level(run_main, tmp_path, model_folder):
 
 
 # ---- the race ----
-
-
-def race_options(version, *more) -> list:
-    return ["--dataset", "digits", "--version", version, "--device", "cpu", "--search", "race", *more]
-
-
-def replayed(record: dict, levels: np.ndarray, column: int, arm_class: np.ndarray, **how):
-    """What a race does on the errors of a record of the full grid: (left, counts [arms], points)."""
-    at = {level: k for k, level in enumerate(zip(record["levels"].tolist(), record["noise"].tolist(), strict=True))}
-    order = [at[point] for point in zip(*points_of(levels), strict=True)]
-    arms = np.stack(blocks(record))[:, order, column].astype(np.float64)
-    errors = np.stack([arms[arm_class == k].mean(0) for k in range(arm_class.max() + 1)])
-    size = np.bincount(arm_class)
-    left, asked, nfe = play(race(levels, size, **how), errors, size)
-    counts = [max(end for classes, end in asked if k in classes) for k in arm_class]
-    return left, counts, nfe
-
-
-def points_of(levels: np.ndarray) -> tuple[list[int], list[int]]:
-    """Levels, and the place of each in the ascending grid; the second of two trials comes after the first."""
-    order = np.argsort(levels, kind="stable")
-    return levels.tolist(), np.argsort(order, kind="stable").tolist()
 
 
 @pytest.mark.parametrize("loss, trials, bank", [("l2", 1, True), ("l1", 2, False)])

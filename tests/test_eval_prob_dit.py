@@ -7,17 +7,15 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
+import layouts
 import numpy as np
 import oracle
 import pytest
-import test_datasets
 import torch
-from conftest import ROOT, import_script
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from helpers import PLAIN, ROOT, Malicious, assert_same, blocks, folder_of, import_script, records_of, subset
 from PIL import Image
 from safetensors.torch import load_file
-from test_eval_prob_adaptive import PLAIN, assert_same, blocks, folder_of, records_of, subset
-from test_records import Malicious
 
 from diffusion import names
 from diffusion.datasets import class_arms, load_dataset
@@ -498,9 +496,9 @@ def imagenet_dit(tmp_path_factory, dit_folder) -> Path:
 
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
-    """The miniatures of test_datasets.py under DATASET_ROOT."""
+    """The miniatures of layouts.py under DATASET_ROOT."""
     for name in ("imagenet", "imagenetv2", "imagenetA", "objectnet"):
-        test_datasets.LAYOUTS[name](tmp_path / "datasets" / name, monkeypatch)
+        layouts.LAYOUTS[name](tmp_path / "datasets" / name, monkeypatch)
     monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
 
 

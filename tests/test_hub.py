@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import ROOT, Result, call_main, import_script
+from helpers import ROOT, Result, call_main, import_script
 from huggingface_hub import constants
 from local_hub import COMMIT, Hub, point_to
 from safetensors.torch import load_file, save_file

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import folder_of, records_of
 from PIL import Image
-from test_eval_prob_adaptive import folder_of, records_of
 
 from diffusion import InputError, digits, names
 from diffusion.items import Item, Items, Once, Shown

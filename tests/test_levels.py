@@ -5,17 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import import_script
-from test_eval_prob_adaptive import (
-    SCRIPT,
-    assert_same,
-    blocks,
-    folder_of,
-    options,
-    race_options,
-    records_of,
-    subset,
-)  # fmt: skip
+from helpers import SCRIPT, assert_same, blocks, folder_of, import_script, options, race_options, records_of, subset
 
 from diffusion import InputError, levels, metrics, results
 from diffusion.prompts import read_weights

@@ -8,8 +8,8 @@ import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+from helpers import answers, refused
 from safetensors.torch import load_file, save_file
-from test_weights import answers, refused
 
 from diffusion import InputError
 from diffusion.lora import split
@@ -236,7 +236,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_files(run_main, tmp_path, layers, name, monkeypatch):
-    from conftest import ROOT
+    from helpers import ROOT
 
     monkeypatch.chdir(ROOT)
     path = tmp_path / "lora.safetensors"
@@ -377,7 +377,7 @@ def two(tmp_path_factory, layers):
 
 def record_of(folder, args, *more) -> dict:
     """The only record of a run, on one image, into a new folder."""
-    from conftest import call_main
+    from helpers import call_main
 
     done = call_main(folder, SCRIPT, *args, *more)
     assert done.code == 0, done.err
@@ -423,34 +423,33 @@ def test_company_changes_no_bit_of_own_loras(tmp_path, two):
     """Races and halvings side by side, in calls of any size and in any order; NFE are the rows of the blocks."""
     from dataclasses import replace
 
-    from test_together import IMAGES, SPREAD
-
     from diffusion.datasets import load_dataset
     from diffusion.decide import search_image
     from diffusion.errors import ImageNoise, together
     from diffusion.images import centre_crop
-    from diffusion.search import halving, noise_rows, race
+    from diffusion.search import halving, noise_rows, race, spread_sequence
 
+    images, spread = (0, 1, 2, 3, 301, 496), spread_sequence(24, 1000)
     a, b = str(two / "a.safetensors"), f"{two / 'b.safetensors'}:0.5"
     loras = [(), (a,), (b,), (a, b), (), (b,), (a,), (), (), (a, b)]
     model = load_model(replace(read_card("digits"), own_lora=(a, b)))
     conditions = model.conditions([f"a photo of the number {k}." for k in range(10)], loras)
-    data, rows, one = load_dataset("digits"), noise_rows(SPREAD, 1, True), np.ones(10, dtype=int)
-    x = {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in IMAGES}
+    data, rows, one = load_dataset("digits"), noise_rows(spread, 1, True), np.ones(10, dtype=int)
+    x = {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in images}
 
     def image(k: int):
-        start = [lambda _: race(SPREAD, one, 3.0), lambda _: halving(10, [3, 12], [4, 1])][k % 2]
+        start = [lambda _: race(spread, one, 3.0), lambda _: halving(10, [3, 12], [4, 1])][k % 2]
         noise = ImageNoise(0, k, (4, 8, 8))
-        args = x[k], conditions, np.arange(10), start, SPREAD, rows, noise
+        args = x[k], conditions, np.arange(10), start, spread, rows, noise
         return k, (yield from search_image(*args, loss="l2", loras=loras))
 
     found = []
-    for order, how in (IMAGES, {"batch_size": 32}), (IMAGES[::-1], {"batch_size": 23}), (IMAGES, {"batch_size": 16, "in_flight": 1}):  # fmt: skip  # noqa: E501
+    for order, how in (images, {"batch_size": 32}), (images[::-1], {"batch_size": 23}), (images, {"batch_size": 16, "in_flight": 1}):  # fmt: skip  # noqa: E501
         nfe = []
         found.append(dict(together(model, map(image, order), spent=nfe.append, **how)))
         assert sum(nfe) == sum(measured.nfe for measured in found[-1].values())
     for other in found[1:]:
-        for k in IMAGES:
+        for k in images:
             assert torch.equal(found[0][k].counts, other[k].counts) and torch.equal(found[0][k].errors, other[k].errors)
 
 

@@ -3,18 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers import SCRIPT, assert_same, blocks, csv_of, folder_of, options, race_options, records_of, subset
 from PIL import Image
-from test_eval_prob_adaptive import (
-    SCRIPT,
-    assert_same,
-    blocks,
-    csv_of,
-    folder_of,
-    options,
-    race_options,
-    records_of,
-    subset,
-)  # fmt: skip
 
 from diffusion import metrics
 from diffusion.records import load_record, read_run
@@ -97,7 +87,7 @@ def test_plot_maps(run_main, tmp_path, few, model_folder):
 
 def test_a_map_is_laid_over_where_it_belongs():
     """Blue where the rival is worse, orange where the winner is, grey where neither; the strongest is opaque."""
-    from conftest import import_script
+    from helpers import import_script
 
     module = import_script(PLOT)
     field = np.zeros((4, 4), dtype=np.float32)

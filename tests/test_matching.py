@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import import_script
+from helpers import assert_same, blocks, folder_of, import_script, records_of, subset
 from PIL import Image
-from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, subset
 
 from diffusion import digits, gallery, matching, models, names, results
 from diffusion.items import Item, Shown

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, import_script
-from test_eval_prob_adaptive import folder_of, records_of, subset
+from helpers import ROOT, folder_of, import_script, records_of, subset
 
 from diffusion import InputError, InputWarning, options, plan
 from diffusion.datasets import load_dataset

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from test_eval_prob_adaptive import blocks, folder_of, records_of, subset
+from helpers import ROOT, blocks, folder_of, records_of, subset
 
 from diffusion import names
 from diffusion.records import save_record

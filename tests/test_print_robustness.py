@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import import_script
+from helpers import import_script
 from scipy.special import expit, logit
 
 from diffusion.datasets import class_arms

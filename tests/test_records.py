@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import Malicious
 
 from diffusion import InputError, InputWarning, plan, results, run
 from diffusion.files import check_pt, sha256, write_atomic
@@ -207,16 +208,6 @@ def test_published_files_are_read(tmp_path, pred, module):
     record = load_record(path)
     assert record["pred"] == 3 and type(record["pred"]) is int and record["label"] == 5
     assert record["errors"].shape == (5, 10)
-
-
-class Malicious:
-    """Unpickled by the ordinary loader, it runs a command."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("as_record", [lambda bad: bad, lambda bad: {"pred": bad, "label": 5}], ids=["bare", "inside"])

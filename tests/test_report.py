@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, import_script
-from test_eval_prob_adaptive import SCRIPT, folder_of, options, race_options, subset
+from helpers import ROOT, SCRIPT, folder_of, import_script, options, race_options, subset
 
 from diffusion import metrics
 from diffusion.records import load_record, one_point

@@ -10,9 +10,8 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import import_script
+from helpers import assert_same, blocks, contents, folder_of, import_script, own_examples, records_of, replayed, subset
 from PIL import Image
-from test_eval_prob_adaptive import assert_same, blocks, folder_of, records_of, replayed, subset
 
 from diffusion import models, names
 from diffusion.errors import ImageNoise
@@ -41,28 +40,6 @@ def bank(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bank") / "noise.pt"
     torch.save(torch.randn(20, *LATENT, generator=torch.Generator().manual_seed(3)), path)
     return path
-
-
-def own_examples(folder: Path, n: int, *, captions_of: int = 0, **more) -> Path:
-    """Photographs that are no squares, in the layout of commands.md; `more` goes into every line.
-
-    Their captions are those of the examples that come `captions_of` later.
-    """
-    pairs = load_items("digits-pairs")
-    folder.mkdir()
-    lines = []
-    for k in range(n):
-        line = {"id": f"own {k}", "image_0": f"{k}a.png", "image_1": f"{k}b.png"} | more
-        for side in (0, 1):
-            pairs.open(k, side).resize((64, 48), Image.Resampling.BICUBIC).save(folder / line[f"image_{side}"])
-            line[f"caption_{side}"] = pairs[k + captions_of].captions[side]
-        lines.append(json.dumps(line))
-    (folder / "examples.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- against the oracle ----

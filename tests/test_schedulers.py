@@ -8,7 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from test_weights import refused
+from helpers import refused
 
 from diffusion import InputError
 from diffusion.models import read_card

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import play
 
 from diffusion import InputError, InputWarning
 from diffusion.search import (
@@ -178,21 +179,6 @@ def test_noise_rows_by_hand(levels, trials, shared, own):
 
 
 # ---- elimination ----
-
-
-def play(search, errors: np.ndarray, arms=None):
-    """Answer a search from a matrix [classes, points] -> (left, [(classes, end)], NFE); arms [classes] of each."""
-    asked, seen, nfe = [], 0, 0
-    arms = np.ones(len(errors), dtype=int) if arms is None else np.array(arms)
-    try:
-        classes, end = next(search)
-        while True:
-            asked.append((classes.tolist(), int(end)))
-            nfe += arms[classes].sum() * (end - seen)
-            block, seen = errors[classes, seen:end], end
-            classes, end = search.send(block)
-    except StopIteration as stop:
-        return stop.value.tolist(), asked, int(nfe)
 
 
 @pytest.mark.parametrize("dataset, classes, to_keep, n_samples, nfe", COSTS, ids=lambda v: v if type(v) is str else "")

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, call_main
+from helpers import ROOT, call_main
 
 from diffusion import records
 

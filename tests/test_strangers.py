@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call_main
+from helpers import ROOT, call_main
 from PIL import Image
 
 from diffusion import names

@@ -10,37 +10,15 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from conftest import ROOT
+from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
-from test_eval_prob_adaptive import SCRIPT, folder_of, race_options, subset
 
 from diffusion import calibration, metrics, records
-from diffusion.names import LOSSES
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
 ENSEMBLE = "scripts/ensemble.py"
 WORDS = ["cat", "dog", "owl"]
-
-
-def write_run(
-    folder: Path, errors: np.ndarray, labels: list[int], *, words=WORDS, model="m", about=lambda k: {}
-) -> Path:
-    """A finished run by hand: errors [images, classes, points] of every class at every point."""
-    n, K, P = errors.shape
-    options = {"dataset": "pets", "data": f"{n} by hand", "split": "test", "version": model, "loss": "l2"}
-    arms = [(f"a {word}", word, k) for k, word in enumerate(words)]
-    records.open_run(folder, options, {"images": n, "arms": arms})
-    for k, (of, label) in enumerate(zip(errors, labels, strict=True)):
-        columns = torch.tensor(of.reshape(-1, 1), dtype=torch.float32).repeat(1, len(LOSSES))
-        points = torch.arange(P)
-        record = {
-            "index": k, "label": label, "pred": int(of.mean(1).argmin()), "nfe": K * P, "losses": list(LOSSES),
-            "levels": points, "noise": points.clone(), "counts": torch.full((K,), P), "errors": columns,
-        }  # fmt: skip
-        records.save_record(records.record_path(folder, n, k), record | about(k))
-    return folder
 
 
 def drawn(seed: int, labels: np.ndarray, K: int = 3, P: int = 8, gap: float = 0.3) -> np.ndarray:

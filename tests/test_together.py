@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from diffusers import DDPMScheduler
+from helpers import ROOT
 
 from diffusion.datasets import load_dataset
 from diffusion.decide import search_image

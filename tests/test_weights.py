@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from diffusers import AutoencoderTiny, DiffusionPipeline
+from helpers import answers, refused
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError, weights
@@ -42,23 +43,9 @@ def base(model_folder):
     return answers(load_model(str(model_folder)))
 
 
-def answers(model) -> torch.Tensor:
-    """What the whole of a model makes of two prompts and an image."""
-    told = model.conditions(["a photo of a red three.", "a photo of the number five."])
-    x = model.encode(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
-    with torch.inference_mode():
-        return torch.cat([model.denoise(x, model.process.time[[400]], row[None]) for row in told])
-
-
 def change(path, how) -> None:
     """Write `how(tensors)` in place of the tensors of a file."""
     save_file({key: value.contiguous() for key, value in how(load_file(path)).items()}, path, {"format": "pt"})
-
-
-def refused(done, tmp_path, *says: str) -> None:
-    assert done.code == 2 and done.err.count("\n") == 1 and "Traceback" not in done.err, done
-    assert all(word in done.err for word in says), done.err
-    assert not (tmp_path / "data").exists()
 
 
 def without(word: str):

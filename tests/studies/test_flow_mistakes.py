@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from conftest import import_script
 from diffusers import FlowMatchEulerDiscreteScheduler
+from helpers import import_script
 
 from diffusion.process import Process
 

@@ -6,10 +6,8 @@ import shlex
 
 import pytest
 import tiny
-from conftest import ROOT, import_script
-from test_datasets import picture, write
-from test_docs import parse
-from test_run_winoground import own_examples
+from helpers import ROOT, import_script, own_examples, parse
+from layouts import picture, write
 
 from diffusion import InputError
 from diffusion.names import usual_levels

@@ -6,9 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, import_script
+from helpers import ROOT, csv_of, folder_of, import_script, options, race_options, records_of, subset
 from PIL import Image
-from test_eval_prob_adaptive import csv_of, folder_of, options, race_options, records_of, subset
 
 from diffusion import results
 from diffusion.records import load_record

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, import_script
 from diffusers import LCMScheduler, StableDiffusionPipeline
+from helpers import ROOT, import_script
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
