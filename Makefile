@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 DEMO := data/digits_demo/vdigits_1trials_race_3z_500samples
 
-.PHONY: install demo reproduce test lint
+.PHONY: install demo reproduce test test-fast lint
 .DELETE_ON_ERROR:
 
 install: .venv/.dev
@@ -40,6 +40,10 @@ reproduce: .venv/.dev
 # A process for each core, each with one thread: the embedded models are too small for more.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile
+
+# Without those marked slow: training, fifty kills, Slurm, installing, scripts in processes of their own.
+test-fast: .venv/.dev
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m 'not slow'
 
 lint: .venv/.dev
 	$(PYTHON) -m ruff check .

@@ -28,9 +28,16 @@ def one_line(error: Exception | str, most: int | None = 160) -> str:
 
 
 def __getattr__(name: str):
-    """`load_model`, `classify` and `score`, whose modules are only imported when they are asked for."""
+    """`load_model`, `classify` and `score`, whose modules are only imported when they are asked for; `__version__`.
+
+    The version is that of the installed package, which pyproject.toml sets.
+    """
     import importlib
+    import importlib.metadata
     import warnings
+
+    if name == "__version__":
+        return importlib.metadata.version("diffusion-classifier")
 
     module = {"load_model": "models", "classify": "api", "score": "api"}.get(name)
     if module:

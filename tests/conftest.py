@@ -16,6 +16,13 @@ pytest.register_assert_rewrite("helpers")
 from helpers import ROOT, Result, call_main
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that runs a script in a process of its own imports torch once more, for seconds: it is slow."""
+    for item in items:
+        if "run_script" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def run_script(tmp_path):
     """`run_script(name, *args, env=None) -> Result`: the real script in its own process; results in tmp_path/data."""

@@ -15,7 +15,21 @@ from diffusion.prompts import prompts_file, read_prompts
 from diffusion.search import check_schedule, level_sequence
 
 ROOT = Path(__file__).parent.parent
-OTHERS = {"bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "sbatch", "wait"}  # known, not checked
+# Commands of others: known, not checked.
+OTHERS = {
+    "bash",
+    "cd",
+    "conda",
+    "done",
+    "export",
+    "for",
+    "git",
+    "mkdir",
+    "pip",
+    "pre-commit",
+    "sbatch",
+    "wait",
+}  # known, not checked
 PAPER = {  # NFE per image
     "food": 5570, "cifar10": 2750, "aircraft": 5550, "pets": 2050, "flowers": 5590, "stl10": 3000, "imagenet": 124500,
     "objectnet": 14400,

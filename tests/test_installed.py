@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_wheel_and_sdist_carry_prompts_and_models(built):
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"diffusion/scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} <= inside
     assert {f"diffusion/data/{name}" for name in wanted} | scripts <= inside
-    beside = {"scripts/report.html.jinja", "scripts/slurm_array.sh"}
+    beside = {"scripts/report.html.jinja", "scripts/slurm_array.sh", "py.typed"}
     assert {f"diffusion/{name}" for name in beside} <= inside
     assert not {Path(name).name for name in inside} & {path.name for path in (ROOT / "studies").glob("*.py")}
     with tarfile.open(sdist) as archive:
@@ -101,6 +102,12 @@ def test_from_anywhere(installed, tmp_path):
     where, best, nfe = call([sys.executable, "-c", API], tmp_path, **there).split()
     assert where == str(installed / "diffusion" / "__init__.py")
     assert (int(best), int(nfe)) == (record["pred"], record["nfe"])
+
+
+def test_the_version_is_that_of_pyproject(installed, tmp_path):
+    asked = [sys.executable, "-c", "import diffusion; print(diffusion.__version__)"]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert call(asked, tmp_path, PYTHONPATH=str(installed)).strip() == wanted
 
 
 @pytest.mark.parametrize("name", ["eval-prob-adaptive", "eval-prob-dit", "run-winoground"])

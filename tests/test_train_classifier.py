@@ -23,6 +23,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_classifier(run_main, tmp_path, photos):
     out = tmp_path / "model"
     train = SCRIPT, photos, "--out", out, "--grey", "--null", 0.2, *SMALL
@@ -51,6 +52,7 @@ def test_a_folder_becomes_a_classifier(run_main, tmp_path, photos):
     assert "100.00%" in printed.out, printed.out
 
 
+@pytest.mark.slow
 def test_another_training_is_refused(run_main, tmp_path, photos):
     train = SCRIPT, photos, "--out", tmp_path / "model", *SMALL, "--steps", 2
     assert run_main(*train).code == 0
