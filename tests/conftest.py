@@ -98,3 +98,21 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     return datasets
+
+
+@pytest.fixture(scope="session")
+def imagenet_dit(tmp_path_factory, dit_folder) -> Path:
+    """A DiT of 1000 classes that has learned nothing, over the embedded VAE."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        transformer = DiTTransformer2DModel(
+            num_layers=1, num_attention_heads=2, attention_head_dim=8, sample_size=8, in_channels=4, out_channels=8,
+            num_embeds_ada_norm=1000,
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("imagenet") / "dit"
+    vae = AutoencoderKL.from_pretrained(dit_folder, subfolder="vae")
+    scheduler = DDIMScheduler.from_pretrained(dit_folder, subfolder="scheduler")
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
+    return folder

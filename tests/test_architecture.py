@@ -11,8 +11,8 @@ from diffusion import datasets, models, names
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # every module once; each imports only from lines above its own, or from its own line's left
     "names process errors search levels metrics calibration adapt measures",
-    "files settings depth images classnames adapters weights hub schedules singlefile lora cards models clip classifiers "
-    "digits",
+    "files settings depth images classnames adapters weights hub schedules singlefile lora cards models clip "
+    "classifiers digits",
     "prompts own datasets items digit_items readers records",
     "results candidates decide figures bars matching gallery tables api",
     "cluster options plan progress run",

@@ -5,8 +5,7 @@ import warnings
 from csv import DictReader
 
 import pytest
-from conftest import ROOT
-from test_eval_prob_adaptive import folder_of, records_of, subset
+from helpers import ROOT, folder_of, records_of, subset
 from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning, classnames

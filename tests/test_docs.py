@@ -7,67 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import parse
+from documents import DOCUMENTS, commands, named, stated
+from helpers import ROOT, parse
 
 from diffusion.datasets import TABLE
 from diffusion.plan import levels_of
 from diffusion.prompts import prompts_file, read_prompts
 from diffusion.search import check_schedule, level_sequence
 
-ROOT = Path(__file__).parent.parent
-# Commands of others: known, not checked.
-OTHERS = {
-    "bash",
-    "cd",
-    "conda",
-    "done",
-    "export",
-    "for",
-    "git",
-    "mkdir",
-    "pip",
-    "pre-commit",
-    "sbatch",
-    "wait",
-}  # known, not checked
+OTHERS = {  # commands of others: known, not checked
+    "bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "pre-commit", "sbatch", "wait",
+}  # fmt: skip
 PAPER = {  # NFE per image
     "food": 5570, "cifar10": 2750, "aircraft": 5550, "pets": 2050, "flowers": 5590, "stl10": 3000, "imagenet": 124500,
     "objectnet": 14400,
 }  # fmt: skip
 
 
-def commands(text: str) -> list[list[str]]:
-    """The simple commands in the ```bash blocks of a document, as words, without assignments before them.
-
-    A loop counts as one turn, with the first value of its variable.
-    """
-    found = []
-    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
-        for variable, value in re.findall(r"^for (\w+) in (\w+)", block, re.M):
-            block = re.sub(rf"\$({variable}\b|{{{variable}}})", value, block)
-        for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-            lexer.whitespace_split = True
-            words: list[str] = []
-            for word in [*lexer, ";"]:
-                if set(word) <= set(";&|"):
-                    found += [words] if words else []
-                    words = []
-                elif words or not re.fullmatch(r"do|\w+=.*", word):
-                    words.append(word)
-    return found
-
-
-DOCUMENTS = {
-    str(path.relative_to(ROOT)): commands(path.read_text())
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*.md")]
-}
 ALL = [pytest.param(c, id=f"{name}: {' '.join(c)}") for name, found in DOCUMENTS.items() for c in found]
-
-
-def named(words: list[str]) -> str | None:
-    """The data set of a command."""
-    return words[words.index("--dataset") + 1] if "--dataset" in words else None
 
 
 def is_python(words: list[str]) -> bool:
@@ -105,12 +62,6 @@ def test_command_parses_and_its_files_exist(words, monkeypatch):
             parse(words[words.index("scripts/slurm_array.sh") + 1 :], monkeypatch)
     else:
         assert words[0] in OTHERS or (ROOT / words[0]).exists(), "is this a command? Then add it to OTHERS"
-
-
-def stated() -> dict[str, tuple[int, int]]:
-    """The first table of commands.md, which ends in words: data set -> classes, NFE."""
-    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([\d,]+) \| (?![\d,]+ )", (ROOT / "commands.md").read_text(), re.M)
-    return {name: (int(classes), int(nfe.replace(",", ""))) for name, classes, nfe in rows}
 
 
 def test_the_table_lists_every_data_set():

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import DDIMScheduler
 from helpers import PLAIN, ROOT, Malicious, assert_same, blocks, folder_of, import_script, records_of, subset
 from PIL import Image
 from safetensors.torch import load_file
@@ -476,22 +476,6 @@ def test_bfloat16(run_main, dit_folder):
 
 
 # ---- ImageNet and its relatives, in miniature ----
-
-
-@pytest.fixture(scope="module")
-def imagenet_dit(tmp_path_factory, dit_folder) -> Path:
-    """A DiT of 1000 classes that has learned nothing, over the embedded VAE."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        transformer = DiTTransformer2DModel(
-            num_layers=1, num_attention_heads=2, attention_head_dim=8, sample_size=8, in_channels=4, out_channels=8,
-            num_embeds_ada_norm=1000,
-        )  # fmt: skip
-    folder = tmp_path_factory.mktemp("imagenet") / "dit"
-    vae = AutoencoderKL.from_pretrained(dit_folder, subfolder="vae")
-    scheduler = DDIMScheduler.from_pretrained(dit_folder, subfolder="scheduler")
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import call_main, import_script
+from helpers import ROOT, call_main, import_script
 from PIL import Image
 
 from diffusion import datasets, load_model, records
@@ -19,7 +19,6 @@ from diffusion.adapters import ADAPTERS
 from diffusion.datasets import load_dataset
 from diffusion.search import replay
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from diffusers import UNet2DConditionModel
+from helpers import ROOT
 from safetensors.torch import save_file
 
 from diffusion import hub, models, weights

@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets as tv
-from conftest import ROOT, call_main
+from documents import DOCUMENTS, named, stated
+from helpers import ROOT, call_main, folder_of, records_of
+from layouts import unsigned, write
 from PIL import Image
 from scipy.io import savemat
-from test_datasets import unsigned, write
-from test_docs import DOCUMENTS, named, stated
-from test_eval_prob_adaptive import folder_of, records_of
-from test_eval_prob_dit import imagenet_dit  # noqa: F401, a fixture
 
 from diffusion import names, prompts
 from diffusion.datasets import TABLE, load_dataset
@@ -277,7 +275,7 @@ THOUSAND = [words for words in COMMANDS if words[0] == SCRIPTS[0] and named(word
     "words",
     [pytest.param(words, id=" ".join(words), marks=[pytest.mark.slow] * (words in THOUSAND)) for words in COMMANDS],
 )
-def test_a_published_command_reaches_its_first_record(words, root, imagenet_dit, tmp_path):  # noqa: F811
+def test_a_published_command_reaches_its_first_record(words, root, imagenet_dit, tmp_path):
     name = named(words)
     data = load_dataset(name, "test", root / "datasets")
     index = 744 if name.startswith("imagenet") and len(data) == 1000 else len(data) // 2  # 744 is one of two "missile"
