@@ -69,12 +69,12 @@ def _files(source: hub.Source, within: str) -> list[Path]:
     return hub.fetch(source, [f"{within}/{name}" if within else name for name in names])
 
 
-def _held(card: Card, header: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a card's single file, and the parts that they are of; of the `header`, zeros that take no room."""
+def _held(card: Card, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a card's single file, and the parts that they are of; with dtype None zeros that take no room."""
     if card.file is None or not card.file.endswith(".safetensors"):
         return {}, []
-    tensors = weights.read([singlefile.path_of(card.file)], header)
-    if header:  # the meta device will not do: what converts text encoders asks what is there
+    tensors = singlefile.read(card.file, dtype)
+    if dtype is None:  # the meta device will not do: what converts text encoders asks what is there
         tensors = {key: torch.zeros(()).expand(value.shape) for key, value in tensors.items()}
     parts = [part for part, (_, within) in card.places.items() if within == part]  # a VAE of its own has no folder
     return tensors, [part for part in parts if singlefile.holds(class_of(*card.parts[part]), tensors)]
@@ -82,7 +82,7 @@ def _held(card: Card, header: bool) -> tuple[dict[str, Tensor], list[str]]:
 
 def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module]:
     """The parts of a model that have weights; with dtype None on the meta device, with warnings of what was found."""
-    tensors, held = _held(card, header=dtype is None)
+    tensors, held = _held(card, dtype)
     loaded = {}
     for part, (source, within) in card.places.items():
         cls, folder = class_of(*card.parts[part]), source.folder / within
@@ -122,7 +122,7 @@ def check_weights(card: Card) -> dict[str, str]:
             known |= {f"weights of {OWN} {each}": add(pipeline, part, each, OWN) for each in card.own_lora}
         else:
             _modules(card, None)
-        held = _held(card, header=True)[1]
+        held = _held(card, None)[1]
         if held:
             known["weights of the file"] = weights.fingerprint([singlefile.path_of(card.file)])
         for part, (source, within) in card.places.items():

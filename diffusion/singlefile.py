@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusion import InputError, InputWarning, weights
 from diffusion.names import few
 
+AUTOENCODER = ("first_stage_model.", "vae.")  # what the keys of a VAE begin with
 PREDICTS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}  # modelspec's words
 
 
@@ -25,6 +26,22 @@ def looks_like(file: str) -> str:
 
 def path_of(file: str) -> Path:
     return Path(os.path.expanduser(file))
+
+
+def read(file: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors of a file, float8 ones as weights.dequantised gives them, a VAE's in float32; None: the header.
+
+    InputError: the file is not whole, or holds a quantisation that is unsupported.
+    """
+    path = path_of(file)
+    tensors = weights.read([path], header=dtype is None)
+    encoder = {key: value for key, value in tensors.items() if key.startswith(AUTOENCODER)}
+    others = {key: value for key, value in tensors.items() if key not in encoder}
+    try:
+        wide = None if dtype is None else torch.float32
+        return weights.dequantised(encoder, wide) | weights.dequantised(others, dtype)
+    except weights.Misfit as misfit:
+        raise InputError(f"{file}: {misfit}") from None
 
 
 def trained_as(file: str) -> dict:
@@ -46,7 +63,7 @@ def holds(cls, tensors: dict[str, Tensor]) -> bool:
 
     if cls.__module__.startswith("transformers"):
         return is_clip_model_in_single_file(cls, tensors) or ("T5" in cls.__name__ and is_t5_in_single_file(tensors))
-    return "Autoencoder" not in cls.__name__ or any(key.startswith(("first_stage_model.", "vae.")) for key in tensors)
+    return "Autoencoder" not in cls.__name__ or any(key.startswith(AUTOENCODER) for key in tensors)
 
 
 def load_part(
@@ -90,10 +107,11 @@ def _text_encoder(cls, folder: Path, tensors: dict[str, Tensor], dtype: torch.dt
     place = {"config": str(folder.parent), "subfolder": folder.name}
     with weights.library_reads():
         module = build(cls, dict(tensors), **place, torch_dtype=dtype or as_it_is)
+    module.tie_weights()  # a T5's file may hold its embeddings once; diffusers 0.42.1 leaves the other on "meta"
     there = module.state_dict()
     if missing := [key for key, value in there.items() if value.is_meta]:
         raise weights.Misfit(f"{len(missing)} of {len(there)} weights are missing: {few(sorted(missing))}")
-    return module
+    return module.eval()  # diffusers 0.42.1 leaves a T5 training: dropout would change it from call to call
 
 
 def warn_of_rest(file: str, source: str, parts: list[str]) -> None:

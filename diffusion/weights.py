@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import _TYPES as DTYPES
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
@@ -26,6 +27,9 @@ FILE = re.compile(  # whole or a shard, of a variant or plain; the older spellin
 WRAPPED = re.compile(r"(^|\.)((?:(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+)")
 BLOCK = 512  # bytes, of a sample
 QUANTISED = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "quanto": "optimum"}  # -> package
+SCALE = re.compile(r"(.+)\.(?:scale_weight|weight_scale)")  # of a float8 weight, in ComfyUI's older and newer files
+BESIDE = re.compile(r"(.+\.)?(?:scaled_fp8|comfy_quant|scale_input|input_scale)")  # marks, and scales of activations
+QUANTISERS = re.compile(r".+\.(?:\w*scale_inv|(?:weight_scale|scale_weight|input_scale|scale_input)\w*|zero_point)")
 HARMLESS = r"(^|\.)position_ids$|num_batches_tracked$"  # buffers that older versions saved
 
 
@@ -75,7 +79,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 
 def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
-    """All tensors in files; of the `header`, on the meta device, their shapes alone. Nothing is unpickled but tensors.
+    """All tensors in files; of the `header`, on the meta device, shapes and dtypes alone. Only tensors are unpickled.
 
     InputError: a file that is none of these, broken off, or git-lfs's pointer in its place.
     """
@@ -90,7 +94,9 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
             with library_reads(), safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118  no dict
                     if header:
-                        tensors[key] = torch.empty(opened.get_slice(key).get_shape(), device="meta")
+                        part = opened.get_slice(key)
+                        dtype = DTYPES.get(part.get_dtype(), torch.uint8)  # of a dtype that only packages know
+                        tensors[key] = torch.empty(part.get_shape(), device="meta", dtype=dtype)
                     else:
                         tensors[key] = opened.get_tensor(key)
         else:
@@ -105,6 +111,82 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
 
 class Misfit(Exception):
     """Weights that are not those of a module."""
+
+
+def dequantised(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The same weights with float8 ones times their scale, computed in float32 and rounded to `dtype` once.
+
+    A float8 `X.weight` may have a scale beside it, one number or one for each output channel: `X.scale_weight` or
+    `X.weight_scale`, as ComfyUI writes them (comfy/ops.py and comfy/quant_ops.py); what it writes for activations
+    (`X.scale_input`, `X.input_scale`) and its marks are left out. A float8 tensor without a scale is cast as it is.
+    With dtype None, on the meta device, only names and shapes are looked at.
+
+    Raises Misfit for a scale without its float8 weight, or of another shape, for tensors beside a float8 weight that
+    have no use here, and for weights that are integers: other quantisations, of which these would be half.
+    """
+    scales = {}
+    for key in tensors:
+        found = SCALE.fullmatch(key)
+        if found is None:
+            continue
+        weight = f"{found[1]}.weight"
+        if weight in scales:
+            raise Misfit(f"{weight} has two scales, {scales[weight]} and {key}")
+        scales[weight] = key
+    _check_quantised(tensors, scales)
+    plain = {}
+    for key, value in tensors.items():
+        if key in scales.values() or BESIDE.fullmatch(key):
+            continue
+        if key in scales:
+            value = _times(key, value, tensors[scales[key]], dtype)
+        elif _is_float8(value) and dtype is not None:
+            value = value.to(dtype)
+        plain[key] = value
+    return plain
+
+
+def _check_quantised(tensors: dict[str, Tensor], scales: dict[str, str]) -> None:
+    """Misfit unless every tensor that quantisation writes is one that `dequantised` has a use for."""
+    if lost := [scale for weight, scale in scales.items() if not _is_float8(tensors.get(weight))]:
+        raise Misfit(f"{len(lost)} scales have no float8 weight: {few(lost)}")
+    if integers := [key for key, value in tensors.items() if key.endswith(".weight") and not _has_fractions(value)]:
+        kind = tensors[integers[0]].dtype
+        raise Misfit(
+            f"{len(integers)} weights are {kind}, wanted floating point or float8 with a scale: {few(integers)}"
+        )
+    layers = {key.rpartition(".")[0] for key, value in tensors.items() if key.endswith(".weight") and _is_float8(value)}
+    left = []
+    for key in tensors:
+        layer, _, name = key.rpartition(".")
+        inside = name not in ("weight", "bias") and (layer in layers or layer.removesuffix(".weight") in layers)
+        if (inside or QUANTISERS.fullmatch(key)) and key not in scales.values() and not BESIDE.fullmatch(key):
+            left.append(key)
+    if left:
+        raise Misfit(f"{len(left)} tensors of a quantisation that is unsupported: {few(left)}")
+
+
+def _is_float8(value: Tensor | None) -> bool:
+    return value is not None and value.is_floating_point() and value.itemsize == 1
+
+
+def _has_fractions(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _times(key: str, weight: Tensor, scale: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """weight [out, ...] times scale [] or [out], in float32, rounded to `dtype`; None: on the meta device, a look."""
+    if (
+        not scale.is_floating_point()
+        or scale.numel() not in (1, len(weight))
+        or scale.shape[0:1].numel() != scale.numel()
+    ):
+        raise Misfit(f"{key} {list(weight.shape)} has a scale {list(scale.shape)}, wanted one number or one a channel")
+    if dtype is None:
+        return weight
+    if not scale.float().isfinite().all():
+        raise Misfit(f"the scale of {key} is not finite")
+    return (weight.float() * scale.float().reshape(-1, *[1] * (weight.ndim - 1))).to(dtype)
 
 
 def empty(cls, config: dict | object) -> torch.nn.Module:
@@ -189,6 +271,7 @@ def load_part(part: str, cls, folder: Path, files: list[Path], dtype: torch.dtyp
         return _load_quantised(part, cls, folder, config, how, dtype)
     tensors, removed = read(files, header=dtype is None), None
     try:
+        tensors = dequantised(tensors, dtype)
         module, extra = build(cls, config, tensors, dtype)
     except Misfit as misfit:
         for start, renamed in _unwrapped(tensors):

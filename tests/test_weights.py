@@ -400,3 +400,138 @@ def test_load_model_alone_is_as_strict(folder):
     change(folder / FILES["text_encoder"], without("layers.1."))
     with pytest.raises(InputError, match="16 of 52 weights are missing"):
         load_model(str(folder))
+
+
+# ---- float8 ----
+
+
+def float8(tensors, per_channel=False, name="scale_weight"):
+    """Weights of layers as float8 with a scale beside each, and the float32 weights that these mean."""
+    written, meant = {}, {}
+    for key, value in tensors.items():
+        if value.ndim < 2 or not key.endswith(".weight"):
+            written[key] = meant[key] = value.float()
+            continue
+        largest = value.float().abs().flatten(1).amax(1).reshape(-1, *[1] * (value.ndim - 1))
+        scale = (largest if per_channel else largest.max().reshape(())) / 448
+        written[key] = (value.float() / scale).to(torch.float8_e4m3fn)
+        written[key.removesuffix("weight") + name] = scale.flatten() if per_channel else scale.reshape(1)
+        meant[key] = written[key].float() * scale
+    return written, meant
+
+
+def test_float8_closed_form():
+    q = torch.tensor([[1.5, -448.0], [0.0625, 3.0]]).to(torch.float8_e4m3fn)
+    for scale, wanted in [
+        (torch.tensor(0.3), q.float() * 0.3),
+        (torch.tensor([[0.3]]), q.float() * 0.3),
+        (torch.tensor([0.3, 2.0]), torch.tensor([[0.45, -134.4], [0.125, 6.0]])),
+        (torch.tensor([[0.3], [2.0]]), torch.tensor([[0.45, -134.4], [0.125, 6.0]])),
+    ]:
+        for name in "a.scale_weight", "a.weight_scale":
+            tensors = {"a.weight": q, name: scale, "a.bias": torch.ones(2), "scaled_fp8": q[:0], "a.input_scale": scale}
+            found = weights.dequantised(tensors, torch.float32)
+            assert found.keys() == {"a.weight", "a.bias"}
+            torch.testing.assert_close(found["a.weight"], wanted, rtol=2e-7, atol=0)
+    for dtype in torch.float16, torch.bfloat16:  # rounded once
+        scale = torch.tensor(0.3)
+        found = weights.dequantised({"a.weight": q, "a.scale_weight": scale}, dtype)["a.weight"]
+        assert found.dtype == dtype and torch.equal(found, (q.float() * scale).to(dtype))
+    for kind in torch.float8_e4m3fn, torch.float8_e5m2:
+        alone = torch.tensor([[1.5, -0.25]]).to(kind)
+        found = weights.dequantised({"a.weight": alone, "a.bias": alone[0]}, torch.float32)
+        assert torch.equal(found["a.weight"], torch.tensor([[1.5, -0.25]])) and found["a.bias"].dtype == torch.float32
+
+
+Q = torch.ones(4, 2).to(torch.float8_e4m3fn)
+LEFT_OVER = {
+    "a scale of no weight": {"b.scale_weight": torch.ones(1)},
+    "a scale of a weight that is none": {"b.weight": torch.ones(4, 2), "b.weight_scale": torch.ones(1)},
+    "two scales": {"a.scale_weight": torch.ones(1), "a.weight_scale": torch.ones(1)},
+    "of columns": {"a.scale_weight": torch.ones(1, 2)},
+    "of blocks": {"a.weight_scale": torch.ones(2, 1)},
+    "the inverse, of blocks": {"a.weight_scale_inv": torch.ones(2, 1)},
+    "a second scale": {"a.weight_scale": torch.ones(1), "a.weight_scale_2": torch.ones(1)},
+    "something else": {"a.scale_weight": torch.ones(1), "a.shift": torch.ones(1)},
+    "of integers": {"a.scale_weight": torch.ones(1, dtype=torch.int8)},
+    "integers": {"b.weight": torch.ones(4, 2, dtype=torch.int8), "b.weight_scale": torch.ones(1)},
+    "integers alone": {"b.weight": torch.ones(4, 2, dtype=torch.uint8)},
+    "not finite": {"a.scale_weight": torch.tensor(float("nan"))},
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_float8_that_is_not_understood(name):
+    """What belongs to another quantisation is an error; by names and shapes too, but for the value of a scale."""
+    tensors = {"a.weight": Q} | LEFT_OVER[name]
+    with pytest.raises(weights.Misfit):
+        weights.dequantised(tensors, torch.float32)
+    if name != "not finite":
+        with pytest.raises(weights.Misfit):
+            weights.dequantised({key: value.to("meta") for key, value in tensors.items()}, None)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("part", FILES)
+def test_float8_in_a_folder(folder, part, per_channel):
+    """The bits of a model whose weights are the products."""
+    written, meant = float8(load_file(folder / FILES[part]), per_channel)
+    save_file(meant, folder / FILES[part], {"format": "pt"})
+    wanted = answers(load_model(str(folder)))
+    save_file(written, folder / FILES[part], {"format": "pt"})
+    card = read_card(str(folder))
+    check_weights(card)
+    assert torch.equal(answers(load_model(card)), wanted)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_float8_in_a_single_file(tmp_path, model_folder, alone):
+    """A whole model, or its network alone, with ComfyUI's marks."""
+    import single_file
+
+    single_file.write(model_folder, tmp_path / "one.safetensors")
+    tensors = load_file(tmp_path / "one.safetensors")
+    head = "model.diffusion_model."
+    if alone:
+        tensors = {key: value for key, value in tensors.items() if key.startswith(head)}
+    written, meant = float8(tensors, name="weight_scale")
+    save_file(meant, tmp_path / "meant.safetensors")
+    layer = next(key for key in written if key.endswith("weight_scale")).removesuffix("weight_scale")
+    marks = {f"{head}scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn), f"{layer}input_scale": torch.ones(1)}
+    marks |= {f"{layer}comfy_quant": torch.zeros(30, dtype=torch.uint8)}
+    save_file(written | marks, tmp_path / "f8.safetensors")
+    found = []
+    for name in "meant", "f8":
+        card = read_card(str(tmp_path / f"{name}.safetensors"), config=str(model_folder))
+        check_weights(card)
+        found.append(answers(load_model(card)))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)  # as in test_layouts
+
+
+def test_float8_of_a_t5_in_a_single_file(tmp_path):
+    """Of Stable Diffusion 3, whose text encoders are named as ComfyUI names them; without dropout."""
+    tiny.save(tiny.sd3_with_t5, tmp_path / "sd3")
+    t5 = load_file(tmp_path / "sd3/text_encoder_3/model.safetensors")
+    t5["shared.weight"] = t5.get("shared.weight", t5.get("encoder.embed_tokens.weight"))
+    network = load_file(tmp_path / "sd3/transformer/diffusion_pytorch_model.safetensors")
+    found = []
+    for tensors in float8(t5):
+        named = {f"text_encoders.t5xxl.transformer.{key}": value for key, value in tensors.items()}
+        save_file(network | named, tmp_path / "one.safetensors")
+        card = read_card(str(tmp_path / "one.safetensors"), 32, t5=True, config=str(tmp_path / "sd3"))
+        assert "weights of text_encoder_3" not in check_weights(card)
+        found.append(answers(load_model(card)))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)  # as in test_layouts
+    assert found[0].isfinite().all() and not torch.equal(t5["shared.weight"], float8(t5)[1]["shared.weight"])
+
+
+@pytest.mark.parametrize("how", ["folder", "single file"])
+def test_scales_that_are_left_over(run_main, tmp_path, model_folder, folder, how):
+    extra = {"mid_block.resnets.0.conv1.scale_weight": torch.ones(1)}
+    if how == "folder":
+        change(folder / FILES["unet"], lambda tensors: tensors | extra)
+        refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, "unet", *extra)
+        return
+    save_file(load_file(model_folder / FILES["unet"]) | extra, tmp_path / "net.safetensors")
+    done = run_main(SCRIPT, "--version", tmp_path / "net.safetensors", "--config", model_folder, *ARGS)
+    refused(done, tmp_path, "net.safetensors", *extra)
