@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from diffusion import InputError, hub, one_line, weights
@@ -17,6 +18,12 @@ from diffusion.names import few
 
 USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
 OWN, OWN_TOKEN = "column lora:", "column embedding:"  # of a csv of prompts, in place of a flag
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # peft's, that leave the model as it was
+DOWNS = [".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".down.weight", ".lora_A.default.weight"]
+UPS = [".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".up.weight", ".lora_B.default.weight"]
+# kohya's text encoders as diffusers 0.42.1 renames them; it takes these names for its older ones only where an out_proj
+# is among them (`convert_state_dict_to_peft`), and else loses the attention
+TEXT_ATTENTION = re.compile(r"(text_encoder(?:_\d)?\..+)\.to_(q|k|v|out)_lora\.(down|up)")
 TRAINERS = {"optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"}
 
 
@@ -96,12 +103,21 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
     tensors = _read(path, flag)
     if strange := [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]:
         raise InputError(f"{flag}: a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
-    renamed = _renamed(tensors, pipeline, network, path, flag)
-    source = str(path) if renamed is tensors and path.suffix == ".safetensors" else renamed  # a file has metadata
+    header = _adapter_header(path, flag)
+    _check_start(path, header, flag)
+    scaled = tensors if header else _without_alphas(tensors, flag)
+    renamed = _renamed(scaled, pipeline, network, path, flag)
+    if header and renamed is not tensors:
+        raise InputError(f"{flag}: its header has the scales of its tensors, whose names lack their part of the model")
+    source = str(path) if header else renamed  # of a file diffusers reads the header too
     more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
     try:
         wanted = _converted(pipeline, renamed, more)
+        if any(TEXT_ATTENTION.match(key) for key in wanted):
+            source = wanted = {TEXT_ATTENTION.sub(r"\1.\2_proj.lora_linear_layer.\3", k): v for k, v in wanted.items()}
         pipeline.load_lora_weights(source, adapter_name=called, **more)
+        if not header:
+            _scale_by_one(pipeline, called)
     except Exception as error:  # of diffusers and peft, about keys and shapes
         raise InputError(f"{flag}: does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
     _check_places(pipeline, wanted, flag, called)
@@ -177,7 +193,9 @@ def _target(key: str) -> str:
     """The module that a tensor of a LoRA belongs to."""
     key = re.sub(r"\.processor\.(to_\w+?)_lora\..*", r".\1", key)
     return (
-        re.sub(r"\.(lora_[AB]|lora_up|lora_down|lora)\..*", "", key).replace(".to_out", ".to_out.0").replace("0.0", "0")
+        re.sub(r"\.(lora_[AB]|lora_up|lora_down|lora_linear_layer|lora)\..*", "", key)
+        .replace(".to_out", ".to_out.0")
+        .replace("0.0", "0")
     )
 
 
@@ -203,6 +221,76 @@ def _scaled(tensors: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tens
         key: value * (alpha / (value.shape[1] ** 0.5 if root else value.shape[1])) if ".lora_B." in key else value
         for key, value in tensors.items()
     }
+
+
+def _adapter_header(path: Path, flag: str) -> dict:
+    """What diffusers wrote into a file's header about its adapters: `PART.lora_alpha` and the like; {} if nothing."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as opened:
+        text = (opened.metadata() or {}).get("lora_adapter_metadata")
+    try:
+        header = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"{flag}: lora_adapter_metadata in its header cannot be read: {one_line(error)}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{flag}: lora_adapter_metadata in its header is a {type(header).__name__}, wanted an object")
+    return header
+
+
+def _check_start(path: Path, header: dict, flag: str) -> None:
+    """InputError for an adapter whose training began by changing the model's weights, as PiSSA and OLoRA do.
+
+    Its tensors are a difference from those weights, which are not the model's (peft, `LoraConfig.init_lora_weights`).
+    """
+    starts = [value for key, value in header.items() if key.rpartition(".")[2] == "init_lora_weights"]
+    beside = path.parent / "adapter_config.json"
+    if beside.is_file():
+        try:
+            config = json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{flag}: {beside} cannot be read: {one_line(error)}") from None
+        if isinstance(config, dict):
+            starts.append(config.get("init_lora_weights"))
+    for start in starts:
+        known = start.lower() if isinstance(start, str) else start
+        if known in STARTS:
+            continue
+        wanted = "wanted it converted: peft's save_pretrained with path_initial_model_for_weight_conversion"
+        raise InputError(f"{flag}: its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
+
+
+def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
+    """The same LoRA with alpha / rank of each module in its up half, and its alpha as large as its rank.
+
+    diffusers 0.42.1 gives attention and text encoders the most frequent alpha of a file: `get_peft_kwargs` makes an
+    alpha_pattern, whose keys match no module there. Some of its converters want an alpha, so each stays, as one that
+    changes nothing; `_scale_by_one` is the other half. InputError: an alpha that is no number, or of no module.
+    """
+    scaled = dict(tensors)
+    for key, alpha in tensors.items():
+        if not key.endswith(".alpha"):
+            continue
+        module = key.removesuffix(".alpha")
+        down = next((module + end for end in DOWNS if module + end in tensors), None)
+        up = next((module + end for end in UPS if module + end in tensors), None)
+        if down is None or up is None:
+            raise InputError(f"{flag}: {key} is the alpha of no module: wanted {module}{DOWNS[0]} and {UPS[0]}")
+        if alpha.numel() != 1 or not alpha.isfinite().all():
+            raise InputError(f"{flag}: {key} is {alpha.tolist()}, wanted a number")
+        rank = len(tensors[down])
+        scaled[up] = tensors[up].float() * (float(alpha) / rank)
+        scaled[key] = torch.tensor(float(rank))
+    return scaled
+
+
+def _scale_by_one(pipeline, adapter: str) -> None:
+    """Let an adapter's layers add up times down, as they are."""
+    for module in _modules(pipeline).values():
+        for layer in module.modules():
+            if adapter in getattr(layer, "scaling", {}):
+                layer.lora_alpha[adapter] = layer.r[adapter]
+                layer.scaling[adapter] = 1.0
 
 
 def _converted(pipeline, tensors: dict[str, Tensor], more: dict) -> dict[str, Tensor]:

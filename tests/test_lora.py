@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from helpers import answers, refused
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError
-from diffusion.lora import split
+from diffusion.lora import STARTS, split
 from diffusion.models import check_weights, load_model, read_card
 
 pytest.importorskip("peft")
@@ -159,6 +161,139 @@ def test_peft_folder(tmp_path, model_folder, layers, wanted):
         card = read_card(str(model_folder), lora=str(given))
         check_weights(card)
         torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
+
+
+MODULES = {  # of tiny.sdxl: part, module -> its rank and alpha, as a resized or block-weighted file has them
+    ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"): (2, 1.0),
+    ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0"): (3, 6.0),
+    ("unet", "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"): (4, 4.0),
+    ("unet", "down_blocks.1.resnets.0.conv1"): (3, 0.75),
+    ("unet", "mid_block.resnets.0.conv2"): (2, 1.0),
+    ("text_encoder", "encoder.layers.0.self_attn.q_proj"): (2, 1.0),
+    ("text_encoder", "encoder.layers.1.mlp.fc1"): (4, 1.0),
+    ("text_encoder", "encoder.layers.1.self_attn.out_proj"): (2, 5.0),
+    ("text_encoder_2", "text_model.encoder.layers.0.self_attn.v_proj"): (2, 3.0),
+    ("text_encoder_2", "text_model.encoder.layers.1.mlp.fc2"): (3, 1.0),
+}
+
+
+def by_hand(folder, modules, header: bool = False):
+    """kohya's file, or diffusers' with a header, and the folder's weights plus alpha / rank up @ down, in place."""
+    rng, kohya_file, peft_file = torch.Generator().manual_seed(0), {}, {}
+    heads = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    for (part, module), (rank, alpha) in modules.items():
+        (path,) = (folder / part).glob("*.safetensors")
+        tensors = load_file(path)
+        weight = tensors[f"{module}.weight"]
+        down = torch.randn(rank, *weight.shape[1:], generator=rng) / 4
+        up = torch.randn(len(weight), rank, *[1] * (weight.ndim - 2), generator=rng) / 4
+        change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+        tensors[f"{module}.weight"] = weight + alpha / rank * change
+        save_file(tensors, path, {"format": "pt"})
+        text = module if part == "unet" or module.startswith("text_model") else f"text_model.{module}"
+        key = f"{heads[part]}_{text.replace('.', '_')}"
+        kohya_file |= {
+            f"{key}.lora_down.weight": down,
+            f"{key}.lora_up.weight": up,
+            f"{key}.alpha": torch.tensor(alpha),
+        }
+        peft_file |= {f"{part}.{module}.lora_A.weight": down, f"{part}.{module}.lora_B.weight": up}
+    return peft_file if header else kohya_file
+
+
+@pytest.mark.parametrize("which", ["attn", "conv", "text_encoder", "all"])
+def test_kohya_whose_modules_have_different_alphas(tmp_path, which):
+    """Each module has alpha / rank of its own: the bits of the weights, but for float32's last."""
+    from diffusion import lora
+
+    modules = {(part, name): v for (part, name), v in MODULES.items() if which == "all" or which in f"{part}.{name}"}
+    tiny.save(tiny.sdxl, tmp_path / "xl")
+    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    save_file(by_hand(tmp_path / "by_hand", modules), tmp_path / "l.safetensors")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "xl", dtype=torch.float32)
+    wanted = DiffusionPipeline.from_pretrained(tmp_path / "by_hand", dtype=torch.float32)
+    lora.add(pipe, "unet", str(tmp_path / "l.safetensors"))
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for key, value in getattr(pipe, part).state_dict().items():
+            torch.testing.assert_close(value, getattr(wanted, part).state_dict()[key], rtol=1e-6, atol=1e-6, msg=key)
+
+
+def test_different_alphas_in_a_run(tmp_path):
+    """As --lora, with a weight, and as a prompt's own, which is switched on and off: as the weights changed by hand."""
+    tiny.save(tiny.sdxl, tmp_path / "xl")
+    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    save_file(by_hand(tmp_path / "by_hand", MODULES), tmp_path / "l.safetensors")
+    wanted = answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
+    base = answers(load_model(read_card(str(tmp_path / "xl"), 32)))
+    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+    check_weights(card)
+    torch.testing.assert_close(answers(load_model(card)), wanted, rtol=1e-4, atol=1e-5)
+    assert (wanted - base).abs().max() > 1e-3
+    halves = read_card(str(tmp_path / "xl"), 32, lora=[f"{tmp_path / 'l.safetensors'}:0.5"] * 2)
+    torch.testing.assert_close(answers(load_model(halves)), wanted, rtol=1e-4, atol=1e-5)
+    own = str(tmp_path / "l.safetensors")
+    model = load_model(replace(read_card(str(tmp_path / "xl"), 32), own_lora=(own,)))
+    found = []
+    for loras in [(own,), (), (own,)]:
+        told = model.conditions(["a photo of a red three.", "a photo of the number five."], [loras] * 2)
+        x = model.encode(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
+        with torch.inference_mode():
+            found.append(torch.cat([model.denoise(x, model.process.time[[400]], row[None]) for row in told]))
+    torch.testing.assert_close(found[1], base, rtol=1e-4, atol=1e-5)
+    for each in found[::2]:
+        torch.testing.assert_close(each, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_alphas_in_diffusers_header(tmp_path):
+    """Of a file that diffusers saved with its adapters' configurations: alpha_pattern is of the modules it names."""
+    tiny.save(tiny.sdxl, tmp_path / "xl")
+    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    unet = {key: value for key, value in MODULES.items() if key[0] == "unet"}
+    tensors, names = by_hand(tmp_path / "by_hand", unet, header=True), [name for _, name in unet]
+    header = {"r": 2, "lora_alpha": 1.0, "target_modules": names, "init_lora_weights": "gaussian"}
+    header |= {"rank_pattern": {name: rank for (_, name), (rank, _) in unet.items()}}
+    header |= {"alpha_pattern": {name: alpha for (_, name), (_, alpha) in unet.items()}}
+    text = json.dumps({f"unet.{key}": value for key, value in header.items()})
+    save_file(tensors, tmp_path / "l.safetensors", {"format": "pt", "lora_adapter_metadata": text})
+    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+    check_weights(card)
+    wanted = answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
+    torch.testing.assert_close(answers(load_model(card)), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_alpha_of_no_module(run_main, tmp_path, layers):
+    save_file(kohya(unet_only(layers)) | {"lora_unet_x.alpha": torch.tensor(1.0)}, tmp_path / "l.safetensors")
+    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / "l.safetensors"), tmp_path, "lora_unet_x.alpha")
+
+
+@pytest.mark.parametrize("start", ["pissa", "PiSSA_niter_4", "olora", "corda", "loftq", "lora_ga", "of a later peft"])
+@pytest.mark.parametrize("where", ["beside", "header"])
+def test_adapters_that_changed_the_model_first(run_main, tmp_path, layers, start, where):
+    """Their tensors are a difference from other weights than the model's."""
+    if where == "beside":
+        save_file(base_model(layers), tmp_path / "adapter_model.safetensors")
+        config = {"r": RANK, "lora_alpha": ALPHA, "init_lora_weights": start}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        given = tmp_path
+    else:
+        given = tmp_path / "l.safetensors"
+        header = json.dumps({"unet.init_lora_weights": start, "unet.r": RANK})
+        save_file(diffusers_peft(layers), given, {"lora_adapter_metadata": header})
+    refused(run_main(SCRIPT, *ARGS, "--lora", given), tmp_path, start, "path_initial_model_for_weight_conversion")
+
+
+def test_starts_that_leave_the_model_as_it_was():
+    """As peft itself makes them; a start that it knows and we do not is refused."""
+    from peft import LoraConfig, get_peft_model
+
+    for start in (True, False, "gaussian", "orthogonal", "mica", "eva", "pissa", "pissa_niter_2", "olora"):
+        module = torch.nn.Sequential(torch.nn.Linear(6, 6))
+        before = module[0].weight.detach().clone()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_peft_model(module, LoraConfig(r=2, target_modules=["0"], init_lora_weights=start))
+        same = torch.equal(module[0].base_layer.weight, before)
+        assert same == (start in STARTS), start
 
 
 @pytest.mark.parametrize("alpha", [None, ALPHA])
