@@ -46,7 +46,7 @@ from diffusion.datasets import load_dataset
 from diffusion.decide import Measured, map_between
 from diffusion.errors import plain, with_map
 from diffusion.files import sha256
-from diffusion.lora import own_tokens
+from diffusion.lora import check_used, own_tokens
 from diffusion.prompts import prompts_for, read_weights
 from diffusion.search import Search, check_schedule, staged
 
@@ -110,6 +110,7 @@ def main(argv: list[str]) -> int:
     flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
     flags += ["to_keep", "n_samples"] if args.search == "halving" else []
     chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
+    check_used(card.embeddings, texts)
     chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
     chosen |= {"lora of prompts": prompts.loras, "embedding of prompts": prompts.embeddings}
 

@@ -44,6 +44,7 @@ def parser() -> options.Parser:
     return p
 
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -52,12 +53,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError, cluster, figures, gallery, matching, metrics, plan, records, results, run
+from diffusion import (
+    InputError,
+    InputWarning,
+    cluster,
+    figures,
+    gallery,
+    matching,
+    metrics,
+    plan,
+    records,
+    results,
+    run,
+)
 from diffusion.clip import clip_weights, find_clip, load_clip
 from diffusion.datasets import fingerprint
 from diffusion.decide import Measured
 from diffusion.items import Items, Once
-from diffusion.models import Model
+from diffusion.lora import check_used
+from diffusion.models import Model, digest
 from diffusion.progress import Progress
 from diffusion.prompts import read_weights
 from diffusion.readers import load_items
@@ -79,6 +93,7 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     """
     args.version = args.version or "2-0"
     card = plan.card_of(args)
+    captions = list(dict.fromkeys(caption for k, _ in mine for caption in items[k].captions))
     empty = [""] * args.normalize
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     raced = args.search == "race"
@@ -96,17 +111,15 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
         return [*items[views[number][0]].captions, *empty]
 
     def once(model: Model) -> tuple[Callable, Callable]:
-        """Each image is encoded once, however many items show it, and each caption embedded once."""
+        """Each image is encoded once, however many items show it, and each caption embedded once more than to check."""
+        check_captions(items, mine, {caption: digest(embed(model, caption)) for caption in captions})
         latents = Once(key(items, view) for view in mine)
         embedded = Once(text for k, _ in mine for text in (*items[k].captions, *empty))
 
         def encode(number: int, pixels: Tensor) -> Tensor:
             return latents(key(items, views[number]), lambda _: model.encode(pixels[None])[0])
 
-        def embed(text: str) -> Tensor:  # twice over: kernels for one row round otherwise than those for several
-            return model.conditions([text, text])[0].clone()
-
-        return encode, lambda number: torch.stack([embedded(text, embed) for text in told(number)])
+        return encode, lambda number: torch.stack([embedded(text, partial(embed, model)) for text in told(number)])
 
     def ask(number: int) -> tuple[np.ndarray, Callable]:
         k, i = views[number]
@@ -119,6 +132,8 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     chosen = plan.options_of(
         args, flags, card, {"dataset": args.dataset, "data": fingerprint(items.data)}, dtype, points
     )
+    if captions:
+        check_used(card.embeddings, captions)
     load, classify = run.by_search(
         args, card, device, dtype, points, lambda n: items.seen(*views[n]), args.interpolation, told, np.arange(0),
         finish, once=once, ask=ask, own_noise=False,  # so that the errors of images can be compared
@@ -126,6 +141,34 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     model, search = plan.model_tag(args), plan.search_tag(args, args.t_interval)
     name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
     return chosen, name, lambda k: args.budget or (k + len(empty)) * len(levels), load, classify
+
+
+def embed(model: Model, caption: str) -> Tensor:
+    """The conditions of one caption; computed twice over: kernels for one row round otherwise than for several."""
+    return model.conditions([caption, caption])[0].clone()
+
+
+def check_captions(items: Items, mine: Views, digests: dict[str, str]) -> None:
+    """Warn of examples with different captions whose conditions are the same; InputError where all are so.
+
+    `digests` are those of the conditions of each caption.
+    """
+    different, same = {}, {}
+    for k in dict.fromkeys(k for k, _ in mine):
+        captions = set(items[k].captions)
+        found = {digests[caption] for caption in captions}
+        if len(captions) > 1:
+            different[k] = captions
+        if len(found) < len(captions):
+            same[k] = len(found)
+    if not same:
+        return
+    first = next(iter(same))
+    named = f"the first is {items[first].id}: {names.few([repr(caption) for caption in items[first].captions])}"
+    alike = f"{len(same)} of {len(different)} examples have captions of which the text encoder makes the same; {named}"
+    if len(same) == len(different) and set(same.values()) == {1}:
+        raise InputError(f"{alike}; their words are unknown to its tokenizer, or behind the tokens that it takes")
+    warnings.warn(alike, InputWarning, stacklevel=2)
 
 
 def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.ndarray, Callable]:

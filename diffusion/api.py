@@ -224,6 +224,9 @@ def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.n
         raise InputError(f"prompts: {wrong[0]!r:.60} among them; this model takes {wanted}")
     if model.told == "class" and (wrong := [k for k in texts if not 0 <= k < model.classes]):
         raise InputError(f"prompts: class id {wrong[0]}; this model knows 0..{model.classes - 1}")
+    for token in model.tokens:
+        if not any(token in text for text in texts):
+            warnings.warn(f"embeddings: no prompt uses the token {token!r}", InputWarning, stacklevel=3)
     return names, texts, arm_class
 
 

@@ -96,9 +96,13 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
 
 
 def _listing(folder: Path) -> tuple[str, ...]:
-    depth = len(folder.parts)
-    inside = (Path(where, file) for where, _, files in os.walk(folder) for file in files)
-    return tuple(sorted("/".join(path.parts[depth:]) for path in inside))
+    """The files in a folder, as paths in it; in folders that are links too, of which none is entered from itself."""
+    depth, found = len(folder.parts), []
+    for where, inside, files in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(each) for each in (where, *Path(where).parents)}
+        inside[:] = [name for name in inside if os.path.realpath(os.path.join(where, name)) not in above]
+        found += ["/".join((*Path(where).parts[depth:], file)) for file in files]
+    return tuple(sorted(found))
 
 
 # ---- a hub that refuses, fails or is not there ----

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -363,6 +363,19 @@ def embed(pipeline, given: str, flag: str = "--embeddings", name: str | None = N
     return f"commit {commit}, {path.name}" if commit else weights.fingerprint([path])
 
 
+def token_of(given: str, flag: str = "--embeddings") -> str:
+    """The token that a file of embeddings is used by: the one that it names, else the file's name."""
+    return _embeddings(find(given, flag)[0], f"{flag} {given}")[0][1]
+
+
+def check_used(embeddings: Sequence[str], prompts: Collection[str]) -> None:
+    """InputError for a file of --embeddings whose token is in no prompt: it would change nothing."""
+    for given in embeddings:
+        token = token_of(given)
+        if not any(token in prompt for prompt in prompts):
+            raise InputError(f"--embeddings {given}: none of the {len(prompts)} prompts uses its token {token!r}")
+
+
 def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:
     """Prompts in which the token of each file has a name of its own, and file -> that name; `files` are each prompt's.
 
@@ -371,7 +384,7 @@ def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[l
     if files is None:
         return texts, {}
     names = {given: f"<own{k}>" for k, given in enumerate(dict.fromkeys(chain.from_iterable(files)))}
-    tokens = {given: _embeddings(find(given, OWN_TOKEN)[0], f"{OWN_TOKEN} {given}")[0][1] for given in names}
+    tokens = {given: token_of(given, OWN_TOKEN) for given in names}
 
     def renamed(text: str, own: tuple[str, ...]) -> str:
         for given in own:

@@ -16,11 +16,14 @@ from diffusion import InputError, InputWarning, hub, one_line, singlefile, weigh
 from diffusion.adapters import ADAPTERS, PACKED, TAKEN
 from diffusion.cards import AUTOENCODERS, T5, UNUSED, Card, class_of, read_card
 from diffusion.errors import alike
+from diffusion.files import sha256
 from diffusion.images import to_grey
-from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher
-from diffusion.names import ALIASES, DTYPES, EMBEDDED
+from diffusion.lora import OWN, OWN_TOKEN, add, embed, switcher, token_of
+from diffusion.names import ALIASES, DTYPES, EMBEDDED, few
 from diffusion.process import Process
 from diffusion.settings import exact_float32, guest
+
+NEAR = 0.02  # of the length of a prompt's conditions: prompts nearer than this are compared bit by bit
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
 
@@ -37,6 +40,7 @@ class Model:
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
     told: str = "text"  # or "class": what `conditions` takes
     classes: int | None = None  # how many class ids it knows, if it takes those
+    tokens: tuple[str, ...] = ()  # of its embeddings
     switch: Callable[[tuple[str, ...]], None] | None = None  # turns on these of the card's own_lora, off the rest
 
 
@@ -110,9 +114,11 @@ def check_weights(card: Card) -> dict[str, str]:
 
     Of the hub they are fetched first. The hub's commit, or sizes and hashes of local files, of local folders also of
     the configurations of the parts: a scheduler's says what the network predicts. Raises InputError unless every weight
-    of every part is there, and every tensor of every LoRA has its place; warns of what is not used.
+    of every part is there, every tensor of every LoRA has its place, and every tokenizer has its vocabulary; warns of
+    what is not used.
     """
     with _reading(card):
+        _check_tokenizers(card)
         known = {}
         if card.lora or card.embeddings or card.own_lora or card.own_tokens:
             pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline][0]
@@ -172,6 +178,7 @@ def load_model(
         raise InputError(f"condition {condition!r}: {card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
+        _check_tokenizers(card)
         pipeline = _pipeline(card, dtype)
         for each in card.embeddings:
             embed(pipeline, each)
@@ -180,6 +187,7 @@ def load_model(
         for each in card.lora:
             add(pipeline, part, each)
         switch = switcher(pipeline, part, card.own_lora) if card.own_lora else None
+    _mark_ends(pipeline)
     network = getattr(pipeline, part)
     release = _visiting(pipeline, network, device) if offload else lambda: None
     (network if offload else pipeline).to(device)
@@ -189,15 +197,26 @@ def load_model(
     @guest()
     @torch.inference_mode()
     def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
-        _warn_of_cuts(pipeline, arms)
-        told = {}
-        for own, places in alike(loras or [None] * len(arms)).items():
+        owns = loras or [None] * len(arms)
+        if told == "text":
+            _check_tokens(pipeline, arms)
+        rows = {}
+        for own, places in alike(owns).items():
             if own is not None:
                 switch(own)
             some = (places[k : k + 64] for k in range(0, len(places), 64))
-            told |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
+            rows |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
+        found = torch.stack([rows[place] for place in range(len(arms))])
+        if told == "text":
+            _check_distinct(arms, owns, found, encode_alone)
         release()
-        return torch.stack([told[place] for place in range(len(arms))])
+        return found
+
+    def encode_alone(prompt: str, own: tuple[str, ...] | None) -> Tensor:
+        """The conditions of one prompt, whose bits do not depend on the prompts beside it."""
+        if own is not None:
+            switch(own)
+        return tell([prompt, prompt])[0]
 
     @guest()
     @torch.inference_mode()
@@ -215,7 +234,8 @@ def load_model(
             return say(z.to(dtype), time.to(device), told)
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
-    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, switch)
+    tokens = tuple(token_of(each) for each in card.embeddings)
+    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, tokens, switch)
 
 
 def _condition_of(name: str) -> str:
@@ -284,18 +304,122 @@ def _latent(vae, images: Tensor) -> Tensor:
     return (mean - shift) * scale
 
 
-def _warn_of_cuts(pipeline, prompts: list) -> None:
-    """Name the prompts that are longer than a text encoder of the pipeline takes."""
+def _check_tokenizers(card: Card) -> None:
+    """InputError unless each tokenizer of a model has its files, and a vocabulary in them.
+
+    transformers 5.24 makes an empty tokenizer of a folder without a vocabulary, to which all prompts are alike.
+    """
+    for part, (library, class_name) in card.parts.items():
+        if not part.startswith("tokenizer"):
+            continue
+        folder = card.home.folder / part
+        files = [folder / name for name in card.home.within(part)]
+        there = [path for path in files if path.is_file()]  # of the hub's, what a tokenizer is read from
+        if not there:
+            raise InputError(f"{folder}: the {part} is missing; wanted a {class_name}'s files")
+        for path in there:
+            weights.check_pointer(path)
+        try:
+            tokenizer = class_of(library, class_name).from_pretrained(folder)
+        except (*UNREADABLE, RuntimeError, ImportError) as error:
+            raise InputError(f"{folder}: cannot be read as the {part}: {one_line(error)}") from error
+        if not hasattr(tokenizer, "get_vocab"):  # a processor, which reads images too
+            tokenizer = tokenizer.tokenizer
+        added = {*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens}
+        if not any(word.strip("\u2581 ") for word in tokenizer.get_vocab() if word not in added):
+            raise InputError(f"{folder}: the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
+
+
+def _mark_ends(pipeline) -> None:
+    """Let CLIP take the pooled text at the end of the text, where tokens were added.
+
+    Old configurations say `eos_token_id: 2`, for which transformers 5.24 (`modeling_clip.py`) takes the largest id in
+    the prompt: the end of the text, unless a token was added behind it in the vocabulary.
+    """
+    for key, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        end = getattr(tokenizer, "eos_token_id", None)
+        if not key.startswith("tokenizer") or end is None or encoder is None:
+            continue
+        behind = {index for index in tokenizer.get_vocab().values() if index > end}
+        if not behind or not behind <= tokenizer.added_tokens_decoder.keys():
+            continue
+        for module in encoder.modules():
+            if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == 2:
+                module.eos_token_id = end
+
+
+def _check_tokens(pipeline, prompts: list[str]) -> None:
+    """Name prompts that are longer than a text encoder takes; InputError for a token that it has no embedding of."""
     prompts = list(dict.fromkeys(prompts))
-    for tokenizer, texts, limit in _read_by(pipeline, prompts):
+    for part, tokenizer, texts, limit in _read_by(pipeline, prompts):
+        encoder = getattr(pipeline, part.replace("tokenizer", "text_encoder"))
+        known = len(encoder.get_input_embeddings().weight)
         for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
             if len(ids) > limit:
                 cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
+            if max(ids[:limit], default=0) >= known:
+                token = tokenizer.convert_ids_to_tokens(max(ids[:limit]))
+                encoder = f"the text encoder has embeddings of {known} tokens, the {part} {len(tokenizer)}"
+                raise InputError(
+                    f"{prompt!r}: {encoder}, of which {token!r} has none; wanted the files of one training"
+                )
 
 
-def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
-    """Each tokenizer of a pipeline, what it is given of prompts, and how many tokens of that the network is told.
+def _check_distinct(
+    prompts: list[str],
+    loras: Sequence[tuple[str, ...] | None],
+    rows: Tensor,
+    encode_alone: Callable[[str, tuple[str, ...] | None], Tensor],
+) -> None:
+    """Name different prompts whose conditions [n, ...] are the same: the network cannot tell them apart.
+
+    A tokenizer may not know their words, or the encoder's length end before them. The same text twice is the caller's
+    matter, and prompts with other LoRAs are others. InputError where all prompts, empty ones aside, are the same.
+    """
+    places = {}
+    for place, arm in enumerate(zip(prompts, loras, strict=True)):
+        places.setdefault(arm, place)
+    arms = list(places)
+    if len(arms) < 2:
+        return
+    near = _near(rows[list(places.values())])
+    groups: dict[tuple, list[str]] = {}
+    for k in near:
+        prompt, own = arms[k]
+        groups.setdefault((own, digest(encode_alone(prompt, own))), []).append(prompt)
+    why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
+    worded = {arm for arm in arms if arm[0].strip()}
+    for (own, _), group in groups.items():
+        if len(group) < 2:
+            continue
+        named = few([repr(prompt) for prompt in group])
+        if worded <= {(prompt, own) for prompt in group}:
+            raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named}): {why}")
+        alike = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
+        warnings.warn(alike, InputWarning, stacklevel=3)
+
+
+def _near(rows: Tensor) -> list[int]:
+    """Of rows [n, ...] those that are nearer to another than NEAR of their length."""
+    flat = rows.flatten(1)
+    products = torch.zeros(len(rows), len(rows), device=rows.device)
+    for part in flat.split(1 << 16, 1):  # so that half precision need not be copied whole
+        products += part.float() @ part.float().T
+    square = products.diagonal()
+    distance = square[:, None] + square - 2 * products
+    distance.fill_diagonal_(torch.inf)
+    return (distance <= NEAR**2 * square[:, None]).any(1).nonzero()[:, 0].tolist()
+
+
+def digest(condition: Tensor) -> str:
+    """A hash of the bits of a prompt's conditions."""
+    return sha256(condition.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+
+
+def _read_by(pipeline, prompts: list[str]) -> list[tuple[str, object, list[str], int]]:
+    """Each tokenizer of a pipeline, by name, what it is given of prompts, and how many of the tokens the network gets.
 
     Some prompts are put into a chat's template or after an instruction, as the network was trained.
     """
@@ -305,6 +429,8 @@ def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]
             continue
         longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
         texts, limit = prompts, longest and longest.default
+        if hasattr(pipeline, "maybe_convert_prompt"):  # a token of several vectors is as many tokens
+            texts = pipeline.maybe_convert_prompt(texts, tokenizer)
         if kind == "HunyuanDiTPipeline":
             limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
         elif kind == "Lumina2Pipeline":
@@ -320,5 +446,5 @@ def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]
 
             texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
             tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
-        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
+        found.append((key, tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
     return found

@@ -85,11 +85,7 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
     """
     tensors = {}
     for file in files:
-        with file.open("rb") as start:
-            if start.read(24).startswith(b"version https://git-lfs"):
-                raise InputError(
-                    f"{file}: is git-lfs's pointer to the weights, not the weights; `git lfs pull` gets them"
-                )
+        check_pointer(file)
         if file.suffix == ".safetensors":
             with library_reads(), safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118  no dict
@@ -107,6 +103,13 @@ def read(files: list[Path], header: bool = False) -> dict[str, Tensor]:
             there = there.get("state_dict", there)
             tensors |= {key: value for key, value in there.items() if isinstance(value, Tensor)}
     return tensors
+
+
+def check_pointer(file: Path) -> None:
+    """InputError where git-lfs's pointer to a file lies in its place."""
+    with file.open("rb") as start:
+        if start.read(24).startswith(b"version https://git-lfs"):
+            raise InputError(f"{file}: is git-lfs's pointer to the file, not the file; `git lfs pull` gets it")
 
 
 class Misfit(Exception):

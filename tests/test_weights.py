@@ -535,3 +535,20 @@ def test_scales_that_are_left_over(run_main, tmp_path, model_folder, folder, how
     save_file(load_file(model_folder / FILES["unet"]) | extra, tmp_path / "net.safetensors")
     done = run_main(SCRIPT, "--version", tmp_path / "net.safetensors", "--config", model_folder, *ARGS)
     refused(done, tmp_path, "net.safetensors", *extra)
+
+
+def test_parts_that_are_links(tmp_path, folder, base):
+    """Folders that are symbolic links are read as diffusers reads them; one that leads back into itself ends."""
+    elsewhere = tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.mkdir()
+    (folder / "model_index.json").symlink_to(elsewhere / "model_index.json")
+    for part in elsewhere.iterdir():
+        if part.is_dir():
+            (folder / part.name).symlink_to(part)
+    (folder / "again").symlink_to(folder)
+    (tmp_path / "root").symlink_to(folder)
+    for path in folder, tmp_path / "root":
+        card = read_card(str(path))
+        assert check_weights(card).keys() == check_weights(read_card(str(elsewhere))).keys()
+        assert torch.equal(answers(load_model(card)), base)
