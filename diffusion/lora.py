@@ -288,7 +288,7 @@ def _scale_by_one(pipeline, adapter: str) -> None:
     """Let an adapter's layers add up times down, as they are."""
     for module in _modules(pipeline).values():
         for layer in module.modules():
-            if adapter in getattr(layer, "scaling", {}):
+            if hasattr(layer, "lora_alpha") and adapter in layer.scaling:  # attention has a `scaling` of another kind
                 layer.lora_alpha[adapter] = layer.r[adapter]
                 layer.scaling[adapter] = 1.0
 

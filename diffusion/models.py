@@ -352,7 +352,8 @@ def _mark_ends(pipeline) -> None:
 def _check_tokens(pipeline, prompts: list[str]) -> None:
     """Name prompts that are longer than a text encoder takes; InputError for a token that it has no embedding of."""
     prompts = list(dict.fromkeys(prompts))
-    for part, tokenizer, texts, limit in _read_by(pipeline, prompts):
+    parts = [key for key, part in pipeline.components.items() if key.startswith("tokenizer") and part is not None]
+    for part, (tokenizer, texts, limit) in zip(parts, _read_by(pipeline, prompts), strict=True):
         encoder = getattr(pipeline, part.replace("tokenizer", "text_encoder"))
         known = len(encoder.get_input_embeddings().weight)
         for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
@@ -418,8 +419,8 @@ def digest(condition: Tensor) -> str:
     return sha256(condition.contiguous().cpu().view(torch.uint8).numpy().tobytes())
 
 
-def _read_by(pipeline, prompts: list[str]) -> list[tuple[str, object, list[str], int]]:
-    """Each tokenizer of a pipeline, by name, what it is given of prompts, and how many of the tokens the network gets.
+def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
+    """Each tokenizer of a pipeline, what it is given of prompts, and how many of these tokens the network gets.
 
     Some prompts are put into a chat's template or after an instruction, as the network was trained.
     """
@@ -446,5 +447,5 @@ def _read_by(pipeline, prompts: list[str]) -> list[tuple[str, object, list[str],
 
             texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
             tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
-        found.append((key, tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
+        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
     return found
