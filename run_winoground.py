@@ -30,7 +30,7 @@ def parser() -> options.Parser:
     options.add(model, "--model", "Stable Diffusion, CLIP, OpenCLIP or SigLIP", "sd", choices=kinds)
     version = "sd: as in eval_prob_adaptive.py, default 2-0; else open_clip's name, or digits"
     options.add(model, "--version MODEL", version)
-    tag = "weights of clip, openclip or siglip: open_clip's tag, or a file; OpenAI's need --version ...-quickgelu"
+    tag = "weights of clip, openclip or siglip: open_clip's tag, a file, or TAG=FILE, trained as that tag"
     options.add(model, "--pretrained TAG", tag)
     options.add_text_model(model)
     options.add_network(model)

@@ -5,6 +5,7 @@ say(z [n, c, h, w], time [n], conditions [n, ...]) -> the network's answer [n, c
 """
 
 import functools
+import inspect
 import math
 
 import torch
@@ -105,6 +106,15 @@ def _joined(squares: Tensor, like: Tensor) -> Tensor:
     return F.pixel_shuffle(squares.transpose(1, 2).unflatten(2, [side // PACKED for side in like.shape[-2:]]), PACKED)
 
 
+def _level(time: Tensor, z: Tensor) -> Tensor:
+    """time [n], 1000 sigma -> sigma [n] in z's dtype, of networks that multiply it by 1000 again in that dtype.
+
+    Rounded before it is divided, as in their pipelines (diffusers 0.42.1). In bfloat16 the network then sees a time
+    that is off by 0.625 on average over 1..1000, and by 2 at most; divided first it would be 0.747, and 3.
+    """
+    return time.to(z.dtype) / 1000
+
+
 def _guidance(transformer, z: Tensor) -> Tensor | None:
     """What a network that is distilled from guided predictions is told: 1, the prediction that is not guided.
 
@@ -114,10 +124,7 @@ def _guidance(transformer, z: Tensor) -> Tensor | None:
 
 
 def _flux(pipeline, device: torch.device):
-    """Flow matching: T5's text and CLIP's pooled one. The network is told the level in 0..1.
-
-    Its time is rounded to the network's dtype, as in its pipeline.
-    """
+    """Flow matching: T5's text and CLIP's pooled one. The network is told the level in 0..1, by `_level`."""
     transformer = pipeline.transformer
     width, k = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
 
@@ -130,7 +137,7 @@ def _flux(pipeline, device: torch.device):
         squares, places = _squares(z)
         places = F.pad(places, (1, 0)).to(z.dtype)  # [h w / 4, 3]: of the text 0, 0, 0
         answer = transformer(
-            squares, text, pooled, (time / 1000).to(z.dtype), places, places.new_zeros(text.shape[1], 3),
+            squares, text, pooled, _level(time, z), places, places.new_zeros(text.shape[1], 3),
             guidance=_guidance(transformer, z),
         ).sample  # fmt: skip
         return _joined(answer, z)
@@ -151,7 +158,7 @@ def _chroma(pipeline, device: torch.device):
         places = F.pad(places, (1, 0)).to(z.dtype)
         mask = F.pad(told[..., -1], (0, squares.shape[1]), value=1.0)
         answer = transformer(
-            squares, told[..., :-1], (time / 1000).to(z.dtype), places, places.new_zeros(told.shape[1], 3), mask
+            squares, told[..., :-1], _level(time, z), places, places.new_zeros(told.shape[1], 3), mask
         ).sample
         return _joined(answer, z)
 
@@ -169,7 +176,7 @@ def _flux_2(pipeline, device: torch.device):
         squares, places = _squares(z)
         order = torch.arange(text.shape[1], device=device)[:, None]  # places are time, row, column, order in the text
         answer = transformer(
-            squares, text, (time / 1000).to(z.dtype), F.pad(places, (1, 1)), F.pad(order, (3, 0)),
+            squares, text, _level(time, z), F.pad(places, (1, 1)), F.pad(order, (3, 0)),
             guidance=_guidance(transformer, z),
         ).sample  # fmt: skip
         return _joined(answer, z)
@@ -194,7 +201,11 @@ def _lengths(told: Tensor) -> Tensor:
 
 
 def _qwen_image(pipeline, device: torch.device):
-    """Flow matching: the text of Qwen2.5-VL, which is asked to describe the image; its padding is masked."""
+    """Flow matching: the text of Qwen2.5-VL, which is asked to describe the image; its padding is masked.
+
+    The network takes the level in 0..1 and multiplies it by 1000 in float32. So it is divided first and rounded once:
+    in bfloat16 0.651 off on average over 1..1000; rounding before too, as its pipeline does, gives 0.907.
+    """
     transformer = pipeline.transformer
 
     def tell(prompts: list[str]) -> Tensor:
@@ -260,16 +271,26 @@ def _cogview_4(pipeline, device: torch.device):
     return tell, say
 
 
+def sana_instruction(pipeline) -> list[str]:
+    """The lines that Sana's pipeline puts before every prompt by default; of other pipelines none.
+
+    Its training does too. `encode_prompt` leaves them out unless it is given them (diffusers 0.42.1).
+    """
+    known = inspect.signature(pipeline.__call__).parameters.get("complex_human_instruction")
+    return list(known.default or ()) if known else []
+
+
 def _masked(pipeline, device: torch.device):
     """PixArt-alpha, PixArt-Sigma, Sana and Lumina 2: a language model's text, of which the padding is masked.
 
-    PixArt learned its variance as DiT did. Sana's instruction that rewrites short prompts is left out.
+    PixArt learned its variance as DiT did. Sana reads the prompt after an instruction, as when it samples.
     """
-    transformer = pipeline.transformer
+    transformer, instruction = pipeline.transformer, sana_instruction(pipeline)
+    how = {"complex_human_instruction": instruction} if instruction else {}
     scale = transformer.config.get("timestep_scale", 1.0)  # Sana's
 
     def tell(prompts: list[str]) -> Tensor:
-        text, mask, *_ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+        text, mask, *_ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False, **how)
         return _with_mask(text, mask)
 
     def say(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
@@ -397,3 +418,8 @@ ADAPTERS = {  # pipeline class -> (the folder of its network, what the network i
     "LDMPipeline": ("unet", "class", _class_unet),
 }
 PACKS = {name for name, (*_, adapter) in ADAPTERS.items() if adapter in (_flux, _flux_2, _chroma, _qwen_image)}
+FLOW = {  # those that exist as flow matching only, whatever scheduler lies in their folder
+    "StableDiffusion3Pipeline", "FluxPipeline", "Flux2Pipeline", "Flux2KleinPipeline", "ChromaPipeline",
+    "QwenImagePipeline", "ZImagePipeline", "CogView4Pipeline", "SanaPipeline", "Lumina2Pipeline", "AuraFlowPipeline",
+}  # fmt: skip
+SHIFTED = {"CogView4Pipeline"}  # of these, those whose network's time depends on the scheduler's shift

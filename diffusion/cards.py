@@ -1,6 +1,7 @@
 """What a name stands for: the configuration of a model, read before any weight is loaded."""
 
 import importlib.util
+import inspect
 import math
 import os
 import warnings
@@ -11,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS, PACKED, PACKS
+from diffusion.adapters import ADAPTERS, FLOW, PACKED, PACKS, SHIFTED
 from diffusion.lora import split
 from diffusion.names import ALIASES
 from diffusion.process import Process
-from diffusion.schedules import scheduler_of
+from diffusion.schedules import flow_scheduler, scheduler_of
 from diffusion.settings import quiet_libraries
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
@@ -35,6 +36,10 @@ OTHERS = {  # pipelines that are told more than we have to tell -> what
     "StableDiffusionDepth2ImgPipeline": "a map of depths",
     "StableDiffusionUpscalePipeline": "a small image",
 }
+TEXT_PARTS = ("text_encoder", "tokenizer")  # what the names of parts begin with that read prompts
+TEXT_ONLY = {"addition_embed_type": {None, "text"}, "encoder_hid_dim_type": {None, "text_proj"}}  # of a U-Net
+SIZED = {"StableDiffusionXLPipeline", "KolorsPipeline"}  # pipelines whose U-Net takes the size of the image
+CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,14 @@ def read_card(
     if config is not None and not (single or partial):
         raise InputError(f"--config {config}: is for a --version that is a single .safetensors file, not for {name}")
     reasons = []
-    for source in [config] if config else ALIASES[told].get(name, [name]):
+    try:
+        sources = singlefile.looks_like(name) if single and not config else ALIASES[told].get(config or name)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"--version {name}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+    for source in sources or [config or name]:
         try:
-            source = singlefile.looks_like(name) if single and not config else source
             card = _card(name, source, image_size, told, vae, t5)
             card = replace(card, lora=lora, embeddings=tuple(embeddings or ()))
             return _in_file(card, name) if single else _in_folder(card, name) if partial and config else card
@@ -108,13 +118,16 @@ def read_card(
             reasons.append(f"{source} ({said}{one_line(error)})")
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
-        raise InputError(f"--version {name}: its configuration could not be read from {reasons[0]}; {wanted}")
+        raise InputError(f"--version {name}: its configuration could not be read from {'; '.join(reasons)}; {wanted}")
     beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
     raise hub.unreadable(name, told, reasons, beside)
 
 
 def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None, t5: bool) -> Card:
     home = hub.look(source)
+    if "modular_model_index.json" in home.names and "model_index.json" not in home.names:
+        modular = "a modular repository (modular_model_index.json), whose pipeline is put together by code"
+        raise InputError(f"--version {name}: {source} is {modular}; wanted one with model_index.json")
     pipeline, parts, config, declared = _read_configs(home)
     if pipeline in OTHERS:
         raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
@@ -140,15 +153,29 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
     places = {key: (home, key) for key in modules}
     autoencoder = next((part for part in AUTOENCODERS if part in parts), None)
-    if vae is not None and autoencoder is None:
+    of_latents = bool(_takes(pipeline).intersection(AUTOENCODERS))
+    if vae is not None and not of_latents:
         raise InputError(f"--vae {vae}: {source} has no VAE, it works in pixels")
+    lost = [key for key in (part, "scheduler") if key not in parts]
+    lost += ["VAE"] if of_latents and autoencoder is None and vae is None else []
+    if lost:
+        raise InputError(f"{source}: has no {lost[0]} (model_index.json names none), which a {pipeline} wants")
     if vae is not None:
         autoencoder = "vae"
         places["vae"], config["vae"] = _read_vae(vae)
         parts["vae"] = ("diffusers", config["vae"]["_class_name"])
-    scheduler = scheduler_of(config["scheduler"], source)
-    process = Process.from_scheduler(scheduler)
     network = config[part]
+    if takes == "text":
+        _check_inputs(source, pipeline, parts, network, home)
+    scheduler = scheduler_of(config["scheduler"], source)
+    settings = scheduler.config
+    if pipeline in FLOW and Process.from_scheduler(scheduler).predicts != "flow":
+        settings = config["scheduler"]
+        scheduler = flow_scheduler(settings, source, pipeline)
+    if pipeline in SHIFTED and "use_dynamic_shifting" not in settings:
+        lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
+        raise InputError(f"{source}: its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
+    process = Process.from_scheduler(scheduler)
     latent, size = (
         _sizes(pipeline, source, network, config[autoencoder], image_size, vae, told)
         if autoencoder
@@ -178,17 +205,16 @@ def _sizes(
     pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None, told: str
 ) -> tuple[tuple[int, int, int], int]:
     """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
-    if "z_dim" in autoencoder:  # of videos
-        factor, c = 2 ** len(autoencoder["temperal_downsample"]), autoencoder["z_dim"]
-    else:
-        blocks = autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
-        factor, c = 2 ** (len(blocks) - 1), autoencoder.get("vq_embed_dim") or autoencoder["latent_channels"]
+    factor, c = _of_vae(autoencoder, vae or source)
     packed = PACKED if pipeline in PACKS else 1
     if (takes := network["in_channels"]) != c * packed**2:
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
         more |= {c + 1: "a map of depths"}
         if takes in more and vae is None and packed == 1:
             raise InputError(f"{source}: its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
+        if vae is None:
+            wanted = f"wanted {c * packed**2}, as its VAE gives {c} latent channels"
+            raise InputError(f"{source}: its network takes {takes} channels; {wanted}")
         raise InputError(f"--vae {vae}: gives {c} latent channels, {source} takes {takes}")
     side = _side(source, network) or 128  # Flux and others do not say; this is their pipelines'
     native = side * factor
@@ -204,6 +230,20 @@ def _sizes(
     if told == "class" and size != native:
         raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
     return (c, size // factor, size // factor), size
+
+
+def _of_vae(config: dict, source: str) -> tuple[int, int]:
+    """How many pixels are as wide as one place of the latent, and its channels. InputError for an unsupported VAE."""
+    if "z_dim" in config:  # Qwen-Image's and Wan's, of videos
+        return 2 ** len(config["temperal_downsample"]) * (config.get("patch_size") or 1), config["z_dim"]
+    keys = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")
+    blocks = next((config[key] for key in keys if config.get(key)), None)
+    c = config.get("vq_embed_dim") or config.get("latent_channels")
+    if blocks is None or c is None or any(key.startswith("temporal") for key in config):
+        raise InputError(
+            f"{source}: its VAE is a {config.get('_class_name')}, which is not supported; wanted an image's"
+        )
+    return 2 ** (len(blocks) - 1), c
 
 
 def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[int, int, int], int]:
@@ -292,7 +332,7 @@ def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[
 
 def _in_file(card: Card, file: str) -> Card:
     """A card of a single file, which knows what it was trained to predict."""
-    said = singlefile.trained_as(file)
+    said = {} if card.pipeline in FLOW else singlefile.trained_as(file)
     told, betas = card.scheduler.config, hasattr(card.scheduler, "betas")  # flow matching has no use for either
     if changes := {key: value for key, value in said.items() if (betas or key in told) and told.get(key) != value}:
         config = dict(told) | changes | {"_class_name": type(card.scheduler).__name__}
@@ -319,7 +359,7 @@ def _read_vae(name: str) -> tuple[tuple[hub.Source, str], dict]:
         source = hub.look(name)
         config = AutoencoderKL.load_config(source.folder)
         kind = str(config.get("_class_name", "AutoencoderKL"))
-        if not kind.startswith("Autoencoder") or not class_of("diffusers", kind):
+        if not any(word in kind for word in ("Autoencoder", "VAE", "VQModel")) or not class_of("diffusers", kind):
             raise ValueError(f"config.json is a {kind}'s")
         return _with_weights({"vae": (source, "")})["vae"], config | {"_class_name": kind}
     except (OSError, ValueError) as error:
@@ -332,9 +372,71 @@ def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], di
     from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 
     declared = DiffusionPipeline.load_config(home.folder)
-    parts = {key: tuple(value) for key, value in declared.items() if isinstance(value, list) and any(value)}
+    takes = _takes(str(declared["_class_name"]))
+    parts = {key: tuple(value) for key, value in declared.items() if _is_part(value) and key in (takes or declared)}
     config = {}
     for part in {"unet", "transformer", *AUTOENCODERS, "scheduler"} & parts.keys():
         reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
         config[part] = reader.load_config(home.folder, subfolder=part)
     return str(declared["_class_name"]), parts, config, declared
+
+
+def _is_part(value: object) -> bool:
+    """Whether an entry of model_index.json names a library and a class."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+
+
+def _takes(pipeline: str) -> set[str]:
+    """The parts that a pipeline's class takes, as diffusers reads model_index.json: other lists are settings.
+
+    Those without a default, and the optional ones that it lists (diffusers 0.42, DiffusionPipeline.from_pretrained).
+    Empty for a class that is unknown, or that needs a package.
+    """
+    cls = class_of("diffusers", pipeline)
+    if cls is None or hasattr(cls, "_backends"):
+        return set()
+    parameters = inspect.signature(cls.__init__).parameters
+    required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    return required | set(cls._optional_components) & parameters.keys()
+
+
+def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: hub.Source) -> None:
+    """InputError where prompts cannot be read, or where a network wants more of them than its adapter gives.
+
+    A null text encoder is diffusers' way to leave out the first of Stable Diffusion XL or Stable Diffusion 3's T5.
+    """
+    xl = pipeline == "StableDiffusionXLPipeline"
+    optional = T5 | ({"text_encoder", "tokenizer"} if xl else set())
+    lost = [key for key in sorted(_takes(pipeline) - parts.keys() - optional) if key.startswith(TEXT_PARTS)]
+    if lost:
+        raise InputError(f"{source}: has no {lost[0]} (null in model_index.json), which a {pipeline} wants")
+    kind = network.get("_class_name", "")
+    if not kind.startswith("UNet"):
+        return
+    found = network.get("class_embed_type") or (network.get("num_class_embeds") and "num_class_embeds")
+    if found:
+        wants = f"a class, a noise level or an embedding beside the text ({found})"
+        raise InputError(f"{source}: its {kind} is conditioned on {wants}; wanted one of text alone")
+    for key, known in TEXT_ONLY.items():
+        wanted = {"text_time"} if key == "addition_embed_type" and pipeline in SIZED else known
+        if network.get(key) not in wanted:
+            raise InputError(f"{source}: its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
+    if parts["text_encoder_2" if xl else "text_encoder"][1] in CLIPS:
+        _check_widths(source, parts, network, home, xl)
+
+
+def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl: bool) -> None:
+    """InputError unless CLIP's text is as wide as a U-Net takes it; of XL also the pooled text and the size."""
+    encoders = [key for key in ("text_encoder", "text_encoder_2") if key in parts]
+    configs = [weights.read_config(class_of(*parts[key]), home.folder / key) for key in encoders]
+    width = sum(config.hidden_size for config in configs)
+    takes = network.get("encoder_hid_dim") or network.get("cross_attention_dim")
+    if isinstance(takes, int) and width != takes:
+        raise InputError(f"{source}: its {' and '.join(encoders)} give text {width} wide, its network takes {takes}")
+    if not xl:
+        return
+    beside = network["projection_class_embeddings_input_dim"] - configs[-1].projection_dim
+    if beside != 6 * network["addition_time_embed_dim"]:
+        numbers = beside / network["addition_time_embed_dim"]
+        wanted = "wanted 6, of the size (a refiner takes 5, the last a score)"
+        raise InputError(f"{source}: its network takes {numbers:g} numbers beside the pooled text; {wanted}")

@@ -1,8 +1,11 @@
 """The baselines: how alike CLIP finds an image and captions. A thin layer over open_clip, imported only when used."""
 
+import json
 import logging
 import os
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from diffusion import InputError, one_line
+from diffusion import InputError, InputWarning, one_line
 from diffusion.files import check_pt
-from diffusion.names import EMBEDDED
+from diffusion.names import EMBEDDED, few
 from diffusion.weights import fingerprint
 
 DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
@@ -21,6 +24,8 @@ DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
     "siglip": ("ViT-SO400M-14-SigLIP-384", "webli"),
 }
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+CARD = "open_clip_config.json"
+IMAGES = ("mean", "std", "interpolation", "resize_mode")  # what open_clip's cards say of preprocessing
 
 
 def find_clip(
@@ -50,17 +55,80 @@ def find_clip(
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and default_tag in tags:
         return name, default_tag
-    if pretrained not in tags and not os.path.isfile(pretrained or ""):
+    if pretrained not in tags and not os.path.isfile(tag_and_file(name, pretrained)[1] or ""):
         given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
         known = f" or, for {name}, {', '.join(tags)}" if tags else ""
         raise InputError(f"{given}: wanted a file of weights{known}")
     return name, pretrained
 
 
+def tag_and_file(name: str, pretrained: str | None) -> tuple[str | None, str | None]:
+    """Of --pretrained TAG, FILE or TAG=FILE, a file that is read as that tag's weights, the tag and the file."""
+    tags = _import().list_pretrained_tags_by_model(name)
+    if pretrained is None or pretrained in tags:
+        return pretrained, None
+    tag, _, file = pretrained.partition("=")
+    if tag in tags and file and not os.path.isfile(pretrained):
+        return tag, os.path.expanduser(file)
+    return None, os.path.expanduser(pretrained)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights were trained, where their file does not say it."""
+
+    images: dict  # of IMAGES those that are known; for the others open_clip's defaults
+    quick_gelu: bool
+    unknown: str = ""  # what is not known, and was taken for what
+
+    def __str__(self) -> str:
+        images = " ".join(f"{key} {self.images[key]}" for key in IMAGES if key in self.images)
+        return f"{images or 'preprocessing by default'}, {'QuickGELU' if self.quick_gelu else 'GELU'}"
+
+
+def training_of(name: str, pretrained: str | None) -> Training:
+    """How the weights that find_clip names were trained.
+
+    A file's are those of its tag, of the card beside it (open_clip_config.json), or of all tags of this model where
+    these agree. open_clip 3.3 asks none of them: it takes OpenAI's mean and crop for any file, and GELU for OpenAI's
+    weights, which were trained with QuickGELU. InputError: the card cannot be read.
+    """
+    open_clip = _import()
+    tag, file = tag_and_file(name, pretrained)
+    if name.startswith("local-dir:"):  # open_clip reads its card
+        return Training({}, False)
+    quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    configs = [open_clip.get_pretrained_cfg(name, each) for each in (tags if tag is None else [tag])]
+    if tag is None and (Path(file).parent / CARD).is_file():
+        configs = [_card(Path(file).parent / CARD)]
+    images = {key: config[key] for config in configs[:1] for key in IMAGES if config.get(key) is not None}
+    differ = [key for key in images if any(config.get(key) != images[key] for config in configs)]
+    activations = {bool(config.get("quick_gelu")) for config in configs} if not quick else {True}
+    unknown = []
+    if differ or not images:
+        unknown.append(f"preprocessing ({', '.join(differ or IMAGES)}; taken: OpenAI's mean and crop)")
+    if len(activations) > 1:
+        unknown.append("activation (taken: GELU)")
+    images = {} if differ else images
+    return Training(images, quick or activations == {True}, " and ".join(unknown))
+
+
+def _card(path: Path) -> dict:
+    """What a card says of preprocessing and activation, as a tag's configuration says it."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        images = card.get("preprocess_cfg") or {}
+        return {**images, "quick_gelu": bool(card["model_cfg"].get("quick_gelu"))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as open_clip's card of the weights beside it: {error!r}") from None
+
+
 def _local_files(name: str, pretrained: str | None) -> list[Path]:
     """The local files of weights, of what find_clip gives; [] of open_clip's own."""
     if pretrained is not None:
-        return [Path(pretrained)] if os.path.isfile(pretrained) else []
+        file = tag_and_file(name, pretrained)[1]
+        return [Path(file)] if file is not None else []
     folder = Path(name.removeprefix("local-dir:"))
     return [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
 
@@ -68,7 +136,10 @@ def _local_files(name: str, pretrained: str | None) -> list[Path]:
 def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
     """What local weights are known by, of what find_clip gives; open_clip's own are known by their tag, so nothing."""
     files = _local_files(name, pretrained)
-    return {"weights of CLIP": fingerprint(files)} if files else {}
+    if not files:
+        return {}
+    trained = f"; {training_of(name, pretrained)}" if pretrained is not None else ""
+    return {"weights of CLIP": f"{fingerprint(files)}{trained}"}
 
 
 def load_clip(
@@ -76,7 +147,9 @@ def load_clip(
 ) -> tuple[Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
     """Two functions: an RGB image -> its features [d], n texts -> theirs [n, d]; float64, of length 1.
 
-    So `texts @ image` are cosine similarities [n]. Raises InputError: no weights.
+    So `texts @ image` are cosine similarities [n]. Raises InputError: no weights; from the second, several texts that
+    are all the same to the tokenizer. Warns where it is not known how the weights of a file were trained, and of texts
+    that are cut.
     """
     from transformers import dynamic_module_utils
 
@@ -85,14 +158,15 @@ def load_clip(
         check_pt(file)
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether to run a folder's code
     logging.disable(logging.CRITICAL)
-    config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    file, training = tag_and_file(name, pretrained)[1], training_of(name, pretrained)
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
             name,
-            pretrained,
+            file or pretrained,
             precision=PRECISION[dtype],
             device=device,
-            force_quick_gelu=config.get("quick_gelu", False),  # as those weights were trained
+            force_quick_gelu=training.quick_gelu,
+            **{f"image_{key}": value for key, value in training.images.items()},
         )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
@@ -101,6 +175,12 @@ def load_clip(
     finally:
         logging.disable(logging.NOTSET)
     model.eval()
+    if training.unknown:
+        how = f"--pretrained TAG=FILE reads it as a tag's weights, else {CARD} beside it says it"
+        tags = few(open_clip.list_pretrained_tags_by_model(name), 4) or "none"
+        known = f"open_clip's tags for {name} ({tags}) do not tell its {training.unknown}"
+        warnings.warn(f"--pretrained {pretrained}: {known}; {how}", InputWarning, stacklevel=2)
+    cut = {}  # tokens that are left of a text that was cut -> the text
 
     @torch.inference_mode()
     def of_image(image: Image.Image) -> Tensor:
@@ -110,9 +190,47 @@ def load_clip(
     @torch.inference_mode()
     def of_texts(texts: list[str]) -> Tensor:
         chunks = [tokenizer(texts[k : k + 64]).to(device) for k in range(0, len(texts), 64)]
+        check_tokens(tokenizer, texts, torch.cat(chunks).tolist(), cut)
         return torch.cat([F.normalize(model.encode_text(chunk).double(), dim=-1).cpu() for chunk in chunks])
 
     return of_image, of_texts
+
+
+def check_tokens(tokenizer, texts: list[str], tokens: list[list[int]], cut: dict[tuple, str]) -> None:
+    """Warn of texts that are cut, and of those that the tokenizer makes the same; InputError where all of several are.
+
+    tokens [texts, context length] are the tokenizer's; `cut` keeps what is left of texts that were cut before.
+    """
+    first, same = {}, []
+    lengths = dict(zip(texts, _lengths(tokenizer, texts), strict=True))
+    for text, row in dict(zip(texts, map(tuple, tokens), strict=True)).items():
+        if lengths[text] > tokenizer.context_length and text not in cut.values():
+            taken = f"{lengths[text]} tokens, CLIP takes {tokenizer.context_length}; the rest is cut"
+            warnings.warn(f"{text!r}: {taken}", InputWarning, stacklevel=3)
+            if row in cut:
+                same.append((cut[row], text))
+            cut.setdefault(row, text)
+        elif row in first:
+            same.append((first[row], text))
+        first.setdefault(row, text)
+    if len(first) == 1 and len(set(texts)) > 1:
+        raise InputError(
+            f"all {len(set(texts))} texts are the same to CLIP's tokenizer: {few(map(repr, first), 1)}, ..."
+        )
+    for one, other in same[:3]:
+        more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
+        warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
+
+
+def _lengths(tokenizer, texts: list[str]) -> list[int]:
+    """How many tokens texts have, start and end included, before any is cut."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:  # open_clip's SimpleTokenizer
+        return [2 + len(tokenizer.encode(text)) for text in texts]
+    added = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    ids = inner(cleaned, add_special_tokens=not added, verbose=False).input_ids
+    return [added + len(each) for each in ids]
 
 
 def _import():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
-from diffusion.adapters import ADAPTERS, PACKED, TAKEN
+from diffusion.adapters import ADAPTERS, PACKED, TAKEN, sana_instruction
 from diffusion.cards import AUTOENCODERS, T5, UNUSED, Card, class_of, read_card
 from diffusion.errors import alike
 from diffusion.files import sha256
@@ -106,7 +106,27 @@ def _pipeline(card: Card, dtype: torch.dtype | None):
     given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
     modules = _modules(card, dtype)
     with weights.library_reads():
-        return DiffusionPipeline.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
+        pipeline = DiffusionPipeline.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
+    _limit_tokenizers(pipeline)
+    return pipeline
+
+
+def _limit_tokenizers(pipeline) -> None:
+    """A tokenizer gives no more tokens than its text encoder has places for.
+
+    Without a `model_max_length` in tokenizer_config.json transformers (5) takes 1e30, to which pipelines then pad.
+    """
+    for key, tokenizer in pipeline.components.items():
+        if not key.startswith("tokenizer") or not hasattr(tokenizer, "model_max_length"):
+            continue
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        config = getattr(encoder, "config", None)
+        most = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+        if isinstance(most, int) and tokenizer.model_max_length > most:
+            tokenizer.model_max_length = most
+    limit = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
+    if limit and getattr(pipeline, "tokenizer_max_length", 0) > limit:  # it had looked before
+        pipeline.tokenizer_max_length = limit
 
 
 def check_weights(card: Card) -> dict[str, str]:
@@ -436,6 +456,10 @@ def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]
             limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
         elif kind == "Lumina2Pipeline":
             texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
+        elif kind == "SanaPipeline" and sana_instruction(pipeline):
+            before = "\n".join(sana_instruction(pipeline))
+            texts = [before + each for each in prompts]
+            limit += len(tokenizer.encode(before)) - 2  # as its encode_prompt counts
         elif kind == "QwenImagePipeline":
             texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
             limit = TAKEN + pipeline.prompt_template_encode_start_idx

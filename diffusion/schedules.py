@@ -1,10 +1,11 @@
 """Schedulers as they are found: of any class, of older versions, of packages that are not installed."""
 
 import inspect
+import warnings
 
 import diffusers
 
-from diffusion import InputError, one_line
+from diffusion import InputError, InputWarning, one_line
 from diffusion.process import Process
 
 SPELLED = {"v": "v_prediction", "v-prediction": "v_prediction", "velocity": "v_prediction", "eps": "epsilon"}
@@ -37,7 +38,9 @@ def scheduler_of(config: dict, source: str):
     try:
         scheduler = cls.from_config(told)
         flow, edm = "FlowMatch" in cls.__name__, cls.__name__ in EDM
-        predicts = scheduler.config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+        predicts = "flow_prediction" if flow else scheduler.config.get("prediction_type", "epsilon")
+        if scheduler.config.get("invert_sigmas"):
+            raise ValueError("invert_sigmas, of networks whose sigma runs from noise to the image")
         if not (flow or edm) and not (hasattr(scheduler, "betas") and hasattr(scheduler, "alphas_cumprod")):
             raise ValueError(f"known are those with betas, flow matching's, and {', '.join(sorted(EDM))}")
         if predicts not in KNOWN or (edm and predicts not in ("epsilon", "v_prediction")):
@@ -52,3 +55,19 @@ def scheduler_of(config: dict, source: str):
     except (ValueError, TypeError, NotImplementedError, RuntimeError, ImportError, AttributeError) as error:
         raise InputError(f"{source}: its scheduler, {name}, is none for us: {one_line(error)}") from None
     return scheduler
+
+
+def flow_scheduler(config: dict, source: str, pipeline: str):
+    """The scheduler of a network that exists as flow matching only, in whose folder lies another kind.
+
+    `Class.from_config` of a scheduler with betas takes a flow-matching scheduler's configuration without a word, and
+    predicts epsilon (diffusers 0.42.1). It keeps what it does not know, so the shift is still there. Warns.
+    """
+    told = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
+    told.pop("prediction_type", None)
+    name = config.get("_class_name")
+    found = f"its scheduler, {name}, is none of flow matching"
+    warnings.warn(
+        f"{source}: {found}, but a {pipeline}'s network predicts its velocity: read as that", InputWarning, stacklevel=4
+    )
+    return scheduler_of(told | {"_class_name": "FlowMatchEulerDiscreteScheduler"}, source)

@@ -8,20 +8,77 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from diffusion import InputError, InputWarning, weights
-from diffusion.names import few
+from diffusion import InputError, InputWarning, one_line, weights
+from diffusion.names import ALIASES, few
 
 AUTOENCODER = ("first_stage_model.", "vae.")  # what the keys of a VAE begin with
 PREDICTS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}  # modelspec's words
+OF_STABLE_DIFFUSION = ("model.diffusion_model.input_blocks.", "input_blocks.")  # how a U-Net's names begin there
+OTHER_WIDTHS = {1024: "Stable Diffusion 2", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}
+PIXART_CHANNELS = 4  # of its latent; Sana's has 32
+IMAGE_TOO = {  # what diffusers calls a network -> what it takes beside the text
+    "inpainting": "a masked image", "inpainting_v2": "a masked image", "xl_inpaint": "a masked image",
+    "flux-fill": "a masked image", "flux-depth": "an image that it follows", "instruct-pix2pix": "an image to change",
+    "upscale": "a small image", "xl_refiner": "a score, since it refines images",
+}  # fmt: skip
+MIRRORS = {places[0]: places for places in ALIASES["text"].values()}
 
 
-def looks_like(file: str) -> str:
-    """The hub id of the model whose shapes the weights in a file have."""
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+def looks_like(file: str) -> list[str]:
+    """The hub ids, tried in order, of the model whose shapes the weights in a file have, as diffusers recognises it.
 
-    tensors = weights.read([path_of(file)], header=True)
-    with weights.library_reads():
-        return fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
+    diffusers 0.42.1 (`infer_diffusers_model_type`) takes what it does not recognise for Stable Diffusion 1, a PixArt
+    for Sana, and every Stable Diffusion 2 for the one that predicts v, whose repository is gone. InputError where that
+    may be: --config says what it is. Of the sizes of Sana it knows one: warns.
+    """
+    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
+
+    shapes = weights.read([path_of(file)], header=True)
+    try:
+        kind = infer_diffusers_model_type(shapes)
+    except Exception as error:  # it looks at shapes of weights that a foreign file has not, or has otherwise
+        raise _unknown(file, f"diffusers cannot recognise its weights ({one_line(error, 80)})") from None
+    default = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
+    if kind in IMAGE_TOO:
+        raise _unknown(file, f"a network ({kind}) that takes {IMAGE_TOO[kind]} beside the text", "one of text alone")
+    found = few(sorted(shapes), 2)
+    if kind == "v1" and not any(key.startswith(OF_STABLE_DIFFUSION) for key in shapes):
+        raise _unknown(
+            file, f"holds weights ({found}) that diffusers does not recognise; it would take any for {default}"
+        )
+    if kind == "v1" and (width := _text_width(shapes)) in OTHER_WIDTHS:
+        what = f"a U-Net of {OTHER_WIDTHS[width]} (its text is {width} wide), which diffusers takes for {default}"
+        raise _unknown(file, what)
+    if kind == "sana" and _channels(shapes) == PIXART_CHANNELS:
+        raise _unknown(
+            file, f"a PixArt (its latent has {PIXART_CHANNELS} channels), which diffusers takes for {default}"
+        )
+    if kind == "sana":
+        sizes = "Sana's networks for 512 and 1024 pixels have the same shapes"
+        warnings.warn(f"{file}: {sizes}; taken for {default}, else give --config", InputWarning, stacklevel=3)
+    if kind == "v2":
+        predicts = trained_as(file).get("prediction_type")
+        if predicts is None:
+            which = "does not say whether it predicts epsilon, as 2-base, or v, as 2-1 of 768 pixels"
+            raise _unknown(file, f"a Stable Diffusion 2 that {which}", "--config 2-1 for epsilon, --config 2-1-v for v")
+        return ALIASES["text"]["2-1" if predicts == "epsilon" else "2-1-v"]
+    return MIRRORS.get(default, [default])
+
+
+def _unknown(
+    file: str, what: str, wanted: str = "the hub id or folder of a model of its kind in --config"
+) -> InputError:
+    return InputError(f"--version {file}: {what}; wanted {wanted}")
+
+
+def _text_width(shapes: dict[str, Tensor]) -> int | None:
+    """Of a U-Net in the layout of its authors how wide the text is that its attention reads."""
+    return next((value.shape[-1] for key, value in shapes.items() if key.endswith(".attn2.to_k.weight")), None)
+
+
+def _channels(shapes: dict[str, Tensor]) -> int | None:
+    """How many channels of a latent a transformer's first layer reads."""
+    return next((value.shape[1] for key, value in shapes.items() if key.endswith("x_embedder.proj.weight")), None)
 
 
 def path_of(file: str) -> Path:

@@ -18,7 +18,7 @@ def parser() -> options.Parser:
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
     options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")
-    options.add(model, "--pretrained TAG", "weights of the CLIP in --model: open_clip's tag, or a file")
+    options.add(model, "--pretrained TAG", "weights of the CLIP in --model: open_clip's tag, a file, or TAG=FILE")
     options.add_device(model)
     options.add_store(p)
     options.add_shards(p)
@@ -47,12 +47,15 @@ def by_clip(args, name: str, dataset, device, dtype: str):
     found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
     prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
     arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}
+
+    def ready(dtype: str):
+        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
+        return of_image, of_texts(prompts.texts)  # [arms, d]
+
+    loaded = {dtype: ready(dtype)}
 
     def load(dtype: str):
-        of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
-        texts = of_texts(prompts.texts)  # [arms, d]
-
+        of_image, texts = loaded.get(dtype) or ready(dtype)
         return lambda image: 1 - texts @ of_image(image)
 
     return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load

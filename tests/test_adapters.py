@@ -144,7 +144,7 @@ def test_padding_is_not_seen(saved, build):
         assert torch.equal(model.denoise(z, time, told), model.denoise(z, time, other))
 
 
-@pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [*tiny.NEW, tiny.sana], ids=lambda build: build.__name__)
 def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
     """What is warned of is counted in what the pipeline itself gives its tokenizers, templates and all."""
     pipe, given = load(saved(build)), []

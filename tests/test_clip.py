@@ -402,8 +402,9 @@ def test_other_weights_in_the_same_folder(run_main, tmp_path, registered):
     assert run_main(SCRIPT, *args, "--pretrained", tmp_path / "mini.safetensors").code == 0
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "mini.safetensors", tmp_path / "other")
-    message = one_line(run_main(SCRIPT, *args, "--pretrained", tmp_path / "other/mini.safetensors"))
-    assert "pretrained was " in message and "other/mini.safetensors" in message
+    result = run_main(SCRIPT, *args, "--pretrained", tmp_path / "other/mini.safetensors")
+    *_, message = result.err.splitlines()  # after the warning that nobody knows how it was trained
+    assert result.code == 2 and "pretrained was " in message and "other/mini.safetensors" in message
 
 
 def test_without_open_clip(run_main, monkeypatch):

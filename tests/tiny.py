@@ -491,7 +491,6 @@ class Sampling:
         how |= {"guidance_scale": 0.0} if isinstance(pipe, ZImagePipeline) else {}  # it adds so much of the difference
         known = inspect.signature(pipe.__call__).parameters
         how |= {key: False for key in ("clean_caption", "use_resolution_binning") if key in known}
-        how |= {"complex_human_instruction": None} if "complex_human_instruction" in known else {}
         if isinstance(pipe, StableDiffusion3Pipeline) and pipe.text_encoder_3 is None:
             how["max_sequence_length"] = pipe.tokenizer_max_length  # zeros for as many tokens as CLIP takes
         pipe.set_progress_bar_config(disable=True)
