@@ -106,7 +106,7 @@ def training_of(name: str, pretrained: str | None) -> Training:
     differ = [key for key in images if any(config.get(key) != images[key] for config in configs)]
     activations = {bool(config.get("quick_gelu")) for config in configs} if not quick else {True}
     unknown = []
-    if differ or not images:
+    if differ or (not images and tag is None):
         unknown.append(f"preprocessing ({', '.join(differ or IMAGES)}; taken: OpenAI's mean and crop)")
     if len(activations) > 1:
         unknown.append("activation (taken: GELU)")
@@ -180,7 +180,7 @@ def load_clip(
         tags = few(open_clip.list_pretrained_tags_by_model(name), 4) or "none"
         known = f"open_clip's tags for {name} ({tags}) do not tell its {training.unknown}"
         warnings.warn(f"--pretrained {pretrained}: {known}; {how}", InputWarning, stacklevel=2)
-    cut = {}  # tokens that are left of a text that was cut -> the text
+    check = TokenCheck(tokenizer)
 
     @torch.inference_mode()
     def of_image(image: Image.Image) -> Tensor:
@@ -190,36 +190,41 @@ def load_clip(
     @torch.inference_mode()
     def of_texts(texts: list[str]) -> Tensor:
         chunks = [tokenizer(texts[k : k + 64]).to(device) for k in range(0, len(texts), 64)]
-        check_tokens(tokenizer, texts, torch.cat(chunks).tolist(), cut)
+        check(texts, torch.cat(chunks).tolist())
         return torch.cat([F.normalize(model.encode_text(chunk).double(), dim=-1).cpu() for chunk in chunks])
 
     return of_image, of_texts
 
 
-def check_tokens(tokenizer, texts: list[str], tokens: list[list[int]], cut: dict[tuple, str]) -> None:
-    """Warn of texts that are cut, and of those that the tokenizer makes the same; InputError where all of several are.
+class TokenCheck:
+    """Names texts that a tokenizer cuts, each once, and those that are the same after it."""
 
-    tokens [texts, context length] are the tokenizer's; `cut` keeps what is left of texts that were cut before.
-    """
-    first, same = {}, []
-    lengths = dict(zip(texts, _lengths(tokenizer, texts), strict=True))
-    for text, row in dict(zip(texts, map(tuple, tokens), strict=True)).items():
-        if lengths[text] > tokenizer.context_length and text not in cut.values():
-            taken = f"{lengths[text]} tokens, CLIP takes {tokenizer.context_length}; the rest is cut"
-            warnings.warn(f"{text!r}: {taken}", InputWarning, stacklevel=3)
-            if row in cut:
-                same.append((cut[row], text))
-            cut.setdefault(row, text)
-        elif row in first:
-            same.append((first[row], text))
-        first.setdefault(row, text)
-    if len(first) == 1 and len(set(texts)) > 1:
-        raise InputError(
-            f"all {len(set(texts))} texts are the same to CLIP's tokenizer: {few(map(repr, first), 1)}, ..."
-        )
-    for one, other in same[:3]:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.named = set()  # texts that were cut
+        self.left = {}  # what was left of them, tokens -> the first text
+
+    def __call__(self, texts: list[str], tokens: list[list[int]]) -> None:
+        """tokens [texts, context length], the tokenizer's. InputError where several different texts are all the same.
+
+        Texts of one call are compared, and those that are cut with all that were cut before.
+        """
+        first, same = {}, []
+        rows = dict(zip(texts, map(tuple, tokens), strict=True))
+        for text, length in zip(rows, _lengths(self.tokenizer, list(rows)), strict=True):
+            row = rows[text]
+            before = self.left if length > self.tokenizer.context_length else first
+            if before is self.left and text not in self.named:
+                self.named.add(text)
+                taken = f"{length} tokens, CLIP takes {self.tokenizer.context_length}; the rest is cut"
+                warnings.warn(f"{text!r}: {taken}", InputWarning, stacklevel=3)
+            if before.setdefault(row, text) != text:
+                same.append((before[row], text))
+        if len(rows) > 1 and len(set(rows.values())) == 1:
+            raise InputError(f"all {len(rows)} texts are the same to CLIP's tokenizer, as {texts[0][:80]!r}")
         more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
-        warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
+        for one, other in same[:3]:
+            warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
 
 
 def _lengths(tokenizer, texts: list[str]) -> list[int]:

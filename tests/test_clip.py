@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from diffusion import InputError
-from diffusion.clip import DEFAULTS, find_clip, load_clip
+from diffusion import InputError, InputWarning
+from diffusion.clip import CARD, DEFAULTS, IMAGES, _lengths, clip_weights, find_clip, load_clip, training_of
 from diffusion.datasets import load_dataset
 from diffusion.prompts import read_prompts
 from diffusion.readers import load_items
@@ -412,3 +412,130 @@ def test_without_open_clip(run_main, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     said = one_line(run_main(SCRIPT, *options("digits")))
     assert said.endswith("needs the package 'open_clip_torch': pip install open_clip_torch\n")
+
+
+# ---- how the weights of a file were trained ----
+
+
+def test_a_file_that_is_called_a_tags_is_as_that_tag(tmp_path):
+    """Of every model and tag that open_clip has."""
+    (tmp_path / "w.pt").write_bytes(b"")
+    for name in open_clip.list_models():
+        for tag in open_clip.list_pretrained_tags_by_model(name):
+            config = open_clip.get_pretrained_cfg(name, tag)
+            for given in (tag, f"{tag}={tmp_path / 'w.pt'}"):
+                assert find_clip("openclip", name, given) == (name, given)
+                found = training_of(name, given)
+                assert found.images == {key: config[key] for key in IMAGES} and not found.unknown
+                built = open_clip.get_model_config(name).get("quick_gelu")
+                assert found.quick_gelu == bool(config.get("quick_gelu") or built)
+
+
+@pytest.mark.parametrize("name, mean, resize, quick, unknown", [
+    ("ViT-SO400M-14-SigLIP-384", 0.5, "squash", False, ""), ("ViT-B-16-SigLIP2-256", 0.5, "squash", False, ""),
+    ("RN50x64", 0.48145466, "shortest", True, ""), ("ViT-L-14-336", 0.48145466, "shortest", True, ""),
+    ("ViT-B-32-quickgelu", 0.48145466, "shortest", True, ""), ("MobileCLIP-S1", 0.0, "shortest", False, ""),
+    ("ViT-B-32", 0.48145466, "shortest", False, "activation"), ("ViT-L-14", None, None, False, "activation mean"),
+    ("ViT-H-14", None, None, False, "activation resize_mode"), (SMALLEST, None, None, False, "preprocessing"),
+])  # fmt: skip
+def test_a_file_is_as_all_tags_of_its_model(tmp_path, name, mean, resize, quick, unknown):
+    """Where these agree; else open_clip's default, and it is said."""
+    (tmp_path / "w.pt").write_bytes(b"")
+    found = training_of(name, str(tmp_path / "w.pt"))
+    assert found.quick_gelu is quick and found.images.get("resize_mode") == resize
+    assert (found.images["mean"][0] if found.images else None) == mean
+    assert all(word in found.unknown for word in unknown.split()) and bool(found.unknown) == bool(unknown)
+
+
+def test_a_card_beside_the_file(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"")
+    card = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": HALF | {"size": 32}}
+    (tmp_path / CARD).write_text(json.dumps(card))
+    found = training_of("ViT-L-14", str(tmp_path / "w.pt"))
+    assert found.quick_gelu and not found.unknown and found.images == HALF
+    before = clip_weights("ViT-L-14", str(tmp_path / "w.pt"))
+    (tmp_path / CARD).write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": HALF}))
+    assert clip_weights("ViT-L-14", str(tmp_path / "w.pt")) != before, "other numbers are another run"
+    for text in ("{", "[]", "{}", '{"model_cfg": 3}'):
+        (tmp_path / CARD).write_text(text)
+        with pytest.raises(InputError, match="open_clip_config"):
+            training_of("ViT-L-14", str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("how", ["all tags", "tag=file", "card", "unknown"])
+def test_a_file_from_end_to_end(run_main, tmp_path, registered, monkeypatch, how):
+    """The numbers of its own mean and activation; a warning where they are not known."""
+    siglips = {"file": str(tmp_path / "mini.safetensors"), "quick_gelu": True} | HALF
+    tags = {"webli": siglips} if how == "all tags" else {"laion": {"mean": MEAN, "std": STD}, "webli": siglips}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "mini", tags)
+    if how == "card":
+        card = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": HALF}
+        (tmp_path / CARD).write_text(json.dumps(card))
+    given = f"{'webli=' if how == 'tag=file' else ''}{tmp_path / 'mini.safetensors'}"
+    done = run_main(SCRIPT, *options("mini", "--pretrained", given, *subset(tmp_path, 0)))
+    assert done.code == 0 and ("mean" in done.err and "activation" in done.err) == (how == "unknown"), done.err
+    pairs = load_items("digits-pairs")
+    clip = registered[tmp_path / "mini.safetensors" if how == "unknown" else "openai"]
+    image = pixels(pairs.open(0, 0), *([MEAN, STD] if how == "unknown" else []))
+    wanted = distances(clip, image[None], open_clip.SimpleTokenizer()(list(pairs[0].captions)))[0]
+    record, _ = records_of(done).values()
+    np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-5, atol=1e-7)
+
+
+# ---- texts that are cut ----
+
+LONG = "a photo of " + "a red three and " * 40
+
+
+def test_lengths_are_those_of_the_tokenizers(local):
+    """Counted in what each makes of a text when nothing is cut."""
+    texts = ["", "a photo of a red three.", LONG]
+    for tokenizer in (open_clip.SimpleTokenizer(), open_clip.get_tokenizer(f"local-dir:{local[0]}")):
+        whole = tokenizer(texts, context_length=1000)
+        end = int(whole[0, 1])
+        counted = [row.tolist().index(end) + 1 for row in whole]
+        assert _lengths(tokenizer, texts) == counted and counted[0] == 2
+
+
+def test_captions_that_are_cut(run_main, tmp_path):
+    """Those that differ after the cut only are named; a caption is named once, however many items show it."""
+    own = own_examples(tmp_path / "own", 2)
+    lines = [json.loads(line) for line in (own / "examples.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"caption_0": LONG + "one", "caption_1": LONG + "two"}
+    (own / "examples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = run_main(SCRIPT, *options("digits"), "--dataset", own)
+    assert done.code == 0 and done.err.count("the rest is cut") == 2, done.err
+    assert done.err.count("are the same to CLIP") == 1
+
+
+def prompts_csv(path: Path, texts: list[str]) -> Path:
+    lines = [f"{text},{k},{k}" for k, text in enumerate(texts)]
+    path.write_text("\n".join(["prompt,classname,classidx", *lines]))
+    return path
+
+
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+BASELINE = ["scripts/baseline.py", "--dataset", "digits", "--model", "clip:digits", "--device", "cpu", "--limit", 2]
+RACE = ["eval_prob_adaptive.py", "--dataset", "digits", "--version", "digits", "--device", "cpu", "--limit", 2]
+RACE += ["--search", "race", "--max_samples", 3, "--candidates", 2, "--candidates_from", "clip:digits"]
+
+
+@pytest.mark.parametrize("args", [BASELINE, RACE], ids=["baseline", "candidates"])
+def test_prompts_that_are_cut(run_main, tmp_path, args):
+    some = [f"a photo of a {word}." for word in DIGITS[:8]] + [LONG + word for word in DIGITS[8:]]
+    done = run_main(*args, "--prompt_path", prompts_csv(tmp_path / "some.csv", some), log="some")
+    assert done.code == 0 and "CLIP takes" in done.err and done.err.count("are the same to CLIP") == 1, done.err
+    done = run_main(*args, "--prompt_path", prompts_csv(tmp_path / "all.csv", [LONG + word for word in DIGITS]))
+    assert done.code == 2 and "all 10 texts are the same" in done.err.splitlines()[-1], done.err
+    assert not list(tmp_path.rglob("data/**/0*.pt")), "nothing was measured"
+
+
+def test_texts_that_the_tokenizer_makes_the_same():
+    """CLIP's tokenizer takes no notice of case."""
+    _, of_texts = load_clip(*find_clip("clip", "digits", None), dtype="float32", device="cpu")
+    with pytest.warns(InputWarning, match="are the same to CLIP"):
+        of_texts(["a red three.", "A RED three.", "a blue four."])
+    with pytest.raises(InputError, match="all 2 texts"):
+        of_texts(["a red three.", "A RED three."])
+    of_texts(["a red three.", "a red three."])  # a text twice is one text

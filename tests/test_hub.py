@@ -184,6 +184,7 @@ LAID_OUT = {
     ),
     "2-0": (tiny.sd, {"": SD}, ["512-base-ema.ckpt", "512-base-ema.safetensors"]),
     "2-1": (tiny.sd, {"": SD}, ["v2-1_512-ema-pruned.ckpt", "v2-1_512-nonema-pruned.safetensors"]),
+    "2-1-v": (tiny.sd, {"": SD}, ["v2-1_768-ema-pruned.ckpt", "v2-1_768-ema-pruned.safetensors"]),
     "xl": (
         tiny.sdxl, {"": ["safetensors", "fp16.safetensors"]},
         ["sd_xl_base_1.0.safetensors", "sd_xl_offset_example-lora_1.0.safetensors", "vae_1_0/config.json",
