@@ -84,10 +84,10 @@ def read_card(
 ) -> Card:
     """Read the configuration of an alias, a hub id, a local folder in diffusers layout or a single file; no weights.
 
-    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the alias,
-    hub id or folder whose configuration a single file has, by default what diffusers takes it for; it also has what a
-    folder of some parts lacks. Raises InputError when the model cannot be reached, is no pipeline that we know, needs
-    code of its own, is told something else, or does not take that image size or that VAE.
+    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the
+    alias, hub id or folder whose configuration a single file has, by default what diffusers takes it for; it also has
+    what a folder of some parts lacks. Raises InputError when the model cannot be reached, is no pipeline that we know,
+    needs code of its own, is told something else, or does not take that image size or that VAE.
     """
     lora = (lora,) if isinstance(lora, str) else tuple(lora or ())
     for each in lora:
