@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion import InputError, InputWarning, hub, one_line, singlefile, weights
 from diffusion.adapters import ADAPTERS, PACKED, TAKEN, sana_instruction
-from diffusion.cards import AUTOENCODERS, T5, UNUSED, Card, class_of, read_card
+from diffusion.cards import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
 from diffusion.errors import alike
 from diffusion.files import sha256
 from diffusion.images import to_grey

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import ROOT
 from diffusers import (
     AsymmetricAutoencoderKL,
     AutoencoderKLHunyuanVideo,
@@ -24,6 +23,7 @@ from diffusers import (
     VQModel,
 )
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+from helpers import ROOT
 from safetensors.torch import save_file
 
 from diffusion import InputError, InputWarning, adapters, names

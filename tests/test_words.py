@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from helpers import refused
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_weights import refused
 from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning, classify, score
