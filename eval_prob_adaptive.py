@@ -53,26 +53,26 @@ from diffusion.search import Search, check_schedule, staged
 
 def search_of(
     args, arm_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, Callable[[np.ndarray], Search], int, bool]:
-    """The levels of the points, some of the usable ones, in the order of measurement; what starts an image's search.
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search], int, bool]:
+    """The levels of the points, some of the usable ones, in the order of measurement; where their stages end.
 
-    And what an image costs, in NFE, and whether exactly that or at most.
+    And what starts an image's search, what an image costs, in NFE, and whether exactly that or at most.
     """
     arms = np.bincount(arm_class)
     if args.search == "race":
         options.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
         most = plan.most_arms(args, arm_class)
         levels, start = plan.race_of(args, arms, usable, most, groups)
-        return levels, start, min(most * len(levels), args.budget or sys.maxsize), False
+        return levels, np.array([len(levels)]), start, min(most * len(levels), args.budget or sys.maxsize), False
     options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
     check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
-    levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials)
+    levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials, pairs=plan.in_pairs(args))
     largest = np.sort(arms)[::-1]
     kept = np.minimum([len(arms), *args.to_keep[:-1]], args.candidates or len(arms))
     nfe = sum(largest[:k].sum() * n for k, n in zip(kept, np.diff(ends, prepend=0), strict=True))
-    return levels, start, int(nfe), len(set(arms)) == 1
+    return levels, ends, start, int(nfe), len(set(arms)) == 1
 
 
 def run_folder(args, candidates: str = "") -> Path:
@@ -103,8 +103,8 @@ def main(argv: list[str]) -> int:
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, lambda: prompts)
     usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
-    levels, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
-    points = plan.points_of(args, card, levels, weights, start, randomize=True)
+    levels, ends, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
+    points = plan.points_of(args, card, levels, ends, weights, start, randomize=True)
 
     exact = exact and not dataset.candidates  # of which some images have more
     flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]

@@ -104,8 +104,9 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
 
 def search_of(
     args, n_arms: int, most: int, usable: np.ndarray, weights: np.ndarray
-) -> tuple[list[int], list[int], np.ndarray, Callable[[np.ndarray], Search], int]:
-    """n_samples and to_keep of halving, the levels in the order of measurement, what starts an image's search, NFE.
+) -> tuple[list[int], list[int], np.ndarray, np.ndarray, Callable[[np.ndarray], Search], int]:
+    """n_samples and to_keep of halving, the levels in the order of measurement, where their stages end, what starts an
+    image's search, NFE.
 
     Of n_arms at most `most` compete. usable levels, ascending, of weights [T]: stages and races leave out those of
     weight 0, a grid does not.
@@ -115,14 +116,14 @@ def search_of(
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         options.refuse(args, parser(), halving_only, "is for --search halving, not for race")
         levels, start = plan.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
-        return [], [], levels, start, args.budget or most * len(levels)  # at most
+        return [], [], levels, np.array([len(levels)]), start, args.budget or most * len(levels)  # at most
     options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
     if args.t_interval is None and args.cls is None:
         usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
-    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials)
+    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials, pairs=plan.in_pairs(args))
     nfe = int(np.dot(np.minimum([most, *to_keep[:-1]], most), np.diff(ends, prepend=0)))
-    return n_samples, to_keep, levels, start, nfe
+    return n_samples, to_keep, levels, ends, start, nfe
 
 
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
@@ -210,9 +211,9 @@ def main(argv: list[str]) -> int:
     prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
     told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, prompts)
     most = plan.most_arms(args, arm_class)
-    n_samples, to_keep, levels, start, nfe = search_of(args, len(arms), most, usable, weights)
+    n_samples, to_keep, levels, ends, start, nfe = search_of(args, len(arms), most, usable, weights)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
-    points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
+    points = plan.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
     keep, shape = stored(args.keep, card.latent)
 
     flags = ["vae", "randomize_noise", "keep"]

@@ -12,7 +12,8 @@ Results go to $LOG_DIR (default data), one file per image; scripts/print_winogro
 from diffusion import names, options
 
 SD_ONLY = [  # options of a diffusion model
-    "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise_path", "seed",
+    "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise", "noise_path",
+    "seed",
     "normalize", "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config",
     "lora", "embeddings", "t5",
 ]  # fmt: skip
@@ -100,12 +101,14 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     if raced:
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         levels, start = race_of(args, items, mine, usable[weights[usable] > 0])
+        ends = np.array([len(levels)])
     else:
         options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
         if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
             raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
-        levels, _, start = staged(usable, [every(args.t_interval, len(usable))], [1], args.n_trials)
-    points = plan.points_of(args, card, levels, weights, start, randomize=args.randomize_noise)
+        one_stage = [every(args.t_interval, len(usable))], [1]
+        levels, ends, start = staged(usable, *one_stage, args.n_trials, pairs=plan.in_pairs(args))
+    points = plan.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
 
     def told(number: int) -> list[str]:
         return [*items[views[number][0]].captions, *empty]
@@ -125,7 +128,9 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
         k, i = views[number]
         right = items[k].table[:, i]
         several = raced and right.sum() > 1
-        return np.arange(len(right) + len(empty)), (lambda _: race_each(levels, args.z, right)) if several else start
+        pairs = plan.in_pairs(args)
+        each = (lambda _: race_each(levels, args.z, right, pairs=pairs)) if several else start
+        return np.arange(len(right) + len(empty)), each
 
     finish = partial(record_of, items, views, loss=args.loss)
     flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]

@@ -32,9 +32,9 @@ from diffusion.errors import ImageNoise, together
 from diffusion.images import crop, open_rgb, to_rgb
 from diffusion.metrics import class_errors, excess
 from diffusion.models import Model
-from diffusion.names import LOSSES, MIDDLE
+from diffusion.names import LOSSES, MIDDLE, NOISES, usual_noise
 from diffusion.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
-from diffusion.search import band, check_schedule, noise_rows, raced, staged
+from diffusion.search import Search, band, check_schedule, draws, raced, staged
 from diffusion.settings import exact_float32
 
 
@@ -64,6 +64,7 @@ def classify(
     to_keep: Sequence[int] | None = None,
     n_samples: Sequence[int] | None = None,
     levels: tuple[float, float] | None = None,
+    noise: str | None = None,
     weights: np.ndarray | str | Path | None = None,
     candidates: Iterable[Sequence[int]] | None = None,
     temperature: float | None = None,
@@ -76,7 +77,8 @@ def classify(
     `prompts`: a list, one for each class; a dict from class to its prompt or prompts; or a csv of
     prompt,classname[,classidx]. For a class-conditional model, class ids in place of texts. Options mean what they mean
     to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
-    `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `weights` [T] or a csv;
+    `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `noise` is "antithetic",
+    the default of a race, or "independent"; `weights` [T] or a csv;
     `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as
     scripts/calibrate.py fits it; `value_range`: which values of images of more than 8 bits are black and white, by
     default what each file says. Image k of these has the noise of image k of a data set. Warns of equal prompts.
@@ -98,24 +100,25 @@ def classify(
     usable = usable[weight[usable] > 0]
     if len(usable) < 2:
         raise InputError("weights: fewer than 2 of the noise levels that are measured have one above 0")
+    pairs = _antithetic(usual_noise(search, None) if noise is None else noise)
     if search == "race":
         if to_keep is not None or n_samples is not None:
             raise InputError('to_keep and n_samples: are for search="halving"')
-        points, start = _race(np.bincount(arm_class), usable, z, max_samples, budget)
+        points, ends, start = _race(np.bincount(arm_class), usable, z, max_samples, budget, pairs=pairs)
     else:
-        points, start = _halving(K, usable, to_keep, n_samples)
+        points, ends, start = _halving(K, usable, to_keep, n_samples, pairs=pairs)
 
     conditions = model.conditions(texts)
-    rows = noise_rows(points, 1, True)
+    rows, signs = draws(points, ends, 1, randomize=True, antithetic=pairs)
     one, images = _images(images, value_range)
     chosen = None if candidates is None else iter([candidates] if one else candidates)
 
     def answer_to(index: int, image: Image.Image):
         among = None if chosen is None else _among(index, next(chosen, None), K)
         x = _latent(model, image)  # [c, h, w]
-        noise = ImageNoise(seed, index, tuple(x.shape))
+        own = ImageNoise(seed, index, tuple(x.shape))
         measured = yield from search_image(
-            x, conditions, arm_class, start, points, rows, noise, loss=loss, weights=weight, among=among
+            x, conditions, arm_class, start, points, rows, own, loss=loss, signs=signs, weights=weight, among=among
         )
         scores = excess(measured.record(), arm_class, measured.winner, loss)
         p = None if temperature is None else probabilities(-np.maximum(scores, 0), temperature)
@@ -132,6 +135,7 @@ def score(
     *,
     n_samples: int = 100,
     levels: tuple[float, float] = (0.0, 1.0),
+    noise: str = "independent",
     normalize: bool = False,
     loss: str = "l2",
     seed: int = 0,
@@ -141,8 +145,8 @@ def score(
     """Mean error of every image under every caption, at points that all of them share; smaller is better.
 
     The points are `n_samples` levels, spread evenly over these shares of the schedule, each with its own noise, as in
-    run_winoground.py. `normalize`: less the image's error under the empty caption, which makes the errors of different
-    images comparable; `value_range` as in `classify`. -> [images, captions] float64
+    run_winoground.py; `noise` may be "antithetic" too. `normalize`: less the image's error under the empty caption,
+    which makes the errors of different images comparable; `value_range` as in `classify`. -> [images, captions] float64
     """
     if not isinstance(captions, Iterable) or isinstance(captions, str | Mapping):
         raise InputError(f"captions: a {type(captions).__name__}, wanted a list of texts")
@@ -154,15 +158,16 @@ def score(
     usable = _levels(levels, len(model.process))
     if not 1 <= n_samples <= len(usable):
         raise InputError(f"n_samples {n_samples}: must be in 1..{len(usable)}, the noise levels")
-    points, _, start = staged(usable, [n_samples], [1])
+    pairs = _antithetic(noise)
+    points, ends, start = staged(usable, [n_samples], [1], pairs=pairs)
     arms = np.arange(len(texts) + normalize)
     conditions = model.conditions(texts + [""] * normalize)
-    rows = noise_rows(points, 1, True)
+    rows, signs = draws(points, ends, 1, randomize=True, antithetic=pairs)
 
     def errors_of(index: int, image: Image.Image):
         x = _latent(model, image)  # [c, h, w]
-        noise = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
-        measured = yield from search_image(x, conditions, arms, start, points, rows, noise, loss=loss)
+        shared = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
+        measured = yield from search_image(x, conditions, arms, start, points, rows, shared, loss=loss, signs=signs)
         errors = class_errors(measured.record(), arms, loss)[0]
         return index, errors[:-1] - errors[-1] if normalize else errors
 
@@ -178,6 +183,11 @@ def score(
 def _one_of(name: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
         raise InputError(f"{name} {given!r}: wanted {' or '.join(known)}")
+
+
+def _antithetic(noise: str) -> bool:
+    _one_of("noise", noise, NOISES)
+    return noise == "antithetic"
 
 
 def _numbers(kind: type, **given) -> None:
@@ -261,25 +271,28 @@ def _levels(given: tuple[float, float], T: int) -> np.ndarray:
     return usable
 
 
-def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float) -> tuple[np.ndarray, Callable]:
-    """The levels of the points, in the order of measurement, and what starts a race between some classes."""
+Searched = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search]]
+
+
+def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool) -> Searched:
+    """The levels of the points, in the order of measurement, where their stages end, and what starts a race."""
     if not z > 0:
         raise InputError(f"z {z!r}: must be greater than 0")
     if most < 2:
         raise InputError(f"max_samples {most}: must be at least 2")
     if budget < 2 * arms.sum():
         raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
-    return raced(usable, arms, z, min(most, len(usable)), budget)
+    points, start = raced(usable, arms, z, min(most, len(usable)), budget, pairs=pairs)
+    return points, np.array([len(points)]), start
 
 
-def _halving(K: int, usable: np.ndarray, to_keep, n_samples) -> tuple[np.ndarray, Callable]:
+def _halving(K: int, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Searched:
     """As _race, of the stages of a halving."""
     if to_keep is None or n_samples is None:
         raise InputError('search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]')
     to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
     check_schedule(K, n_samples, to_keep, len(usable))
-    points, _, start = staged(usable, n_samples, to_keep)
-    return points, start
+    return staged(usable, n_samples, to_keep, pairs=pairs)
 
 
 def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:

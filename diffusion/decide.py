@@ -1,14 +1,14 @@
 """One image: a search over errors, and the record of it."""
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.errors import Block
-from diffusion.metrics import class_errors, class_means, excess, margin
+from diffusion.metrics import class_errors, class_means, errors_of_class, margin, nearest_other, pair_squares
 from diffusion.names import LOSSES
 from diffusion.search import Search
 
@@ -25,6 +25,8 @@ class Measured:
     counts: Tensor  # [arms] int64, how many leading points each arm was measured on
     errors: Tensor  # [sum(counts), k] float32, arm by arm; the first columns are LOSSES
     weights: Tensor  # [P] float64, what an error counted at each point
+    signs: Tensor | None = None  # [P] int8, 1 or -1: a point's noise is its draw times this; None: the draw itself
+    squares: tuple[float, float] = (0.0, 0.0)  # metrics.pair_squares of the winner and the class that came next
 
     @property
     def nfe(self) -> int:
@@ -33,6 +35,10 @@ class Measured:
 
     def record(self, **about) -> dict:
         """What is saved: `about` the image, then the measurements."""
+        more = {} if (self.weights == 1).all() else {"weights": self.weights}
+        if self.signs is not None:
+            between, within = self.squares
+            more |= {"signs": self.signs, "between_pairs": between, "within_pairs": within}
         return about | {
             "nfe": self.nfe,
             "decided": self.decided,
@@ -42,7 +48,7 @@ class Measured:
             "noise": self.rows,
             "counts": self.counts,
             "errors": self.errors,
-            **({"weights": self.weights} if (self.weights != 1).any() else {}),
+            **more,
         }
 
 
@@ -54,10 +60,8 @@ def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int
     the rows of winner and rival, which is the class that came next as far, and of those the best. `errors`: the losses.
     """
     record = measured.record()
-    _, points = class_errors(record, arm_class, "l2")
-    order = np.lexsort((excess(record, arm_class, measured.winner, "l2"), -points))
-    rival = int(order[order != measured.winner][0])
-    n = points[rival]
+    rival = nearest_other(record, arm_class, measured.winner, "l2")
+    n = class_errors(record, arm_class, "l2")[1][rival]
     arms = measured.errors[:, len(LOSSES) :].split(measured.counts.tolist())  # of each [its points, h w]
     own, other = (
         torch.stack([arms[arm][:n] for arm in np.flatnonzero(arm_class == k)]).double().mean(0)
@@ -81,6 +85,7 @@ def search_image(
     noise,
     *,
     loss: str,
+    signs: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     among: np.ndarray | None = None,
     loras: Sequence[tuple[str, ...]] | None = None,
@@ -88,15 +93,17 @@ def search_image(
     """Run a search on one image, as a task for `errors.together`.
 
     x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; the points, shared
-    by all arms: levels [P] and rows [P], the draws of `noise` (see errors.Block). The error of a class at a point is
-    the mean over its arms, so that a class never wins by having more of them. `loss` decides, times the `weights` [T]
-    of the levels if there are any; all is returned, unweighted. `start(among)` gives the search, between the classes
-    `among`, ascending rows, default all of them; others are not measured. `loras` as in errors.Block.
+    by all arms: levels [P] and rows [P], the draws of `noise`, and signs [P] of these if there are any (see
+    errors.Block). The error of a class at a point is the mean over its arms, so that a class never wins by having more
+    of them. `loss` decides, times the `weights` [T] of the levels if there are any; all is returned, unweighted.
+    `start(among)` gives the search, between the classes `among`, ascending rows, default all of them; others are not
+    measured. `loras` as in errors.Block.
     """
     among = np.arange(arm_class.max() + 1) if among is None else among
     search = start(among)
     weights = np.ones(len(levels)) if weights is None else weights[levels]  # [P]
     levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
+    signs = None if signs is None else torch.as_tensor(signs, dtype=torch.int8)
     parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = np.zeros(arm_class.max() + 1, dtype=int)  # points of each class
     try:
@@ -106,7 +113,8 @@ def search_image(
             new = slice(seen[classes[0]], end)
             seen[classes] = end
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise, loras)
+            of_points = None if signs is None else signs[new]
+            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise, loras, of_points)
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]
@@ -118,4 +126,18 @@ def search_image(
     found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:P])}
     means, points = class_errors(found, arm_class, loss)
     closest = margin(means[points == P])
-    return Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
+    measured = Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
+    if signs is None:
+        return measured
+    return replace(measured, signs=signs[:P], squares=_squares(measured, arm_class, loss))
+
+
+def _squares(measured: Measured, arm_class: np.ndarray, loss: str) -> tuple[float, float]:
+    """metrics.pair_squares of the error of the class that came next less the winner's, at the points of both."""
+    record = measured.record()
+    if len(np.unique(arm_class[record["counts"].numpy() > 0])) < 2:
+        return 0.0, 0.0
+    rival = nearest_other(record, arm_class, measured.winner, loss)
+    own, other = (errors_of_class(record, arm_class, k, loss) for k in (measured.winner, rival))
+    n = min(len(own), len(other))
+    return pair_squares(other[:n] - own[:n], measured.levels[:n].numpy())

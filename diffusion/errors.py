@@ -122,6 +122,7 @@ class Block:
     rows: Tensor  # [p] the noise draw of each point
     noise: Tensor  # a bank [n, c, h, w], or anything that gives such when indexed by draws
     loras: Sequence[tuple[str, ...]] | None = None  # of all arms of the image: the model's that each has for itself
+    signs: Tensor | None = None  # [p] 1 or -1, what the draw of each point is multiplied by; default 1
 
     def __len__(self) -> int:
         return len(self.arms) * len(self.levels)
@@ -168,7 +169,10 @@ def differentiable(model, parts: list[tuple[Block, int, int]], size: int, keep: 
     for block, start, stop in parts:
         point, arm = np.divmod(np.arange(start, stop), len(block.arms))
         seen = slice(point[0], point[-1] + 1)  # its points: each is drawn once
-        eps = block.noise[block.rows[seen]].to(block.x.device, torch.float32)[point - point[0]]
+        eps = block.noise[block.rows[seen]].to(block.x.device, torch.float32)
+        if block.signs is not None:
+            eps = eps * block.signs[seen].to(eps)[:, None, None, None]
+        eps = eps[point - point[0]]
         x = block.x.float().expand_as(eps)
         columns.append((x, eps, block.levels[point], block.conditions[block.arms[arm]]))
     x, eps, i, conditions = (torch.cat(column) for column in zip(*columns, strict=True))

@@ -99,6 +99,52 @@ def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.nda
     return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
 
 
+def errors_of_class(record: dict, arm_class: np.ndarray, k: int, loss: str) -> np.ndarray:
+    """The error of one class at each point that it was measured on, the mean over its arms. [its points]"""
+    arms = arm_errors(record, loss)
+    return np.mean([arms[arm] for arm in np.flatnonzero(arm_class == k)], 0)
+
+
+def nearest_other(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> int:
+    """The class row that came next: of the others measured furthest, that with the least mean error."""
+    _, points = class_errors(record, arm_class, loss)
+    order = np.lexsort((excess(record, arm_class, winner, loss), -points))
+    return int(order[order != winner][0])
+
+
+def pair_squares(difference: np.ndarray, levels: np.ndarray) -> tuple[float, float]:
+    """What says how the pairs of an image correlate: of differences [n] at levels [n], points 2k and 2k + 1 a pair.
+
+    Of m pairs, half the squares of the m - 1 steps between their sums, in the order of levels, added up; and the
+    squares of the m differences within, added up, times (m - 1) / m. If both points have the variance v and correlate
+    by rho, the two expect 2 v (1 + rho) (m - 1) and 2 v (1 - rho) (m - 1). A last point without a partner is left out.
+    """
+    m = len(difference) // 2
+    if m < 2:
+        return 0.0, 0.0
+    pair = difference[: 2 * m].reshape(m, 2)
+    steps = np.diff(pair.sum(1)[np.argsort(levels[: 2 * m : 2], kind="stable")])
+    within = np.sum((pair[:, 0] - pair[:, 1]) ** 2) * (m - 1) / m
+    return float(np.sum(steps**2) / 2), float(within)
+
+
+def pair_correlation(between: np.ndarray, within: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """How pairs correlate, and its 95% interval, from `pair_squares` of n images; nan where these say nothing.
+
+    rho = (R - 1) / (R + 1), R = sum between / sum within. The interval is that of log R, a ratio of sums between
+    images: its variance is n / (n - 1) sum (b_i - R w_i)^2 / (sum b)^2.
+    """
+    told = within > 0
+    between, within = between[told], within[told]
+    n = len(within)
+    if n < 2 or between.sum() <= 0:
+        return float("nan"), (-1.0, 1.0)
+    R = between.sum() / within.sum()
+    half = Z95 * np.sqrt(n / (n - 1) * np.sum((between - R * within) ** 2)) / between.sum()
+    rho, low, high = (float((r - 1) / (r + 1)) for r in (R, R * np.exp(-half), R * np.exp(half)))
+    return rho, (low, high)
+
+
 def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
     """Mean error of each class less the winner's, over the points that both were measured on.
 

@@ -19,6 +19,7 @@ DATASET_ROOT = expanded(os.environ.get("DATASET_ROOT") or "/datasets")
 
 LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
 DTYPES = ("float16", "bfloat16", "float32")
+NOISES = ("independent", "antithetic")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 SPLITS = ("train", "val", "trainval", "test")
 NO_LABEL = -1  # of an image whose class nobody said
@@ -79,6 +80,11 @@ MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are t
 def usual_levels(search: str) -> str:
     """--levels of a search by default: all of them, but for a race."""
     return "{:g}-{:g}".format(*MIDDLE) if search == "race" else "0-1"
+
+
+def usual_noise(search: str, noise_path: object) -> str:
+    """--noise of a search by default: of a race, unless the noise is a file's, antithetic."""
+    return "antithetic" if search == "race" and noise_path is None else "independent"
 
 
 def like(name: str, known: Iterable[str]) -> str:

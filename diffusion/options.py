@@ -137,7 +137,7 @@ def run(main) -> None:
 
 TYPES = {  # what a value is called -> its type; else it is text
     **dict.fromkeys(["N", "K", "W", "NFE", "PIXELS"], int),
-    **dict.fromkeys(["Z", "S", "SHARE", "SECONDS", "HOURS", "RATE", "LR"], float),
+    **dict.fromkeys(["Z", "S", "R", "SHARE", "SECONDS", "HOURS", "RATE", "LR"], float),
     **dict.fromkeys(["FOLDER", "CSV", "NPY", "PT", "PNG", "HTML", "FILE"], names.expanded),
 }
 
@@ -234,6 +234,9 @@ def add_stages(group, to_keep: str = "", n_samples: str = "") -> None:
 
 
 def add_noise(group, seed: str, *, randomize: bool) -> None:
+    pairs = "antithetic: two points at neighbouring levels share a sample, one has its negative"
+    usual = f"default {names.usual_noise('race', None)} for a race without --noise_path, else independent"
+    add(group, "--noise", f"{pairs}; {usual}", choices=names.NOISES)
     add(group, "--n_trials N", "noise samples per level", 1)
     if randomize:
         switch(group, "--randomize_noise", "new noise for every level; default the same for all levels")

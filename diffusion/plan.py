@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import check_pt, read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.search import Search, band, noise_rows, raced
+from diffusion.search import Search, band, draws, raced
 from diffusion.settings import use_exact_float32
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -171,15 +171,31 @@ class Points:
     start: Callable[[np.ndarray], Search]  # of the search between some rows of what competes
     bank: torch.Tensor | None  # noise [n, c, h, w] for all images; else each has its own
     fitted: dict | None = None  # what is known of the weights of the model that this noise was fitted for, if it was
+    signs: np.ndarray | None = None  # [P] 1 or -1, what the draw of each point is multiplied by
 
 
 def points_of(
-    args, card: models.Card, levels: np.ndarray, weights: np.ndarray, start: Callable, *, randomize: bool
+    args,
+    card: models.Card,
+    levels: np.ndarray,
+    ends: np.ndarray,
+    weights: np.ndarray,
+    start: Callable,
+    *,
+    randomize: bool,
 ) -> Points:
-    """Levels [P], each --n_trials times in a row, with their noise."""
-    rows = noise_rows(levels, args.n_trials, randomize)
+    """Levels [P] of search.staged or search.raced, in stages that `ends` [stages] bounds, with their noise."""
+    rows, signs = draws(levels, ends, args.n_trials, randomize=randomize, antithetic=in_pairs(args))
     bank, fitted = read_bank(args, levels, rows, card.latent) if args.noise_path else (None, None)
-    return Points(levels, rows, weights, start, bank, fitted)
+    if fitted is not None and signs is not None:
+        raise InputError(f"--noise antithetic: --noise_path {args.noise_path} was fitted; wanted --noise independent")
+    return Points(levels, rows, weights, start, bank, fitted, signs)
+
+
+def in_pairs(args) -> bool:
+    """Whether --noise is antithetic; which it is stands in args afterwards."""
+    args.noise = args.noise or names.usual_noise(args.search, args.noise_path)
+    return args.noise == "antithetic"
 
 
 def warn_of_one_draw(points: Points, most: int = 25) -> None:
@@ -187,6 +203,8 @@ def warn_of_one_draw(points: Points, most: int = 25) -> None:
     if (n := len(np.unique(points.levels[points.rows == points.rows[0]]))) > most:
         alike = f"{n} noise levels share a draw of noise, and so many are so alike that more than {most} add little"
         better = "--randomize_noise draws for each level, --n_trials more often"
+        if points.signs is None:
+            better += ", --noise antithetic takes the draw and its negative in turn, for the same cost"
         warnings.warn(f"{alike}; {better}", InputWarning, stacklevel=2)
 
 
@@ -220,7 +238,8 @@ def race_of(
     if args.budget is not None and groups is not None:
         raise InputError(f"--budget {args.budget}: not with prompts that have groups")
     budget = np.inf if args.budget is None else args.budget
-    return raced(usable, arms, args.z, args.max_samples, budget, args.n_trials, groups)
+    pairs = in_pairs(args)
+    return raced(usable, arms, args.z, args.max_samples, budget, args.n_trials, groups, pairs=pairs)
 
 
 def read_bank(
@@ -320,6 +339,7 @@ def suffixes(args, interpolation: str | None, more: str = "") -> str:
         names.unusual(getattr(args, "img_size", None), None, 512),
         more,
         args.levels != names.usual_levels(args.search) and f"levels{args.levels}",
+        names.unusual(args.noise, names.usual_noise(args.search, args.noise_path)),
         args.weights and f"w{names.tag(args.weights.stem)}",
     )
 
@@ -357,6 +377,7 @@ def options_of(args, flags: Iterable[str], card: models.Card, data: dict, dtype:
             "img_size": card.image_size,
             "model": args.version if card.file or Path(card.source).is_dir() else card.source,  # which of the mirrors
             "dtype": dtype,
+            "antithetic": True if args.noise == "antithetic" else None,
             "noise": None if points.bank is None else sha256(points.bank.numpy().tobytes()),
             "weights": sha256(points.weights.tobytes()) if (points.weights != 1).any() else None,
             "levels": None if args.levels == "0-1" else args.levels,

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -305,6 +306,10 @@ def _check_numbers(record: dict) -> None:
         nfe = record.get(key, 1)
         if not (isinstance(nfe, int) and nfe > 0):
             raise ValueError(f"{key} is {nfe!r:.60}, wanted int, at least 1")
+    for key in ("between_pairs", "within_pairs"):
+        square = record.get(key, 0.0)
+        if not (isinstance(square, float) and 0 <= square < math.inf):
+            raise ValueError(f"{key} is {square!r:.60}, wanted a number, at least 0")
     candidates = record.get("candidates", [])
     if not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
         raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")
@@ -315,6 +320,9 @@ def _check_numbers(record: dict) -> None:
         raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")
     if not errors.isfinite().all():
         raise ValueError("errors that are not all finite")
+    signs = record.get("signs", torch.ones(len(levels)))
+    if signs.shape != levels.shape or not (signs.abs() == 1).all():
+        raise ValueError(f"signs {list(signs.shape)}, wanted {list(levels.shape)}, each 1 or -1")
     weights = record.get("weights", torch.ones(len(levels)))
     if weights.shape != levels.shape or not (weights >= 0).all() or not weights.isfinite().all():
         raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")

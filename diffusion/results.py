@@ -109,6 +109,7 @@ def failures(folder: Path, about: dict) -> list[str]:
 # ---- many records ----
 
 ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
+ROW += ["between_pairs", "within_pairs"]
 CHANGED = ["scores", "rank", "votes"]  # what `decider` adds
 
 
@@ -172,7 +173,8 @@ def decided(run: Run, vote: bool = False) -> tuple[list[dict], list[str]]:
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     """The images done of a run, and what is wrong with others; InputError where none is done.
 
-    index, nfe [n], scores [n, K] (calibration.scores), and label and pred [n] as columns of these: ids ascending.
+    index, nfe [n], scores [n, K] (calibration.scores), and label and pred [n] as columns of these: ids ascending. Of a
+    run with antithetic noise also between_pairs and within_pairs [n], metrics.pair_squares.
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
     decide = decider(run)
@@ -186,7 +188,10 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     rows, problems = read_rows(run.done.values(), own=True, change=score, loss=run.loss)
     if not rows:
         raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
-    return {key: np.array([row[key] for row in rows]) for key in ("index", "nfe", "scores", "label", "pred")}, problems
+    keys = ["index", "nfe", "scores", "label", "pred"]
+    if all("within_pairs" in row for row in rows):
+        keys += ["between_pairs", "within_pairs"]
+    return {key: np.array([row[key] for row in rows]) for key in keys}, problems
 
 
 def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -286,9 +291,27 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     if rows and all("first_nfe" in row for row in rows):
         lines.append(("first stage", f"{np.mean([row['first_nfe'] for row in rows]):,.0f} NFE per image"))
+    if rows and all("within_pairs" in row for row in rows):
+        both = (np.array([row[key] for row in rows]) for key in ("between_pairs", "within_pairs"))
+        lines += pairs_line(*both)
     for name, value in lines:
         print(f"{name:<15} {value}")
     return report(problems)
+
+
+def pairs_line(between: np.ndarray, within: np.ndarray) -> list[tuple[str, str]]:
+    """How antithetic pairs correlate and what that saves, of metrics.pair_squares of n images [n]; none where unknown.
+
+    The mean of a pair has the variance of 1 + rho of a point, in place of that of two: so a point counts as
+    1 / (1 + rho) independent ones.
+    """
+    rho, (low, high) = metrics.pair_correlation(between, within)
+    if not np.isfinite(rho):
+        return []
+    text = f"correlate {rho:+.2f}  (95% interval {low:+.2f} to {high:+.2f})"
+    if rho > 0:
+        return [("noise in pairs", f"{text}: worse than independent noise, which --noise independent gives")]
+    return [("noise in pairs", f"{text}: a point is as good as {1 / (1 + rho):.1f} of independent noise")]
 
 
 def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:

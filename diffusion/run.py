@@ -85,8 +85,8 @@ def by_search(
             own = ImageNoise(args.seed, index if own_noise else 0, card.latent)
             measured = yield from search_image(
                 x, conditions, classes, start, points.levels, points.rows,
-                own if points.bank is None else points.bank, loss=args.loss, weights=points.weights, among=among,
-                loras=loras,
+                own if points.bank is None else points.bank, loss=args.loss, signs=points.signs,
+                weights=points.weights, among=among, loras=loras,
             )  # fmt: skip
             return finish(index, measured) | more
 

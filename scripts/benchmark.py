@@ -2,8 +2,9 @@
 
     python scripts/benchmark.py                    # all parts, on the CPU in some 15 minutes; or name some
     python scripts/benchmark.py network size --device cuda --dtype float16 --latent 64    # at 512 px, on a GPU
+    python scripts/benchmark.py noise --version 2-0 --dataset pets --images 20    # whether antithetic noise pays
 
-Each part runs the two sides of a ratio in turns in one process and prints the median of the ratios. Parts:
+Each part but noise runs the two sides of a ratio in turns in one process and prints the median of the ratios. Parts:
 
     network    per NFE, ours against the bare network at the same batch; how full the batches are
     size       the same with a U-Net of Stable Diffusion 2's size and random weights; FLOP per NFE, share of the peak
@@ -11,11 +12,12 @@ Each part runs the two sides of a ratio in turns in one process and prints the m
     lora       per NFE, ten prompts by a LoRA of rank 4 each, on all attention, against the model alone; full calls
     host       per image, all but the network, 1000 prompts by ImageNet's schedule and by the race
     memory     peak with 1000 prompts and 16 images in flight, against one bare network call
+    noise      variance of the difference to the nearest three classes, by how the noise of the points is drawn
 """
 
-from diffusion import options
+from diffusion import names, options
 
-PARTS = ["network", "size", "published", "lora", "host", "memory"]
+PARTS = ["network", "size", "published", "lora", "host", "memory", "noise"]
 
 
 @options.answered_early
@@ -28,6 +30,14 @@ def parser() -> options.Parser:
     options.add(p, "--latent N", "side of the latent in the part size; 64 is 512 px", 8)
     options.add(p, "--threads N", "threads of torch; default its own choice")
     options.add_network(p)
+    g = p.add_argument_group("the part noise")
+    options.add(g, "--version MODEL", "model, as in the script that evaluates", "digits")
+    options.add(g, "--condition", "how the model gets a class", "text", choices=["text", "class"])
+    options.add(g, "--dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}", "digits")
+    options.add(g, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add(g, "--levels A-B", "spread the points between these shares of the schedule", names.usual_levels("race"))
+    options.add(g, "--points N", "points of each class, an even number", 8)
+    options.add(g, "--draws N", "times that these are drawn anew for an image", 16)
     return p
 
 
@@ -46,15 +56,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import plan, weights
-from diffusion.datasets import load_dataset
+from diffusion import InputError, plan, weights
+from diffusion.datasets import load_dataset, model_arms
 from diffusion.decide import Measured, search_image
-from diffusion.errors import ImageNoise, together
-from diffusion.images import centre_crop
+from diffusion.errors import Block, ImageNoise, together
+from diffusion.images import centre_crop, crop
 from diffusion.models import Model, load_model, prepare, read_card
 from diffusion.names import EMBEDDED, MIDDLE
 from diffusion.process import Process
-from diffusion.prompts import PROMPTS, prompts_file, read_prompts
+from diffusion.prompts import PROMPTS, prompts_file, prompts_for, read_prompts
 from diffusion.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
 
 T = 1000
@@ -366,12 +376,92 @@ def memory(args, device: torch.device) -> None:
     )
 
 
-RUN = {"network": network, "size": size, "published": published, "lora": lora, "host": host, "memory": memory}
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]  # levels, rows, signs of some points, each [P]
+
+
+def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
+    """P points spread evenly over the usable levels from `start`, a share of their step, with each kind of noise."""
+
+    def spread(n: int) -> np.ndarray:
+        return usable[((np.arange(n) + start) * len(usable) / n).astype(int)]
+
+    place = np.arange(P)
+    plain, turns = np.ones(P, dtype=int), 1 - 2 * (place % 2)
+    return {
+        "independent": (spread(P), place, plain),
+        "pair at one level": (np.repeat(spread(P // 2), 2), place // 2, turns),
+        "pair at neighbouring levels": (spread(P), place // 2, turns),
+        "one draw for all levels": (spread(P), 0 * place, plain),
+        "one draw, signs in turn": (spread(P), 0 * place, turns),
+    }
+
+
+def noise(args, device: torch.device) -> None:
+    card = read_card(args.version, told=args.condition)
+    args.search = "race"
+    usable = plan.levels_of(args, card.levels)
+    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    if args.condition == "class":
+        arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
+        told, interpolation = list(arms), "adm"
+    else:
+        told, interpolation = prompts_for(args.dataset, dataset.labels, dataset.classes, None).texts, "bicubic"
+    if len(told) < 2:
+        raise InputError(f"--dataset {args.dataset}: {len(told)} class, wanted two or more")
+    model = load_model(card, dtype=getattr(torch, args.dtype), device=device)
+    conditions = model.conditions(told)
+    P = args.points
+
+    def one_image(index: int):
+        x = model.encode(crop(dataset.open(index), card.image_size, interpolation)[None])[0]
+        own, rng = ImageNoise(0, index, card.latent), np.random.default_rng(index)
+
+        def errors(arms: np.ndarray, drawn: Drawn, first: int):
+            levels, rows, signs = map(torch.from_numpy, drawn)
+            found = yield Block(x, conditions, arms, levels, rows + first, own, signs=signs)
+            return found[..., 0].double().mean(1).numpy()  # [arms], the mean over points
+
+        looked = yield from errors(np.arange(len(told)), ways_to_draw(usable, P, 0.5)["independent"], 0)
+        near = np.argsort(looked, kind="stable")[:4]
+        means: dict[str, list] = {}
+        for k in range(args.draws):
+            for way, drawn in ways_to_draw(usable, P, rng.random()).items():
+                of_near = yield from errors(near, drawn, (k + 1) * P)
+                means.setdefault(way, []).append(of_near[1:] - of_near[0])
+        return {way: np.var(each, 0, ddof=1).mean() for way, each in means.items()}
+
+    chosen = even(min(args.images, len(dataset)), len(dataset)).tolist()
+    tasks = (one_image(index) for index in chosen)
+    done = together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
+    variances = list(tqdm(done, total=len(chosen), leave=False))
+    total = {way: sum(each[way] for each in variances) for way in variances[0]}
+    print(
+        f"noise: {args.dataset}, {args.split} split, by {args.version}: {len(chosen)} images, {P} points at"
+        f" {args.levels}, each drawn {args.draws} times; variance of the mean difference to the nearest three classes,"
+        " over that of independent noise"
+    )
+    for way, variance in total.items():
+        print(f"{way:<28} {variance / total['independent']:.2f}")
+
+
+RUN = {
+    "noise": noise,
+    "network": network,
+    "size": size,
+    "published": published,
+    "lora": lora,
+    "host": host,
+    "memory": memory,
+}
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
+    if args.points < 2 or args.points % 2:
+        raise InputError(f"--points {args.points}: wanted an even number, at least 2")
+    if args.draws < 2:
+        raise InputError(f"--draws {args.draws}: must be at least 2")
     device, args.dtype = plan.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -164,7 +164,10 @@ def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[t
         among = f", among {results.span(measured.sum(1))} candidates"
         table.append(("recall", results.percent(*metrics.share(hits)) + among))
     cost = f"mean {nfe.mean():,.0f}, median {np.median(nfe):,.0f}, at most {nfe.max():,}; in all {nfe.sum():,}"
-    return [*table, ("NFE per image", cost)]
+    table.append(("NFE per image", cost))
+    if "within_pairs" in read:
+        table += results.pairs_line(read["between_pairs"], read["within_pairs"])
+    return table
 
 
 def confidence_of(

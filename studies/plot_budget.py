@@ -11,11 +11,13 @@ arXiv 2303.15233, Algorithm 1.
 
 The images are those of a run, or are simulated (simulate.py): drawn from a population that was fitted to a
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
+
+Races are of pairs of points where the run has --noise antithetic, or the simulation --correlation.
 """
 
 from diffusion import names, options
 
-SIMULATED = ["classes", "by_level", "images", "points", "spread"]
+SIMULATED = ["classes", "by_level", "images", "points", "spread", "correlation"]
 
 
 @options.answered_early
@@ -37,12 +39,15 @@ def parser() -> options.Parser:
     options.add(g, "--images N", "simulated images", 1000)
     options.add(g, "--points N", "points per class of the full grid; default the last of --n_samples, or 250")
     options.add(g, "--spread SHARE", "of an image's wrong classes, as a share of their mean; default the best fit's")
+    pairs = "of the noise of points 2k and 2k + 1, as antithetic noise makes it: -0.5; default none, and no pairs"
+    options.add(g, "--correlation R", pairs)
     return p
 
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +76,15 @@ class Source:
     levels: np.ndarray  # [P]
     arms: np.ndarray  # [K], how many a class has
     schedule: int = T  # noise levels of the model, of which --levels takes shares
+    pairs: bool = False  # whether points 2k and 2k + 1 have a draw of noise and its negative
 
 
 def measured(args) -> Source:
     """The images of a run."""
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
     arms, schedule = np.bincount(run.arm_class), run.about.get("schedule", T)
-    return Source(run.options["dataset"], *results.read_full(run), arms, schedule)
+    pairs = bool(run.options.get("antithetic")) and run.options.get("n_trials") == 1  # else they are no neighbours here
+    return Source(run.options["dataset"], *results.read_full(run), arms, schedule, pairs)
 
 
 def simulated(args) -> tuple[Source, str]:
@@ -89,6 +96,8 @@ def simulated(args) -> tuple[Source, str]:
             raise InputError(f"--simulate {args.simulate}: --{name} is {value}, wanted {least} to {most}")
     if args.spread is not None and not 0 < args.spread <= 1:
         raise InputError(f"--spread {args.spread:g}: must be above 0, and at most 1")
+    if args.correlation is not None and not -1 < args.correlation < 1:
+        raise InputError(f"--correlation {args.correlation:g}: must be between -1 and 1")
     if args.levels != ["0-1"] and not args.by_level:
         raise InputError(f"--levels {args.levels[0]}: without --by_level all levels are alike in a simulation")
     known = read_curve(args.simulate, "points", 1, 10**6)
@@ -104,10 +113,13 @@ def simulated(args) -> tuple[Source, str]:
     about += f" and {args.by_level}" if args.by_level else ""
     about += f"; mu {best.mu:.3f}, tau {best.tau:.3f}, spread {best.spread:.3f}, rmse {rmse:.2f} points of accuracy"
     about += f"\nthe least rmse of those with --spread {' '.join(as_well)}, which fit as well" * (args.spread is None)
+    pairs = args.correlation is not None
+    if pairs:
+        about += f"\nnoise of pairs of points, correlated {args.correlation:g}"
     levels = even(points, T)
-    errors = simulate.images(best, args.classes, levels, args.images)
+    errors = simulate.images(best, args.classes, levels, args.images, correlation=args.correlation)
     label, arms = np.zeros(args.images, dtype=int), np.ones(args.classes, dtype=int)
-    return Source(f"simulated from {args.simulate.name}", errors, label, levels, arms), about
+    return Source(f"simulated from {args.simulate.name}", errors, label, levels, arms, pairs=pairs), about
 
 
 def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
@@ -124,8 +136,21 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
     return left[[errors.mean(1).argmin()]]
 
 
-def searches(args, levels: np.ndarray, arms: np.ndarray, schedule: int) -> dict[tuple[str, str], Callable]:
+def race_order(usable: np.ndarray, most: int, pairs: bool) -> np.ndarray:
+    """The order in which a race measures at most so many of the usable points, ascending. [most]
+
+    With `pairs`, those are the points 2k and 2k + 1, of which it takes whole ones where both are usable.
+    """
+    if not pairs:
+        return usable[spread_sequence(most, len(usable))]
+    first = usable[(usable % 2 == 0) & np.isin(usable + 1, usable)]
+    chosen = first[spread_sequence(min(most // 2, len(first)), len(first))]
+    return np.column_stack([chosen, chosen + 1]).ravel()
+
+
+def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
     """(search, setting) -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
+    levels, arms, schedule, pairs = source.levels, source.arms, source.schedule, source.pairs
     P, n = len(levels), len(arms)
 
     def staged(to_keep: list[int], n_samples: list[int]) -> Callable:
@@ -148,10 +173,11 @@ def searches(args, levels: np.ndarray, arms: np.ndarray, schedule: int) -> dict[
             if not min(2, P) <= most <= len(usable):
                 there = f"{len(usable)} points are there, --max_samples is {most}"
                 raise InputError(f"--levels {band}: {there}; wanted at least 2, and at most those there are")
-            order = usable[spread_sequence(most, len(usable))]
+            order = race_order(usable, most, pairs)
             name = "race" + f" {band}" * (band != "0-1") + f" of {most}" * (most < P)
             for z in args.z:
-                found[name, f"z {z:g}"] = lambda rng, order=order, z=z: (order, race(levels[order], arms, z))
+                search = partial(race, levels[order], arms, z, pairs=pairs)
+                found[name, f"z {z:g}"] = lambda rng, order=order, search=search: (order, search())
     return found
 
 
@@ -175,7 +201,7 @@ def main(argv: list[str]) -> int:
     check(args)
     source, about = simulated(args) if args.simulate else (measured(args), None)
     levels, arms = source.levels, source.arms
-    settings = searches(args, levels, arms, source.schedule)
+    settings = searches(args, source)
     full, wins, costs = [], [], []
     for k, one in enumerate(tqdm(source.errors, total=len(source.label), leave=False)):
         replayed = []

@@ -132,14 +132,27 @@ def fits(
     return found
 
 
-def draw(population: Population, classes: int, levels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def draw(
+    population: Population,
+    classes: int,
+    levels: np.ndarray,
+    n: int,
+    rng: np.random.Generator,
+    correlation: float | None = None,
+) -> np.ndarray:
     """The errors of n images at levels [P], up to what all classes share; class 0 is right. [n, classes, P] float64
 
-    Preferences are white noise at nodes half a CORRELATED apart, smoothed by a Gaussian of CORRELATED / sqrt(2).
+    With a correlation, the noise of points 2k and 2k + 1 has it, as that of a draw and its negative may. Preferences
+    are white noise at nodes half a CORRELATED apart, smoothed by a Gaussian of CORRELATED / sqrt(2).
     """
     d = rng.normal(population.mu, population.tau, (n, 1)) + population.spread * rng.standard_normal((n, classes))
     d[:, 0] = 0
-    errors = d[..., None] * population.weight[levels] + rng.standard_normal((n, classes, len(levels)))
+    noise = rng.standard_normal((n, classes, len(levels)))
+    if correlation is not None:
+        second = noise[..., 1::2]
+        second *= np.sqrt(1 - correlation**2)
+        second += correlation * noise[..., 0 : 2 * second.shape[-1] : 2]
+    errors = d[..., None] * population.weight[levels] + noise
     if population.effect:
         nodes = np.arange(-4 * CORRELATED, len(population.weight) + 4 * CORRELATED, CORRELATED / 2)
         smooth = np.exp(-(np.subtract.outer(nodes, levels) ** 2) / CORRELATED**2)  # [nodes, P]
@@ -148,8 +161,15 @@ def draw(population: Population, classes: int, levels: np.ndarray, n: int, rng: 
     return errors
 
 
-def images(population: Population, classes: int, levels: np.ndarray, n: int, seed: int = 0) -> Iterator[np.ndarray]:
+def images(
+    population: Population,
+    classes: int,
+    levels: np.ndarray,
+    n: int,
+    seed: int = 0,
+    correlation: float | None = None,
+) -> Iterator[np.ndarray]:
     """The errors of n images, one by one, drawn as many at a time as make 40 MB. Each [classes, P]"""
     rng, step = np.random.default_rng(seed), max(1, 5_000_000 // (classes * len(levels)))
     for done in range(0, n, step):
-        yield from draw(population, classes, levels, min(step, n - done), rng)
+        yield from draw(population, classes, levels, min(step, n - done), rng, correlation)

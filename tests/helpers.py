@@ -131,10 +131,11 @@ def race_options(version, *more) -> list:
     return ["--dataset", "digits", "--version", version, "--device", "cpu", "--search", "race", *more]
 
 
-def replayed(record: dict, levels: np.ndarray, column: int, arm_class: np.ndarray, **how):
+def replayed(record: dict, points: tuple[list[int], list[int]], column: int, arm_class: np.ndarray, **how):
     """What a race does on the errors of a record of the full grid: (left, counts [arms], points)."""
     at = {level: k for k, level in enumerate(zip(record["levels"].tolist(), record["noise"].tolist(), strict=True))}
-    order = [at[point] for point in zip(*points_of(levels), strict=True)]
+    order = [at[point] for point in zip(*points, strict=True)]
+    levels = np.array(points[0])
     arms = np.stack(blocks(record))[:, order, column].astype(np.float64)
     errors = np.stack([arms[arm_class == k].mean(0) for k in range(arm_class.max() + 1)])
     size = np.bincount(arm_class)
@@ -143,10 +144,25 @@ def replayed(record: dict, levels: np.ndarray, column: int, arm_class: np.ndarra
     return left, counts, nfe
 
 
-def points_of(levels: np.ndarray) -> tuple[list[int], list[int]]:
-    """Levels, and the place of each in the ascending grid; the second of two trials comes after the first."""
-    order = np.argsort(levels, kind="stable")
-    return levels.tolist(), np.argsort(order, kind="stable").tolist()
+def both(record: dict) -> tuple[list[tuple[int, int]], list[int]]:
+    """Level and draw of each point, and its sign."""
+    signs = record.get("signs", torch.ones(len(record["levels"]), dtype=torch.int8))
+    return list(zip(record["levels"].tolist(), record["noise"].tolist(), strict=True)), signs.tolist()
+
+
+def points_of(levels: np.ndarray, trials: int = 1, *, pairs: bool) -> tuple[list[int], list[int]]:
+    """Levels of a race at these, and the draw of each: the place in the ascending grid, or that of its pair.
+
+    The second of two trials comes after the first.
+    """
+    if not pairs:
+        levels = np.repeat(levels, trials)
+        order = np.argsort(levels, kind="stable")
+        return levels.tolist(), np.argsort(order, kind="stable").tolist()
+    both = [pair for pair in levels.reshape(-1, 2).tolist() for _ in range(trials)]
+    ascending = sorted(range(len(both)), key=lambda k: both[k][0])
+    draw = {k: place for place, k in enumerate(ascending)}
+    return [level for pair in both for level in pair], [draw[k] for k in range(len(both)) for _ in range(2)]
 
 
 def own_examples(folder: Path, n: int, *, captions_of: int = 0, **more) -> Path:
@@ -204,15 +220,15 @@ def clip_scores(name: str, images) -> np.ndarray:
 
 def play(search, errors: np.ndarray, arms=None):
     """Answer a search from a matrix [classes, points] -> (left, [(classes, end)], NFE); arms [classes] of each."""
-    asked, seen, nfe = [], 0, 0
+    asked, seen, nfe = [], np.zeros(len(errors), dtype=int), 0
     arms = np.ones(len(errors), dtype=int) if arms is None else np.array(arms)
     try:
         classes, end = next(search)
         while True:
             asked.append((classes.tolist(), int(end)))
-            nfe += arms[classes].sum() * (end - seen)
-            block, seen = errors[classes, seen:end], end
-            classes, end = search.send(block)
+            start, seen[classes] = seen[classes[0]], end
+            nfe += arms[classes].sum() * (end - start)
+            classes, end = search.send(errors[classes, start:end])
     except StopIteration as stop:
         return stop.value.tolist(), asked, int(nfe)
 

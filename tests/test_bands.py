@@ -6,7 +6,7 @@ from helpers import blocks, folder_of, records_of, subset
 
 from diffusion.names import MIDDLE
 from diffusion.records import read_run
-from diffusion.search import band, spread_sequence
+from diffusion.search import band, spread_pairs
 
 ADAPTIVE, DIT, WINOGROUND = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ONE_DRAW = "share a draw of noise"
@@ -33,7 +33,7 @@ def test_a_race_measures_the_middle_unless_told_otherwise(run_main, few):
     ))  # fmt: skip
     assert folder_of(usual) == folder_of(said) and "2 done before" in said.out
     assert folder_of(all_of_them).name == folder_of(usual).name + "_levels0-1"
-    order = (200 + spread_sequence(30, 600)).tolist(), spread_sequence(30, 1000).tolist()
+    order = (200 + spread_pairs(30, 600)).tolist(), spread_pairs(30, 1000).tolist()
     for result, levels in zip((usual, all_of_them), order, strict=True):
         for record in records_of(result).values():
             assert record["levels"].tolist() == levels[: len(record["levels"])]

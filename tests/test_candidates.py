@@ -363,7 +363,8 @@ def grouped(tmp_path_factory):
 def test_groups_race_first(run_main, few, model_folder, grouped):
     """As `tree` does on the errors of the full grid, with the same bits; and the answer is the plain race's."""
     args = [*race_options(model_folder, "--max_samples", 16, "--levels", "0-1"), *few, *COLOURED]
-    full = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="16"), *few, *COLOURED))
+    whole = [*options(model_folder, to_keep="1", n_samples="16"), "--noise", "antithetic"]
+    full = records_of(run_main(SCRIPT, *whole, *few, *COLOURED))
     plain = records_of(run_main(SCRIPT, *args))
     result = run_main(SCRIPT, *args, "--prompt_path", grouped, log="grouped")
     groups = np.repeat(np.arange(6), 10)
@@ -374,7 +375,7 @@ def test_groups_race_first(run_main, few, model_folder, grouped):
         errors = np.stack(blocks(full[index]))[:, order]  # levels ascending
         spread = np.searchsorted(np.sort(full[index]["levels"].numpy()), levels_of_race(16))
         winner, nfe = replay(
-            tree(levels_of_race(16), np.ones(60, dtype=int), groups, 3.0),
+            tree(levels_of_race(16), np.ones(60, dtype=int), groups, 3.0, pairs=True),
             errors[:, spread, 0].astype(float),
             np.ones(60, dtype=int),
         )
@@ -388,9 +389,9 @@ def test_groups_race_first(run_main, few, model_folder, grouped):
 
 
 def levels_of_race(n: int) -> np.ndarray:
-    from diffusion.search import spread_sequence
+    from diffusion.search import spread_pairs
 
-    return spread_sequence(n, 1000)
+    return spread_pairs(n, 1000)
 
 
 def test_candidates_race_in_their_groups(run_main, few, model_folder, grouped):

@@ -155,6 +155,17 @@ def test_a_call_of_parts_of_several_blocks():
     torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_a_sign_turns_the_noise():
+    """The errors of -1 times a draw are, bit for bit, those of a draw that is its negative."""
+    x, c, levels, noise = problem(3, 4)
+    signs = torch.tensor([1, -1, -1, 1], dtype=torch.int8)
+    signed = Block(x, c, np.arange(3), levels, torch.arange(4), noise, signs=signs)
+    turned = block_of(x, c, levels, noise * signs[:, None, None, None])
+    out, wanted = (measure(fake()[0], [(block, 1, 11)], 16, plain) for block in (signed, turned))
+    assert torch.equal(out, wanted)
+    assert not torch.equal(out, measure(fake()[0], [(block_of(x, c, levels, noise), 1, 11)], 16, plain))
+
+
 @pytest.mark.parametrize("n", [1, 5, 11])
 def test_a_short_call_is_filled_up_with_its_last_row(n):
     model, asked = fake()

@@ -21,6 +21,7 @@ from helpers import (
     WORDS,
     assert_same,
     blocks,
+    both,
     csv_of,
     folder_of,
     import_script,
@@ -40,7 +41,7 @@ from diffusion.errors import ImageNoise
 from diffusion.images import centre_crop
 from diffusion.names import LOSSES
 from diffusion.records import load_record, read_run
-from diffusion.search import spread_sequence
+from diffusion.search import spread_pairs, spread_sequence
 
 LATENT = (4, 8, 8)
 PLAIN_LOOP = import_script("scripts/benchmark.py").plain_loop
@@ -219,26 +220,37 @@ def test_a_stage_without_a_new_level(run_main, tmp_path, model_folder):
 # ---- the race ----
 
 
-@pytest.mark.parametrize("loss, trials, bank", [("l2", 1, True), ("l1", 2, False)])
-def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, loss, trials, bank):
+@pytest.mark.parametrize(
+    "loss, trials, bank, noise",
+    [
+        ("l2", 1, True, None), ("l1", 2, False, None), ("l2", 1, False, None), ("l2", 1, True, "antithetic"),
+        ("huber", 2, False, "independent"),
+    ],
+)  # fmt: skip
+def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, loss, trials, bank, noise):
     """The same bits at the same points, the same answer, for less; and who runs how far is what race() says of them."""
     torch.save(torch.randn(60, *LATENT, generator=torch.Generator().manual_seed(3)), tmp_path / "bank.pt")
     more = ["--loss", loss, "--n_trials", trials, *subset(tmp_path, 0, 1, 10, 301)]
     more += ["--noise_path", tmp_path / "bank.pt"] * bank
-    part = ["--levels", "0.2-0.8"]  # a race's own
+    pairs = noise == "antithetic" or (noise is None and not bank)
+    part = ["--levels", "0.2-0.8", "--noise", "antithetic" if pairs else "independent"]  # a race's own
     grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="30"), *part, *more))
-    raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 30), *more))
+    given = ["--noise", noise] if noise else []
+    raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 30), *given, *more))
     assert raced.keys() == grid.keys()
-    levels = np.repeat(200 + spread_sequence(30, 600), trials)
+    points = points_of(200 + (spread_pairs if pairs else spread_sequence)(30, 600), trials, pairs=pairs)
     column = LOSSES.index(loss)
     for index, record in raced.items():
         whole, seen = grid[index], len(record["levels"])
-        assert record["levels"].tolist() == levels[:seen].tolist()
-        assert record["noise"].tolist() == points_of(levels)[1][:seen]
-        at = whole["noise"].tolist()
+        assert (record["levels"].tolist(), record["noise"].tolist()) == (points[0][:seen], points[1][:seen])
+        assert ("signs" in record) == pairs
+        if pairs:
+            assert record["signs"].tolist() == [1, -1] * (seen // 2)
+            assert dict(zip(*both(record), strict=True)).items() <= dict(zip(*both(whole), strict=True)).items()
+        at = both(whole)[0]
         for block, full in zip(blocks(record), blocks(whole), strict=True):
-            assert np.array_equal(block, full[[at.index(row) for row in record["noise"].tolist()[: len(block)]]])
-        left, counts, nfe = replayed(whole, levels, column, np.arange(10), z=3.0)
+            assert np.array_equal(block, full[[at.index(point) for point in both(record)[0][: len(block)]]])
+        left, counts, nfe = replayed(whole, points, column, np.arange(10), z=3.0, pairs=pairs)
         assert record["counts"].tolist() == counts and record["nfe"] == nfe and record["decided"]
         assert [record["pred"]] == left == [whole["pred"]]
         means = [b[:, column].mean(dtype=np.float64) for b in blocks(record) if len(b) == seen]
@@ -294,7 +306,7 @@ def test_a_race_of_classes_with_several_prompts(run_main, tmp_path, model_folder
     more = ["a photo of a red zero.,zero,0", "a photo of a blue zero.,zero,0"]
     prompts = csv_of(tmp_path / "p.csv", *words[:5], more[0], *words[5:], more[1])
     args = [*subset(tmp_path, 0, 1, 301), "--prompt_path", prompts]
-    part = ["--levels", "0.2-0.8"]  # a race's own
+    part = ["--levels", "0.2-0.8", "--noise", "antithetic"]  # a race's own
     grid = records_of(run_main(SCRIPT, *options(model_folder, to_keep="1", n_samples="20"), *part, *args))
     arm_class = np.array([0, 1, 2, 3, 4, 0, 5, 6, 7, 8, 9, 0])
     for budget in (None, 40):
@@ -302,7 +314,8 @@ def test_a_race_of_classes_with_several_prompts(run_main, tmp_path, model_folder
         raced = records_of(run_main(SCRIPT, *race_options(model_folder, "--max_samples", 20), *given, *args))
         for index, record in raced.items():
             how = {"z": 3.0} | ({"budget": budget} if budget else {})
-            left, counts, nfe = replayed(grid[index], 200 + spread_sequence(20, 600), 0, arm_class, **how)
+            points = points_of(200 + spread_pairs(20, 600), pairs=True)
+            left, counts, nfe = replayed(grid[index], points, 0, arm_class, pairs=True, **how)
             assert record["counts"].tolist() == counts and record["pred"] == left[0]
             assert record["nfe"] == sum(counts) == nfe <= (budget or np.inf)
             assert record["decided"] == (len(left) == 1)
@@ -460,6 +473,16 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
         ({"search": "race"}, "cifar10/v2-0_1trials_race_3z_500samples_l1"),
         ({"search": "race", "levels": "0-1"}, "cifar10/v2-0_1trials_race_3z_500samples_l1_levels0-1"),
         ({"levels": "0.3-0.9"}, "cifar10/v2-0_1trials_5_1keep_50_500samples_l1_levels0.3-0.9"),
+        ({"noise": "antithetic"}, "cifar10/v2-0_1trials_5_1keep_50_500samples_l1_antithetic"),
+        ({"search": "race", "noise": "independent"}, "cifar10/v2-0_1trials_race_3z_500samples_l1_independent"),
+        (
+            {"search": "race", "noise_path": "n.pt", "noise": "independent"},
+            "cifar10/v2-0_1trials_race_3z_500samples_l1",
+        ),
+        (
+            {"search": "race", "noise_path": "n.pt", "noise": "antithetic", "levels": "0-1"},
+            "cifar10/v2-0_1trials_race_3z_500samples_l1_levels0-1_antithetic",
+        ),
         (
             {"search": "race", "z": 2.5, "budget": 2000, "n_trials": 2},
             "cifar10/v2-0_2trials_race_2.5z_500samples_2000NFE_l1",
@@ -489,10 +512,12 @@ def test_run_folder(change, name, monkeypatch):
         "levels": "0-1",
         "weights": None,
         "save_maps": None,
+        "noise": "independent",
+        "noise_path": None,
     }
     monkeypatch.setattr(names, "LOG_DIR", Path("data"))
     if "search" in change:
-        raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None}
+        raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None, "noise": "antithetic"}
         change = {"to_keep": None, "n_samples": None} | raced | change
     folder = import_script(SCRIPT).run_folder(Namespace(**published | change))
     assert str(folder) == f"data/{name}"

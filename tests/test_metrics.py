@@ -332,3 +332,41 @@ def test_intervals_by_cluster_hold_what_they_promise(C, m, rho, p):
         inside += [low <= p <= high for low, high in both]
     assert 0.935 < inside[0] / 1000 < 0.985
     assert inside[1] / 1000 < 0.85 or not rho
+
+
+# ---- how pairs correlate ----
+
+
+def test_pair_squares_by_hand():
+    """Pairs (1, 3), (5, 5) and (2, 0), at levels 10, 30 and 20: sums 4, 2, 10 in their order; within -2, 0, 2."""
+    levels = np.array([10, 11, 30, 31, 20, 21, 40])
+    found = metrics.pair_squares(np.array([1.0, 3, 5, 5, 2, 0, 99]), levels)
+    assert found == (((2 - 4) ** 2 + (10 - 2) ** 2) / 2, (4 + 0 + 4) * 2 / 3)
+    assert metrics.pair_squares(np.array([1.0, 3, 5]), levels[:3]) == (0, 0)
+
+
+@pytest.mark.parametrize("rho", [-0.9, -0.5, 0.0, 0.4])
+def test_pair_correlation_is_that_of_the_noise(rho):
+    """Whatever the scale of an image, its mean difference, a trend over its levels, and how many pairs it has."""
+    rng = np.random.default_rng(5)
+    held = []
+    for _ in range(40):
+        squares = []
+        for m in rng.integers(1, 9, 300):
+            noise = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], m) * rng.uniform(0.5, 2)
+            levels = np.repeat(rng.permutation(m), 2)
+            squares.append(metrics.pair_squares(noise.ravel() + 3 + 0.05 * levels, levels))
+        found, (low, high) = metrics.pair_correlation(*np.array(squares).T)
+        assert found == pytest.approx(rho, abs=0.15) and low < found < high
+        held.append(low <= rho <= high)
+    assert np.mean(held) > 0.85
+
+
+def test_pair_correlation_by_hand():
+    """R = (2 + 4) / (6 + 2) = 3 / 4, rho = -1 / 7; an image of one pair says nothing."""
+    rho, (low, high) = metrics.pair_correlation(np.array([2.0, 0, 4]), np.array([6.0, 0, 2]))
+    assert rho == pytest.approx(-1 / 7)
+    half = metrics.Z95 * np.sqrt(2 * ((2 - 4.5) ** 2 + (4 - 1.5) ** 2)) / 6
+    assert (low, high) == pytest.approx([(r - 1) / (r + 1) for r in 0.75 * np.exp([-half, half])])
+    assert np.isnan(metrics.pair_correlation(np.zeros(3), np.zeros(3))[0])
+    assert np.isnan(metrics.pair_correlation(np.ones(1), np.ones(1))[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion.search import race, replay, spread_sequence
+from diffusion.search import race, replay, spread_pairs, spread_sequence
 
 CURVES = np.load(Path(__file__).parent / "data/sd2_two_prompts.npy").astype(np.float64)
 Case = tuple[np.ndarray, np.ndarray]  # levels [P], errors [classes, P], in the order of measurement
@@ -37,12 +37,22 @@ def gaussian(K: int, snr: float, runs: int, P: int = 250) -> Iterator[Case]:
         yield spread_sequence(P, 1000), rng.permutation(errors)
 
 
-def score(cases: Iterator[Case]) -> tuple[float, float]:
+def in_pairs(K: int, snr: float, runs: int, rho: float, P: int = 250) -> Iterator[Case]:
+    """As `gaussian`; the noise of points 2k and 2k + 1 correlates by rho."""
+    rng = np.random.default_rng([K, int(100 * snr)])
+    for _ in range(runs):
+        means = snr * np.concatenate([[0, 1], 1 + rng.exponential(size=K - 2)])
+        noise = rng.standard_normal((K, P))
+        noise[:, 1::2] = rho * noise[:, ::2] + np.sqrt(1 - rho**2) * noise[:, 1::2]
+        yield spread_pairs(P, 1000), rng.permutation(means[:, None] + np.sqrt(0.5) * noise)
+
+
+def score(cases: Iterator[Case], *, pairs: bool = False) -> tuple[float, float]:
     """How often the race decides as the mean of all points does, and its mean NFE."""
     found = []
     for levels, errors in cases:
         arms = np.ones(len(errors), dtype=int)
-        winner, nfe = replay(race(levels, arms, 3.0), errors, arms)
+        winner, nfe = replay(race(levels, arms, 3.0, pairs=pairs), errors, arms)
         found.append((winner == errors.mean(1).argmin(), nfe))
     agreement, nfe = np.mean(found, 0)
     return float(agreement), float(nfe)
@@ -82,4 +92,23 @@ def test_published_differences_with_one_draw_for_all_levels(draw):
 )  # fmt: skip
 def test_gaussian_classes(K, runs, snr, agreement, before, ratio):
     found, nfe = score(gaussian(K, snr, runs))
+    assert found >= agreement and nfe <= ratio * before
+
+
+# before: as above, of a race of single points whose noise is as large
+@pytest.mark.parametrize(
+    "K, runs, snr, rho, agreement, before, ratio",
+    [
+        (2, 200, 0.3, -0.5, 0.99, 147, 0.75), (2, 200, 1.2, -0.5, 0.99, 20, 0.95),
+        (3, 200, 0.3, -0.5, 0.99, 180, 0.75), (3, 200, 0.6, -0.5, 0.99, 69, 0.75),
+        (10, 200, 0.3, -0.5, 0.99, 468, 0.65), (10, 200, 0.6, -0.5, 0.99, 162, 0.7),
+        (10, 200, 1.2, -0.5, 0.99, 54, 0.9), (10, 100, 0.3, -0.7, 0.99, 468, 0.5),
+        (10, 100, 0.3, -0.3, 0.99, 468, 0.8), (40, 100, 0.3, -0.5, 0.97, 1537, 0.65),
+        (40, 200, 0.6, -0.5, 0.98, 520, 0.75), (40, 200, 1.2, -0.5, 0.99, 190, 0.85),
+        # where nothing cancels, a race begins too sure
+        (2, 200, 0.3, 0, 0.97, 147, 1.0), (10, 200, 0.3, 0, 0.95, 468, 1.0), (40, 200, 0.6, 0, 0.95, 520, 1.0),
+    ],
+)  # fmt: skip
+def test_gaussian_classes_in_pairs(K, runs, snr, rho, agreement, before, ratio):
+    found, nfe = score(in_pairs(K, snr, runs, rho), pairs=True)
     assert found >= agreement and nfe <= ratio * before

@@ -10,7 +10,18 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import assert_same, blocks, contents, folder_of, import_script, own_examples, records_of, replayed, subset
+from helpers import (
+    assert_same,
+    blocks,
+    contents,
+    folder_of,
+    import_script,
+    own_examples,
+    points_of,
+    records_of,
+    replayed,
+    subset,
+)
 from PIL import Image
 
 from diffusion import models, names
@@ -19,7 +30,7 @@ from diffusion.gallery import GALLERY
 from diffusion.names import LOSSES
 from diffusion.readers import load_items
 from diffusion.records import load_record, read_run
-from diffusion.search import spread_sequence
+from diffusion.search import spread_pairs
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
 LATENT = (4, 8, 8)
@@ -237,18 +248,21 @@ def test_a_race_sees_what_the_full_grid_sees(run_main, tmp_path, model_folder, c
     """
     args = ["--dataset", own_examples(tmp_path / "own", 6, captions_of=captions_of)]
     grid = run_main(
-        SCRIPT, *options(model_folder, "--t_interval", 30, "--levels", "0.2-0.8", "--randomize_noise", *args)
+        SCRIPT,
+        *options(model_folder, "--t_interval", 30, "--levels", "0.2-0.8", "--randomize_noise"),
+        *["--noise", "antithetic", *args],
     )
     raced = run_main(SCRIPT, *race_options(model_folder), *args)
-    whole, levels = records_of(grid), 200 + spread_sequence(20, 600)  # a race's own
+    whole, points = records_of(grid), points_of(200 + spread_pairs(20, 600), pairs=True)  # a race's own
     at = whole[0]["levels"].tolist()
     for number, record in records_of(raced).items():
-        left, counts, nfe = replayed(whole[number], levels, 0, np.arange(2), z=3.0)
+        left, counts, nfe = replayed(whole[number], points, 0, np.arange(2), z=3.0, pairs=True)
         assert record["counts"].tolist() == counts and record["nfe"] == nfe and [record["pred"]] == left
         seen = counts[0]
-        assert record["levels"].tolist() == levels[:seen].tolist() and record["decided"]
+        assert record["levels"].tolist() == points[0][:seen] and record["decided"]
         order = [at.index(level) for level in record["levels"].tolist()]
-        assert record["noise"].tolist() == order
+        assert record["noise"].tolist() == [place // 2 for place in order] == points[1][:seen]
+        assert record["signs"].tolist() == [1, -1] * (seen // 2)
         assert np.array_equal(blocks(record), np.array(blocks(whole[number]))[:, order])
         assert captions_of or record["pred"] == whole[number]["pred"]
     lengths = [len(record["levels"]) for record in records_of(raced).values()]

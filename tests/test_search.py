@@ -9,17 +9,25 @@ from helpers import play
 
 from diffusion import InputError, InputWarning
 from diffusion.search import (
+    ASSUMED,
     NEAREST,
     PRIOR,
+    SCOUT,
+    TRUST,
     check_schedule,
+    draws,
     even,
     every,
     halving,
     level_sequence,
     noise_rows,
     race,
+    raced,
+    repeated,
     replay,
+    spread_pairs,
     spread_sequence,
+    staged,
     tree,
 )
 
@@ -140,6 +148,24 @@ def test_the_first_prefixes_of_the_default_cut_it_evenly():
         assert sorted(order[: 2**k - 1].tolist()) == [512 * j >> k for j in range(1, 2**k)]
 
 
+@pytest.mark.parametrize(
+    "n, T, wanted",
+    [(2, 2, [0, 1]), (4, 4, [2, 3, 0, 1]), (5, 5, [2, 3, 0, 1, 4]), (8, 16, [9, 11, 5, 7, 13, 15, 1, 3])],
+)
+def test_pairs_of_neighbours_by_hand(n, T, wanted):
+    assert spread_pairs(n, T).tolist() == wanted
+
+
+@pytest.mark.parametrize("n, T", [(2, 1000), (3, 7), (25, 1000), (50, 600), (500, 600), (501, 1000)])
+def test_pairs_are_the_grid_and_their_prefixes_are_spread(n, T):
+    grid, order = even(n, T), spread_pairs(n, T)
+    assert sorted(order.tolist()) == grid.tolist()
+    place = np.searchsorted(grid, order)
+    whole = n // 2 * 2
+    assert (place[:whole:2] % 2 == 0).all() and (place[1:whole:2] == place[:whole:2] + 1).all()
+    assert (place[:whole:2] // 2).tolist() == spread_sequence(n // 2, n // 2).tolist()
+
+
 # ---- the full grid and its noise ----
 
 
@@ -176,6 +202,52 @@ def test_intervals_that_do_not_divide(interval, T):
 def test_noise_rows_by_hand(levels, trials, shared, own):
     assert noise_rows(np.array(levels), trials, False).tolist() == shared
     assert noise_rows(np.array(levels), trials, True).tolist() == own
+
+
+@pytest.mark.parametrize(
+    "levels, trials, wanted",
+    [([1, 3, 5], 1, [1, 3, 5]), ([1, 3], 2, [1, 3, 1, 3]), ([5, 7, 1, 3, 9], 2, [5, 7, 5, 7, 1, 3, 1, 3, 9, 9])],
+)
+def test_pairs_are_repeated_in_turn(levels, trials, wanted):
+    assert repeated(np.array(levels), trials, pairs=True).tolist() == wanted
+    assert repeated(np.array(levels), trials, pairs=False).tolist() == [k for k in levels for _ in range(trials)]
+
+
+@pytest.mark.parametrize(
+    "levels, ends, trials, rows, signs",
+    [
+        ([1, 3, 5, 7], [4], 1, [0, 0, 1, 1], [1, -1, 1, -1]),
+        ([5, 7, 1, 3], [4], 1, [1, 1, 0, 0], [1, -1, 1, -1]),  # a pair has its draw whenever it is measured
+        ([5, 7, 1, 3, 9], [5], 1, [1, 1, 0, 0, 2], [1, -1, 1, -1, 1]),
+        ([2, 5, 8, 1, 3, 4], [3, 6], 1, [1, 1, 3, 0, 0, 2], [1, -1, 1, 1, -1, 1]),  # pairs are of one stage
+        ([5, 7, 5, 7, 1, 3, 1, 3], [8], 2, [2, 2, 3, 3, 0, 0, 1, 1], [1, -1] * 4),
+        ([1, 3, 1, 3, 5, 5], [6], 2, [0, 0, 1, 1, 2, 2], [1, -1] * 3),
+    ],
+)
+def test_antithetic_rows_by_hand(levels, ends, trials, rows, signs):
+    found = draws(np.array(levels), np.array(ends), trials, randomize=True, antithetic=True)
+    assert [each.tolist() for each in found] == [rows, signs]
+    shared = draws(np.array(levels), np.array(ends), trials, randomize=False, antithetic=True)
+    assert shared[0].tolist() == [row % trials for row in rows] and shared[1].tolist() == signs
+
+
+def test_a_race_and_its_grid_have_the_same_noise():
+    """In whatever order: of --n_samples in one stage, and of the race's pairs; for several trials too."""
+    for n, trials in ((30, 1), (30, 2), (31, 1)):
+        usable = np.arange(200, 800)
+        grid, ends, _ = staged(usable, [n], [1], trials, pairs=True)
+        order, _ = raced(usable, np.ones(3, dtype=int), 3.0, n, n_trials=trials, pairs=True)
+        found = []
+        for levels in (grid, order):
+            rows, signs = draws(levels, ends, trials, randomize=True, antithetic=True)
+            found.append(sorted(zip(levels.tolist(), rows.tolist(), signs.tolist(), strict=True)))
+        assert found[0] == found[1] and len(grid) == n * trials
+
+
+def test_published_stages_are_what_they_were():
+    levels, ends, _ = staged(np.arange(1000), [50, 500], [5, 1], 2)
+    known = level_sequence([50, 500], 1000)
+    assert levels.tolist() == np.repeat(known[0], 2).tolist() and ends.tolist() == (2 * known[1]).tolist()
 
 
 # ---- elimination ----
@@ -279,12 +351,12 @@ def test_schedules_at_the_limits(to_keep, n_samples):
 LOOKS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 27, 30, 33, 37, 41, 46, 51, 57, 64, 72]
 
 
-def run(errors, *, levels=None, arms=None, z=3.0, budget=np.inf):
+def run(errors, *, levels=None, arms=None, z=3.0, budget=np.inf, pairs=False):
     """`play` of a race; levels as they come unless given."""
     errors = np.array(errors, dtype=float)
     arms = np.ones(len(errors), dtype=int) if arms is None else np.array(arms)
     levels = np.arange(errors.shape[1]) if levels is None else np.array(levels)
-    return play(race(levels, arms, z, budget), errors, arms)
+    return play(race(levels, arms, z, budget, pairs=pairs), errors, arms)
 
 
 def spread(errors, by_level, a, b) -> float:
@@ -497,6 +569,154 @@ def test_random_races_agree_with_the_rule_in_loops():
         shares.append(wanted[1][-1][1] / len(levels))
     shares = np.array(shares)
     assert (shares < 0.5).mean() > 0.3 and (shares == 1).mean() > 0.05  # of the points that there are
+
+
+# ---- a race of pairs ----
+
+
+def seen_of(errors: np.ndarray, **how) -> tuple:
+    """`run` of a race of pairs, whose asked points are counted by class."""
+    left, asked, _ = run(errors, pairs=True, **how)
+    counts = [max([end for classes, end in asked if k in classes], default=0) for k in range(len(errors))]
+    return left, counts
+
+
+def ratio_of(within: float, between: float, m: int, near: int) -> float:
+    told, trust = (m - 1) * min(max(1, near - 2), PRIOR), TRUST
+    assumed = (1 + ASSUMED) / (1 - ASSUMED)
+    return (told * between + trust * assumed * within) / ((told + trust) * within) if within > 0 else assumed
+
+
+def reference_of_pairs(errors, levels, z):
+    """The rule in loops, one class, one pair, one difference at a time -> classes left, how far each class went."""
+    K, P = len(errors), len(levels)
+    counts = [0] * K
+    nearest = max(NEAREST, (K - 1) // 10) + 1
+    left = list(range(K))
+    if nearest < K:
+        order = sorted(left, key=lambda c: (errors[c][0], c))
+        near, far = order[:nearest], order[nearest:]
+        leader = min(near, key=lambda c: ((errors[c][0] + errors[c][1]) / 2, c))
+        steps = [errors[c][1] - errors[c][0] for c in near]
+        variance = sum((s - sum(steps) / len(steps)) ** 2 for s in steps) / (len(steps) - 1)
+        t = scipy.stats.t.ppf(scipy.stats.norm.cdf(max(z, SCOUT)), PRIOR)
+        gone = [c for c in far if errors[c][0] - errors[leader][0] > t * (variance * (1 - 1 / P)) ** 0.5]
+        for c in gone:
+            counts[c] = 1
+        left = [c for c in left if c not in gone]
+    n = 2
+    while True:
+        for c in left:
+            counts[c] = n
+        m = n // 2
+        mean = {c: sum(errors[c][:n]) / n for c in left}
+        leader = min(left, key=lambda c: (mean[c], c))
+        others = sorted((c for c in left if c != leader), key=lambda c: (mean[c], c))
+        near = [leader, *others[: max(NEAREST, len(others) // 10)]]
+        pairs = sorted(range(m), key=lambda k: levels[2 * k])
+
+        def squares(a, b, pairs=pairs):
+            d = [float(x - y) for x, y in zip(errors[a], errors[b], strict=True)]
+            means = [(d[2 * k] + d[2 * k + 1]) / 2 for k in pairs]
+            return (
+                sum((y - x) ** 2 for x, y in itertools.pairwise(means)) / 2,
+                sum((d[2 * k] - d[2 * k + 1]) ** 2 for k in pairs) / 4,
+            )
+
+        both = [squares(a, b) for a, b in itertools.combinations(near, 2)]
+        between = sum(s for s, _ in both) / len(both) / max(m - 1, 1)
+        within = sum(w for _, w in both) / len(both) / m
+        ratio = ratio_of(within, between, m, len(near))
+        free = 2 * m - 1
+        pooled = ((m - 1) * between + ratio * m * within) / free
+        prior = min(PRIOR, (len(others) - 1) * free)
+        t = scipy.stats.t.ppf(scipy.stats.norm.cdf(z), free + prior)
+        for c in others:
+            s, w = squares(c, leader)
+            s2 = (prior * pooled + s + ratio * w) / (prior + free)
+            if mean[c] - mean[leader] > t * (s2 / m * (1 - n / P)) ** 0.5:
+                left = [k for k in left if k != c]
+        if len(left) == 1 or n == P:
+            return [min(left, key=lambda c: (mean[c], c))], counts
+        n = min(n + 2 * max(1, m // 8), P)
+
+
+def test_random_races_of_pairs_agree_with_the_rule_in_loops():
+    rng = np.random.default_rng(11)
+    seen = set()
+    for _ in range(150):
+        errors, levels, arms = some(rng)
+        z = float(rng.choice([1.0, 2.0, 3.0, 4.5]))
+        if len(levels) < 3:
+            continue
+        found = seen_of(errors, levels=levels, arms=arms, z=z)
+        assert found == reference_of_pairs(errors.tolist(), levels.tolist(), z)
+        seen.add((len(errors) > NEAREST + 1, 1 in found[1]))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_one_pair_by_hand():
+    """Three classes, one pair of eight points: half the square within it, over 2, times the ratio that is assumed.
+
+    Class 1 has a difference m and no step, class 2 is far: the pool is of the steps of 0, 1 and 2.
+    """
+    h = np.array([0.0, 0.5, 2.0])  # half the difference within
+    pooled = (0.5**2 + 2**2 + 1.5**2) / 3
+    ratio = (1 + ASSUMED) / (1 - ASSUMED)
+    t = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 2)
+    limit = t * np.sqrt(ratio * (pooled + h[1] ** 2) / 2 * (1 - 2 / 8))
+    for share, stays in ((0.999, True), (1.001, False)):
+        errors = np.array([0, share * limit, 100.0])[:, None] + h[:, None] * np.array([-1, 1] * 4)
+        counts = seen_of(errors, z=2)[1]
+        assert counts[2] == 2 and (counts[1] > 2) == stays
+
+
+def test_of_many_classes_some_go_after_one_point():
+    """The ten nearest get their second point first; who is out of reach of these never does."""
+    rng = np.random.default_rng(12)
+    means = np.array([0.0, *[0.5] * 9, 1.0, *[50.0] * 19])
+    errors = means[:, None] + 0.2 * rng.standard_normal((30, 40))
+    left, asked, nfe = run(errors, pairs=True)
+    assert asked[0] == (list(range(30)), 1) and asked[1] == (list(range(10)), 2) and asked[2] == ([10], 2)
+    assert left == [0] and all(max(classes) <= 10 for classes, _ in asked[1:])
+    assert nfe < 30 + 11 + 11 * 10
+
+
+@pytest.mark.parametrize("rho, share, agreement", [(-1.0, 0.4, 1), (-0.6, 0.75, 0.98), (0.0, 1.1, 0.9)])
+def test_a_race_of_pairs_costs_less_the_more_they_cancel(rho, share, agreement):
+    """Beside a race of single points with as much noise; where nothing cancels it is no cheaper, and errs more."""
+    rng = np.random.default_rng(13)
+    levels, costs = spread_pairs(200, 1000), []
+    for _ in range(60):
+        noise = rng.standard_normal((10, 200))
+        alone = run(np.arange(10)[:, None] / 4 + noise, levels=levels)[2]
+        noise[:, 1::2] = rho * noise[:, ::2] + np.sqrt(1 - rho**2) * noise[:, 1::2]
+        errors = np.arange(10)[:, None] / 4 + noise
+        left, _, nfe = run(errors, levels=levels, pairs=True)
+        costs.append((left == [errors.mean(1).argmin()], nfe, alone))
+    agrees, pairs, single = np.mean(costs, 0)
+    assert agrees >= agreement and pairs < single * share
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # infinity times the 0 at the end
+def test_an_odd_number_of_points_ends_in_one_without_a_partner():
+    for P in (3, 5, 17):
+        errors = np.random.default_rng(P).integers(0, 4, (4, P)).astype(float)
+        left, asked, nfe = run(errors, pairs=True, z=50)
+        assert left == [errors.mean(1).argmin()] and nfe == 4 * P
+        assert [n for _, n in asked] == [n for n in (2, 4, 6, 8, 10, 12, 14, 16) if n < P] + [P]
+
+
+def test_a_budget_of_a_race_of_pairs():
+    """Its first look may cost less than two points of every class, never more."""
+    rng = np.random.default_rng(14)
+    for _ in range(100):
+        errors, levels, arms = some(rng)
+        free = run(errors, levels=levels, arms=arms, z=2.0, pairs=True)
+        budget = int(rng.integers(2 * arms.sum(), 2 * free[2] + 2 * arms.sum()))
+        left, asked, nfe = run(errors, levels=levels, arms=arms, z=2.0, budget=budget, pairs=True)
+        assert nfe <= budget and asked == free[1][: len(asked)]
+        assert (left == free[0]) if nfe == free[2] else len(left) > 1
 
 
 # ---- what does not matter to it ----

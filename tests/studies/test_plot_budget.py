@@ -48,9 +48,10 @@ def test_a_replay_is_what_a_run_does(run_main, tmp_path, model_folder, grid):
     truth = {k: record["pred"] for k, record in records_of_folder(folder).items()}
     label = {k: record["label"] for k, record in records_of_folder(folder).items()}
     assert found["every class", "40 points"][:2] == (440, 100)
+    own = ["--levels", "0-1", "--noise", "independent"]
     for key, command in {
-        ("race", "z 2"): race_options(model_folder, "--levels", "0-1", "--max_samples", 40, "--z", 2),
-        ("race", "z 4"): race_options(model_folder, "--levels", "0-1", "--max_samples", 40, "--z", 4),
+        ("race", "z 2"): race_options(model_folder, *own, "--max_samples", 40, "--z", 2),
+        ("race", "z 4"): race_options(model_folder, *own, "--max_samples", 40, "--z", 4),
         ("halving", "4/40"): options(model_folder, to_keep="5 1", n_samples="4 40"),
     }.items():
         records = records_of(run_main(EVAL, *command, *args, log=f"{key}"))
