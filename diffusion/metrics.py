@@ -160,21 +160,40 @@ def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.nd
     return difference
 
 
+def class_point_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean error over the arms of each class at each point that the class was measured on, sorted by point.
+
+    arm_class [arms] is the class row of each arm -> error [n] float64, class row [n], point [n]; of one point the
+    classes are ascending
+    """
+    counts = record["counts"].numpy()
+    error = point_errors(record, loss)
+    row = np.repeat(arm_class, counts)
+    first = np.cumsum(counts) - counts  # where each arm's errors begin
+    point = np.arange(len(error)) - np.repeat(first, counts)
+    order = np.lexsort((row, point))
+    error, row, point = error[order], row[order], point[order]
+    same = (row[1:] == row[:-1]) & (point[1:] == point[:-1])
+    if not same.any():
+        return error, row, point
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    arms = np.diff(starts, append=len(error))
+    return np.add.reduceat(error, starts) / arms, row[starts], point[starts]
+
+
 def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
     """At how many points each class has the smallest error, of those measured there; arm_class [arms] -> [K] int.
 
-    A point that only one class was measured on, or whose weight is 0, has no vote.
+    A point that only one class was measured on, or whose weight is 0, has no vote; a tie goes to the smaller class.
     """
-    errors = arm_errors(record, loss)
     K, P = int(arm_class.max()) + 1, len(record["levels"])
-    of_class = np.full((K, P), np.inf)
-    for k in range(K):
-        mine = [errors[arm] for arm in np.flatnonzero(arm_class == k)]
-        of_class[k, : len(mine[0])] = np.mean(mine, 0)
-    counted = np.isfinite(of_class).sum(0) > 1
+    error, row, point = class_point_errors(record, arm_class, loss)
+    counted = np.bincount(point, minlength=P) > 1
     if "weights" in record:
         counted &= record["weights"].numpy() > 0
-    return np.bincount(of_class[:, counted].argmin(0), minlength=K)
+    order = np.lexsort((error, point))  # stable: of equal errors the smaller class comes first
+    first = order[np.searchsorted(point[order], np.arange(P))]
+    return np.bincount(row[first[counted]], minlength=K)
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], float]:

@@ -334,6 +334,34 @@ def test_intervals_by_cluster_hold_what_they_promise(C, m, rho, p):
     assert inside[1] / 1000 < 0.85 or not rho
 
 
+def test_votes_equal_those_of_a_loop_over_classes():
+    """Random records of classes with several prompts, in any order of prompts, some with weights, many with ties."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        K = int(rng.integers(1, 7))
+        arm_class = rng.permutation(np.repeat(np.arange(K), rng.integers(1, 4, K)))
+        points = rng.integers(0, 6, K)
+        points[rng.integers(K)] = 6
+        counts = points[arm_class]
+        record = {
+            "losses": ["l2"],
+            "levels": torch.arange(6),
+            "counts": torch.from_numpy(counts),
+            "errors": torch.from_numpy(rng.integers(0, 4, (counts.sum(), 1)).astype(np.float32)),
+            "weights": torch.from_numpy(rng.integers(0, 2, 6).astype(float)),
+        }
+        arms = metrics.arm_errors(record, "l2")
+        wanted = np.zeros(K, dtype=int)
+        for point in range(6):
+            mean = np.full(K, np.inf)
+            for k in range(K):
+                if point < points[k]:
+                    mean[k] = np.mean([arms[arm][point] for arm in np.flatnonzero(arm_class == k)])
+            if np.isfinite(mean).sum() > 1 and record["weights"][point] > 0:
+                wanted[mean.argmin()] += 1
+        assert np.array_equal(metrics.votes(record, arm_class, "l2"), wanted)
+
+
 # ---- how pairs correlate ----
 
 
