@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from diffusion import metrics
+from diffusion import InputError, metrics
 from diffusion.decide import search_image
 from diffusion.names import LOSSES
 from diffusion.search import halving
@@ -166,7 +166,7 @@ def test_excess_over_a_winner_of_several_prompts():
 
 
 def test_rescore_of_an_unknown_loss():
-    with pytest.raises(AssertionError, match="'l3'"):
+    with pytest.raises(InputError, match="'l3'"):
         metrics.rescore(record([1], [0], [0]), np.array([0]), "l3")
 
 
