@@ -76,6 +76,7 @@ SCRIPT = "eval_prob_adaptive.py"
 
 PLAIN = {  # what a record holds beside tensors
     "index": int, "label": int, "pred": int, "nfe": int, "decided": bool, "margin": float, "losses": list,
+    "run": str,
 }  # fmt: skip
 
 
@@ -109,11 +110,12 @@ def records_of(result) -> dict[int, dict]:
 
 
 def assert_same(these: dict[int, dict], those: dict[int, dict]) -> None:
-    """The same records, bit by bit."""
+    """The same records, bit by bit; they may be of runs with other options."""
     assert these.keys() == those.keys()
     for index, record in these.items():
-        for key, value in record.items():
-            other = those[index][key]
+        assert record.keys() == those[index].keys()
+        for key in record.keys() - {"run"}:
+            value, other = record[key], those[index][key]
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (index, key)
 
 

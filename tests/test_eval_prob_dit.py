@@ -269,7 +269,7 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
     result = run_main(SCRIPT, *args)
     (record,) = records_of(result).values()
     keys = {"index", "label", "pred", "nfe", "decided", "margin", "losses", "levels", "noise", "counts", "errors"}
-    assert record.keys() == keys
+    assert record.keys() == keys | {"run"}
     assert record["index"] == 5 and record["label"] == load_dataset("digits").labels[5]
     assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
     assert (
@@ -318,6 +318,7 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
 def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
     given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
+    given |= {"noise": "antithetic" if "search" in change else "independent", "noise_path": None}
     given |= {"levels": "0.2-0.8" if "search" in change else "0-1"} | change
     monkeypatch.setattr(names, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
