@@ -159,7 +159,8 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     lost = [key for key in (part, "scheduler") if key not in parts]
     lost += ["VAE"] if of_latents and autoencoder is None and vae is None else []
     if lost:
-        raise InputError(f"{source}: has no {lost[0]} (model_index.json names none), which a {pipeline} wants")
+        lacks = f"{source} has no {lost[0]} (model_index.json names none), which a {pipeline} wants"
+        raise InputError(f"--version {name}: {lacks}")
     if vae is not None:
         autoencoder = "vae"
         places["vae"], config["vae"] = _read_vae(vae)

@@ -134,8 +134,8 @@ def pair_correlation(between: np.ndarray, within: np.ndarray) -> tuple[float, tu
     rho = (R - 1) / (R + 1), R = sum between / sum within. The interval is that of log R, a ratio of sums between
     images: its variance is n / (n - 1) sum (b_i - R w_i)^2 / (sum b)^2.
     """
-    told = within > 0
-    between, within = between[told], within[told]
+    informative = within > 0
+    between, within = between[informative], within[informative]
     n = len(within)
     if n < 2 or between.sum() <= 0:
         return float("nan"), (-1.0, 1.0)

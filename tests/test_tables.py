@@ -14,7 +14,7 @@ from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
-from diffusion import calibration, metrics, records
+from diffusion import calibration, metrics, records, results
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
 ENSEMBLE = "scripts/ensemble.py"
@@ -456,3 +456,15 @@ def test_a_page_of_runs_names_no_folder_of_this_machine(run_main, tmp_path, two)
     result = run_main(COMPARE, *two)
     assert result.code == 0 and str(two[0].parent) not in result.out
     assert all("/".join(folder.parts[-2:]) in result.out for folder in two)
+
+
+@pytest.mark.parametrize("rho", [-0.8, -0.5, 0.25])
+def test_what_pairs_save_is_printed(rho):
+    """Squares between and within pairs are as 1 + rho to 1 - rho; every image the same, so the interval is a point."""
+    within = np.array([1.0, 2.0, 4.0])
+    ((_, text),) = results.pairs_line(within * (1 + rho) / (1 - rho), within)
+    correlation, low, high, *worth = [float(number) for number in re.findall(r"[-+]\d\.\d+|\d+\.\d", text)]
+    assert correlation == low == high == pytest.approx(rho, abs=0.005)
+    assert worth == ([pytest.approx(1 / (1 + rho), abs=0.05)] if rho < 0 else [])
+    assert ("--noise independent" in text) == (rho > 0)
+    assert results.pairs_line(np.zeros(3), np.zeros(3)) == []

@@ -101,3 +101,12 @@ def test_other_sets_of_levels_of_pets():
         misses[str(levels)] = np.sqrt(np.mean((100 * np.array(right) - rows.accuracy) ** 2))
     wanted = {"500": 3, "475 500 525": 1, "0 500 1000": 4, "0": 7, "1000": 10}
     assert {levels: round(miss) for levels, miss in misses.items()} == wanted
+
+
+@pytest.mark.parametrize("correlation", [-0.7, 0.0, 0.4])
+def test_noise_within_pairs_correlates_as_asked(correlation):
+    """Points 2k and 2k + 1 by `correlation`, all others not at all; a last point without a partner is as the others."""
+    errors = draw(Population(0, 0, 0, FLAT, 0), 50, np.arange(5), 2000, np.random.default_rng(0), correlation)
+    wanted = np.eye(5)
+    wanted[[0, 1, 2, 3], [1, 0, 3, 2]] = correlation
+    np.testing.assert_allclose(np.cov(errors.reshape(-1, 5).T), wanted, atol=0.02)
