@@ -43,7 +43,8 @@ NO_CLASS = {  # what spreadsheets and pandas write where there is no value
     "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
 TEXTS = {  # what lies beside images and is none, whatever mimetypes knows of it
-    ".cfg", ".db", ".ini", ".jsonl", ".lock", ".log", ".parquet", ".pdf", ".pkl", ".pt", ".sqlite", ".toml", ".yaml", ".yml",
+    ".cfg", ".db", ".ini", ".jsonl", ".lock", ".log", ".parquet", ".pdf", ".pkl", ".pt", ".sqlite", ".toml", ".yaml",
+    ".yml",
 }  # fmt: skip
 LEFT_BEHIND = {  # nobody's data
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini",
