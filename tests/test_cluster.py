@@ -240,7 +240,7 @@ def test_killed_fifty_times(tmp_path, subset, undisturbed):
         worker = context.Process(target=work, args=(folder, arguments))
         started = time.monotonic()
         worker.start()
-        worker.join(whole and rng.uniform(0.1, 0.8) * whole)
+        worker.join(whole and rng.uniform(0.2, 1.0) * whole)
         whole = whole or time.monotonic() - started
         if worker.is_alive():
             os.kill(worker.pid, signal.SIGKILL)
