@@ -13,7 +13,7 @@ from helpers import ROOT
 from diffusion import InputError, InputWarning, classify, load_model, score
 from diffusion.api import Answer
 from diffusion.datasets import load_dataset
-from diffusion.models import read_card
+from diffusion.models import ADAPTERS, read_card
 from diffusion.names import EMBEDDED
 from diffusion.prompts import prompts_file, read_prompts
 from diffusion.records import load_record
@@ -218,10 +218,23 @@ def test_a_device_that_is_not_there_is_told_before_a_weight_is_read(options, sai
 
 
 def test_float32_is_float32(monkeypatch):
-    """Convolutions on CUDA too, from Python as from the command line."""
+    """On CUDA convolutions too, while the network computes; the caller's setting is as before."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    load_model("digits")
-    assert not torch.backends.cudnn.allow_tf32
+    seen = []
+    known = ADAPTERS["StableDiffusionPipeline"]
+
+    def adapter(pipeline, device):
+        conditions, predict = known[2](pipeline, device)
+
+        def spied(*given):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return predict(*given)
+
+        return conditions, spied
+
+    monkeypatch.setitem(ADAPTERS, "StableDiffusionPipeline", (*known[:2], adapter))
+    classify(load_model("digits"), GOOD, PROMPTS, max_samples=2)
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
 
 
 def test_a_folder_may_be_a_path(model, model_folder):
@@ -314,7 +327,7 @@ def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name)
 def test_conditions_that_a_model_does_not_take():
     with pytest.raises(InputError, match="wanted text or class"):
         load_model("digits", condition="image")
-    with pytest.raises(InputError, match="text"):
+    with pytest.raises(InputError, match="fashion"):
         load_model("fashion", condition="text")
     with pytest.raises(InputError, match="conditioned on text"):
         load_model(read_card("digits"), condition="class")
