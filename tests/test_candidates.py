@@ -20,6 +20,7 @@ from helpers import (
     options,
     race_options,
     records_of,
+    rewrite_run,
     subset,
     table_of,
 )
@@ -293,7 +294,7 @@ def change(folder: Path, **more) -> None:
     run = json.loads((folder / "run.json").read_text())
     for key, value in more.items():
         (run if key in run else run["options"])[key] = value
-    (folder / "run.json").write_text(json.dumps(run))
+    rewrite_run(folder, run)
 
 
 def spoil(path: Path, **more) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SCRIPT, folder_of, import_script, options, race_options, subset
+from helpers import ROOT, SCRIPT, folder_of, import_script, options, race_options, rewrite_run, subset
 
 from diffusion import metrics
 from diffusion.records import load_record, one_point
@@ -37,7 +37,7 @@ def copy(run, tmp_path):
         folder = shutil.copytree(run, tmp_path / "copy")
         told = json.loads((folder / "run.json").read_text())
         change(told)
-        (folder / "run.json").write_text(json.dumps(told))
+        rewrite_run(folder, told)
         return folder
 
     return make
@@ -142,7 +142,8 @@ def test_strangers_texts_stay_texts(run_main, copy):
 
     folder = copy(rename)
     (folder / "failed").mkdir()
-    (folder / "failed" / "001.txt").write_text("cannot read <b>image</b>\n")
+    (folder / "017.pt").unlink()
+    (folder / "failed" / "017.txt").write_text("cannot read <b>image</b>\n")
     page = page_of(run_main, folder, code=1)
     found = Text(page)
     assert "script" not in found.tags and "b" not in found.tags
@@ -199,9 +200,10 @@ def test_notes_are_counted_as_print_acc_does(run_main, copy):
     (folder / "failed").mkdir()
     (folder / "failed" / "000.txt").write_text("came too late\n")
     assert "came too late" not in page_of(run_main, folder) and run_main(ACC, folder).code == 0
-    (folder / "failed" / "001.txt").write_bytes(b"caf\xe9\n")
-    assert "image 1: caf\ufffd" in page_of(run_main, folder, code=1)
-    assert "image 1: caf\ufffd" in run_main(ACC, folder).err
+    (folder / "017.pt").unlink()
+    (folder / "failed" / "017.txt").write_bytes(b"caf\xe9\n")
+    assert "image 17: caf\ufffd" in page_of(run_main, folder, code=1)
+    assert "image 17: caf\ufffd" in run_main(ACC, folder).err
 
 
 def test_half_a_surrogate_pair_is_a_question_mark(run_main, copy):
@@ -253,7 +255,7 @@ def test_runs_without_answers_are_refused(run_main, copy, tmp_path):
         path.unlink()
     told = json.loads((folder / "run.json").read_text())
     del told["options"]["cls"]
-    (folder / "run.json").write_text(json.dumps(told))
+    rewrite_run(folder, told)
     result = run_main(REPORT, folder)
     assert result.code == 2 and "no image is done yet" in result.err
     assert not (folder / "report.html").exists()
