@@ -144,14 +144,14 @@ def matrix(record: dict) -> np.ndarray:
 @pytest.mark.parametrize("search", ["race", "halving"])
 def test_a_weighted_search_is_the_search_on_weighted_errors(run_main, tmp_path, model_folder, few, grid, search):
     path = weights_csv(tmp_path / "w.csv", "100,0.2", "900,3")
-    raced = ["--search", "race", "--levels", "0-1", "--max_samples", 40]
+    raced = ["--search", "race", "--levels", "0-1", "--max_samples", 40, "--noise", "independent"]  # as the grid
     how = raced if search == "race" else ["--to_keep", 3, 1, "--n_samples", 4, 40]
     start = ["--dataset", "digits", "--version", model_folder, "--device", "cpu"]
     result = run_main(SCRIPT, *start, *how, *few, "--weights", path)
     table = read_weights(path, 1000)
     order, ends = (spread_sequence(40, 40), None) if search == "race" else level_sequence([4, 40], 40)
     records = records_of(result)
-    assert folder_of(result).name.endswith("samples_levels0-1_ww" if search == "race" else "samples_ww")
+    assert folder_of(result).name.endswith("samples_levels0-1_independent_ww" if search == "race" else "samples_ww")
     for index, full in records_of(grid).items():
         level = np.sort(full["levels"].numpy())
         weighted = (matrix(full) * table[level])[:, order]
