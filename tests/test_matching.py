@@ -100,7 +100,7 @@ def test_what_a_record_says_it_prefers(run_main, tmp_path, model_folder):
 
 
 def test_images_and_captions_are_made_once(run_main, tmp_path, model_folder, monkeypatch):
-    """Each image encoded once, cut to the same box; each caption embedded once; the bits of an item alone."""
+    """Each image encoded once, cut to the same box; each caption embedded twice; the bits of an item alone."""
     more = line("1x2", captions=[CAPTIONS[1], CAPTIONS[0]], right=[[1, 0]])
     lines = [line("1x2"), line("3x1"), line("1x2, a box"), more, line("1x2")]
     folder = write(tmp_path / "own", *lines)
@@ -117,7 +117,8 @@ def test_images_and_captions_are_made_once(run_main, tmp_path, model_folder, mon
     monkeypatch.setattr(models, "load_model", counting)
     whole = records_of(run_main(SCRIPT, *options(model_folder, "--dataset", folder), log="all"))
     assert len(seen) == 4 and len(whole) == 7  # a, b, c and a cut
-    assert sorted(told) == sorted((text, text) for text in {t for each in lines for t in each["captions"]})
+    captions = {text for each in lines for text in each["captions"]}
+    assert sorted(told) == sorted([(text, text) for text in captions] * 2)  # once to check that they differ
     monkeypatch.undo()
     part = records_of(run_main(SCRIPT, *options(model_folder, "--dataset", folder, *subset(tmp_path, 3)), log="one"))
     assert_same(part, {number: whole[number] for number in part})
