@@ -47,7 +47,7 @@ def parser() -> options.Parser:
 
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
 
     def once(model: Model) -> tuple[Callable, Callable]:
         """Each image is encoded once, however many items show it, and each caption embedded once more than to check."""
-        check_captions(items, mine, {caption: digest(embed(model, caption)) for caption in captions})
+        check_captions(items, mine, cache(lambda caption: digest(embed(model, caption))))
         latents = Once(key(items, view) for view in mine)
         embedded = Once(text for k, _ in mine for text in (*items[k].captions, *empty))
 
@@ -153,25 +153,28 @@ def embed(model: Model, caption: str) -> Tensor:
     return model.conditions([caption, caption])[0].clone()
 
 
-def check_captions(items: Items, mine: Views, digests: dict[str, str]) -> None:
-    """Warn of examples with different captions whose conditions are the same; InputError where all are so.
+def check_captions(items: Items, mine: Views, digest_of: Callable[[str], str]) -> None:
+    """Warn of examples of this worker with different captions whose conditions are the same.
 
-    `digests` are those of the conditions of each caption.
+    `digest_of` a caption's conditions. InputError where that is so of every example of the benchmark: the others are
+    looked at up to the first that differs, so that neither the worker nor --limit decides.
     """
-    different, same = {}, {}
-    for k in dict.fromkeys(k for k, _ in mine):
+
+    def is_one(k: int) -> bool:
+        return len({digest_of(caption) for caption in items[k].captions}) == 1
+
+    asked = [k for k in dict.fromkeys(k for k, _ in mine) if len(set(items[k].captions)) > 1]
+    lost = []
+    for k in asked:
         captions = set(items[k].captions)
-        found = {digests[caption] for caption in captions}
-        if len(captions) > 1:
-            different[k] = captions
-        if len(found) < len(captions):
-            same[k] = len(found)
-    if not same:
+        if len({digest_of(caption) for caption in captions}) < len(captions):
+            lost.append(k)
+    if not lost:
         return
-    first = next(iter(same))
-    named = f"the first is {items[first].id}: {names.few([repr(caption) for caption in items[first].captions])}"
-    alike = f"{len(same)} of {len(different)} examples have captions of which the text encoder makes the same; {named}"
-    if len(same) == len(different) and set(same.values()) == {1}:
+    named = f"the first is {items[lost[0]].id}: {names.few([repr(caption) for caption in items[lost[0]].captions])}"
+    alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
+    everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
+    if all(map(is_one, asked)) and all(map(is_one, everywhere)):
         raise InputError(f"{alike}; their words are unknown to its tokenizer, or behind the tokens that it takes")
     warnings.warn(alike, InputWarning, stacklevel=2)
 

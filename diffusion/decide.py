@@ -129,15 +129,22 @@ def search_image(
     measured = Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
     if signs is None:
         return measured
-    return replace(measured, signs=signs[:P], squares=_squares(measured, arm_class, loss))
+    measured = replace(measured, signs=signs[:P])
+    return replace(measured, squares=_squares(measured, arm_class, loss))
 
 
 def _squares(measured: Measured, arm_class: np.ndarray, loss: str) -> tuple[float, float]:
-    """metrics.pair_squares of the error of the class that came next less the winner's, at the points of both."""
+    """metrics.pair_squares of the error of the class that came next less the winner's, at the pairs of both.
+
+    A pair is a point of sign 1 and the next one, of sign -1: the last point of an odd stage is alone.
+    """
     record = measured.record()
     if len(np.unique(arm_class[record["counts"].numpy() > 0])) < 2:
         return 0.0, 0.0
     rival = nearest_other(record, arm_class, measured.winner, loss)
     own, other = (errors_of_class(record, arm_class, k, loss) for k in (measured.winner, rival))
     n = min(len(own), len(other))
-    return pair_squares(other[:n] - own[:n], measured.levels[:n].numpy())
+    signs, levels = measured.signs[:n].numpy(), measured.levels[:n].numpy()
+    first = np.flatnonzero((signs[:-1] == 1) & (signs[1:] == -1))
+    paired = np.stack([first, first + 1], 1).ravel()
+    return pair_squares((other[:n] - own[:n])[paired], levels[paired])

@@ -187,8 +187,6 @@ def points_of(
     """Levels [P] of search.staged or search.raced, in stages that `ends` [stages] bounds, with their noise."""
     rows, signs = draws(levels, ends, args.n_trials, randomize=randomize, antithetic=in_pairs(args))
     bank, fitted = read_bank(args, levels, rows, card.latent) if args.noise_path else (None, None)
-    if fitted is not None and signs is not None:
-        raise InputError(f"--noise antithetic: --noise_path {args.noise_path} was fitted; wanted --noise independent")
     return Points(levels, rows, weights, start, bank, fitted, signs)
 
 
@@ -258,6 +256,8 @@ def read_bank(
         raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None
     fitted = None
     if isinstance(bank, dict) and bank.keys() == {"noise", "levels", "loss", "model"}:
+        if in_pairs(args):
+            raise InputError(f"--noise antithetic: --noise_path {path} was fitted; wanted --noise independent")
         of, loss, fitted, bank = bank["levels"], bank["loss"], bank["model"], bank["noise"]
         if len(of) < points or of[rows].tolist() != levels.tolist():
             fit, asked = (names.few(np.unique(each).tolist(), 5) for each in (of, levels))

@@ -351,6 +351,9 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         record = _parse(data)
+    except Exception as error:  # whatever a foreign or truncated file makes the reader say
+        raise InputError(f"{path} is no record: {one_line(error)}") from None
+    try:
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         if wanted:
             _check_numbers(record)
@@ -358,5 +361,5 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
         if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
             raise ValueError(f"it is of image {record['index']}")
         return record
-    except Exception as error:  # whatever a foreign or truncated file makes the reader say
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:  # a foreign file's values
         raise InputError(f"{path} is no record: {one_line(error)}") from None

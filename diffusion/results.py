@@ -110,6 +110,7 @@ def failures(folder: Path, about: dict) -> list[str]:
 
 ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
 ROW += ["between_pairs", "within_pairs"]
+PAIRS = {"between_pairs", "within_pairs"}
 CHANGED = ["scores", "rank", "votes"]  # what `decider` adds
 
 
@@ -160,6 +161,8 @@ def decider(run: Run, vote: bool = False):
         label = column.get(record["label"])
         rank = len(column) if label is None else calibration.rank(scores, label, pred)
         share = votes[pred] / votes.sum() if votes.sum() > 1 else np.nan
+        if run.loss != run.options["loss"]:  # what the record says of pairs is of the run's loss
+            record = {key: value for key, value in record.items() if key not in PAIRS}
         return record | {"pred": int(run.classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
 
     return decide
@@ -309,9 +312,11 @@ def pairs_line(between: np.ndarray, within: np.ndarray) -> list[tuple[str, str]]
     if not np.isfinite(rho):
         return []
     text = f"correlate {rho:+.2f}  (95% interval {low:+.2f} to {high:+.2f})"
-    if rho > 0:
-        return [("noise in pairs", f"{text}: worse than independent noise, which --noise independent gives")]
-    return [("noise in pairs", f"{text}: a point is as good as {1 / (1 + rho):.1f} of independent noise")]
+    if low > 0:
+        text += ": worse than independent noise, which --noise independent gives"
+    elif high < 0:
+        text += f": a point is as good as {1 / (1 + rho):.1f} of independent noise"
+    return [("noise in pairs", text)]
 
 
 def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:

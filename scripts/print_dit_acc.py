@@ -45,7 +45,10 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
         most = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
-        return {key: value for key, value in options.items() if key not in FREE} | {"number of levels": most}
+        same = {key: value for key, value in options.items() if key not in FREE} | {"number of levels": most}
+        if options.get("antithetic"):  # which points are a pair depends on the stages
+            same["n_samples"] = options.get("n_samples")
+        return same
 
     first, *others = runs
     for other in others:

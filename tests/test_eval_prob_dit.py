@@ -17,7 +17,7 @@ from helpers import PLAIN, ROOT, Malicious, assert_same, blocks, folder_of, impo
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusion import names
+from diffusion import metrics, names
 from diffusion.datasets import class_arms, load_dataset
 from diffusion.errors import ImageNoise, variational_bound
 from diffusion.images import adm_crop
@@ -745,3 +745,25 @@ def test_records_need_no_trust_to_open(run_once, grid, three):
         assert load_record(path).keys() == record.keys()
         plain = {key: type(value) for key, value in record.items() if not isinstance(value, torch.Tensor)}
         assert plain == PLAIN
+
+
+def test_pairs_after_an_odd_stage(run_main, tmp_path, dit_folder):
+    """The last point of a stage of five is alone; pairs are the points that share a draw, with eps and -eps."""
+    args = options(dit_folder, "--noise", "antithetic", "--randomize_noise", "--to_keep", 3, 1, "--n_samples", 5, 41)
+    for record in records_of(run_main(SCRIPT, *args, *subset(tmp_path, 2, 40))).values():
+        signs, draws, levels = (record[key].tolist() for key in ("signs", "noise", "levels"))
+        partner = {}
+        for k, draw in enumerate(draws):
+            partner.setdefault(draw, []).append(k)
+        pairs = [pair for pair in partner.values() if len(pair) == 2]
+        assert len(pairs) == 20 and all(signs[a] == -signs[b] == 1 and b == a + 1 for a, b in pairs)
+        _, points = metrics.class_errors(record, np.arange(10), "l2")
+        winner = record["pred"]
+        errors = metrics.arm_errors(record, "l2")
+        order = np.lexsort((metrics.excess(record, np.arange(10), winner, "l2"), -points))
+        rival = next(k for k in order if k != winner)
+        n = points[rival]
+        shared = [k for pair in pairs for k in pair if pair[1] < n]
+        difference = (errors[rival][:n] - errors[winner][:n])[shared]
+        wanted = metrics.pair_squares(difference, np.array(levels)[shared])
+        assert (record["between_pairs"], record["within_pairs"]) == pytest.approx(wanted)
