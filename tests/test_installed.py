@@ -162,7 +162,7 @@ def test_scripts_work_from_another_folder(installed, tmp_path):
     call([*run, "eval_prob_adaptive", *words], tmp_path, **there)
     (folder,) = (path.parent for path in tmp_path.glob("data/*/*/run.json"))
     call([*run, "diffusion.scripts.report", folder, "--out", "report.html"], tmp_path, **there)
-    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert "<!doctype html>" in (tmp_path / "report.html").read_text()
     call([*run, "diffusion.scripts.write_prompts", "stl10"], tmp_path, **there)
     assert (tmp_path / "prompts/stl10_prompts.csv").read_bytes() == (ROOT / "prompts/stl10_prompts.csv").read_bytes()
     script = "from diffusion import names; print(names.program('scripts/slurm_array.sh').read_text()[:11])"
