@@ -3,8 +3,8 @@
 #
 # The guess: PhotometricInterpretation 0 (WhiteIsZero) is undone for all depths, or left to the reader for all.
 # What is so: of 8 bits Pillow gives the values inverted, so that 255 is white; of 16 bits it gives them as they are in
-# the file, in mode "I;16", where 65535 is then black. Nothing in the image says so but its tag 262. Scans and X-rays may be
-# micrographs are stored so: a data set of both depths is half negatives.
+# the file, in mode "I;16", where 65535 is then black. Nothing in the image says so but its tag 262. Scans and X-rays
+# may be stored so: a data set of both depths is half negatives.
 #
 # Versions: Pillow 13.0.0. Source: OPEN_INFO in PIL/TiffImagePlugin.py.
 # Needs python3 with venv; about 100 MB in a temporary folder.
