@@ -28,9 +28,9 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+FOLDERS = (ROOT, ROOT / "docs", ROOT / "findings", ROOT / "studies")
 DOCUMENTS = {
-    str(path.relative_to(ROOT)): commands(path.read_text())
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*.md")]
+    str(path.relative_to(ROOT)): commands(path.read_text()) for folder in FOLDERS for path in folder.glob("*.md")
 }
 
 

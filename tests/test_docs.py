@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,25 @@ def test_every_page_and_picture_is_linked():
     linked = {((ROOT / name).parent / link.partition("#")[0]).resolve() for name, link in links}
     pages = {path.resolve() for pattern in ("*.md", "docs/*.md", "docs/*.png") for path in ROOT.glob(pattern)}
     assert pages - linked <= {ROOT / "README.md"}
+
+
+def test_surprises_name_tests_that_exist():
+    page = (ROOT / "docs" / "surprises.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    for row in rows:
+        file, test = re.search(r"`(test_\w+\.py)::(test_\w+)` \|$", row).groups()
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), row
+        for path in re.findall(r"`((?:diffusion|scripts)/\w+\.\w+)`", row):
+            assert (ROOT / path).exists(), path
+
+
+def test_every_finding_is_listed():
+    """By the findings' page, and each is a script that bash understands."""
+    scripts = {path.name for path in (ROOT / "findings").glob("*.sh")}
+    listed = re.findall(r"^\| \[(\w+\.sh)\]\(\1\) \|", (ROOT / "findings" / "README.md").read_text(), re.M)
+    assert sorted(listed) == sorted(scripts)
+    for name in scripts:
+        subprocess.run(["bash", "-n", str(ROOT / "findings" / name)], check=True)
 
 
 def test_the_readme_is_short_and_has_no_holes():
