@@ -103,6 +103,9 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
             errors = metrics.arm_errors(record, run.loss)
             if len(errors) not in (k := len(items[e].captions), k + 1):
                 raise InputError(f"{path}: {len(errors)} captions, example {e} has {k}")
+        except FileNotFoundError:
+            problems.append(f"{path}: is gone")
+            continue
         except InputError as error:
             problems.append(str(error))
             continue

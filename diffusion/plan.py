@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning, cluster, models, names, one_line
 from diffusion.files import check_pt, read_npy, sha256
 from diffusion.options import Parser, at_least_one, not_negative, refuse
-from diffusion.search import Search, band, draws, raced
+from diffusion.search import Search, band, draws, raced, van_der_corput
 from diffusion.settings import use_exact_float32
 
 RACE_ONLY = ["z", "max_samples", "budget"]
@@ -47,22 +47,22 @@ def my_images(args, labels: list, most: int | None = None, environ=os.environ) -
     return chosen, chosen[args.worker_idx :: args.n_workers]
 
 
-def spread_sequence(n: int) -> list[int]:
-    """range(n) in an order whose every beginning is spread over all of it: floor(n v) of van der Corput's v. [n]
+def spread_order(n: int) -> list[int]:
+    """range(n) in an order whose every beginning is spread over all of it: floor(n v) of van der Corput's shares v. [n]
 
-    v is 1/2, 1/4, 3/4, 1/8, 5/8, ..., and at last 0: k with its bits mirrored at the point. Places that come again are
-    passed over.
+    Places that come again are passed over.
     """
-    bits = (n - 1).bit_length() if n else 0
-    mirrored = [int(f"{k:0{bits}b}"[::-1], 2) for k in [*range(1, 2**bits), 0]]
-    return list(dict.fromkeys(n * m >> bits for m in mirrored)) if n else []
+    if n == 0:
+        return []
+    bits = (n - 1).bit_length()
+    return list(dict.fromkeys(n * m >> bits for m in van_der_corput(bits)))
 
 
 def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: int | None) -> list[int]:
     """Of some images, `per_class` of each label, then `limit` of the labels in turn; of each label spread over all.
 
     Fewer are a part of more: all are the beginning of one order, in which the k-th images of all labels come before
-    any (k + 1)-th, and labels and the images of each in the order of `spread_sequence`. Warns of labels that have fewer
+    any (k + 1)-th, and labels and the images of each in the order of `spread_order`. Warns of labels that have fewer
     than `per_class`.
     """
     of: dict = {}
@@ -75,9 +75,9 @@ def spread_over(chosen: list[int], labels: list, per_class: int | None, limit: i
             some = f"--per_class {per_class}: fewer images of class {names.few(fewer, 10)}"
             warnings.warn(some, InputWarning, stacklevel=2)
     ordered = []
-    for place, k in enumerate(spread_sequence(len(known))):
+    for place, k in enumerate(spread_order(len(known))):
         images = of[known[k]]
-        for turn, n in enumerate(spread_sequence(len(images))[:per_class]):
+        for turn, n in enumerate(spread_order(len(images))[:per_class]):
             ordered.append((turn, place, images[n]))
     ordered.sort()
     return sorted(index for _, _, index in ordered[:limit])

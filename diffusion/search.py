@@ -41,14 +41,21 @@ def level_sequence(n_samples: list[int], T: int) -> tuple[np.ndarray, np.ndarray
     return np.array(list(taken)), np.array(ends)
 
 
+def van_der_corput(bits: int) -> list[int]:
+    """range(2 ** bits) in van der Corput's order: the k-th is k with its bits mirrored, and 0 comes last.
+
+    As shares of 2 ** bits: 1/2, 1/4, 3/4, 1/8, 5/8, ..., so that every prefix is spread over all of it.
+    """
+    return [int(f"{k:0{bits}b}"[::-1], 2) for k in [*range(1, 2**bits), 0]]
+
+
 def spread_sequence(n: int, T: int) -> np.ndarray:
     """n levels spread evenly over range(T), in an order whose every prefix is spread over all of it. [n]
 
-    Van der Corput's: the k-th at the bits of k mirrored at the point: 1/2, 1/4, 3/4, 1/8, 5/8, ..., and at last 0.
+    The order is `van_der_corput`'s, of the places below n.
     """
-    bits = (n - 1).bit_length()
-    mirrored = [int(f"{k:0{bits}b}"[::-1], 2) for k in [*range(1, 2**bits), 0]]
-    return even(n, T)[[k for k in mirrored if k < n]]
+    order = van_der_corput((n - 1).bit_length())
+    return even(n, T)[[k for k in order if k < n]]
 
 
 def spread_pairs(n: int, T: int) -> np.ndarray:

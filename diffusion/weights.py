@@ -13,7 +13,6 @@ from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import _TYPES as DTYPES
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
@@ -26,6 +25,11 @@ FILE = re.compile(  # whole or a shard, of a variant or plain; the older spellin
 )
 WRAPPED = re.compile(r"(^|\.)((?:(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+)")
 BLOCK = 512  # bytes, of a sample
+DTYPES = {  # as a safetensors header calls them
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 QUANTISED = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf", "quanto": "optimum"}  # -> package
 SCALE = re.compile(r"(.+)\.(?:scale_weight|weight_scale)")  # of a float8 weight, in ComfyUI's older and newer files
 BESIDE = re.compile(r"(.+\.)?(?:scaled_fp8|comfy_quant|scale_input|input_scale)")  # marks, and scales of activations

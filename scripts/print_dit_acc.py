@@ -89,6 +89,8 @@ def read(arms: list[int], wanted: records.Expected, paths: list[Path]) -> list[t
         try:
             record = records.load_record(path, wanted)
             found.append((record["index"], record["label"], record["nfe"], best(record, arms)))
+        except FileNotFoundError:
+            found.append(f"{path}: is gone")
         except InputError as error:
             found.append(str(error))
     return found

@@ -148,9 +148,9 @@ def test_limit_by_hand():
 
 
 @pytest.mark.parametrize("n", range(70))
-def test_spread_sequence(n):
+def test_spread_order(n):
     """All of range(n) once; between two neighbours of a beginning lie at most twice as many as if it were even."""
-    order = plan.spread_sequence(n)
+    order = plan.spread_order(n)
     assert sorted(order) == list(range(n))
     for k in range(1, n):
         gaps = np.diff([-1, *sorted(order[:k]), n])
