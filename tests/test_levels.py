@@ -293,7 +293,7 @@ def test_a_weighted_run_is_not_weighted_again(run_main, tmp_path, model_folder, 
 
 def test_a_class_of_several_ids_is_refused(tmp_path):
     """As ObjectNet's by DiT: the label is all of them."""
-    run = results.Run(tmp_path, {"options": {}}, "l2", np.array([7, 3, 7]), np.arange(3), {})
+    run = results.Run(tmp_path, {"options": {}}, "l2", np.array([7, 3, 7]), np.arange(3), {}, None)
     with pytest.raises(InputError, match="several class ids mean one class"):
         results.read_full(run)
 
