@@ -162,12 +162,16 @@ def finished(folder: Path) -> dict[int, Path]:
     return _numbered(folder, _names(folder), "pt")
 
 
+def indices_of(about: dict) -> set[int] | None:
+    """The images that the last command of a run chose, from its run.json; None where that does not tell."""
+    return set(numbers(about["indices"].split())) if "indices" in about else None
+
+
 def chosen(folder: Path, about: dict) -> dict[int, Path]:
     """`finished`, of the images that the last command of a run chose, as its run.json says; all where it does not."""
-    done = finished(folder)
-    if "indices" not in about:
+    done, wanted = finished(folder), indices_of(about)
+    if wanted is None:
         return done
-    wanted = set(numbers(about["indices"].split()))
     return {index: path for index, path in done.items() if index in wanted}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, calibration, measures, metrics, one_line, records
-from diffusion.names import NO_LABEL, numbers, script
+from diffusion.names import NO_LABEL, script
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def failures(folder: Path, about: dict) -> list[str]:
 
     A note of one that is done is of a worker that came too late.
     """
-    wanted = set(numbers(about["indices"].split())) if "indices" in about else None
+    wanted = records.indices_of(about)
     done = records.finished(folder)
     notes = records.failed(folder).items()
     notes = {index: note for index, note in notes if index not in done and (wanted is None or index in wanted)}
@@ -109,8 +109,8 @@ def failures(folder: Path, about: dict) -> list[str]:
 # ---- many records ----
 
 ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
-ROW += ["between_pairs", "within_pairs"]
-PAIRS = {"between_pairs", "within_pairs"}
+PAIRS = ["between_pairs", "within_pairs"]
+ROW += PAIRS
 CHANGED = ["scores", "rank", "votes"]  # what `decider` adds
 
 

@@ -138,8 +138,7 @@ def running_difference(record: dict, arm_class: np.ndarray, label: int, pred: in
 
     label and pred are rows of classes; n may be 0: the label was no candidate.
     """
-    arms = metrics.arm_errors(record, loss)
-    own, other = (np.mean([arms[arm] for arm in np.flatnonzero(arm_class == k)], 0) for k in (label, pred))
+    own, other = (metrics.errors_of_class(record, arm_class, k, loss) for k in (label, pred))
     n = min(len(own), len(other))
     return np.cumsum(own[:n] - other[:n]) / np.arange(1, n + 1)
 
