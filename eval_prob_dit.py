@@ -9,7 +9,11 @@ merge with the others. Results go to $LOG_DIR (default data), one file per image
 (default /datasets).
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
+from diffusion.io import wording
+from diffusion.models import aliases
+from diffusion.runs import naming
 
 KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run's folder
     "save_vb": ("the variational bound, in bits per dimension", ""),
@@ -28,7 +32,7 @@ def parser() -> options.Parser:
     options.add(data, "--imgs_to_eval N", "use only the first N images; default all")
     model = p.add_argument_group("model")
     options.add(model, "--image-size", "which DiT-XL/2, by its pixels; default 256", choices=[256, 512], type=int)
-    other = f"another model: {names.VERSIONS['class']}; or a hub id or a diffusers folder"
+    other = f"another model: {aliases.VERSIONS['class']}; or a hub id or a diffusers folder"
     options.add(model, "--version MODEL", other)
     options.add(model, "--vae VAE", "another VAE, hub id or folder; the paper's is stabilityai/sd-vae-ft-ema")
     options.add(model, "--classes FILE", "names of the model's classes, one per line; default from the model's folder")
@@ -57,33 +61,37 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, errors, figures, plan, run
-from diffusion.cards import with_names
-from diffusion.datasets import Dataset, load_dataset, model_arms
-from diffusion.decide import Measured, map_between
-from diffusion.files import sha256
-from diffusion.models import Card, read_card
-from diffusion.names import LOSSES
-from diffusion.prompts import prompts_for, read_weights
-from diffusion.search import Search, check_schedule, every, staged
+from diffusion import InputError
+from diffusion.core import losses
+from diffusion.core.constants import LOSSES
+from diffusion.core.image import Measured, map_between
+from diffusion.core.search import Search, check_schedule, every, staged
+from diffusion.data.datasets import Dataset, load_dataset, model_arms
+from diffusion.data.prompts import prompts_for, read_weights
+from diffusion.evaluate import config as run_config
+from diffusion.evaluate import loop
+from diffusion.io.atomic import sha256
+from diffusion.models.config import with_names
+from diffusion.models.loading import Card, read_card
+from diffusion.plots import style
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
     """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
-    arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
+    arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
     if args.cls is None:
         return arms, sorted(arms)
     given = " ".join(args.cls)
     if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
         raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
-    bounds = names.bounds(args.cls)
+    bounds = wording.bounds(args.cls)
     if any(first > last for first, last in bounds):
         raise InputError(f"--cls {given}: a range goes up, as in 0-99")
     if max(last for _, last in bounds) >= card.classes:
         raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
-    chosen = names.numbers(args.cls)
+    chosen = wording.numbers(args.cls)
     if strange := sorted(set(chosen) - set(arms)):
-        none = f"{names.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
+        none = f"{wording.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
         raise InputError(f"--cls {given}: {none}")
     return arms, chosen
 
@@ -115,13 +123,13 @@ def search_of(
     if args.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         options.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = plan.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
+        levels, start = run_config.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
         return [], [], levels, np.array([len(levels)]), start, args.budget or most * len(levels)  # at most
-    options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
+    options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
     if args.t_interval is None and args.cls is None:
         usable = weighty
     n_samples, to_keep = schedule(args, most, len(usable))
-    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials, pairs=plan.in_pairs(args))
+    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials, pairs=run_config.in_pairs(args))
     nfe = int(np.dot(np.minimum([most, *to_keep[:-1]], most), np.diff(ends, prepend=0)))
     return n_samples, to_keep, levels, ends, start, nfe
 
@@ -129,11 +137,13 @@ def search_of(
 def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
     """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
     kind = "DiT" if card.pipeline == "DiTPipeline" else "UNet"
-    model = f"{kind}{card.image_size}x{card.image_size}" + (f"-{names.tag(args.version)}" if args.version else "")
+    model = f"{kind}{card.image_size}x{card.image_size}" + (f"-{naming.tag(args.version)}" if args.version else "")
     some = "" if args.cls is None else f"cls{'_'.join(args.cls)}"
     interval = T // n_samples[0] if len(n_samples) == 1 and T % n_samples[0] == 0 else None
-    search = plan.search_tag(args, interval, to_keep, n_samples)
-    name = names.joined(model, some, search, plan.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1])
+    search = run_config.search_tag(args, interval, to_keep, n_samples)
+    name = naming.joined(
+        model, some, search, run_config.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1]
+    )
     if len(name) > 200:
         if args.candidates_from:
             given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
@@ -141,7 +151,7 @@ def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int
             given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
             wanted = "give classes as ranges such as 0-99"
         raise InputError(f"{given[:60]}...: too long for a folder's name; {wanted}")
-    return names.run_folder(args.dataset, args.extra, name) / args.split
+    return naming.run_folder(args.dataset, args.extra, name) / args.split
 
 
 def check(args) -> None:
@@ -157,7 +167,7 @@ def check(args) -> None:
         raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
     if args.picture and args.cls is not None:
         raise InputError("--picture: of a part of the classes, none is the answer; leave out --cls")
-    figures.check_picture(args.picture)
+    style.check_picture(args.picture)
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
 
@@ -166,12 +176,12 @@ def stored(kept: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tu
     """What the kernel keeps for a flag, and the shape of that for one evaluation, beside its losses."""
     c, h, w = latent
     return {
-        None: (errors.plain, (0,)),
-        "save_vb": (errors.with_bound, (1,)),
-        "spatial": (errors.with_map, (h, w)),
-        "save_maps": (errors.with_map, (h, w)),
-        "save_eps": (errors.with_prediction, (c, h, w)),
-        "save_eps_and_var": (errors.with_answer, (2 * c, h, w)),
+        None: (losses.plain, (0,)),
+        "save_vb": (losses.with_bound, (1,)),
+        "spatial": (losses.with_map, (h, w)),
+        "save_maps": (losses.with_map, (h, w)),
+        "save_eps": (losses.with_prediction, (c, h, w)),
+        "save_eps_and_var": (losses.with_answer, (2 * c, h, w)),
     }[kept]
 
 
@@ -191,38 +201,38 @@ def with_stored(record: dict, measured: Measured, kept: str | None, shape: tuple
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
-    device, dtype = plan.pick_device(args)
+    device, dtype = run_config.pick_device(args)
     name, takes = args.reads(args)
     card = read_card(name, told=takes, vae=args.vae)
     card = with_names(card, args.classes) if args.classes else card
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
     columns = args.image_column, args.label_column
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, *columns, args.value_range)
+    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
     environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
-    images, mine = plan.my_images(args, dataset.labels, args.imgs_to_eval, environ)
+    images, mine = run_config.my_images(args, dataset.labels, args.imgs_to_eval, environ)
     class_of, arms = arms_of(args, dataset, card)
     arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)[1]
-    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    usable, weights = run_config.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
     table = [(k, called[class_of[k]], class_of[k]) for k in arms]
     if dataset.candidates and args.cls is not None:
         raise InputError(f"--cls: the column candidates of {dataset.name} says which classes compete")
     prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
-    told, of, first_stage = plan.first_stage(args, parser(), dataset, mine, table, prompts)
-    most = plan.most_arms(args, arm_class)
+    told, of, first_stage = run_config.first_stage(args, parser(), dataset, mine, table, prompts)
+    most = run_config.most_arms(args, arm_class)
     n_samples, to_keep, levels, ends, start, nfe = search_of(args, len(arms), most, usable, weights)
     folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
-    points = plan.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
+    points = run_config.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
     keep, shape = stored(args.keep, card.latent)
 
     flags = ["vae", "randomize_noise", "keep"]
-    chosen = plan.options_of(args, flags, card, plan.data_options(args, dataset), dtype, points) | told
+    chosen = run_config.options_of(args, flags, card, run_config.data_options(args, dataset), dtype, points) | told
     chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
-    chosen |= {"cls": None if args.cls is None else names.ranges(arms)}
+    chosen |= {"cls": None if args.cls is None else wording.ranges(arms)}
     chosen |= {"classes": args.classes and sha256(repr(card.called))}
-    about = {"images": len(images), "schedule": card.levels, "indices": names.ranges(images), "arms": table}
-    about["all_arms"] = names.ranges(sorted(class_of))
+    about = {"images": len(images), "schedule": card.levels, "indices": wording.ranges(images), "arms": table}
+    about["all_arms"] = wording.ranges(sorted(class_of))
     exact = args.search != "race" and not args.candidates
     numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))
     size = f" in {nfe * numbers * 4 / 1e6:,.1f} MB"
@@ -233,11 +243,11 @@ def main(argv: list[str]) -> int:
             record["pred"] = class_of[arms[measured.winner]]
         return with_stored(record, measured, args.keep, shape)
 
-    load, classify = run.by_search(
+    load, classify = loop.by_search(
         args, card, device, dtype, points, dataset.open, "adm", arms, np.arange(len(arms)), finish,
         first=first_stage, rows=arm_class, keep=keep,
     )  # fmt: skip
-    return run.classify_dataset(
+    return loop.classify_dataset(
         args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, nfe=nfe, exact=exact, told=size,
         picture=args.picture,
     )  # fmt: skip

@@ -5,11 +5,14 @@
     python run_winoground.py --model clip --version ViT-L/14
     python run_winoground.py --dataset sugarcrepe:swap_obj --search race --randomize_noise
 
-commands.md has a command for every benchmark, diffusion/items.py the form of your own.
+commands.md has a command for every benchmark, diffusion/matching/items.py the form of your own.
 Results go to $LOG_DIR (default data), one file per image; scripts/print_winoground.py prints them again.
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
+from diffusion.io import wording
+from diffusion.runs import naming
 
 SD_ONLY = [  # options of a diffusion model
     "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise", "noise_path",
@@ -54,29 +57,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion import (
-    InputError,
-    InputWarning,
-    cluster,
-    figures,
-    gallery,
-    matching,
-    metrics,
-    plan,
-    records,
-    results,
-    run,
-)
-from diffusion.clip import clip_weights, find_clip, load_clip
-from diffusion.datasets import fingerprint
-from diffusion.decide import Measured
-from diffusion.items import Items, Once
-from diffusion.lora import check_used
-from diffusion.models import Model, digest
-from diffusion.progress import Progress
-from diffusion.prompts import read_weights
-from diffusion.readers import load_items
-from diffusion.search import every, race_each, staged
+from diffusion import InputError, InputWarning
+from diffusion.core.image import Measured
+from diffusion.core.search import every, race_each, staged
+from diffusion.data.datasets import fingerprint
+from diffusion.data.prompts import read_weights
+from diffusion.evaluate import config as run_config
+from diffusion.evaluate import loop, sharding
+from diffusion.evaluate.progress import Progress
+from diffusion.matching import scores
+from diffusion.matching.benchmarks import load_items
+from diffusion.matching.items import Items, Once
+from diffusion.models.clip import clip_weights, find_clip, load_clip
+from diffusion.models.loading import Model, digest
+from diffusion.models.lora import check_used
+from diffusion.plots import gallery, style
+from diffusion.runs import records, results, show
+from diffusion.stats import metrics
 
 Views = list[tuple[int, int]]  # of each image of the benchmark, which item's it is, and which of its images
 
@@ -93,22 +90,22 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     `mine` of all `views` are to be measured.
     """
     args.version = args.version or "2-0"
-    card = plan.card_of(args)
+    card = run_config.card_of(args)
     captions = list(dict.fromkeys(caption for k, _ in mine for caption in items[k].captions))
     empty = [""] * args.normalize
-    usable, weights = plan.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    usable, weights = run_config.levels_of(args, card.levels), read_weights(args.weights, card.levels)
     raced = args.search == "race"
     if raced:
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         levels, start = race_of(args, items, mine, usable[weights[usable] > 0])
         ends = np.array([len(levels)])
     else:
-        options.refuse(args, parser(), plan.RACE_ONLY, "is for --search race")
+        options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
         if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
             raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
         one_stage = [every(args.t_interval, len(usable))], [1]
-        levels, ends, start = staged(usable, *one_stage, args.n_trials, pairs=plan.in_pairs(args))
-    points = plan.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
+        levels, ends, start = staged(usable, *one_stage, args.n_trials, pairs=run_config.in_pairs(args))
+    points = run_config.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
 
     def told(number: int) -> list[str]:
         return [*items[views[number][0]].captions, *empty]
@@ -128,23 +125,23 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
         k, i = views[number]
         right = items[k].table[:, i]
         several = raced and right.sum() > 1
-        pairs = plan.in_pairs(args)
+        pairs = run_config.in_pairs(args)
         each = (lambda _: race_each(levels, args.z, right, pairs=pairs)) if several else start
         return np.arange(len(right) + len(empty)), each
 
     finish = partial(record_of, items, views, loss=args.loss)
     flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
-    chosen = plan.options_of(
+    chosen = run_config.options_of(
         args, flags, card, {"dataset": args.dataset, "data": fingerprint(items.data)}, dtype, points
     )
     if captions:
         check_used(card.embeddings, captions)
-    load, classify = run.by_search(
+    load, classify = loop.by_search(
         args, card, device, dtype, points, lambda n: items.seen(*views[n]), args.interpolation, told, np.arange(0),
         finish, once=once, ask=ask, own_noise=False,  # so that the errors of images can be compared
     )  # fmt: skip
-    model, search = plan.model_tag(args), plan.search_tag(args, args.t_interval)
-    name = names.joined(model, search, plan.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
+    model, search = run_config.model_tag(args), run_config.search_tag(args, args.t_interval)
+    name = naming.joined(model, search, run_config.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
     return chosen, name, lambda k: args.budget or (k + len(empty)) * len(levels), load, classify
 
 
@@ -171,7 +168,7 @@ def check_captions(items: Items, mine: Views, digest_of: Callable[[str], str]) -
             lost.append(k)
     if not lost:
         return
-    named = f"the first is {items[lost[0]].id}: {names.few([repr(caption) for caption in items[lost[0]].captions])}"
+    named = f"the first is {items[lost[0]].id}: {wording.few([repr(caption) for caption in items[lost[0]].captions])}"
     alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
     everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
     if all(map(is_one, asked)) and all(map(is_one, everywhere)):
@@ -188,7 +185,7 @@ def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.nda
     if args.budget and (several := [k for k, right in asked.items() if (right.sum(0) > 1).any()]):
         raise InputError(f"--budget {args.budget}: not with several right captions, as in {items[several[0]].id}")
     most = max(len(right) for right in asked.values())
-    return plan.race_of(args, np.ones(most, dtype=int), usable, most)
+    return run_config.race_of(args, np.ones(most, dtype=int), usable, most)
 
 
 def record_of(items: Items, views: Views, number: int, measured: Measured, *, loss: str) -> dict:
@@ -218,7 +215,7 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}  # a run does not begin without
 
     def classify(images, dtype: str, _spent):
-        plan.share_cores(args, device)
+        run_config.share_cores(args, device)
         of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
         seen = Once(key(items, view) for view in mine)
         told = Once(text for k, _ in mine for text in items[k].captions)
@@ -236,7 +233,7 @@ def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
     version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
     chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
     chosen |= {"data": fingerprint(items.data)} | clip_weights(found, pretrained)
-    name = names.joined(args.model, names.tag(version), pretrained and names.tag(pretrained))
+    name = naming.joined(args.model, naming.tag(version), pretrained and naming.tag(pretrained))
     return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
 
 
@@ -258,36 +255,36 @@ def main(argv: list[str]) -> int:
         raise InputError(
             f"--pretrained {args.pretrained}: is for --model clip and openclip, and siglip; sd takes --version"
         )
-    figures.check_picture(args.gallery)
-    device, dtype = plan.pick_device(args)
-    items = load_items(args.dataset, names.DATASET_ROOT, args.value_range)
-    chosen, mine = plan.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
+    style.check_picture(args.gallery)
+    device, dtype = run_config.pick_device(args)
+    items = load_items(args.dataset, catalogue.DATASET_ROOT, args.value_range)
+    chosen, mine = run_config.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
     mine = [k for k in mine if k not in items.lacking]
     views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
-    first = matching.numbers(items.items)
+    first = scores.numbers(items.items)
     wanted = [n for k in mine for n in range(first[k], first[k + 1])]
     by = by_diffusion if args.model == "sd" else by_clip
     settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
     settings |= {"value_range": args.value_range} if args.value_range else {}
-    folder = names.run_folder(args.dataset, args.extra, name)
-    about = matching.about(items, chosen)
-    about["indices"] = names.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
-    todo, _ = run.join_run(folder, settings, about, wanted)
+    folder = naming.run_folder(args.dataset, args.extra, name)
+    about = scores.about(items, chosen)
+    about["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
+    todo, _ = loop.join_run(folder, settings, about, wanted)
     at = {}  # an image that several items show is measured for all of them in a row, and forgotten
     todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
     left, raced = sum(nfe(len(items[views[n][0]].captions)) for n in todo), args.search == "race"
     print(f"{args.dataset}: {cost(items, mine, left, nfe, raced)} -> {folder}")
 
     path_of, bar = partial(records.record_path, folder, len(views)), Progress(len(todo), left, not raced)
-    with cluster.working(folder, args.worker_idx, args.n_workers):
-        _, problems = run.evaluate(
+    with sharding.working(folder, args.worker_idx, args.n_workers):
+        _, problems = loop.evaluate(
             todo, load, classify, path_of, bar, dtype=dtype, grace=args.grace, run=records.fingerprint(settings)
         )  # fmt: skip
     done = results.read(folder, answers=False)
-    code = matching.print_scores(done)
+    code = scores.print_scores(done)
     if args.gallery:
         gallery.draw(done, items, args.gallery)
-    return results.report(problems) or code
+    return show.report(problems) or code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from diffusion import classify, load_model, score
 """
 
 import re
+from pathlib import Path
+
+__path__.append(str(Path(__file__).parent / "moved"))  # modules of 1.0 by their old names, for one more version
 
 # Control characters, of which a terminal makes commands, but for line break and tab; and those that turn text around.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -39,7 +42,7 @@ def __getattr__(name: str):
     if name == "__version__":
         return importlib.metadata.version("diffusion-classifier")
 
-    module = {"load_model": "models", "classify": "api", "score": "api"}.get(name)
+    module = {"load_model": "models.loading", "classify": "api", "score": "api"}.get(name)
     if module:
         with warnings.catch_warnings():  # scipy and others add filters when they are imported
             return getattr(importlib.import_module(f"diffusion.{module}"), name)

@@ -25,17 +25,18 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
-from diffusion.calibration import probabilities
-from diffusion.decide import search_image
-from diffusion.depth import KINDS, Range, check_range, to_bytes
-from diffusion.errors import ImageNoise, together
-from diffusion.images import crop, open_rgb, to_rgb
-from diffusion.metrics import class_errors, excess
-from diffusion.models import Model
-from diffusion.names import LOSSES, MIDDLE, NOISES, usual_noise
-from diffusion.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
-from diffusion.search import Search, band, check_schedule, draws, raced, staged
+from diffusion.core.batching import together
+from diffusion.core.constants import LOSSES, MIDDLE, NOISES, usual_noise
+from diffusion.core.image import search_image
+from diffusion.core.noise import ImageNoise
+from diffusion.core.search import Search, band, check_schedule, draws, raced, staged
+from diffusion.data.depth import KINDS, Range, check_range, to_bytes
+from diffusion.data.images import crop, open_rgb, to_rgb
+from diffusion.data.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
+from diffusion.models.loading import Model
 from diffusion.settings import exact_float32
+from diffusion.stats.calibration import probabilities
+from diffusion.stats.metrics import class_errors, excess
 
 
 @dataclass(frozen=True)

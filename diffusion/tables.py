@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusion import InputError, calibration, matching, measures, metrics, names, records, results
-from diffusion.measures import Measure
-from diffusion.results import Run
+from diffusion import InputError
+from diffusion.data import catalogue
+from diffusion.io import wording
+from diffusion.matching import scores as matching_scores
+from diffusion.runs import records, results, show
+from diffusion.runs.results import Run
+from diffusion.stats import calibration, intervals, metrics
+from diffusion.stats.intervals import Measure
 
 FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are = + - @ in full width
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
@@ -34,7 +39,7 @@ def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
             a, b = runs[0].options.get(key), run.options.get(key)
             if a != b:
                 raise InputError(f"{runs[0].folder} and {run.folder} are on other images: {key} is {a!r} and {b!r}")
-    first, last = names.shared([run.folder.parts for run in runs])
+    first, last = wording.shared([run.folder.parts for run in runs])
     folders = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
     for called in ([Path(str(run.model)).name for run in runs], folders):
         if len(set(called)) == len(runs):
@@ -56,7 +61,7 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
         raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
     each = np.array([row.pop("scores") for row in rows])  # [n, K]
     table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
-    if results.answers(rows):
+    if show.answers(rows):
         table["right"] = table.pred == table.label
     else:
         table = table.drop(columns=["label", "rank"])
@@ -75,10 +80,10 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
     not, nan: it is not asked; right: all that is asked is; nfe.
     """
-    done, problems = matching.read(run)
+    done, problems = matching_scores.read(run)
     if not done:
         raise InputError(f"{run.folder}: {problems[0] if problems else 'no example is done yet'}")
-    race = matching.raced(run)
+    race = matching_scores.raced(run)
     rows = []
     for d in done:
         margins = {"text": d.text} if race else {"text": d.text, "image": d.image(False)}
@@ -89,7 +94,7 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
 
 def name_of(run: Run) -> str:
     """The folder, below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT of a class-conditional model."""
-    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in names.SPLITS else -2 :])
+    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in catalogue.SPLITS else -2 :])
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -118,8 +123,10 @@ def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
 def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
     """What is reported of `rows_of` a run: accuracies, or the scores of matching; [] where there are no labels."""
     if is_matching(run):
-        done, _ = matching.read(run)
-        columns = matching.columns(done, matching.told(run), race=matching.raced(run), normal=False)
+        done, _ = matching_scores.read(run)
+        columns = matching_scores.columns(
+            done, matching_scores.told(run), race=matching_scores.raced(run), normal=False
+        )
         found = []
         for name, column in columns.items():
             share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
@@ -128,8 +135,8 @@ def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
     if "right" not in table:
         return []
     pred, label = table.pred.to_numpy(), table.label.to_numpy()
-    found = measures.accuracy(pred, label, 5 if len(run.classes) > 5 else None, table["rank"])
-    return [*found, measures.macro_f1(pred, label)]
+    found = intervals.accuracy(pred, label, 5 if len(run.classes) > 5 else None, table["rank"])
+    return [*found, intervals.macro_f1(pred, label)]
 
 
 # ---- side by side ----
@@ -152,7 +159,7 @@ def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
         {
             "run": name,
             "images": len(rows[name]),
-            "right, %": results.in_percent(*metrics.share(rows[name].right.to_numpy())),
+            "right, %": show.in_percent(*metrics.share(rows[name].right.to_numpy())),
             "NFE": f"{rows[name].nfe.mean():,.0f}",
             "folder": name_of(run),
         }

@@ -10,15 +10,17 @@ model, --loss and --levels, and with the number of --points as --max_samples of 
 Nothing is fitted for classes without labelled images; if they cannot occur, leave them out of --prompt_path.
 """
 
-from diffusion import names, options
+from diffusion.core import constants
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
+    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}")
     options.add(p, "--out -o PT", "file of noise to write", "noise.pt")
-    options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add(p, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
     options.add_value_range(p)
     options.add(p, "--shots N", "labelled images of each class, chosen by --seed", 16)
     options.add(p, "--seed N", "seed of the choice of images, of the first noise, and of the order", 0)
@@ -31,9 +33,9 @@ def parser() -> options.Parser:
     options.add_device(model, "float32")
     fit = p.add_argument_group("fit")
     options.add(fit, "--points N", "noise levels, one noise sample each", 4)
-    middle = names.usual_levels("race")
+    middle = constants.usual_levels("race")
     options.add(fit, "--levels A-B", "spread the levels between these shares of the schedule", middle)
-    options.add(fit, "--loss", "loss that decides", "l2", choices=names.LOSSES)
+    options.add(fit, "--loss", "loss that decides", "l2", choices=constants.LOSSES)
     options.add(fit, "--steps N", "steps of the optimiser, each on 16 images", 60)
     options.add(fit, "--lr LR", "learning rate at its highest", 0.03)
     options.add(
@@ -50,12 +52,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion import InputError, InputWarning, adapt, plan
-from diffusion.datasets import Dataset, load_dataset, model_arms, to_learn
-from diffusion.files import write_atomic
-from diffusion.models import Card, check_weights, load_model, read_card
-from diffusion.prompts import prompts_for
-from diffusion.search import noise_rows, spread_sequence
+from diffusion import InputError, InputWarning
+from diffusion.core import fitting
+from diffusion.core.search import noise_rows, spread_sequence
+from diffusion.data.datasets import Dataset, load_dataset, model_arms, to_learn
+from diffusion.data.prompts import prompts_for
+from diffusion.evaluate import config as run_config
+from diffusion.io.atomic import write_atomic
+from diffusion.models.loading import Card, check_weights, load_model, read_card
 
 
 def check(args) -> None:
@@ -72,7 +76,7 @@ def check(args) -> None:
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
     """What the model is told, and the class id of each. InputError where a class has several."""
     if args.condition == "class":
-        arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
+        arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
         told, classes = list(arms), list(arms.values())
     else:
         prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
@@ -92,13 +96,13 @@ def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
-    device, dtype = plan.pick_device(args)
+    device, dtype = run_config.pick_device(args)
     card = read_card(args.version, told=args.condition)
-    usable = plan.levels_of(args, card.levels)
+    usable = run_config.levels_of(args, card.levels)
     if args.points > len(usable):
         raise InputError(f"--points {args.points}: --levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, value_range=args.value_range)
+    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}: its images have no labels")
     if args.split == "test":
@@ -112,14 +116,14 @@ def main(argv: list[str]) -> int:
     interpolation = "adm" if args.condition == "class" else "bicubic"  # as the scripts that evaluate crop by default
     pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in shots.tolist()]
 
-    of = plan.fitted_for(check_weights(card))
+    of = run_config.fitted_for(check_weights(card))
     model = load_model(card, dtype=getattr(torch, dtype), device=device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
     conditions = model.conditions(told).clone()
     noise = torch.randn(args.points, *card.latent, generator=torch.Generator().manual_seed(args.seed)).to(device)
     with tqdm(total=len(x) * len(told) * args.points, desc="before", unit=" NFE") as bar:
         how = {"loss": args.loss, "batch_size": args.batch_size}
-        before = adapt.errors_before(model, x, conditions, levels, noise, **how, spent=bar.update)
+        before = fitting.errors_before(model, x, conditions, levels, noise, **how, spent=bar.update)
     costs = []
     with tqdm(total=args.steps, desc="fit", unit="step") as bar:
 
@@ -128,7 +132,7 @@ def main(argv: list[str]) -> int:
             bar.set_postfix_str(f"cost {np.mean(costs[-20:]):.3f}", refresh=False)
             bar.update()
 
-        fitted = adapt.fit_noise(
+        fitted = fitting.fit_noise(
             model, x, label, conditions, levels, noise, before, **how, steps=args.steps, lr=args.lr,
             seed=args.seed, told=tell,
         )  # fmt: skip

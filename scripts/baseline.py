@@ -8,13 +8,16 @@ A classifier of timm chooses among the data set's classes. Results go to $LOG_DI
 scripts, one file per image: scripts/print_acc.py, plot_errors.py and print_robustness.py read them.
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
+from diffusion.io import wording
+from diffusion.runs import naming
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    options.add_prompts(options.add_data(p, "imagenet", f"{', '.join(names.DATASETS)}; {options.OWN}"), "CLIP: ")
+    options.add_prompts(options.add_data(p, "imagenet", f"{', '.join(catalogue.DATASETS)}; {options.OWN}"), "CLIP: ")
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
     options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")
@@ -31,12 +34,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, candidates, metrics, plan, records, results, run
-from diffusion.classifiers import find_timm, load_timm, timm_weights
-from diffusion.clip import clip_weights, find_clip, load_clip
-from diffusion.datasets import load_dataset, model_arms
-from diffusion.files import sha256
-from diffusion.prompts import prompts_for
+from diffusion import InputError
+from diffusion.data.datasets import load_dataset, model_arms
+from diffusion.data.prompts import prompts_for
+from diffusion.evaluate import candidates, loop
+from diffusion.evaluate import config as run_config
+from diffusion.io.atomic import sha256
+from diffusion.models.clip import clip_weights, find_clip, load_clip
+from diffusion.models.timm_classifier import find_timm, load_timm, timm_weights
+from diffusion.runs import records, results
+from diffusion.stats import metrics
 
 
 def by_clip(args, name: str, dataset, device, dtype: str):
@@ -66,7 +73,7 @@ def by_timm(args, name: str, dataset, device, dtype: str):
     if args.prompt_path or args.pretrained:
         raise InputError(f"--{'prompt_path' if args.prompt_path else 'pretrained'}: is for CLIP, not for {args.model}")
     found, n_classes = find_timm(name)
-    class_of = model_arms(args.dataset, dataset, args.model, n_classes, names.DATASET_ROOT)
+    class_of = model_arms(args.dataset, dataset, args.model, n_classes, catalogue.DATASET_ROOT)
     called = dataset.classes or [str(k) for k in range(n_classes)]
     ids = sorted(class_of)
     loaded = {dtype: load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)}
@@ -76,7 +83,7 @@ def by_timm(args, name: str, dataset, device, dtype: str):
         return lambda image: -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
 
     arms = [(k, called[class_of[k]], class_of[k]) for k in ids]
-    return {"loss": "nll"} | timm_weights(found), {"arms": arms, "all_arms": names.ranges(ids)}, load
+    return {"loss": "nll"} | timm_weights(found), {"arms": arms, "all_arms": wording.ranges(ids)}, load
 
 
 def kind_of(model: str) -> tuple[str, str]:
@@ -96,24 +103,24 @@ def kind_of(model: str) -> tuple[str, str]:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, name = kind_of(args.model)
-    device, dtype = plan.pick_device(args)
+    device, dtype = run_config.pick_device(args)
     columns = args.image_column, args.label_column
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, *columns, args.value_range)
-    images, mine = plan.my_images(args, dataset.labels)
+    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
+    images, mine = run_config.my_images(args, dataset.labels)
     more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device, dtype)
-    chosen = plan.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
+    chosen = run_config.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
     chosen |= {"prompts": sha256(repr(about["arms"]))} | more
     class_ids, arm_class = results.competitors(about)
     told, of, stage = {}, "", None
     if dataset.candidates:
         told, of, stage = candidates.by_column(dataset, np.unique(class_ids), about["arms"])
     chosen |= told
-    weights = more.get("pretrained") and names.tag(more["pretrained"])
-    folder = names.run_folder(args.dataset, args.extra, names.joined(kind, names.clip_tag(name), weights, of))
+    weights = more.get("pretrained") and naming.tag(more["pretrained"])
+    folder = naming.run_folder(args.dataset, args.extra, naming.joined(kind, naming.clip_tag(name), weights, of))
     folder /= "" if args.split == "test" else args.split
 
     def classify(images, dtype: str, _spent):
-        plan.share_cores(args, device)
+        run_config.share_cores(args, device)
         errors_of, pick = load(dtype), stage and stage(dtype, device)
 
         def record_of(index: int, image) -> dict:
@@ -124,8 +131,8 @@ def main(argv: list[str]) -> int:
 
         return (record_of(index, image) for index, image in images)
 
-    about |= {"images": len(images), "indices": names.ranges(images)}
-    return run.classify_dataset(
+    about |= {"images": len(images), "indices": wording.ranges(images)}
+    return loop.classify_dataset(
         args, dataset, mine, folder, chosen, about, dataset.open, classify, dtype=dtype, nfe=1, exact=True
     )  # fmt: skip
 

@@ -15,7 +15,9 @@ Each part but noise runs the two sides of a ratio in turns in one process and pr
     noise      variance of the difference to the nearest three classes, by how the noise of the points is drawn
 """
 
-from diffusion import names, options
+from diffusion.core import constants
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 PARTS = ["network", "size", "published", "lora", "host", "memory", "noise"]
 
@@ -33,9 +35,11 @@ def parser() -> options.Parser:
     g = p.add_argument_group("the part noise")
     options.add(g, "--version MODEL", "model, as in the script that evaluates", "digits")
     options.add(g, "--condition", "how the model gets a class", "text", choices=["text", "class"])
-    options.add(g, "--dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}", "digits")
-    options.add(g, "--split", "which part of the data", "train", choices=names.SPLITS)
-    options.add(g, "--levels A-B", "spread the points between these shares of the schedule", names.usual_levels("race"))
+    options.add(g, "--dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}", "digits")
+    options.add(g, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
+    options.add(
+        g, "--levels A-B", "spread the points between these shares of the schedule", constants.usual_levels("race")
+    )
     options.add(g, "--points N", "points of each class, an even number", 8)
     options.add(g, "--draws N", "times that these are drawn anew for an image", 16)
     return p
@@ -56,16 +60,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputError, plan, weights
-from diffusion.datasets import load_dataset, model_arms
-from diffusion.decide import Measured, search_image
-from diffusion.errors import Block, ImageNoise, together
-from diffusion.images import centre_crop, crop
-from diffusion.models import Model, load_model, prepare, read_card
-from diffusion.names import EMBEDDED, MIDDLE
-from diffusion.process import Process
-from diffusion.prompts import PROMPTS, prompts_file, prompts_for, read_prompts
-from diffusion.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion import InputError
+from diffusion.core.batching import Block, together
+from diffusion.core.constants import MIDDLE
+from diffusion.core.image import Measured, search_image
+from diffusion.core.noise import ImageNoise
+from diffusion.core.process import Process
+from diffusion.core.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.data.datasets import load_dataset, model_arms
+from diffusion.data.images import centre_crop, crop
+from diffusion.data.prompts import PROMPTS, prompts_file, prompts_for, read_prompts
+from diffusion.evaluate import config as run_config
+from diffusion.models.aliases import EMBEDDED
+from diffusion.models.loading import Model, checkpoint, load_model, prepare, read_card
 
 T = 1000
 
@@ -137,7 +144,7 @@ def lora(args, device: torch.device) -> None:
     model, _, labels, open_image = embedded(device)
     texts = read_prompts(PROMPTS / prompts_file("digits")).texts
     images = [model.encode(open_image(k)[None])[0] for k in even(args.images, len(labels))]
-    unet = weights.read([EMBEDDED / "digits-sd/unet/diffusion_pytorch_model.safetensors"])
+    unet = checkpoint.read([EMBEDDED / "digits-sd/unet/diffusion_pytorch_model.safetensors"])
     layers = [key for key, value in unet.items() if ".attn" in key and value.ndim == 2]
     rng = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -332,7 +339,7 @@ def host(args, device: torch.device) -> None:
 
 def peak_memory(args, whole: bool, answer) -> None:
     """Puts the peak in bytes, above what Python and the libraries take, into the queue `answer`."""
-    device, _ = plan.pick_device(args)
+    device, _ = run_config.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -399,10 +406,10 @@ def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
 def noise(args, device: torch.device) -> None:
     card = read_card(args.version, told=args.condition)
     args.search = "race"
-    usable = plan.levels_of(args, card.levels)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT)
+    usable = run_config.levels_of(args, card.levels)
+    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)
     if args.condition == "class":
-        arms = model_arms(args.dataset, dataset, card.source, card.classes, names.DATASET_ROOT, card.called)
+        arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
         told, interpolation = list(arms), "adm"
     else:
         told, interpolation = prompts_for(args.dataset, dataset.labels, dataset.classes, None).texts, "bicubic"
@@ -462,7 +469,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--points {args.points}: wanted an even number, at least 2")
     if args.draws < 2:
         raise InputError(f"--draws {args.draws}: must be at least 2")
-    device, args.dtype = plan.pick_device(args)
+    device, args.dtype = run_config.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in args.parts or PARTS:

@@ -9,7 +9,7 @@ images, at most 15 of them, and what it is by chance where confidences are right
 and the accuracy when only the surest are answered.
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -27,8 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, InputWarning, calibration, figures, metrics, results
-from diffusion.files import write_atomic
+from diffusion import InputError, InputWarning
+from diffusion.io.atomic import write_atomic
+from diffusion.plots import style
+from diffusion.runs import results, show
+from diffusion.stats import calibration, metrics
 
 FEW, FEW_FITTED = 100, 20  # images, held out and fitted on: with fewer, an ECE is mostly chance
 SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "splits")
     options.check_fit(args)
-    figures.check_picture(args.out)
+    style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", loss=args.loss)
     read, problems = results.read_scores(run)
     scores, label, hit = read["scores"], read["label"], read["pred"] == read["label"]
@@ -84,14 +87,14 @@ def main(argv: list[str]) -> int:
     print(f"{'written':<16}{run.folder / 'calibration.json'}" + (f", {args.out}" if args.out else ""))
     print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {run.loss}")
     print(f"{'held out':<16}{(~fit).sum()} images")
-    print(f"{'top-1 accuracy':<16}{results.percent(*metrics.share(hit[~fit]))}")
+    print(f"{'top-1 accuracy':<16}{show.percent(*metrics.share(hit[~fit]))}")
     if args.splits > 1:
         print(f"{'below':<16}{args.splits} splits: mean (min to max)")
     print(f"{'':<16}{'temperature 1':<30}fitted")
     for name in tables[0][0]:
         shown = [spread([table[side][name] for table in tables]) for side in (0, 1)]
         print(f"{name:<16}{shown[0]:<30}{shown[1]}")
-    return results.report(problems)
+    return show.report(problems)
 
 
 def spread(values: list[float]) -> str:
@@ -103,19 +106,19 @@ def spread(values: list[float]) -> str:
 
 def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
     """Share of right answers and confidence, bin by bin; share of right answers against coverage."""
-    figure = figures.new(10, 4.4, heading)
+    figure = style.new(10, 4.4, heading)
     left, right = figure.subplots(1, 2)
-    figures.draw_reliability(left, sure, hit)
+    style.draw_reliability(left, sure, hit)
     left.set_title(f"ECE {calibration.ece(sure, hit):.3f}", fontsize=10)
     answered, shares = calibration.coverage(sure, hit)
     shown = [(p, metrics.wilson(p, c * len(hit))) for c, p in zip(answered, shares, strict=True)]
-    figures.draw_shares(right, 100 * answered, shown, "-", colour=figures.RIGHT)
+    style.draw_shares(right, 100 * answered, shown, "-", colour=style.RIGHT)
     right.set(xlabel="answered, the surest first, %", ylabel="right of the answered, %", xlim=(0, 101))
     least = min(low for c, (_, (low, _)) in zip(answered, shown, strict=True) if c > 0.1)
     right.set_ylim(max(0, 100 * least - 1), 100.4)
     for axes in (left, right):
-        figures.open_up(axes)
-    figures.save(figure, path)
+        style.open_up(axes)
+    style.save(figure, path)
 
 
 if __name__ == "__main__":

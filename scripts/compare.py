@@ -8,14 +8,15 @@ how many images only the one, or only the other, is right. An example of run_win
 beside a race, if its text score is.
 """
 
-from diffusion import options
+from diffusion.core.constants import LOSSES
+from diffusion.evaluate import options
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
-    options.add(p, "--loss", "decide by this loss; default each run's", choices=options.names.LOSSES)
+    options.add(p, "--loss", "decide by this loss; default each run's", choices=LOSSES)
     options.add(p, "--out FILE", "also write both tables: .md, .tex or .csv")
     options.add(p, "--picture PNG", "draw images of which only the first run, or only the second, is right")
     options.add(p, "--images N", "--picture: at most N of each kind", 10)
@@ -28,17 +29,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusion import InputError, figures, names, results, tables
-from diffusion.datasets import as_seen, dataset_of
-from diffusion.files import write_atomic
-from diffusion.results import Run
-from diffusion.search import even
+from diffusion import InputError, tables
+from diffusion.core.search import even
+from diffusion.data import catalogue
+from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.io.atomic import write_atomic
+from diffusion.plots import style
+from diffusion.runs import show
+from diffusion.runs.results import Run
 
 
 def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: Path) -> None:
     """Images that only the first run has right, and below them those that only the second has."""
     (a, run), (b, _) = list(runs.items())[:2]
-    dataset = dataset_of(run.about, names.DATASET_ROOT)
+    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
     sides = [(a, b), (b, a)]
     chosen = []
     for right, wrong in sides:
@@ -48,7 +52,7 @@ def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: P
     lines = [max(-(-len(each) // columns), 1) for _, each in chosen]
     size, tall = 1.35, 1.9  # inches
     width, height = columns * size + 0.3, sum(lines) * tall + 1.4
-    figure = figures.page(
+    figure = style.page(
         width,
         height,
         f"{run.data}: where {a} and {b} differ",
@@ -57,19 +61,19 @@ def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: P
     top = 0.5
     for (right, wrong), (total, each), line in zip(sides, chosen, lines, strict=True):
         title = f"Only {right} is right: {total}" + (f", {len(each)} shown" if len(each) < total else "")
-        figure.text(0.1 / width, 1 - top / height, title, va="top", fontsize=10, color=figures.RIGHT)
+        figure.text(0.1 / width, 1 - top / height, title, va="top", fontsize=10, color=style.RIGHT)
         for n, k in enumerate(each):
             left, above = 0.15 + size * (n % columns), top + 0.3 + tall * (n // columns)
             place = left / width, 1 - (above + size) / height, 0.92 * size / width, 0.92 * size / height
             axes = figure.add_axes(place)
             row = rows[right].iloc[k]
             axes.imshow(as_seen(dataset, int(row["index"]), run.options))
-            figures.bare(axes, figures.PLAIN)
+            style.bare(axes, style.PLAIN)
             answered = rows[wrong].pred_name.iloc[k]
-            text = f"{figures.shorten(row.label_name, 22)}\nnot {figures.shorten(answered, 20)}"
+            text = f"{style.shorten(row.label_name, 22)}\nnot {style.shorten(answered, 20)}"
             axes.set_xlabel(text, fontsize=7.5)
         top += line * tall + 0.3
-    figures.save(figure, path)
+    style.save(figure, path)
 
 
 def write(parts: list[pd.DataFrame], path: Path) -> None:
@@ -86,7 +90,7 @@ def write(parts: list[pd.DataFrame], path: Path) -> None:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "images")
-    figures.check_picture(args.picture)
+    style.check_picture(args.picture)
     out = args.out
     if out and (out.suffix not in (".md", ".tex", ".csv") or not os.path.isdir(out.parent)):
         raise InputError(f"--out {out}: wanted a file .md, .tex or .csv in a folder that exists")
@@ -104,7 +108,7 @@ def main(argv: list[str]) -> int:
         write(parts, out)
     if args.picture:
         draw(runs, tables.common(rows), args.images, args.picture)
-    return results.report(problems)
+    return show.report(problems)
 
 
 if __name__ == "__main__":

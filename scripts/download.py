@@ -3,7 +3,8 @@
 python scripts/download.py pets
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 SOURCES = {  # torchvision's class, the data set's page, the size of the download, and its terms where they were found
     "pets": ("OxfordIIITPet", "https://www.robots.ox.ac.uk/~vgg/data/pets/", "0.8 GB",
@@ -37,13 +38,13 @@ def parser() -> options.Parser:
 import torchvision
 
 from diffusion import InputError, one_line
-from diffusion.datasets import load_dataset
+from diffusion.data.datasets import load_dataset
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, page, size, terms = SOURCES[args.name]
-    folder = names.DATASET_ROOT.expanduser() / args.name
+    folder = catalogue.DATASET_ROOT.expanduser() / args.name
     print(f"terms    {terms or f'see {page}'}\nsource   {page}, by torchvision\nsize     {size}\nfolder   {folder}")
     if not args.yes:
         try:
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:  # no network, no room, another file than was expected, ...
         why = f"{type(error).__name__}: {one_line(error, 300)}"
         raise InputError(f"{args.name}: cannot be downloaded to {folder} ({why})") from None
-    print(f"{args.name}: {len(load_dataset(args.name, root=names.DATASET_ROOT)):,} images in its test split")
+    print(f"{args.name}: {len(load_dataset(args.name, root=catalogue.DATASET_ROOT)):,} images in its test split")
     return 0
 
 

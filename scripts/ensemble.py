@@ -8,7 +8,7 @@ others. With --decide vote each run has a vote, a tie goes to the run that is na
 An image's NFE are those of all its runs.
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -26,8 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, calibration, names, records, results, tables
-from diffusion.results import Run
+from diffusion import InputError, tables
+from diffusion.io import wording
+from diffusion.runs import naming, records, results, show
+from diffusion.runs.results import Run
+from diffusion.stats import calibration
 
 
 def scores_of(run: Run) -> tuple[dict[int, np.ndarray], dict[int, dict], list[str]]:
@@ -87,12 +90,12 @@ def main(argv: list[str]) -> int:
             print(f"{'weight':<15} {weight:.4g}  {name}")
 
     known = results.names_of_classes(first)
-    indices = names.ranges(sorted(common[k] for k in np.flatnonzero(held)))
+    indices = wording.ranges(sorted(common[k] for k in np.flatnonzero(held)))
     arms = [(known[k], known[k], k) for k in first.classes.tolist()]
     about = {"images": int(held.sum()), "indices": indices, "arms": arms}
     about |= {key: first.about[key] for key in ("path",) if key in first.about}
-    tags = "-".join(names.tag(name) for name in runs)
-    folder = names.run_folder(first.options["dataset"], args.extra, names.joined("ensemble", args.decide, tags))
+    tags = "-".join(naming.tag(name) for name in runs)
+    folder = naming.run_folder(first.options["dataset"], args.extra, naming.joined("ensemble", args.decide, tags))
     records.open_run(folder, told, about)
     there, _ = results.read_rows(records.finished(folder).values(), own=True)
     done = {row["index"] for row in there}
@@ -108,7 +111,7 @@ def main(argv: list[str]) -> int:
             records.save_record(path, record, records.fingerprint(told))
         written.append(results.brief(record))
     print(f"{'run':<15} {folder}")
-    return results.print_accuracy(written, len(written), problems)
+    return show.print_accuracy(written, len(written), problems)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ python scripts/export.py data/digits/vdigits_1trials_race_3z_500samples --out di
 a folder                --format model-vs-human: trials in that toolbox's format, for runs on its data sets
 """
 
-from diffusion import options
+from diffusion.core.constants import LOSSES
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -18,7 +19,7 @@ def parser() -> options.Parser:
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
     options.add(p, "--out FILE", "file or folder to write")
     options.add(p, "--format", "in place of that of the suffix, see above", choices=["eee", "model-vs-human"])
-    options.add(p, "--loss", "decide by this loss; default the run's", choices=options.names.LOSSES)
+    options.add(p, "--loss", "decide by this loss; default the run's", choices=LOSSES)
     options.switch(p, "--scores", "rows: a column per class, minus how much its mean error is above the answer's")
     options.switch(p, "--probabilities", "rows: a column per class, by the temperature of scripts/calibrate.py")
     options.add(p, "--organization NAME", "eee: who evaluated")
@@ -36,11 +37,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusion import InputError, results, tables
-from diffusion.files import write_atomic
-from diffusion.measures import Measure
-from diffusion.names import ALIASES
-from diffusion.results import Run
+from diffusion import InputError, tables
+from diffusion.io.atomic import write_atomic
+from diffusion.models.aliases import ALIASES
+from diffusion.runs import results as runs_results
+from diffusion.runs import show
+from diffusion.runs.results import Run
+from diffusion.stats.intervals import Measure
 
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".json")
 
@@ -203,7 +206,7 @@ def main(argv: list[str]) -> int:
         if tables.is_matching(run) and (scores or args.format == "model-vs-human"):
             raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes")
         table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
-        problems += [*wrong, *results.failures(run.folder, run.about)]
+        problems += [*wrong, *runs_results.failures(run.folder, run.about)]
         found.append((run, table))
     called = [tables.name_of(run) for run, _ in found]
     if len(called) > len(set(called)):
@@ -219,7 +222,7 @@ def main(argv: list[str]) -> int:
         for name, rows in files.items():
             write_rows(rows, args.out / name)
             print(args.out / name)
-        return results.report(problems)
+        return show.report(problems)
     if args.out.suffix != ".json":
         for run, table in found:
             table.insert(0, "run", tables.name_of(run))
@@ -231,7 +234,7 @@ def main(argv: list[str]) -> int:
         each = [summary(run, table, tables.figures_of(run, table)) for run, table in found]
         write_json(each if len(each) > 1 else each[0], args.out)
     print(args.out)
-    return results.report(problems)
+    return show.report(problems)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python scripts/plot_errors.py data/digits/vdigits_1trials_5_1keep_50_500samples digits.png
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -11,13 +11,15 @@ def parser() -> options.Parser:
     return options.drawer(__doc__, 50)
 
 
-from diffusion import InputError, bars, figures, results
+from diffusion import InputError
+from diffusion.plots import bars, style
+from diffusion.runs import results
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "images")
-    figures.check_picture(args.out)
+    style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", "split")
     if not run.done:
         raise InputError(f"{run.folder}: no image is done yet")

@@ -9,7 +9,7 @@ the others: accuracy for several numbers of points per class, and what a race co
 --weights of the scripts that evaluate, and the indices of the other images for their --subset_path (--held_out).
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -26,8 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, calibration, figures, levels, metrics, results, search
-from diffusion.files import write_atomic
+from diffusion import InputError
+from diffusion.core import search
+from diffusion.io.atomic import write_atomic
+from diffusion.plots import style
+from diffusion.runs import results, show
+from diffusion.stats import calibration, level_weights, metrics
 
 POINTS = [4, 8, 16, 32, 64, 128, 256]
 Z = 3.0  # the race's default
@@ -42,7 +46,7 @@ def difference(hits: np.ndarray) -> str:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.check_fit(args)
-    figures.check_picture(args.out)
+    style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
     if run.options.get("weights"):
         raise InputError(f"{run.folder}: a run with --weights; wanted one without")
@@ -55,16 +59,16 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--fit {args.fit:g}: of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
 
     P = len(level)
-    centre = np.array([level[band].mean().round() for band in levels.bands(P)], dtype=int)
-    w = levels.fit_weights(errors[fit], label[fit], np.random.default_rng(args.seed))
+    centre = np.array([level[band].mean().round() for band in level_weights.bands(P)], dtype=int)
+    w = level_weights.fit_weights(errors[fit], label[fit], np.random.default_rng(args.seed))
     w /= w.mean()
     w[w < 0.02 * w.max()] = 0  # then their levels need not be measured
     weights = np.interp(level, centre, w)  # [P], as --weights will read them
-    gap, sd = levels.gaps(errors, label)
+    gap, sd = level_weights.gaps(errors, label)
 
     print(f"{len(label)} images, {errors.shape[1]} classes, {P} points; weights fitted on {fit.sum()} images")
     print(f"\n{'levels':<12}{'gap':>12}{'its sd':>12}{'gap/sd':>8}{'weight':>8}")
-    for k, band in enumerate(levels.bands(P)):
+    for k, band in enumerate(level_weights.bands(P)):
         row = f"{f'{level[band[0]]}-{level[band[-1]]}':<12}{gap[k]:>12.3g}{sd[k]:>12.3g}"
         print(f"{row}{gap[k] / sd[k]:>8.2f}{w[k]:>8.2f}")
 
@@ -73,13 +77,13 @@ def main(argv: list[str]) -> int:
     print(f"{'points':<12}{'plain':<26}{'weighted':<26}difference")
     table = []
     for points in [*(p for p in POINTS if p < P), P]:
-        right = [levels.accuracies(held, of, points, each) for each in (np.ones(P), weights)]
+        right = [level_weights.accuracies(held, of, points, each) for each in (np.ones(P), weights)]
         table.append((points, [(r.mean(), metrics.wilson(r.mean(), len(r))) for r in right]))
-        cells = [results.in_percent(*cell) for cell in table[-1][1]]
+        cells = [show.in_percent(*cell) for cell in table[-1][1]]
         print(f"{points:<12}{cells[0]:<26}{cells[1]:<26}{difference(right[1] - right[0])}")
     raced = [race(held, each, np.bincount(run.arm_class), level) for each in (np.ones(P), weights)]
     hits = [winners == of for winners, _ in raced]
-    cells = [results.in_percent(*metrics.share(hit)) for hit in hits]
+    cells = [show.in_percent(*metrics.share(hit)) for hit in hits]
     print(f"{'race':<12}{cells[0]:<26}{cells[1]:<26}{difference(hits[1].astype(float) - hits[0])}")
     nfe = [f"{spent.mean():,.0f} NFE" for _, spent in raced]
     print(f"{'':<12}{nfe[0]:<26}{nfe[1]:<26}ratio {raced[1][1].mean() / raced[0][1].mean():.2f}")
@@ -106,27 +110,27 @@ def race(errors: np.ndarray, weights: np.ndarray, arms: np.ndarray, level: np.nd
 
 def draw(level, gap, sd, w, table, heading: str, path: Path) -> None:
     """Gap, signal-to-noise ratio and weight of each band; accuracy against points, plain and weighted."""
-    figure = figures.new(10, 7, heading)
+    figure = style.new(10, 7, heading)
     (upper, ratio), (weight, accuracy) = figure.subplots(2, 2)
-    parts = levels.bands(len(level))
+    parts = level_weights.bands(len(level))
     middle, wide = np.array([(level[band].mean(), np.ptp(level[band]) + level[1] - level[0]) for band in parts]).T
-    upper.bar(middle, gap, 0.9 * wide, color=figures.RIGHT, alpha=0.8)
+    upper.bar(middle, gap, 0.9 * wide, color=style.RIGHT, alpha=0.8)
     upper.set(ylabel="error of the nearest other class\nless the label's", xlabel="noise level")
-    ratio.bar(middle, gap / sd, 0.9 * wide, color=figures.RIGHT, alpha=0.8)
+    ratio.bar(middle, gap / sd, 0.9 * wide, color=style.RIGHT, alpha=0.8)
     ratio.set(ylabel="the same over its standard deviation\n(one point)", xlabel="noise level")
-    weight.bar(middle, w, 0.9 * wide, color=figures.ACCENT, alpha=0.8)
-    weight.axhline(1, color=figures.PLAIN, linestyle="--", linewidth=1)
+    weight.bar(middle, w, 0.9 * wide, color=style.ACCENT, alpha=0.8)
+    weight.axhline(1, color=style.PLAIN, linestyle="--", linewidth=1)
     weight.set(ylabel="fitted weight, mean 1", xlabel="noise level")
     points = [row[0] for row in table]
-    for k, (name, colour) in enumerate([("plain", figures.PLAIN), ("weighted", figures.ACCENT)]):
-        figures.draw_shares(accuracy, points, [row[1][k] for row in table], colour=colour, label=name)
+    for k, (name, colour) in enumerate([("plain", style.PLAIN), ("weighted", style.ACCENT)]):
+        style.draw_shares(accuracy, points, [row[1][k] for row in table], colour=colour, label=name)
     accuracy.set(xscale="log", xlabel="points of each class", ylabel="accuracy on held-out images, %")
     accuracy.set_xticks(points, points)
     accuracy.minorticks_off()
     accuracy.legend(frameon=False, loc="lower right")
     for axes in (upper, ratio, weight, accuracy):
-        figures.open_up(axes)
-    figures.save(figure, path)
+        style.open_up(axes)
+    style.save(figure, path)
 
 
 if __name__ == "__main__":

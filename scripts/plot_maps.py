@@ -6,7 +6,8 @@
 Blue places favour the winner: there the other prompt predicted the noise worse. Orange ones favour the other.
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -22,9 +23,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from diffusion import InputError, figures, results
-from diffusion.datasets import as_seen, dataset_of
-from diffusion.search import even
+from diffusion import InputError
+from diffusion.core.search import even
+from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.plots import style
+from diffusion.runs import results
 
 COLUMNS = 5  # pairs of image and map
 FOR, AGAINST = "#0969da", "#d4610a"  # not green and red: many cannot tell these apart where nothing else does
@@ -69,37 +72,37 @@ def draw(images: list[np.ndarray], rows: list[dict], names: list[str], heading: 
     lines = -(-len(rows) // columns)
     width, height = max(2.6 * columns, 6.5), 1.55 * lines + 0.6
     note = "Blue: the other prompt is worse there. Orange: the winner is. Each map has its own scale."
-    figure = figures.page(width, height, heading, note)
+    figure = style.page(width, height, heading, note)
     grid = figure.add_gridspec(
         lines, columns, top=1 - 0.6 / height, bottom=0.3 / height, left=0.1 / width, right=1 - 0.1 / width,
         hspace=0.2, wspace=0.06,
     )  # fmt: skip
     for k, (image, row) in enumerate(zip(images, rows, strict=True)):
         left, right = grid[k // columns, k % columns].subgridspec(1, 2, wspace=0.04).subplots()
-        colour = figures.RIGHT if row["right"] else figures.WRONG
-        winner, rival = (figures.shorten(names[each], 16) for each in row["pair"])
+        colour = style.RIGHT if row["right"] else style.WRONG
+        winner, rival = (style.shorten(names[each], 16) for each in row["pair"])
         left.set_title(
             f"{winner}, not {rival}{row['truth']}", fontsize=8, color=colour, weight="bold", loc="left", pad=3
         )
         left.imshow(image)
         right.imshow(laid_over(image, row["map"]))
         for axes in (left, right):
-            figures.bare(axes, colour)
-    figures.save(figure, path)
+            style.bare(axes, colour)
+    style.save(figure, path)
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "images")
-    figures.check_picture(args.out)
+    style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", "split", loss="l2")
     rows = read(run, args.wrong)
     rows = [rows[k] for k in even(min(args.images, len(rows)), len(rows))]
-    dataset = dataset_of(run.about, names.DATASET_ROOT)
+    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
     name_of_class = results.names_of_classes(run)
     for row in rows:
         row["right"] = row["pred"] == row["label"]
-        known = figures.shorten(name_of_class.get(row["label"], "none of them"), 16)
+        known = style.shorten(name_of_class.get(row["label"], "none of them"), 16)
         row["truth"] = "" if row["right"] else f" (is {known})"
     images = [as_seen(dataset, row["index"], run.options) for row in rows]
     draw(images, rows, results.names_of_rows(run), run.title, args.out)

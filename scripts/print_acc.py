@@ -12,7 +12,8 @@
     votes       the share of points where the answer has the smallest error, where it is right and where it is wrong
 """
 
-from diffusion import options
+from diffusion.core.constants import LOSSES
+from diffusion.evaluate import options
 
 METRICS = ("classes", "two-class", "groups", "shape-bias", "votes")
 
@@ -22,7 +23,7 @@ def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs, or a folder that holds runs", nargs="+")
     loss = "decide again by this loss, among the classes measured to the end"
-    options.add(p, "--loss", loss, choices=options.names.LOSSES)
+    options.add(p, "--loss", loss, choices=LOSSES)
     vote = "by the smallest mean error, or by the class with the smallest error at most points"
     options.add(p, "--decide", vote, "error", choices=["error", "vote"])
     options.add(p, "--top K", "print also how often the label is among the K best")
@@ -37,29 +38,32 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import InputError, figures, measures, metrics, one_line, records, results
-from diffusion.results import Run
+from diffusion import InputError, one_line
+from diffusion.plots import style
+from diffusion.runs import records, results, show
+from diffusion.runs.results import Run
+from diffusion.stats import intervals, metrics
 
 
 def draw_confusion(table: np.ndarray, names: list[str], path: Path) -> None:
     """table [true, predicted], as shares of each true class."""
     share = table / table.sum(1, keepdims=True).clip(1)
     size = np.clip(0.35 * len(names) + 2, 4, 30)
-    figure = figures.new(size, size)
+    figure = style.new(size, size)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 60:
-        shown = [figures.shorten(name, 40) for name in names]
+        shown = [style.shorten(name, 40) for name in names]
         axes.set_xticks(range(len(names)), shown, rotation=90)
         axes.set_yticks(range(len(names)), shown)
         for row, column in zip(*np.nonzero(table), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, table[row, column], ha="center", va="center", color=colour, fontsize=7)
     axes.set(xlabel="predicted", ylabel="true")
-    figures.save(figure, path, dpi=120)
+    style.save(figure, path, dpi=120)
 
 
-def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures.Measure]:
+def two_class(run: Run, rows: list[dict], positive: str | None) -> list[intervals.Measure]:
     """Figures of a run between two classes, of which one, by name, is positive. ValueError: it has others."""
     called = {class_id: name for class_id, name in results.names_of_classes(run).items() if class_id in run.classes}
     positive = list(called.values())[-1] if positive is None else positive
@@ -73,23 +77,23 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[measures
     label = np.array([row["label"] for row in rows])
     if not np.isfinite(scores).all():
         raise ValueError("it did not measure both classes of every image")
-    return measures.two_class(scores[:, side] - scores[:, 1 - side], label == run.classes[side])
+    return intervals.two_class(scores[:, side] - scores[:, 1 - side], label == run.classes[side])
 
 
 def print_classes(pred: np.ndarray, label: np.ndarray, names: dict[int, str]) -> None:
     """A line for each class that is a label or an answer; "-": a share of no images."""
     print(f"\n{'class':<28}{'images':>7}{'precision':>26}{'recall':>26}{'F1':>26}")
     for class_id in np.unique([pred, label]).tolist():
-        found = measures.of_class(pred, label, class_id)
-        cells = [results.in_percent(m.value, m.interval) if m.n else "-" for m in found]
-        name = figures.shorten(names.get(class_id, str(class_id)), 27)
+        found = intervals.of_class(pred, label, class_id)
+        cells = [show.in_percent(m.value, m.interval) if m.n else "-" for m in found]
+        name = style.shorten(names.get(class_id, str(class_id)), 27)
         print(f"{name:<28}{np.sum(label == class_id):>7}" + "".join(f"{cell:>26}" for cell in cells))
     print()
 
 
 def print_metrics(args, run: Run, rows: list[dict]) -> None:
     """The figures that --metrics names."""
-    if (both := results.answers(rows)) is None or not rows:
+    if (both := show.answers(rows)) is None or not rows:
         raise InputError(f"--metrics: {run.folder} has no image with a label that is done")
     pred, label = both
     names = results.names_of_classes(run)
@@ -97,23 +101,23 @@ def print_metrics(args, run: Run, rows: list[dict]) -> None:
         try:
             if which == "classes":
                 print_classes(pred, label, names)
-                found = [measures.macro_f1(pred, label)]
+                found = [intervals.macro_f1(pred, label)]
             elif which == "two-class":
                 found = two_class(run, rows, args.positive)
             elif which == "groups":
                 if lacking := [row["index"] for row in rows if "group" not in row]:
                     raise ValueError(f"image {lacking[0]} has no group, wanted data of a csv of path,label,group")
-                found = measures.groups(pred == label, np.array([row["group"] for row in rows]))
+                found = intervals.groups(pred == label, np.array([row["group"] for row in rows]))
             elif which == "shape-bias":
                 said = [[names.get(class_id, "") for class_id in of.tolist()] for of in both]
-                found = measures.shape_bias(*said, [str(row.get("file", "")) for row in rows], names.values())
+                found = intervals.shape_bias(*said, [str(row.get("file", "")) for row in rows], names.values())
             else:
                 share = np.array([row["votes"] for row in rows])
-                found = measures.votes(share[np.isfinite(share)], (pred == label)[np.isfinite(share)])
+                found = intervals.votes(share[np.isfinite(share)], (pred == label)[np.isfinite(share)])
         except ValueError as error:
             raise InputError(f"--metrics {which}: {run.folder}: {error}") from None
         for measure in found:
-            name, value = results.line(measure)
+            name, value = show.line(measure)
             print(f"{name:<32} {value}, {measure.n} images")
 
 
@@ -142,7 +146,7 @@ def print_run(args, folder: Path) -> int:
 
     rows, problems = results.read_rows(done.values(), own=run is not None, **change)
     if args.confusion:
-        both = results.answers(rows)
+        both = show.answers(rows)
         if both is None:
             raise InputError(f"--confusion {args.confusion}: {folder} has no labels")
         classes = sorted({*known, *both[0].tolist(), *both[1].tolist()})
@@ -150,7 +154,7 @@ def print_run(args, folder: Path) -> int:
     if run:
         for name, value in {"run": run.folder, "model": run.model, "data": run.data}.items():
             print(f"{name:<15} {one_line(str(value), None)}")
-    code = results.print_accuracy(rows, max(total, len(done)), problems + failed, args.top)
+    code = show.print_accuracy(rows, max(total, len(done)), problems + failed, args.top)
     if args.metrics:
         print_metrics(args, run, rows)
     return code
@@ -164,19 +168,19 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
         run = results.read(folder, loss=loss, answers=bool(loss))
         rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), own=True)
         problems += [*wrong, *results.failures(run.folder, run.about)]
-        both = results.answers(rows)
-        score = results.in_percent(*metrics.accuracy(*both)) if both and rows else "-"
+        both = show.answers(rows)
+        score = show.in_percent(*metrics.accuracy(*both)) if both and rows else "-"
         nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"
         of = f"{len(rows)} of {max(run.about['images'], len(rows))}"
-        model, data = figures.shorten(Path(str(run.model)).name, 20), figures.shorten(run.data, 28)
+        model, data = style.shorten(Path(str(run.model)).name, 20), style.shorten(run.data, 28)
         print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {one_line(str(run.folder), None)}")
-    return results.report(problems)
+    return show.report(problems)
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "top")
-    figures.check_picture(args.confusion)
+    style.check_picture(args.confusion)
     if args.positive is not None and "two-class" not in (args.metrics or ()):
         raise InputError(f"--positive {args.positive}: is for --metrics two-class")
     folders = [records.run_folder(folder) for folder in args.folders]

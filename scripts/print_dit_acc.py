@@ -3,13 +3,14 @@
 python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
 
-from diffusion import names, options
+from diffusion.evaluate import options as evaluate_options
+from diffusion.io import wording
 
 
-@options.answered_early
-def parser() -> options.Parser:
-    p = options.reader(__doc__, "folder of a data set, which holds runs, or of a run", None)
-    options.add(p, "--dataset NAME", "data set that the runs must be of; default not checked")
+@evaluate_options.answered_early
+def parser() -> evaluate_options.Parser:
+    p = evaluate_options.reader(__doc__, "folder of a data set, which holds runs, or of a run", None)
+    evaluate_options.add(p, "--dataset NAME", "data set that the runs must be of; default not checked")
     return p
 
 
@@ -22,7 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, metrics, records, results
+from diffusion import InputError
+from diffusion.runs import records, show
+from diffusion.stats import metrics
 
 RULES = {"L2": ["l2"], "L1": ["l1"], "VLB": ["vb"], "L2+VLB": ["l2", "vb"]}  # the losses whose sum decides
 FREE = {"cls", "to_keep", "n_samples", "loss"}  # options that may differ between runs that are merged
@@ -37,7 +40,7 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     for path, run in runs.items():
         records.need(path, run, "dataset", "indices")
-        if strange := {arm for arm, *_ in run["arms"]} - set(names.numbers(run["all_arms"].split())):
+        if strange := {arm for arm, *_ in run["arms"]} - set(wording.numbers(run["all_arms"].split())):
             raise InputError(f"{path / 'run.json'}: arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
         raise InputError(f"{folder}: no run of eval_prob_dit.py there or in the folders below")
@@ -114,7 +117,7 @@ def main(argv: list[str]) -> int:
     run = next(iter(runs.values()))
     if args.dataset not in (None, run["options"]["dataset"]):
         raise InputError(f"--dataset {args.dataset}: {args.folder} holds runs on {run['options']['dataset']}")
-    wanted = names.numbers(run["all_arms"].split())
+    wanted = wording.numbers(run["all_arms"].split())
     column = {arm: k for k, arm in enumerate(wanted)}
     class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}
 
@@ -134,26 +137,26 @@ def main(argv: list[str]) -> int:
 
     measured = np.any(list(covered.values()), axis=0) if covered else np.zeros(len(wanted), dtype=bool)
     complete = [index for index in sorted(covered) if not np.any(measured & ~covered[index])]
-    images = set(covered).union(*(names.numbers(each["indices"].split()) for each in runs.values()))
+    images = set(covered).union(*(wording.numbers(each["indices"].split()) for each in runs.values()))
     print(f"{'images':<16}{len(complete)} of {len(images)}")
     print(f"{'classes':<16}{measured.sum()} of {len(wanted)}")
     label = np.array([labels[index] for index in complete], dtype=int)
     for rule in RULES:
         if complete and all(rule in answers[index] for index in complete):
             pred = np.array([class_of[answers[index][rule][1]] for index in complete])
-            print(f"{rule:<16}{results.percent(*metrics.accuracy(pred, label))}")
+            print(f"{rule:<16}{show.percent(*metrics.accuracy(pred, label))}")
     if covered:
         print(f"{'NFE per image':<16}{spent / len(covered):,.0f}  (in all {spent:,})")
 
     if not measured.all():
-        problems.append(f"no run has classes {names.ranges(np.array(wanted)[~measured].tolist())}")
+        problems.append(f"no run has classes {wording.ranges(np.array(wanted)[~measured].tolist())}")
     for index in sorted(covered.keys() - set(complete)):
         lacks = np.array(wanted)[measured & ~covered[index]].tolist()
-        problems.append(f"image {index}: classes {names.ranges(lacks)} are not measured yet")
+        problems.append(f"image {index}: classes {wording.ranges(lacks)} are not measured yet")
     if missing := sorted(images - set(covered)):
-        problems.append(f"images without a record: {names.ranges(missing)}")
-    return results.report(problems)
+        problems.append(f"images without a record: {wording.ranges(missing)}")
+    return show.report(problems)
 
 
 if __name__ == "__main__":
-    options.run(main)
+    evaluate_options.run(main)

@@ -9,7 +9,8 @@ trend is a line in logit space through the classifiers of timm among the folders
 For ImageNet-A and ObjectNet, the accuracy on ImageNet is that on images of their classes, decided among these alone.
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -26,8 +27,11 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
-from diffusion import InputError, figures, metrics, results
-from diffusion.datasets import class_arms
+from diffusion import InputError
+from diffusion.data.datasets import class_arms
+from diffusion.plots import style
+from diffusion.runs import results
+from diffusion.stats import metrics
 
 FEW = ("imagenetA", "objectnet")  # sets of a part of ImageNet's classes
 
@@ -55,7 +59,7 @@ def trend(base: np.ndarray, shifted: np.ndarray) -> tuple[float, float]:
 
 def draw(base: str, panels: dict, path: Path) -> None:
     """panels: data set -> ((model, its accuracy on the base, here) of each model, line or None)."""
-    figure = figures.new(4.2 * len(panels), 4)
+    figure = style.new(4.2 * len(panels), 4)
     all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
     for axes, (name, (points, line)) in zip(all_axes, panels.items(), strict=True):
         values = np.array([[x, y] for _, x, y in points])
@@ -63,19 +67,19 @@ def draw(base: str, panels: dict, path: Path) -> None:
         grid = np.linspace(low, high, 50)
         axes.plot(grid, grid, color="#d0d7de", linewidth=1)  # as on the base
         if line:
-            axes.plot(grid, line[0] * grid + line[1], color=figures.PLAIN, linestyle="--", linewidth=1)
+            axes.plot(grid, line[0] * grid + line[1], color=style.PLAIN, linestyle="--", linewidth=1)
         for model, x, y in points:
             standard = model.startswith("timm:")
-            axes.plot(logit(x), logit(y), "o", color=figures.PLAIN if standard else figures.ACCENT)
+            axes.plot(logit(x), logit(y), "o", color=style.PLAIN if standard else style.ACCENT)
             axes.annotate(
-                figures.shorten(model, 24), (logit(x), logit(y)), (5, -9), textcoords="offset points", fontsize=7
+                style.shorten(model, 24), (logit(x), logit(y)), (5, -9), textcoords="offset points", fontsize=7
             )
         ticks = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
         ticks = ticks[(logit(ticks) >= low) & (logit(ticks) <= high)]
         axes.set_xticks(logit(ticks), [f"{t:.0%}" for t in ticks])
         axes.set_yticks(logit(ticks), [f"{t:.0%}" for t in ticks])
         axes.set(xlim=(low, high), ylim=(low, high), xlabel=f"accuracy on {base}", title=name, aspect="equal")
-    figures.save(figure, path)
+    style.save(figure, path)
 
 
 def main(argv: list[str]) -> int:
@@ -104,7 +108,7 @@ def main(argv: list[str]) -> int:
 
     panels = {}
     for name in shifted:
-        only = set(class_arms(name, 1000, names.DATASET_ROOT)) if name in FEW else None
+        only = set(class_arms(name, 1000, catalogue.DATASET_ROOT)) if name in FEW else None
         both = {m: (accuracy(m, args.base, only), accuracy(m, name)) for m in models}
         both = {m: pair for m, pair in both.items() if None not in pair}
         standard = np.array([[a[0], b[0]] for m, (a, b) in both.items() if m.startswith("timm:")]).clip(0.001, 0.999)
@@ -115,7 +119,7 @@ def main(argv: list[str]) -> int:
             above = (
                 f"{100 * (b[0] - expit(line[0] * logit(np.clip(a[0], 0.001, 0.999)) + line[1])):+.1f}" if line else "-"
             )
-            print(f"  {figures.shorten(model, 31):<32}{cell(*a):>20}{cell(*b):>20}{above:>24}")
+            print(f"  {style.shorten(model, 31):<32}{cell(*a):>20}{cell(*b):>20}{above:>24}")
         points = [(m, *np.clip((a[0], b[0]), 0.005, 0.995)) for m, (a, b) in both.items()]
         if points:
             panels[name] = points, line

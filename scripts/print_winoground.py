@@ -3,7 +3,8 @@
 python scripts/print_winoground.py data/winoground/v2-0_t1_1trials_randnoise_bicubic
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -13,19 +14,23 @@ def parser() -> options.Parser:
     return p
 
 
-from diffusion import figures, gallery, matching, results
-from diffusion.readers import load_items
+from diffusion.matching import scores
+from diffusion.matching.benchmarks import load_items
+from diffusion.plots import gallery, style
+from diffusion.runs import results
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    figures.check_picture(args.gallery)
+    style.check_picture(args.gallery)
     run = results.read(args.folder, *(["dataset"] if args.gallery else []), loss=args.loss, answers=False)
     if args.gallery:
         gallery.draw(
-            run, load_items(run.options["dataset"], names.DATASET_ROOT, run.options.get("value_range")), args.gallery
+            run,
+            load_items(run.options["dataset"], catalogue.DATASET_ROOT, run.options.get("value_range")),
+            args.gallery,
         )
-    return matching.print_scores(run)
+    return scores.print_scores(run)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ confident mistakes, the least certain answers and some right ones with their ima
 on the same images: first how they compare, then each run.
 """
 
-from diffusion import names, options
+from diffusion import paths
+from diffusion.core import constants
+from diffusion.data import catalogue
+from diffusion.evaluate import options
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
-    options.add(p, "--loss", "decide by this loss; default each run's", choices=names.LOSSES)
+    options.add(p, "--loss", "decide by this loss; default each run's", choices=constants.LOSSES)
     options.add(p, "--out HTML", "page to write; default report.html in the first folder")
     options.add(p, "--mistakes N", "show at most N mistakes", 12)
     options.add(p, "--others N", "show N of the least certain answers, and N of the right ones", 6)
@@ -33,16 +36,19 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from diffusion import InputError, calibration, figures, measures, metrics, one_line, results, tables
-from diffusion.datasets import as_seen, dataset_of
-from diffusion.files import write_atomic
-from diffusion.search import even
+from diffusion import InputError, one_line, tables
+from diffusion.core.search import even
+from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.io.atomic import write_atomic
+from diffusion.plots import style
+from diffusion.runs import results, show
+from diffusion.stats import calibration, intervals, metrics
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
 THUMBNAIL = 192  # pixels, at most
 INK, SOFT, LINE = "#1f2328", "#57606a", "#d0d7de"  # become the page's colours of light and dark
 NAMED = {INK: "ink", SOFT: "soft", LINE: "line"}
-NAMED |= {figures.ACCENT: "accent", figures.RIGHT: "right", figures.WRONG: "wrong"}
+NAMED |= {style.ACCENT: "accent", style.RIGHT: "right", style.WRONG: "wrong"}
 
 
 # ---- pictures ----
@@ -68,21 +74,21 @@ def svg(figure, name: str, label: str) -> Markup:
 
 def axes_of(width: float, height: float):
     """An empty figure of so many inches, and its axes."""
-    figure = figures.new(width, height)
+    figure = style.new(width, height)
     axes = figure.subplots()
     for spine in axes.spines.values():
         spine.set_color(LINE)
     axes.tick_params(colors=LINE, labelcolor=SOFT)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
-    figures.open_up(axes, color=LINE, alpha=0.5)
+    style.open_up(axes, color=LINE, alpha=0.5)
     return figure, axes
 
 
 def draw_reliability(sure: np.ndarray, hit: np.ndarray, id: str = "") -> Markup:
     """Confidence [n] and share of hits [n] bool, bin by bin."""
     figure, axes = axes_of(4.4, 3.1)
-    confidence, share, images = figures.draw_reliability(axes, sure, hit, labelcolor=INK).T
+    confidence, share, images = style.draw_reliability(axes, sure, hit, labelcolor=INK).T
     first, last = (f"{confidence[k]:.0%} sure, {share[k]:.0%} right" for k in (0, -1))
     told = f"Confidence and share of right answers, in {len(images)} bins of equally many images"
     return svg(figure, f"{id}reliability", f"{told}: the least sure are {first}, the surest {last}")
@@ -95,7 +101,7 @@ def draw_histogram(nfe: np.ndarray, id: str = "") -> Markup:
     figure, axes = axes_of(4.4, 3.1)
     wide = nfe.max() > 8 * nfe.min()
     edges = np.geomspace(nfe.min(), nfe.max(), 25) if wide else np.linspace(nfe.min() - 0.5, nfe.max() + 0.5, 25)
-    axes.hist(nfe, edges, color=figures.ACCENT)
+    axes.hist(nfe, edges, color=style.ACCENT)
     axes.set(xlabel="NFE of an image", ylabel="images", xscale="log" if wide else "linear")
     axes.yaxis.get_major_locator().set_params(integer=True)
     if wide:
@@ -112,7 +118,7 @@ def draw_curve(curve: np.ndarray, name: str, label: str) -> Markup:
     figure, axes = axes_of(3.4, 1.5)
     points = np.arange(1, len(curve) + 1)
     axes.axhline(0, color=SOFT, linewidth=1)
-    axes.plot(points, curve, color=figures.WRONG, marker="o" if len(curve) < 20 else None, markersize=3)
+    axes.plot(points, curve, color=style.WRONG, marker="o" if len(curve) < 20 else None, markersize=3)
     axes.set_xlabel("points", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -154,18 +160,18 @@ def summary(run: results.Run, read: dict[str, np.ndarray], total: int) -> list[t
     """The lines of the table, of what results.read_scores gives."""
     scores, label, pred, nfe = (read[key] for key in ("scores", "label", "pred", "nfe"))
     ranks = [calibration.rank(*each) for each in zip(scores, label, pred, strict=True)]
-    accuracies = map(results.line, measures.accuracy(pred, label, 5 if len(run.classes) > 5 else None, ranks))
+    accuracies = map(show.line, intervals.accuracy(pred, label, 5 if len(run.classes) > 5 else None, ranks))
     table = [("images", f"{len(label):,} of {total:,}")]
     table += [(name.removesuffix(" accuracy"), value) for name, value in accuracies]
     if run.options.get("candidates"):
         measured = np.isfinite(scores)
         hits = measured[np.arange(len(label)), label]
-        among = f", among {results.span(measured.sum(1))} candidates"
-        table.append(("recall", results.percent(*metrics.share(hits)) + among))
+        among = f", among {show.span(measured.sum(1))} candidates"
+        table.append(("recall", show.percent(*metrics.share(hits)) + among))
     cost = f"mean {nfe.mean():,.0f}, median {np.median(nfe):,.0f}, at most {nfe.max():,}; in all {nfe.sum():,}"
     table.append(("NFE per image", cost))
     if "within_pairs" in read:
-        table += results.pairs_line(read["between_pairs"], read["within_pairs"])
+        table += show.pairs_line(read["between_pairs"], read["within_pairs"])
     return table
 
 
@@ -174,7 +180,7 @@ def confidence_of(
 ) -> tuple[np.ndarray | None, Markup | None, str]:
     """The probability of each answer [n] (None: no temperature is known), the reliability diagram, and its caption."""
     if not (run.folder / "calibration.json").exists():
-        made = f"{names.script('calibrate')} FOLDER fits the temperature that makes them"
+        made = f"{paths.script('calibrate')} FOLDER fits the temperature that makes them"
         return None, None, f"No probabilities yet: {made}."
     try:
         fit = results.read_calibration(run)
@@ -285,7 +291,7 @@ def content(run: results.Run, read: dict[str, np.ndarray], problems: list[str], 
     per_class = metrics.per_class(pred, label)
     sure, reliability, reliability_text = confidence_of(run, read, id)
     try:
-        dataset, gone = dataset_of(run.about, names.DATASET_ROOT), ""
+        dataset, gone = dataset_of(run.about, catalogue.DATASET_ROOT), ""
     except InputError as error:
         dataset, gone = None, f"The images cannot be shown: {error}"
     shown = {}
@@ -366,7 +372,7 @@ def main(argv: list[str]) -> int:
     text = page(runs, read, args).encode(errors="replace")  # a JSON's half surrogate pair is a ?
     write_atomic(out, lambda file: file.write(text))
     print(out)
-    return results.report([problem for _, problems in read for problem in problems])
+    return show.report([problem for _, problems in read for problem in problems])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python scripts/save_noise.py --img_size 256
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from diffusion import InputError, one_line
-from diffusion.files import write_atomic
+from diffusion.io.atomic import write_atomic
 
 
 def main(argv: list[str]) -> int:

@@ -8,15 +8,17 @@ and accelerate; the average of its weights is saved, in float16, as a pipeline's
 it is. The same command continues a training that was stopped; more --steps continue a finished one.
 """
 
-from diffusion import names, options
+from diffusion.data import catalogue
+from diffusion.evaluate import options
+from diffusion.runs import naming
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    options.add(p, "dataset NAME", f"one of {', '.join(names.DATASETS)}; {options.OWN}")
+    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}")
     options.add(p, "--out -o FOLDER", "folder to write; default my-DATASET")
-    options.add(p, "--split", "which part of the data", "train", choices=names.SPLITS)
+    options.add(p, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
     options.add_value_range(p)
     model = p.add_argument_group("model")
     options.add(model, "--image_size N", "side in pixels, a multiple of 2 for each of --channels but the first", 32)
@@ -51,8 +53,8 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from diffusion import InputError
-from diffusion.datasets import Dataset, load_dataset, to_learn
-from diffusion.images import to_grey
+from diffusion.data.datasets import Dataset, load_dataset, to_learn
+from diffusion.data.images import to_grey
 
 MAY_CHANGE = {"steps", "save_every", "out"}  # when a training goes on
 
@@ -189,9 +191,9 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], told: dict) 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
-    dataset = load_dataset(args.dataset, args.split, names.DATASET_ROOT, value_range=args.value_range)
+    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
     classes = classes_of(dataset)
-    out = args.out or Path(f"my-{names.tag(dataset.name)}")
+    out = args.out or Path(f"my-{naming.tag(dataset.name)}")
     told = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
     if args.value_range is None:
         del told["value_range"]

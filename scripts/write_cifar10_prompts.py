@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from diffusion import options
+from diffusion.evaluate import options
 
 if __name__ == "__main__":
     main = runpy.run_path(str(Path(__file__).with_name("write_prompts.py")))["main"]

@@ -13,8 +13,10 @@ import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffusion import InputError, names, options
-from diffusion.prompts import SAME_PROMPTS, prompts_file
+from diffusion import InputError
+from diffusion.data import catalogue
+from diffusion.data.prompts import SAME_PROMPTS, prompts_file
+from diffusion.evaluate import options
 
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
     "pets": "a photo of a {}, a type of pet.",
@@ -77,14 +79,14 @@ def class_names(dataset: str) -> dict[int, str]:
             imagenet = class_names("imagenet")
             return {i: imagenet[i] for i in map(int, path.read_text().split())}
         case "objectnet":
-            from diffusion.datasets import objectnet_classes
+            from diffusion.data.datasets import objectnet_classes
 
-            known = objectnet_classes(names.DATASET_ROOT)
+            known = objectnet_classes(catalogue.DATASET_ROOT)
             found = [name.lower() for name in known]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "sixteen":
-            from diffusion.own import SIXTEEN
+            from diffusion.data.folders import SIXTEEN
 
             found = SIXTEEN
         case "fashion-mnist":
@@ -92,7 +94,7 @@ def class_names(dataset: str) -> dict[int, str]:
 
             found = FashionMNIST.classes
         case "digits" | "digits-colour" | "digits-two":
-            from diffusion import digits
+            from diffusion.data import digits
 
             names_of = {
                 "digits": digits.WORDS,

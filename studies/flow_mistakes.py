@@ -6,7 +6,7 @@ A diffusion classifier by hand goes wrong in ways that nothing reports: the erro
 poor. Each line changes one thing in the correct method and gives the accuracy on the same images with the same noise.
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -28,14 +28,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputError, metrics
-from diffusion.datasets import load_dataset
-from diffusion.errors import Block, ImageNoise, together
-from diffusion.images import centre_crop
-from diffusion.models import Model, load_model, read_card
-from diffusion.process import Process
-from diffusion.prompts import PROMPTS, prompts_file, read_prompts
-from diffusion.search import even
+from diffusion import InputError
+from diffusion.core.batching import Block, together
+from diffusion.core.noise import ImageNoise
+from diffusion.core.process import Process
+from diffusion.core.search import even
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import centre_crop
+from diffusion.data.prompts import PROMPTS, prompts_file, read_prompts
+from diffusion.models.loading import Model, load_model, read_card
+from diffusion.stats import metrics
 
 POINTS = (8, 16, 64)
 

@@ -20,7 +20,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from diffusion import InputError
-from diffusion.files import write_atomic
+from diffusion.io.atomic import write_atomic
 
 NUMBER = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?"
 INTERVAL = rf"\((?:95% interval )?({NUMBER})%?(?:\s+to\s+|-)({NUMBER})%?\)"

@@ -15,7 +15,8 @@ curve of accuracy against points per class. With --by_level too, levels differ, 
 Races are of pairs of points where the run has --noise antithetic, or the simulation --correlation.
 """
 
-from diffusion import names, options
+from diffusion.core import constants
+from diffusion.evaluate import options
 
 SIMULATED = ["classes", "by_level", "images", "points", "spread", "correlation"]
 
@@ -24,7 +25,7 @@ SIMULATED = ["classes", "by_level", "images", "points", "spread", "correlation"]
 def parser() -> options.Parser:
     p = options.parser(__doc__, "[FOLDER]")
     options.add(p, "folder FOLDER", "folder of a run of one stage: every class at every point", nargs="?")
-    options.add(p, "--loss", "decide by this loss; default the run's", choices=names.LOSSES)
+    options.add(p, "--loss", "decide by this loss; default the run's", choices=constants.LOSSES)
     options.add(p, "--out PNG", "draw these figures")
     options.add(p, "--to_keep N", "with --n_samples: add a row for this schedule of stages", nargs="+")
     options.add(p, "--n_samples N", "noise levels of its stages, as in eval_prob_adaptive.py", nargs="+")
@@ -55,9 +56,12 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 import simulate
-from diffusion import InputError, figures, metrics, results
-from diffusion.files import read_curve
-from diffusion.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
+from diffusion import InputError
+from diffusion.core.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
+from diffusion.io.reading import read_curve
+from diffusion.plots import style as plots_style
+from diffusion.runs import results, show
+from diffusion.stats import metrics
 
 T = 1000  # noise levels of a simulated model, and of one whose run does not say
 P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
@@ -197,7 +201,7 @@ def check(args) -> None:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    figures.check_picture(args.out)
+    plots_style.check_picture(args.out)
     check(args)
     source, about = simulated(args) if args.simulate else (measured(args), None)
     levels, arms = source.levels, source.arms
@@ -221,7 +225,7 @@ def main(argv: list[str]) -> int:
     print(f"{heading}; agreement is with the decision at all {len(levels)} points")
     print(f"{'search':<24}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
     for name, setting, nfe, *hits in table:
-        shown = [results.in_percent(*each) for each in hits]
+        shown = [show.in_percent(*each) for each in hits]
         print(f"{name:<24}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
     if args.out:
         draw(table, f"{source.name}: {heading}", args.out)
@@ -229,11 +233,11 @@ def main(argv: list[str]) -> int:
 
 
 COLOURS = {
-    "every": figures.PLAIN,
-    "halving": figures.ACCENT,
+    "every": plots_style.PLAIN,
+    "halving": plots_style.ACCENT,
     "paired": "#bc4c00",
     "published": "#24292f",
-    "race": figures.RIGHT,
+    "race": plots_style.RIGHT,
 }
 
 
@@ -241,7 +245,7 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
     """Agreement and accuracy against NFE, a line for each search, with 95% intervals."""
     from matplotlib.ticker import LogFormatter, LogLocator
 
-    figure = figures.new(10, 4.2, heading)
+    figure = plots_style.new(10, 4.2, heading)
     what_of = ("same decision as full budget", "accuracy")
     for axes, column, what in zip(figure.subplots(1, 2), (3, 4), what_of, strict=True):
         for k, name in enumerate(names := list(dict.fromkeys(row[0] for row in table))):
@@ -249,17 +253,17 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
             colour, style = COLOURS[name.split()[0]], ["o-", "o--", "o:", "o-."][(k - first) % 4]
             rows = sorted((row for row in table if row[0] == name), key=lambda row: row[2])
             shares = [row[column] for row in rows]
-            figures.draw_shares(axes, [row[2] for row in rows], shares, style, colour=colour, label=name)
+            plots_style.draw_shares(axes, [row[2] for row in rows], shares, style, colour=colour, label=name)
         axes.set(xscale="log", xlabel="NFE per image", ylabel=f"{what}, %")
         axes.set_ylim(top=100.4)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))
-        figures.open_up(axes)
+        plots_style.open_up(axes)
     if len(names) <= len(COLOURS):
         axes.legend(frameon=False, loc="lower right")
     else:  # many races
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
-    figures.save(figure, path)
+    plots_style.save(figure, path)
 
 
 if __name__ == "__main__":

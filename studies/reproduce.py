@@ -17,7 +17,7 @@ into --hours, spread evenly over the classes, by the paper's schedule. What the 
 interval of what is measured.
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 PAPER = "paper"
 
@@ -50,10 +50,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion import InputError, cluster, names
-from diffusion.datasets import load_dataset
-from diffusion.files import write_atomic
-from diffusion.readers import load_items
+from diffusion import InputError, paths
+from diffusion.data import catalogue
+from diffusion.data.datasets import load_dataset
+from diffusion.evaluate import sharding
+from diffusion.io.atomic import write_atomic
+from diffusion.matching.benchmarks import load_items
+from diffusion.runs import naming
 from ledger import (
     OUTSIDE,
     Claim,
@@ -94,8 +97,8 @@ def finished(run: Run, out: Path) -> str | None:
 def place(word: str) -> str:
     """A word of a command, as it is wherever the command runs: our own files by their paths."""
     if word.endswith(".py"):
-        return str(names.program(word))
-    return str(names.DATA / word) if OURS.match(word) else word
+        return str(paths.program(word))
+    return str(paths.DATA / word) if OURS.match(word) else word
 
 
 def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) -> str:
@@ -104,7 +107,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
     InputError where it does not come to its end.
     """
     words = [place(word) for word in shlex.split(run.do)]
-    env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(names.DATASET_ROOT.expanduser().absolute())}
+    env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(catalogue.DATASET_ROOT.expanduser().absolute())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if bar else None}
     with subprocess.Popen([sys.executable, *words], cwd=out, env=env, text=True, **pipes) as child:
         try:
@@ -115,7 +118,7 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
         except KeyboardInterrupt:
             child.wait()  # it has the same Ctrl-C, and saves what is measured
             raise
-    if child.returncode in (cluster.STOPPED, -signal.SIGTERM):
+    if child.returncode in (sharding.STOPPED, -signal.SIGTERM):
         raise InputError("asked to end; what is measured is saved, and the same command goes on")
     if child.returncode:
         print(said[-2000:])  # the reason, where the bar's stream was kept too
@@ -167,7 +170,7 @@ def share_out(seconds: float, costs: dict[str, float], sizes: dict[str, int]) ->
 
 def size_of(words: list[str]) -> int:
     """How many images or examples the data set of a command has here. InputError where it is not there."""
-    dataset, root = words[words.index("--dataset") + 1], names.DATASET_ROOT
+    dataset, root = words[words.index("--dataset") + 1], catalogue.DATASET_ROOT
     return len(load_items(dataset, root) if words[0] == "run_winoground.py" else load_dataset(dataset, root=root))
 
 
@@ -272,7 +275,7 @@ def main(argv: list[str]) -> int:
         raise InputError(
             f"--hours: wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
         )
-    (out := args.out or names.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
+    (out := args.out or naming.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
     if paper:
         runs, skipped = plan_paper(args, runs, out)
     said = {run.name: text for run in runs if (text := finished(run, out)) is not None}

@@ -6,7 +6,7 @@ Writes a run of synthetic records, as large as this many NFE make them, times wh
 removes it. How evenly the work is spread is simulated from the NFE of the images of a real run.
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -31,7 +31,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion import InputError, names, records, results, run
+from diffusion import InputError, paths
+from diffusion.evaluate import loop
+from diffusion.runs import records, results
 
 
 def synthetic(index: int, classes: int, nfe: int) -> dict:
@@ -88,10 +90,10 @@ def main(argv: list[str]) -> int:
                 records.save_record(path, synthetic(k, args.classes, args.nfe), records.fingerprint(told[0]))
 
         def join():
-            run.join_run(folder, *told, list(range(0, args.images, args.workers)))
+            loop.join_run(folder, *told, list(range(0, args.images, args.workers)))
 
         def call(script, *words):
-            subprocess.run([sys.executable, names.program(script), *words], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, paths.program(script), *words], check=True, stdout=subprocess.DEVNULL)
 
         writing = seconds(write_all)
         size = sum(entry.stat().st_size for entry in os.scandir(folder))

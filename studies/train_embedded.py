@@ -1,4 +1,4 @@
-"""Train the small models in models/ on real handwriting (see diffusion/digits.py), on a CPU.
+"""Train the small models in models/ on real handwriting (see diffusion/data/digits.py), on a CPU.
 
 python studies/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
 python studies/train_embedded.py sd-2    # continues models/digits-sd, with more weight on high noise
@@ -10,7 +10,7 @@ python studies/train_embedded.py lcm     # distils models/digits-sd to a few ste
 python studies/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
 
-from diffusion import options
+from diffusion.evaluate import options
 
 
 @options.answered_early
@@ -49,11 +49,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffusion import digits
-from diffusion.digits import SEEN, UNSEEN
-from diffusion.errors import variational_bound
-from diffusion.names import shipped
-from diffusion.process import Process
+from diffusion.core.losses import variational_bound
+from diffusion.core.process import Process
+from diffusion.data import digits
+from diffusion.data.digits import SEEN, UNSEEN
+from diffusion.paths import shipped
 
 MODELS = Path("models")
 

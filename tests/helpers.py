@@ -18,14 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import names, records
-from diffusion import options as command_line
-from diffusion.datasets import load_dataset
-from diffusion.names import LOSSES
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.readers import load_items
-from diffusion.records import load_record
-from diffusion.search import race
+from diffusion.core.constants import LOSSES
+from diffusion.core.search import race
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.evaluate import options as evaluate_options
+from diffusion.matching.benchmarks import load_items
+from diffusion.runs import naming, records
+from diffusion.runs.records import load_record
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,10 +46,10 @@ def call_main(folder: Path, script, *args) -> Result:
     module = import_script(script) if isinstance(script, str) else script
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(names, "LOG_DIR", folder)
+        patch.setattr(naming, "LOG_DIR", folder)
         patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            command_line.run(module.main)
+            evaluate_options.run(module.main)
     return Result(stop.value.code, out.getvalue(), err.getvalue())
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.adapt import errors_before, fit_noise
-from diffusion.errors import Block, differentiable, measure, plain
-from diffusion.models import load_model
-from diffusion.process import Process
+from diffusion.core.batching import Block, differentiable, measure
+from diffusion.core.fitting import errors_before, fit_noise
+from diffusion.core.losses import plain
+from diffusion.core.process import Process
+from diffusion.models.loading import load_model
 
 SCRIPT = "scripts/adapt.py"
 LATENT = (4, 8, 8)

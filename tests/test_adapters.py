@@ -16,11 +16,11 @@ from helpers import assert_same
 from safetensors.torch import save_file
 
 from diffusion import InputError, InputWarning
-from diffusion.datasets import load_dataset
-from diffusion.errors import ImageNoise
-from diffusion.images import adm_crop, centre_crop
-from diffusion.models import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
-from diffusion.records import load_record
+from diffusion.core.noise import ImageNoise
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import adm_crop, centre_crop
+from diffusion.models.loading import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
+from diffusion.runs.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
 PROMPTS = ["a photo of the number three", "a photo of the number five", "a red cat"]
@@ -359,14 +359,14 @@ def test_an_unknown_pipeline_names_the_known(run_main, tmp_path, saved):
 
 def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):
     """Raised as CUDA does, since here is none; before that, calls were halved."""
-    import diffusion.models
+    import diffusion.models.loading
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     known = ADAPTERS["StableDiffusionXLPipeline"]
     monkeypatch.setitem(
-        diffusion.models.ADAPTERS, "StableDiffusionXLPipeline", (*known[:2], lambda *_: (known[2](*_)[0], full))
+        diffusion.models.loading.ADAPTERS, "StableDiffusionXLPipeline", (*known[:2], lambda *_: (known[2](*_)[0], full))
     )
     done = run_main(
         SCRIPT, "--version", saved(tiny.sdxl), "--dataset", "digits", "--img_size", SIZE, "--search", "race",

@@ -12,11 +12,11 @@ from helpers import ROOT
 
 from diffusion import InputError, InputWarning, classify, load_model, score
 from diffusion.api import Answer
-from diffusion.datasets import load_dataset
-from diffusion.models import ADAPTERS, read_card
-from diffusion.names import EMBEDDED
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.records import load_record
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.models.aliases import EMBEDDED
+from diffusion.models.loading import ADAPTERS, read_card
+from diffusion.runs.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts
 
@@ -211,7 +211,7 @@ def test_a_model_is_what_load_model_gives():
     ],
 )
 def test_a_device_that_is_not_there_is_told_before_a_weight_is_read(options, said, monkeypatch):
-    monkeypatch.setattr("diffusion.models.read_card", None)
+    monkeypatch.setattr("diffusion.models.loading.read_card", None)
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         load_model("digits", **options)
     assert "\n" not in str(caught.value)
@@ -270,7 +270,7 @@ def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys, page):
 
 
 def test_class_ids(dit_folder):
-    from diffusion.models import read_card
+    from diffusion.models.loading import read_card
 
     model = load_model(read_card(str(dit_folder), told="class"), dtype=torch.float32, device="cpu")
     data = load_dataset("digits")
@@ -309,8 +309,8 @@ def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name)
     """Their repositories are asked for, as models of classes."""
     import tiny
 
-    from diffusion import hub
-    from diffusion.names import ALIASES
+    from diffusion.io import hub
+    from diffusion.models.aliases import ALIASES
 
     tiny.save(tiny.dit, tmp_path / "dit")
     asked, look = [], hub.look

@@ -27,7 +27,7 @@ def refused(run_main, tmp_path, monkeypatch):
     def run(*args):
         before = sorted(os.listdir(tmp_path))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("diffusion.models.load_model", load_model)
+            patch.setattr("diffusion.models.loading.load_model", load_model)
             result = run_main(module, *args)
         assert result.code == 2 and not result.out, result
         assert result.err.startswith(f"{SCRIPT}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers import blocks, folder_of, records_of, subset
 
-from diffusion.names import MIDDLE
-from diffusion.records import read_run
-from diffusion.search import band, spread_pairs
+from diffusion.core.constants import MIDDLE
+from diffusion.core.search import band, spread_pairs
+from diffusion.runs.records import read_run
 
 ADAPTIVE, DIT, WINOGROUND = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ONE_DRAW = "share a draw of noise"

@@ -10,10 +10,11 @@ import torch
 from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
-from diffusion import classifiers, names
-from diffusion.datasets import class_arms, load_dataset
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.records import expected, load_record, read_run
+from diffusion.data import catalogue
+from diffusion.data.datasets import class_arms, load_dataset
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.models import timm_classifier
+from diffusion.runs.records import expected, load_record, read_run
 
 SCRIPT = "scripts/baseline.py"
 open_clip, timm = pytest.importorskip("open_clip"), pytest.importorskip("timm")
@@ -103,10 +104,10 @@ def test_timm_agrees_with_a_plain_loop(run_main, tmp_path, resnet):
 )
 def test_the_classes_of_the_data_compete(run_main, tmp_path, monkeypatch, resnet, dataset, n_arms):
     layouts.LAYOUTS[dataset](tmp_path / "datasets" / dataset, monkeypatch)
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path / "datasets")
     done = run_main(SCRIPT, "--dataset", dataset, "--model", resnet(1000), "--device", "cpu")
     assert done.code == 0, done.err
-    class_of = class_arms(dataset, 1000, names.DATASET_ROOT)
+    class_of = class_arms(dataset, 1000, catalogue.DATASET_ROOT)
     ids = sorted(class_of)
     found = records_in(tmp_path / "data")
     assert len(found) == 1 + (dataset != "imagenetA")
@@ -177,4 +178,4 @@ def test_other_weights_of_the_same_name(run_main, tmp_path, resnet):
     save_file({key: value + 1e-3 for key, value in load_file(path).items()}, path)
     done = run_main(*args)
     assert done.code == 2 and "weights of the classifier was" in done.err and done.err.count("\n") == 1
-    assert classifiers.timm_weights("resnet50") == {"weights of the classifier": "resnet50.a1_in1k"}
+    assert timm_classifier.timm_weights("resnet50") == {"weights of the classifier": "resnet50.a1_in1k"}

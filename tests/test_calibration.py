@@ -14,8 +14,10 @@ from helpers import SCRIPT, csv_of, folder_of, import_script, options, race_opti
 from PIL import Image
 from scipy.optimize import approx_fprime
 
-from diffusion import calibration, figures, records
-from diffusion.names import LOSSES
+from diffusion.core.constants import LOSSES
+from diffusion.plots import style
+from diffusion.runs import records
+from diffusion.stats import calibration
 
 CALIBRATE, PRINT = "scripts/calibrate.py", "scripts/print_acc.py"
 EXPORT = "scripts/export.py"
@@ -389,8 +391,8 @@ def test_a_run_at_chance_is_warned_of(run_main, tmp_path):
 def test_the_bins_have_whole_numbers():
     """Also where there is one."""
     for images in (10, 60):
-        axes = figures.new(2, 2).subplots()
-        figures.draw_reliability(axes, np.full(images, 0.5), np.arange(images) % 2 == 0)
+        axes = style.new(2, 2).subplots()
+        style.draw_reliability(axes, np.full(images, 0.5), np.arange(images) % 2 == 0)
         bins = calibration.bins_for(images)
         assert axes.get_xticks().tolist() == list(range(1, bins + 1)) and axes.get_xlim() == (0.5, bins + 0.5)
 

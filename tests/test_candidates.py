@@ -25,12 +25,13 @@ from helpers import (
     table_of,
 )
 
-from diffusion import calibration, candidates, metrics
-from diffusion.datasets import load_dataset
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.records import load_record, read_run, save_record
-from diffusion.results import competitors
-from diffusion.search import replay, tree
+from diffusion.core.search import replay, tree
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.evaluate import candidates
+from diffusion.runs.records import load_record, read_run, save_record
+from diffusion.runs.results import competitors
+from diffusion.stats import calibration, metrics
 
 ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseline.py"
 IMAGES = (0, 3, 10, 301)
@@ -393,7 +394,7 @@ def test_groups_race_first(run_main, few, model_folder, grouped):
 
 
 def levels_of_race(n: int) -> np.ndarray:
-    from diffusion.search import spread_pairs
+    from diffusion.core.search import spread_pairs
 
     return spread_pairs(n, 1000)
 

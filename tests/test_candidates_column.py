@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from helpers import ROOT, SCRIPT, WORDS, assert_same, blocks, clip_scores, folder_of, records_of, table_of
 
-from diffusion import InputError, InputWarning, candidates
-from diffusion.datasets import load_dataset
-from diffusion.prompts import read_prompts
-from diffusion.records import read_run
+from diffusion import InputError, InputWarning
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import read_prompts
+from diffusion.evaluate import candidates
+from diffusion.runs.records import read_run
 
 ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseline.py"
 IMAGES = (0, 3, 10, 301)

@@ -26,11 +26,12 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from helpers import ROOT
 from safetensors.torch import save_file
 
-from diffusion import InputError, InputWarning, adapters, names
-from diffusion.cards import read_card
-from diffusion.models import ADAPTERS, _read_by, load_model
-from diffusion.process import Process
-from diffusion.schedules import scheduler_of
+from diffusion import InputError, InputWarning
+from diffusion.core.process import Process
+from diffusion.models import aliases, families
+from diffusion.models.config import read_card
+from diffusion.models.loading import ADAPTERS, _read_by, load_model
+from diffusion.models.scheduler import scheduler_of
 
 SCRIPT = "eval_prob_adaptive.py"
 BLOCKS = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4, "latent_channels": 4}
@@ -231,7 +232,7 @@ def test_the_table_of_flow_families_is_diffusers_own():
         taken[name] = str(parameters["scheduler"].annotation) if "scheduler" in parameters else ""
     if "FlowMatch" not in taken.get("QwenImagePipeline", ""):
         pytest.fail(f"annotations are not what they were: {taken}")
-    assert {name for name, kind in taken.items() if "FlowMatch" in kind} | {"SanaPipeline"} == adapters.FLOW
+    assert {name for name, kind in taken.items() if "FlowMatch" in kind} | {"SanaPipeline"} == families.FLOW
 
 
 FLOW = [build for build in tiny.TEXT if "sdxl" not in build.__name__ and "pixart" not in build.__name__]
@@ -244,7 +245,7 @@ def test_a_swapped_scheduler_leaves_a_flow_network_what_it_is(tmp_path, build, c
     """`from_config` of another class makes it epsilon; what the network predicts, and its time, stay as they were."""
     folder = tmp_path / "model"
     pipe = tiny.save(build, folder)
-    assert type(pipe).__name__ in adapters.FLOW
+    assert type(pipe).__name__ in families.FLOW
     before = read_card(str(folder), 32)
     settings = {key: value for key, value in pipe.scheduler.config.items() if "flow" not in str(key) + str(value)}
     cls.from_config(settings | {"beta_schedule": "linear"}).save_pretrained(folder / "scheduler")
@@ -435,7 +436,7 @@ def test_a_stable_diffusion_2_that_says_what_it_predicts(tmp_path, monkeypatch, 
     folder = tmp_path / "configured"
     shutil.copytree(ROOT / "models/digits-sd", folder)
     gone = str(tmp_path / "gone/gone")
-    monkeypatch.setitem(names.ALIASES["text"], alias, [gone, str(folder)])
+    monkeypatch.setitem(aliases.ALIASES["text"], alias, [gone, str(folder)])
     file = single(tmp_path / "one.safetensors", SD2, {"modelspec.prediction_type": predicts})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,12 +8,13 @@ import pytest
 from helpers import ROOT, folder_of, records_of, subset
 from transformers import CLIPTokenizer
 
-from diffusion import InputError, InputWarning, classnames
-from diffusion.classnames import meanings, words_of
-from diffusion.datasets import load_dataset
-from diffusion.names import EMBEDDED
-from diffusion.prompts import prompts_for, read_prompts
-from diffusion.records import read_run
+from diffusion import InputError, InputWarning
+from diffusion.data import classnames
+from diffusion.data.classnames import meanings, words_of
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import prompts_for, read_prompts
+from diffusion.models.aliases import EMBEDDED
+from diffusion.runs.records import read_run
 
 
 def said(call, *args, **kwargs):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.errors import ImageNoise
-from diffusion.progress import Progress
-from diffusion.records import failed, load_record, record_path
-from diffusion.run import ahead, evaluate
+from diffusion.core.noise import ImageNoise
+from diffusion.evaluate.loop import ahead, evaluate
+from diffusion.evaluate.progress import Progress
+from diffusion.runs.records import failed, load_record, record_path
 
 LATENT = (4, 8, 8)
 

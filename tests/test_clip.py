@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning
-from diffusion.clip import CARD, DEFAULTS, IMAGES, _lengths, clip_weights, find_clip, load_clip, training_of
-from diffusion.datasets import load_dataset
-from diffusion.prompts import read_prompts
-from diffusion.readers import load_items
-from diffusion.records import read_run
+from diffusion.data.datasets import load_dataset
+from diffusion.data.prompts import read_prompts
+from diffusion.matching.benchmarks import load_items
+from diffusion.models.clip import CARD, DEFAULTS, IMAGES, _lengths, clip_weights, find_clip, load_clip, training_of
+from diffusion.runs.records import read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}

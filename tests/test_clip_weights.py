@@ -9,7 +9,7 @@ from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError
-from diffusion.clip import clip_weights, find_clip, load_clip
+from diffusion.models.clip import clip_weights, find_clip, load_clip
 
 ARGS = ["--model", "clip", "--dataset", "digits-pairs", "--device", "cpu", "--dtype", "float32"]
 

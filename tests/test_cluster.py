@@ -16,10 +16,13 @@ import pytest
 import torch
 from helpers import ROOT, call_main
 
-from diffusion import InputError, InputWarning, cluster, errors, records
-from diffusion.datasets import load_dataset
-from diffusion.progress import Progress
-from diffusion.run import evaluate
+from diffusion import InputError, InputWarning
+from diffusion.core import batching
+from diffusion.data.datasets import load_dataset
+from diffusion.evaluate import sharding
+from diffusion.evaluate.loop import evaluate
+from diffusion.evaluate.progress import Progress
+from diffusion.runs import records
 
 SCRIPT = "eval_prob_adaptive.py"
 RUN = "digits/vdigits_1trials_3_1keep_4_12samples"
@@ -95,24 +98,24 @@ RANK = {"RANK": "3", "WORLD_SIZE": "4"}
 )
 def test_share(environ, given, wanted):
     shard = "array" if "SLURM_ARRAY_TASK_ID" in environ else None
-    assert cluster.share(*given, environ, shard) == wanted
+    assert sharding.share(*given, environ, shard) == wanted
 
 
 @pytest.mark.parametrize("environ", [array(7, 3, 9, 4), {"SLURM_ARRAY_TASK_ID": "7"}])
 def test_an_array_over_an_option_shares_nothing(environ):
     """Each task has all the images, and says how they are shared."""
     with pytest.warns(InputWarning, match="task 7 of a job array measures all the images; --shard array"):
-        assert cluster.share(None, None, environ) == (0, 1)
-    assert cluster.share(100, None, environ) == (7, 100) and cluster.share(10, 2, environ) == (2, 10)
+        assert sharding.share(None, None, environ) == (0, 1)
+    assert sharding.share(100, None, environ) == (7, 100) and sharding.share(10, 2, environ) == (2, 10)
 
 
 def test_a_site_that_tells_the_number_alone():
     alone = {"SLURM_ARRAY_TASK_ID": "7"}
-    assert cluster.share(10, None, alone, "array") == (7, 10)
+    assert sharding.share(10, None, alone, "array") == (7, 10)
     with pytest.raises(InputError, match=r"--n_workers: wanted, .* SLURM_ARRAY_TASK_MIN"):
-        cluster.share(None, None, alone, "array")
+        sharding.share(None, None, alone, "array")
     with pytest.raises(InputError, match="--shard array: this is no task"):
-        cluster.share(None, None, {}, "array")
+        sharding.share(None, None, {}, "array")
 
 
 @pytest.mark.parametrize("first, step, count", [(0, 1, 5), (1, 1, 4), (3, 2, 4), (10, 7, 1), (5, 100, 3)])
@@ -120,7 +123,7 @@ def test_a_site_that_tells_the_number_alone():
 def test_the_tasks_of_an_array_are_all_the_workers(first, step, count, world):
     tasks = range(first, first + step * count, step)
     found = [
-        cluster.share(
+        sharding.share(
             None, None, array(task, tasks[0], tasks[-1], count) | {"RANK": f"{rank}", "WORLD_SIZE": f"{world}"}, "array"
         )
         for task in tasks
@@ -141,7 +144,7 @@ def test_the_tasks_of_an_array_are_all_the_workers(first, step, count, world):
 )
 def test_no_such_worker(environ, given, says):
     with pytest.raises(InputError, match=says):
-        cluster.share(*given, environ, "array" if environ else None)
+        sharding.share(*given, environ, "array" if environ else None)
 
 
 def test_the_environment_is_asked(run_script, tmp_path):
@@ -185,7 +188,7 @@ def test_what_is_in_hand_is_finished_within_the_grace(tmp_path, number, grace, k
     started = time.monotonic()
     classify = images_with_a_signal(number, 0 if grace == 20 else 30)
     path_of = partial(records.record_path, tmp_path, 100)
-    with pytest.raises(cluster.Stopped, match=number.name):
+    with pytest.raises(sharding.Stopped, match=number.name):
         evaluate(list(range(10)), lambda k: k, classify, path_of, Progress(10, 70, True), dtype="float32", grace=grace)
     assert time.monotonic() - started < 15
     assert sorted(os.listdir(tmp_path)) == [f"{k:02d}.pt" for k in kept]
@@ -233,7 +236,7 @@ def test_killed_fifty_times(tmp_path, subset, undisturbed):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["diffusion.run", "diffusion.models", "diffusers", "transformers", "sklearn.datasets"]
+        ["diffusion.evaluate.loop", "diffusion.models.loading", "diffusers", "transformers", "sklearn.datasets"]
     )
     warm = context.Process(target=time.sleep, args=(0,))  # the server imports what is preloaded
     warm.start()
@@ -432,7 +435,7 @@ def test_a_data_set_that_shrank(tmp_path, run_main, pictures):
 @pytest.mark.parametrize("fits", [200, 31, 16])
 def test_out_of_memory_halves_the_calls(tmp_path, monkeypatch, subset, undisturbed, fits):
     """The same bits, since a call's rows do not depend on what shares it."""
-    measure, sizes = errors.measure, []
+    measure, sizes = batching.measure, []
 
     def small(model, parts, size, keep):
         rows = sum(stop - start for _, start, stop in parts)
@@ -441,7 +444,7 @@ def test_out_of_memory_halves_the_calls(tmp_path, monkeypatch, subset, undisturb
         sizes.append(rows)
         return measure(model, parts, size, keep)
 
-    monkeypatch.setattr(errors, "measure", small)
+    monkeypatch.setattr(batching, "measure", small)
     result = call_main(tmp_path, SCRIPT, *OPTIONS, "--subset_path", subset, "--batch_size", "150")
     assert result.code == 0 and max(sizes) > fits // 2 - 8 and files(tmp_path) == undisturbed
     assert result.err.count("out of memory: ") == {200: 0, 31: 3, 16: 4}[fits]
@@ -453,22 +456,22 @@ def test_memory_for_nothing(monkeypatch):
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(errors, "measure", never)
+    monkeypatch.setattr(batching, "measure", never)
 
     class Model:
         device = torch.device("cpu")
 
     def task():
-        yield errors.Block(torch.zeros(1, 1, 1), torch.zeros(3), np.arange(3), torch.arange(9), torch.arange(9), None)
+        yield batching.Block(torch.zeros(1, 1, 1), torch.zeros(3), np.arange(3), torch.arange(9), torch.arange(9), None)
 
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
-        list(errors.together(Model(), [task()], batch_size=20))
+        list(batching.together(Model(), [task()], batch_size=20))
 
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from diffusion.cluster import working
+from diffusion.evaluate.sharding import working
 with working(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])):
     print("there", flush=True)
     time.sleep(60)
@@ -484,13 +487,13 @@ def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same
     other = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert other.stdout.readline() == "there\n"
-        with cluster.working(tmp_path, *ours):
+        with sharding.working(tmp_path, *ours):
             assert [("another worker" in str(w.message)) for w in recwarn] == [True] * same
     finally:
         other.kill()
         other.wait()
     recwarn.clear()
-    with cluster.working(tmp_path, *ours):
+    with sharding.working(tmp_path, *ours):
         assert not list(recwarn)
     assert not list(tmp_path.iterdir())
 
@@ -500,7 +503,7 @@ def test_another_worker_on_the_same_images_is_named(tmp_path, theirs, ours, same
 
 @pytest.mark.parametrize("environ", [{"RANK": "", "WORLD_SIZE": ""}, {"SLURM_ARRAY_TASK_ID": ""}, {"RANK": "1"}])
 def test_an_empty_variable_is_none(environ):
-    assert cluster.share(None, None, environ, "") == (0, 1)
+    assert sharding.share(None, None, environ, "") == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +519,7 @@ def test_an_empty_variable_is_none(environ):
 )
 def test_a_variable_that_is_wrong_is_named(environ, shard, name):
     with pytest.raises(InputError, match=name):
-        cluster.share(None, None, environ, shard)
+        sharding.share(None, None, environ, shard)
 
 
 def test_a_folder_that_turns_read_only(small_disk):
@@ -525,7 +528,7 @@ def test_a_folder_that_turns_read_only(small_disk):
     (small_disk / "failed").mkdir()
     (small_disk / "failed/7.txt").write_text("why")
     (small_disk / ".worker-a-of-b").touch()
-    with contextlib.ExitStack() as stack, cluster.working(small_disk, 0, 1):  # has a file open, so a view of it turns
+    with contextlib.ExitStack() as stack, sharding.working(small_disk, 0, 1):  # has a file open, so a view of it turns
         subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
         stack.callback(subprocess.run, ["umount", "-l", small_disk], check=True)
         subprocess.run(["mount", "-o", "remount,ro,bind", small_disk], check=True)

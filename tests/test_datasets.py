@@ -11,10 +11,11 @@ from helpers import ROOT
 from layouts import BLUE, GREEN, LAYOUTS, RED, imagenet, objectnet, picture, stl10, write
 from PIL import Image
 
-from diffusion import InputError, digits
-from diffusion.datasets import TABLE, class_arms, load_dataset, objectnet_imagenet_ids
-from diffusion.images import adm_crop, centre_crop, open_rgb, to_rgb
-from diffusion.prompts import Prompts, duplicates, read_prompts
+from diffusion import InputError
+from diffusion.data import digits
+from diffusion.data.datasets import TABLE, class_arms, load_dataset, objectnet_imagenet_ids
+from diffusion.data.images import adm_crop, centre_crop, open_rgb, to_rgb
+from diffusion.data.prompts import Prompts, duplicates, read_prompts
 
 # ---- the real layouts, small: each writes its files and says what is to be read back ----
 

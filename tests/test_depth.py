@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion import InputError, InputWarning, depth, images
+from diffusion import InputError, InputWarning
 from diffusion.api import _rgb
-from diffusion.datasets import dataset_of, load_dataset
-from diffusion.images import open_rgb, to_rgb
-from diffusion.readers import load_items
+from diffusion.data import depth, images
+from diffusion.data.datasets import dataset_of, load_dataset
+from diffusion.data.images import open_rgb, to_rgb
+from diffusion.matching.benchmarks import load_items
 
 SHAPE = (6, 5)
 RAMP = np.linspace(0, 1, 30).reshape(SHAPE)  # shares of the range

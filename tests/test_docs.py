@@ -11,10 +11,10 @@ import pytest
 from documents import DOCUMENTS, commands, named, stated
 from helpers import ROOT, parse
 
-from diffusion.datasets import TABLE
-from diffusion.plan import levels_of
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.search import check_schedule, level_sequence
+from diffusion.core.search import check_schedule, level_sequence
+from diffusion.data.datasets import TABLE
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.evaluate.config import levels_of
 
 OTHERS = {  # commands of others: known, not checked
     "bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "pre-commit", "sbatch", "wait",

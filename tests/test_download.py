@@ -11,8 +11,8 @@ import pytest
 import torchvision
 from helpers import import_script
 
-from diffusion import names
-from diffusion.datasets import TABLE, load_dataset
+from diffusion.data import catalogue
+from diffusion.data.datasets import TABLE, load_dataset
 
 SCRIPT = "scripts/download.py"
 
@@ -34,7 +34,7 @@ def served(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path / "datasets")
     yield at
     server.shutdown()
 
@@ -42,10 +42,10 @@ def served(tmp_path, monkeypatch):
 def test_a_data_set_is_fetched_and_can_be_read(run_main, served):
     done = run_main(SCRIPT, "mnist", "--yes")
     assert done.code == 0, done.err
-    data = load_dataset("mnist", "test", names.DATASET_ROOT)
+    data = load_dataset("mnist", "test", catalogue.DATASET_ROOT)
     assert data.labels == [0, 1, 2, 3] and data.open(2).size == (28, 28)
     *about, last = done.out.splitlines()
-    folder = names.DATASET_ROOT / "mnist"
+    folder = catalogue.DATASET_ROOT / "mnist"
     assert [line.split()[0] for line in about] == ["terms", "source", "size", "folder"]
     assert "CC BY-SA" in about[0] and about[3].endswith(str(folder)) and (folder / "MNIST").is_dir()
     assert last == "mnist: 4 images in its test split"
@@ -56,7 +56,7 @@ def test_a_data_set_is_fetched_and_can_be_read(run_main, served):
 def test_it_asks(run_main, served, monkeypatch, answer, code):
     monkeypatch.setattr("builtins.input", lambda question: answer)
     assert run_main(SCRIPT, "mnist").code == code
-    assert names.DATASET_ROOT.exists() == (code == 0)
+    assert catalogue.DATASET_ROOT.exists() == (code == 0)
 
 
 def refused(result) -> str:
@@ -84,7 +84,7 @@ def test_what_goes_wrong_is_one_line(run_main, served, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", full)
     assert "No space left on device" in refused(run_main(SCRIPT, "mnist", "--yes"))
-    names.DATASET_ROOT.joinpath("pets").write_text("")
+    catalogue.DATASET_ROOT.joinpath("pets").write_text("")
     assert "pets: cannot be downloaded" in refused(run_main(SCRIPT, "pets", "--yes"))
 
 

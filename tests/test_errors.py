@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusion.errors import Block, losses, measure, plain, together
-from diffusion.names import LOSSES
-from diffusion.process import Process
+from diffusion.core.batching import Block, measure, together
+from diffusion.core.constants import LOSSES
+from diffusion.core.losses import losses, plain
+from diffusion.core.process import Process
 
 SHAPE = (2, 3, 4)  # c, h, w
 PROCESS = Process.from_scheduler(DDPMScheduler(beta_schedule="scaled_linear", prediction_type="epsilon"))

@@ -35,13 +35,13 @@ from helpers import (
 )
 from PIL import Image
 
-from diffusion import names
-from diffusion.datasets import load_dataset
-from diffusion.errors import ImageNoise
-from diffusion.images import centre_crop
-from diffusion.names import LOSSES
-from diffusion.records import load_record, read_run
-from diffusion.search import spread_pairs, spread_sequence
+from diffusion.core.constants import LOSSES
+from diffusion.core.noise import ImageNoise
+from diffusion.core.search import spread_pairs, spread_sequence
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import centre_crop
+from diffusion.runs import naming
+from diffusion.runs.records import load_record, read_run
 
 LATENT = (4, 8, 8)
 PLAIN_LOOP = import_script("scripts/benchmark.py").plain_loop
@@ -190,7 +190,7 @@ def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypat
     args = [*options(model_folder, to_keep="1", n_samples="1"), *subset(tmp_path, 0, 1)]
     first = run_main(SCRIPT, *args)
     module = import_script(SCRIPT)
-    monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffusion.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = run_main(module, *args, "--load_stats")
     assert again.code == 0 and "2 images, 2 done before" in again.out
     assert table_of(again) == table_of(first)
@@ -515,7 +515,7 @@ def test_run_folder(change, name, monkeypatch):
         "noise": "independent",
         "noise_path": None,
     }
-    monkeypatch.setattr(names, "LOG_DIR", Path("data"))
+    monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
     if "search" in change:
         raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None, "noise": "antithetic"}
         change = {"to_keep": None, "n_samples": None} | raced | change

@@ -17,15 +17,19 @@ from helpers import PLAIN, ROOT, Malicious, assert_same, blocks, folder_of, impo
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusion import metrics, names
-from diffusion.datasets import class_arms, load_dataset
-from diffusion.errors import ImageNoise, variational_bound
-from diffusion.images import adm_crop
-from diffusion.models import Card, read_card
-from diffusion.names import LOSSES
-from diffusion.process import Process
-from diffusion.records import load_record, read_run
-from diffusion.search import spread_sequence
+from diffusion.core.constants import LOSSES
+from diffusion.core.losses import variational_bound
+from diffusion.core.noise import ImageNoise
+from diffusion.core.process import Process
+from diffusion.core.search import spread_sequence
+from diffusion.data import catalogue
+from diffusion.data.datasets import class_arms, load_dataset
+from diffusion.data.images import adm_crop
+from diffusion.io import wording
+from diffusion.models.loading import Card, read_card
+from diffusion.runs import naming
+from diffusion.runs.records import load_record, read_run
+from diffusion.stats import metrics
 
 SCRIPT = "eval_prob_dit.py"
 LATENT = (4, 8, 8)
@@ -106,7 +110,7 @@ def test_parts_of_the_classes_are_what_all_classes_are(run_once, run_main, grid,
     whole = records_of(run_once(SCRIPT, *grid, *three))
     for words in (["0-3"], ["6", "4", "4"], ["5"], ["7-8", "9"]):
         part = records_of(run_main(SCRIPT, *grid, *three, "--cls", *words))
-        chosen = names.numbers(words)
+        chosen = wording.numbers(words)
         for index, record in part.items():
             assert record["levels"].tolist() == GRID and record["nfe"] == 20 * len(chosen)
             for block, arm in zip(blocks(record), chosen, strict=True):
@@ -163,8 +167,8 @@ def test_workers_and_resume_change_no_bit(run_once, run_main, grid, three):
 def test_finished_runs_load_no_model(run_once, grid, three, monkeypatch):
     first = run_once(SCRIPT, *grid, *three)
     module = import_script(SCRIPT)
-    monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(names, "LOG_DIR", folder_of(first).parents[2])
+    monkeypatch.setattr("diffusion.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(naming, "LOG_DIR", folder_of(first).parents[2])
     assert module.main(list(map(str, [*grid, *three]))) == 0
 
 
@@ -320,7 +324,7 @@ def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
     given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
     given |= {"noise": "antithetic" if "search" in change else "independent", "noise_path": None}
     given |= {"levels": "0.2-0.8" if "search" in change else "0-1"} | change
-    monkeypatch.setattr(names, "LOG_DIR", Path("data"))
+    monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
     assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, 1000, n_samples, to_keep)) == f"data/{name}"
 
@@ -484,7 +488,7 @@ def roots(tmp_path, monkeypatch):
     """The miniatures of layouts.py under DATASET_ROOT."""
     for name in ("imagenet", "imagenetv2", "imagenetA", "objectnet"):
         layouts.LAYOUTS[name](tmp_path / "datasets" / name, monkeypatch)
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path / "datasets")
 
 
 @pytest.mark.parametrize(
@@ -496,13 +500,13 @@ def test_imagenet_and_its_relatives(run_main, roots, imagenet_dit, dataset, labe
     args = ["--dataset", dataset, "--version", imagenet_dit, "--device", "cpu", "--to_keep", 3, 1, "--n_samples", 1, 2]
     result = run_main(SCRIPT, *args, "--save_vb")
     assert result.code == 0, result.err
-    class_of = class_arms(dataset, 1000, names.DATASET_ROOT)
+    class_of = class_arms(dataset, 1000, catalogue.DATASET_ROOT)
     arms = sorted(class_of)
     assert len(arms) == n_arms
     run = read_run(folder_of(result))
-    called = load_dataset(dataset, "test", names.DATASET_ROOT).classes
+    called = load_dataset(dataset, "test", catalogue.DATASET_ROOT).classes
     assert run["arms"] == [[arm, called[class_of[arm]], class_of[arm]] for arm in arms]
-    assert names.numbers(run["all_arms"].split()) == arms
+    assert wording.numbers(run["all_arms"].split()) == arms
     records = records_of(result)
     assert [record["label"] for record in records.values()] == labels
     for path, record in zip(sorted(folder_of(result).glob("*.pt")), records.values(), strict=True):
@@ -563,7 +567,7 @@ def refused(run_main, tmp_path, monkeypatch):
         module = import_script(script)
         before = sorted(tmp_path.rglob("*"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("diffusion.models.load_model", load_model)
+            patch.setattr("diffusion.models.loading.load_model", load_model)
             result = run_main(module, *args)
         assert result.code == 2 and not result.out, result
         assert result.err.startswith(f"{script}: ") and result.err.count("\n") == 1 and result.err.endswith("\n")

@@ -14,10 +14,12 @@ import torch
 from helpers import ROOT, call_main, import_script
 from PIL import Image
 
-from diffusion import datasets, load_model, records
-from diffusion.adapters import ADAPTERS
-from diffusion.datasets import load_dataset
-from diffusion.search import replay
+from diffusion import load_model
+from diffusion.core.search import replay
+from diffusion.data import datasets
+from diffusion.data.datasets import load_dataset
+from diffusion.models.families import ADAPTERS
+from diffusion.runs import records
 
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
 

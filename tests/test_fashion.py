@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion import classify
-from diffusion.models import load_model, read_card
-from diffusion.names import EMBEDDED
+from diffusion.models.aliases import EMBEDDED
+from diffusion.models.loading import load_model, read_card
 
 FOLDER = EMBEDDED / "fashion-unet"
 

@@ -11,7 +11,9 @@ from diffusers import UNet2DConditionModel
 from helpers import ROOT
 from safetensors.torch import save_file
 
-from diffusion import hub, models, weights
+from diffusion.io import hub
+from diffusion.models import checkpoint
+from diffusion.models import loading as load
 from diffusion.settings import exact_float32, guest
 
 STATE = """
@@ -169,7 +171,7 @@ def test_a_lora_draws_no_random_numbers(tmp_path):
     save_file(tensors, tmp_path / "lora.safetensors")
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    models.load_model(models.read_card("digits", lora=[str(tmp_path / "lora.safetensors")]))
+    load.load_model(load.read_card("digits", lora=[str(tmp_path / "lora.safetensors")]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -193,10 +195,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch, error, place):
     def bug(*_, **__):
         raise error("a bug of ours")
 
-    card = models.read_card("digits")
+    card = load.read_card("digits")
     module, name = place.split(".")
-    monkeypatch.setattr({"weights": weights, "models": models}[module], name, bug)
-    for work in (models.check_weights, models.load_model):
+    monkeypatch.setattr({"weights": checkpoint, "models": load}[module], name, bug)
+    for work in (load.check_weights, load.load_model):
         with pytest.raises(error, match="a bug of ours") as raised:
             work(card)
         assert type(raised.value) is error
@@ -209,19 +211,19 @@ def test_what_a_library_raises_is_one_line(monkeypatch, error):
     def foreign(*_, **__):
         raise error("not\nreadable")
 
-    card = models.read_card("digits")
+    card = load.read_card("digits")
     monkeypatch.setattr("diffusers.UNet2DConditionModel.from_config", foreign)
-    for work in (models.check_weights, models.load_model):
-        with pytest.raises(models.InputError, match="cannot read its weights") as raised:
+    for work in (load.check_weights, load.load_model):
+        with pytest.raises(load.InputError, match="cannot read its weights") as raised:
             work(card)
-        assert "\n" not in str(raised.value) and isinstance(raised.value.__cause__, weights.Unreadable)
+        assert "\n" not in str(raised.value) and isinstance(raised.value.__cause__, checkpoint.Unreadable)
 
 
 def test_a_file_that_is_not_to_be_had(monkeypatch):
     def gone(*_):
         raise hub.Unreachable("the hub is away")
 
-    card = models.read_card("digits")
+    card = load.read_card("digits")
     monkeypatch.setattr(hub, "fetch", gone)
-    with pytest.raises(models.InputError, match="the hub is away"):
-        models.load_model(card)
+    with pytest.raises(load.InputError, match="the hub is away"):
+        load.load_model(card)

@@ -20,9 +20,9 @@ from huggingface_hub import constants
 from local_hub import COMMIT, Hub, point_to
 from safetensors.torch import load_file, save_file
 
-from diffusion import hub
-from diffusion.models import check_weights, load_model, read_card
-from diffusion.names import ALIASES
+from diffusion.io import hub
+from diffusion.models.aliases import ALIASES
+from diffusion.models.loading import check_weights, load_model, read_card
 
 SCRIPT = import_script("eval_prob_adaptive.py")
 FIRST, MIRROR = ALIASES["text"]["2-0"]
@@ -479,7 +479,7 @@ def write_parquet(folder: Path, **columns) -> Path:
 
 @pytest.fixture
 def images(tmp_path):
-    from diffusion.datasets import load_dataset
+    from diffusion.data.datasets import load_dataset
 
     digits = load_dataset("digits", "test", tmp_path)
     return [digits.open(k).convert("RGB") for k in range(4)]

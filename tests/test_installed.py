@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from diffusion.datasets import load_dataset
-from diffusion.records import load_record
+from diffusion.data.datasets import load_dataset
+from diffusion.runs.records import load_record
 
 pytestmark = pytest.mark.slow
 PARTS = ["diffusion", "scripts", "models", "prompts", "docs", "LICENSE", "README.md", "pyproject.toml"]
 API = """
 import diffusion
-from diffusion import classify, load_model, names
-answer = classify(load_model("digits"), "zero.png", names.DATA / "prompts" / "digits_prompts.csv")
+from diffusion import classify, load_model, paths
+answer = classify(load_model("digits"), "zero.png", paths.DATA / "prompts" / "digits_prompts.csv")
 print(diffusion.__file__, answer.best, answer.nfe)
 """
 
@@ -77,7 +77,7 @@ def test_wheel_and_sdist_carry_prompts_and_models(built):
     assert not {Path(name).name for name in inside} & {path.name for path in (ROOT / "studies").glob("*.py")}
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
-    assert wanted | scripts | {"pyproject.toml", "diffusion/names.py"} <= sources
+    assert wanted | scripts | {"pyproject.toml", "diffusion/runs/naming.py"} <= sources
 
 
 def test_a_wheel_of_the_sdist_is_the_same(built, tmp_path):
@@ -134,10 +134,10 @@ def test_every_command_of_the_readme_from_another_folder(installed, tmp_path):
 
 PARSED = """
 import argparse, runpy, sys
-from diffusion import names
+from diffusion import paths
 def parsed(self, args=None, namespace=None):
     parse(self, args, namespace)
-    print("parsed", *(names.shipped(word) for word in sys.argv if "prompts/" in word))
+    print("parsed", *(paths.shipped(word) for word in sys.argv if "prompts/" in word))
     sys.exit(0)
 parse, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, parsed
 del sys.argv[0]
@@ -165,7 +165,7 @@ def test_scripts_work_from_another_folder(installed, tmp_path):
     assert "<!doctype html>" in (tmp_path / "report.html").read_text()
     call([*run, "diffusion.scripts.write_prompts", "stl10"], tmp_path, **there)
     assert (tmp_path / "prompts/stl10_prompts.csv").read_bytes() == (ROOT / "prompts/stl10_prompts.csv").read_bytes()
-    script = "from diffusion import names; print(names.program('scripts/slurm_array.sh').read_text()[:11])"
+    script = "from diffusion import paths; print(paths.program('scripts/slurm_array.sh').read_text()[:11])"
     assert call([sys.executable, "-c", script], tmp_path, **there) == "#!/bin/bash\n"
     assert sorted(installed.rglob("*.csv")) == before
 

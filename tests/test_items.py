@@ -13,10 +13,11 @@ import torch
 from helpers import folder_of, records_of
 from PIL import Image
 
-from diffusion import InputError, digits, names
-from diffusion.items import Item, Items, Once, Shown
-from diffusion.readers import load_items
-from diffusion.records import read_run
+from diffusion import InputError
+from diffusion.data import catalogue, digits
+from diffusion.matching.benchmarks import load_items
+from diffusion.matching.items import Item, Items, Once, Shown
+from diffusion.runs.records import read_run
 
 SCRIPT = "run_winoground.py"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -449,7 +450,7 @@ def test_a_caption_of_the_hub_is_missing(hub, tmp_path):
 
 def test_winoground_without_access(run_main, tmp_path, monkeypatch):
     """One line, soon, that says how to get it; nothing is written."""
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path)
     started = time.monotonic()
     result = run_main(SCRIPT, "--version", "digits", "--device", "cpu")
     assert time.monotonic() - started < 20
@@ -461,7 +462,7 @@ def test_winoground_without_access(run_main, tmp_path, monkeypatch):
 
 def test_winoground_of_the_local_folder_is_the_default(run_main, tmp_path, monkeypatch, model_folder):
     """As commands.md calls it: no --dataset."""
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path)
     for side, colour in enumerate((RED, BLUE)):
         picture(tmp_path / f"winoground/images/ex_0_img_{side}.png", colour)
     write(tmp_path / "winoground", example(image_0="ex_0_img_0", image_1="ex_0_img_1", collapsed_tag="Relation"))

@@ -7,10 +7,12 @@ import pytest
 import torch
 from helpers import SCRIPT, assert_same, blocks, folder_of, import_script, options, race_options, records_of, subset
 
-from diffusion import InputError, levels, metrics, results
-from diffusion.prompts import read_weights
-from diffusion.records import load_record
-from diffusion.search import halving, level_sequence, race, replay, spread_sequence
+from diffusion import InputError
+from diffusion.core.search import halving, level_sequence, race, replay, spread_sequence
+from diffusion.data.prompts import read_weights
+from diffusion.runs import results
+from diffusion.runs.records import load_record
+from diffusion.stats import level_weights, metrics
 
 PLOT, ACC = "scripts/plot_levels.py", "scripts/print_acc.py"
 IMAGES = (0, 3, 10, 301)
@@ -32,7 +34,7 @@ def test_weights_are_the_linear_discriminants():
     """Of two Gaussian classes with independent noise the likeliest weights are gap / variance (Fisher)."""
     gap, sd = np.linspace(0.4, 1.2, 10), np.linspace(1.0, 1.6, 10)[::-1]
     errors, label = drawn(np.repeat(gap, 20), np.repeat(sd, 20), 3000)
-    w = levels.fit_weights(errors, label, np.random.default_rng(0))
+    w = level_weights.fit_weights(errors, label, np.random.default_rng(0))
     wanted = gap / sd**2
     np.testing.assert_allclose(w / w.mean(), wanted / wanted.mean(), atol=0.12)
 
@@ -40,38 +42,38 @@ def test_weights_are_the_linear_discriminants():
 def test_bands_that_say_nothing_get_little_and_lies_get_nothing():
     gap = np.repeat([1.0, 1.0, 1.0, 1.0, 0, 0, 0, -1.0, -1.0, -1.0], 10)
     errors, label = drawn(gap, np.full(100, 1.5), 1000, K=4)
-    w = levels.fit_weights(errors, label, np.random.default_rng(0))
+    w = level_weights.fit_weights(errors, label, np.random.default_rng(0))
     assert (w[7:] == 0).all() and (w[4:7] < 0.3 * w[:4].mean()).all()
 
 
 def test_where_nothing_goes_wrong_all_weights_are_the_same():
     errors, label = drawn(np.full(100, 50.0), np.linspace(0.01, 1, 100), 50)
-    w = levels.fit_weights(errors, label, np.random.default_rng(0))
+    w = level_weights.fit_weights(errors, label, np.random.default_rng(0))
     np.testing.assert_allclose(w, w.mean(), rtol=0.05)
 
 
 def test_the_unit_of_errors_and_the_order_of_classes_are_nothing():
     errors, label = drawn(np.linspace(0, 1, 40), np.ones(40), 300, K=3)
-    w = levels.fit_weights(errors, label, np.random.default_rng(0))
+    w = level_weights.fit_weights(errors, label, np.random.default_rng(0))
     order = np.array([2, 0, 1])
-    again = levels.fit_weights(7 * errors[:, order], np.argsort(order)[label], np.random.default_rng(0))
+    again = level_weights.fit_weights(7 * errors[:, order], np.argsort(order)[label], np.random.default_rng(0))
     np.testing.assert_allclose(again, w, rtol=1e-3, atol=1e-3)
 
 
 def test_many_numbers_are_fitted_on_fewer_draws(monkeypatch):
     """Down to one draw of each image."""
     errors, label = drawn(np.linspace(0, 1, 40), np.ones(40), 300, K=3)
-    monkeypatch.setattr(levels, "NUMBERS", 1)
-    assert levels.fit_weights(errors, label, np.random.default_rng(0)).shape == (10,)
+    monkeypatch.setattr(level_weights, "NUMBERS", 1)
+    assert level_weights.fit_weights(errors, label, np.random.default_rng(0)).shape == (10,)
 
 
 def test_gaps_by_hand():
     """Image 0's nearest is class 1 (mean 3), image 1's is class 0 (mean 2)."""
     errors = np.array([[[1.0, 1], [2, 4], [9, 9]], [[2, 2], [1, 2], [9, 9]]])
-    mean, sd = levels.gaps(errors, np.array([0, 1]))
+    mean, sd = level_weights.gaps(errors, np.array([0, 1]))
     assert mean.tolist() == [1, 1.5] and sd.tolist() == [0, 1.5]
     one = np.array([[[1.0], [2.0]]])
-    assert [part.tolist() for part in levels.gaps(one, np.array([0]))] == [[1], [0]]
+    assert [part.tolist() for part in level_weights.gaps(one, np.array([0]))] == [[1], [0]]
 
 
 def test_accuracies_are_those_of_a_plain_loop():
@@ -85,8 +87,8 @@ def test_accuracies_are_those_of_a_plain_loop():
             for image in range(40):
                 means = [sum(weights[p] * errors[image, c, p] for p in look) for c in range(3)]
                 wanted[image] += (int(np.argmin(means)) == label[image]) / 20
-        np.testing.assert_allclose(levels.accuracies(errors, label, points, weights), wanted)
-    all_points = levels.accuracies(errors, label, 12, weights)
+        np.testing.assert_allclose(level_weights.accuracies(errors, label, points, weights), wanted)
+    all_points = level_weights.accuracies(errors, label, 12, weights)
     assert np.array_equal(all_points, ((errors * weights).mean(2).argmin(1) == label).astype(float))
 
 
@@ -253,7 +255,7 @@ def test_plot_levels(run_main, tmp_path, model_folder, few, grid):
     errors = np.stack([matrix(record) for record in records.values()])
     label = np.array([record["label"] for record in records.values()])
     level = np.sort(records[0]["levels"].numpy())
-    mean, sd = levels.gaps(errors, label)
+    mean, sd = level_weights.gaps(errors, label)
     for k, row in enumerate(re.findall(r"^(\d+)-(\d+) +(\S+) +(\S+) +(\S+) +(\S+)$", told.out, re.M)):
         assert [int(end) for end in row[:2]] == level[[4 * k, 4 * k + 3]].tolist()
         np.testing.assert_allclose([float(x) for x in row[2:5]], [mean[k], sd[k], mean[k] / sd[k]], rtol=0.02)
@@ -262,7 +264,7 @@ def test_plot_levels(run_main, tmp_path, model_folder, few, grid):
     rest = np.isin(IMAGES, held)
     assert 0 < rest.sum() < 4
     table = read_weights(out[0], 1000)[level]
-    hits = [100 * levels.accuracies(errors[rest], label[rest], 40, w).mean() for w in (np.ones(40), table)]
+    hits = [100 * level_weights.accuracies(errors[rest], label[rest], 40, w).mean() for w in (np.ones(40), table)]
     row = re.search(r"^40 +([\d.]+) \(.*?\) +([\d.]+) \(", told.out, re.M)
     assert [float(x) for x in row.groups()] == [pytest.approx(hit, abs=0.01) for hit in hits]
     assert out[2].stat().st_size > 10_000

@@ -14,8 +14,9 @@ from helpers import answers, refused
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError
-from diffusion.lora import STARTS, split
-from diffusion.models import check_weights, load_model, read_card
+from diffusion.io.wording import split_weight
+from diffusion.models.loading import check_weights, load_model, read_card
+from diffusion.models.lora import STARTS
 
 pytest.importorskip("peft")
 SCRIPT = "eval_prob_adaptive.py"
@@ -137,12 +138,12 @@ def test_kohya_with_text_encoder(tmp_path, model_folder, layers, wanted):
 
 def test_kohya_to_3e8(tmp_path, model_folder, layers):
     """The weights themselves."""
-    from diffusion import lora
+    from diffusion.models import lora as models_lora
 
     save_file(kohya(layers), tmp_path / "lora.safetensors")
     pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)
     before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
-    lora.add(pipe, "unet", f"{tmp_path / 'lora.safetensors'}:0.7")
+    models_lora.add(pipe, "unet", f"{tmp_path / 'lora.safetensors'}:0.7")
     for key, value in pipe.unet.state_dict().items():
         down, up = layers.get(f"unet.{key.removesuffix('.weight')}", (None, None))
         by_hand = before[key] if down is None else before[key] + 0.7 * ALPHA / RANK * up @ down
@@ -204,7 +205,7 @@ def by_hand(folder, modules, header: bool = False):
 @pytest.mark.parametrize("which", ["attn", "conv", "text_encoder", "all"])
 def test_kohya_whose_modules_have_different_alphas(tmp_path, which):
     """Each module has alpha / rank of its own: the bits of the weights, but for float32's last."""
-    from diffusion import lora
+    from diffusion.models import lora as models_lora
 
     modules = {(part, name): v for (part, name), v in MODULES.items() if which == "all" or which in f"{part}.{name}"}
     tiny.save(tiny.sdxl, tmp_path / "xl")
@@ -212,7 +213,7 @@ def test_kohya_whose_modules_have_different_alphas(tmp_path, which):
     save_file(by_hand(tmp_path / "by_hand", modules), tmp_path / "l.safetensors")
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "xl", dtype=torch.float32)
     wanted = DiffusionPipeline.from_pretrained(tmp_path / "by_hand", dtype=torch.float32)
-    lora.add(pipe, "unet", str(tmp_path / "l.safetensors"))
+    models_lora.add(pipe, "unet", str(tmp_path / "l.safetensors"))
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for key, value in getattr(pipe, part).state_dict().items():
             torch.testing.assert_close(value, getattr(wanted, part).state_dict()[key], rtol=1e-6, atol=1e-6, msg=key)
@@ -330,8 +331,8 @@ def test_several_with_weights(tmp_path, model_folder, layers, wanted):
     known = check_weights(card)
     torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
     assert sum("weights of --lora" in key for key in known) == 2
-    assert split(str(path)) == (str(path), 1.0) and split(f"{path}:-2") == (str(path), -2.0)
-    assert split("user/name") == ("user/name", 1.0) and split("C:x") == ("C:x", 1.0)
+    assert split_weight(str(path)) == (str(path), 1.0) and split_weight(f"{path}:-2") == (str(path), -2.0)
+    assert split_weight("user/name") == ("user/name", 1.0) and split_weight("C:x") == ("C:x", 1.0)
 
 
 def ruined(layers) -> dict[str, dict[str, torch.Tensor]]:
@@ -558,11 +559,12 @@ def test_company_changes_no_bit_of_own_loras(tmp_path, two):
     """Races and halvings side by side, in calls of any size and in any order; NFE are the rows of the blocks."""
     from dataclasses import replace
 
-    from diffusion.datasets import load_dataset
-    from diffusion.decide import search_image
-    from diffusion.errors import ImageNoise, together
-    from diffusion.images import centre_crop
-    from diffusion.search import halving, noise_rows, race, spread_sequence
+    from diffusion.core.batching import together
+    from diffusion.core.image import search_image
+    from diffusion.core.noise import ImageNoise
+    from diffusion.core.search import halving, noise_rows, race, spread_sequence
+    from diffusion.data.datasets import load_dataset
+    from diffusion.data.images import centre_crop
 
     images, spread = (0, 1, 2, 3, 301, 496), spread_sequence(24, 1000)
     a, b = str(two / "a.safetensors"), f"{two / 'b.safetensors'}:0.5"
@@ -629,7 +631,8 @@ def test_columns_where_nothing_could_use_them(run_main, tmp_path, two):
     """They are not passed over: from Python, by classifiers, and with a network that is compiled for one LoRA."""
     from argparse import Namespace
 
-    from diffusion import classify, plan
+    from diffusion import classify
+    from diffusion.evaluate import config as run_config
 
     path = write_csv(two / "q.csv", "lora", cells(_3="a.safetensors"))
     with pytest.raises(InputError, match="column lora"):
@@ -638,7 +641,7 @@ def test_columns_where_nothing_could_use_them(run_main, tmp_path, two):
     assert done.code == 2 and "column lora" in done.err
     args = Namespace(version="digits", img_size=None, lora=None, embeddings=None, t5=None, config=None, compile=True)
     with pytest.raises(InputError, match="--compile"):
-        plan.card_of(args, [("a.safetensors",)])
+        run_config.card_of(args, [("a.safetensors",)])
 
 
 def test_each_prompt_by_its_own_token(tmp_path, one_image):
@@ -666,7 +669,7 @@ def test_each_prompt_by_its_own_token(tmp_path, one_image):
 
 def test_the_same_text_by_two_loras_is_no_duplicate(recwarn, two):
     """The csv tells two classes apart that have one text; without the column it warns."""
-    from diffusion.prompts import duplicates, read_prompts
+    from diffusion.data.prompts import duplicates, read_prompts
 
     for column, same in ("lora", 0), ("note", 1):
         rows = [f"a photo,{k},{k},{each}" for k, each in enumerate(["a.safetensors", "b.safetensors"])]

@@ -6,9 +6,9 @@ import torch
 from helpers import SCRIPT, assert_same, blocks, csv_of, folder_of, options, race_options, records_of, subset
 from PIL import Image
 
-from diffusion import metrics
-from diffusion.records import load_record, read_run
-from diffusion.results import competitors
+from diffusion.runs.records import load_record, read_run
+from diffusion.runs.results import competitors
+from diffusion.stats import metrics
 
 PLOT, DIT = "scripts/plot_maps.py", "eval_prob_dit.py"
 IMAGES = (0, 3, 301)

@@ -10,11 +10,15 @@ import torch
 from helpers import assert_same, blocks, folder_of, import_script, records_of, subset
 from PIL import Image
 
-from diffusion import digits, gallery, matching, models, names, results
-from diffusion.items import Item, Shown
-from diffusion.matching import Done
-from diffusion.readers import load_items
-from diffusion.records import load_record, read_run
+from diffusion.data import catalogue, digits
+from diffusion.matching import scores as matching_scores
+from diffusion.matching.benchmarks import load_items
+from diffusion.matching.items import Item, Shown
+from diffusion.matching.scores import Done
+from diffusion.models import loading as load
+from diffusion.plots import gallery
+from diffusion.runs import results
+from diffusion.runs.records import load_record, read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
 
@@ -105,7 +109,7 @@ def test_images_and_captions_are_made_once(run_main, tmp_path, model_folder, mon
     lines = [line("1x2"), line("3x1"), line("1x2, a box"), more, line("1x2")]
     folder = write(tmp_path / "own", *lines)
     seen, told = [], []
-    real = models.load_model
+    real = load.load_model
 
     def counting(*args, **kwargs):
         model = real(*args, **kwargs)
@@ -114,7 +118,7 @@ def test_images_and_captions_are_made_once(run_main, tmp_path, model_folder, mon
         object.__setattr__(model, "conditions", lambda texts: told.append(tuple(texts)) or conditions(texts))
         return model
 
-    monkeypatch.setattr(models, "load_model", counting)
+    monkeypatch.setattr(load, "load_model", counting)
     whole = records_of(run_main(SCRIPT, *options(model_folder, "--dataset", folder), log="all"))
     assert len(seen) == 4 and len(whole) == 7  # a, b, c and a cut
     captions = {text for each in lines for text in each["captions"]}
@@ -127,7 +131,7 @@ def test_images_and_captions_are_made_once(run_main, tmp_path, model_folder, mon
 
 def test_missing_images_are_counted_and_named(run_main, tmp_path, model_folder, monkeypatch):
     """The table is of so many in the file; once the images are there, the run goes on."""
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path)
     write(tmp_path, line("1x2"))
     rows = {
         str(k): {"filename": f"{'abx'[k]}.png", "caption": CAPTIONS[k], "negative_caption": FALSE[k]} for k in range(3)
@@ -164,13 +168,13 @@ def test_pairs_and_sets():
     some = [done(k, m, "A", str(k), pair=f"s {p}", set="s") for k, (p, m) in enumerate(sides)]
     some += [done(4 + k, 1, "B", pair=f"t {k // 2}", set="t") for k in range(4)]
     items = {d.index: d.item for d in some}
-    found = matching.columns(some, items, race=False, normal=False)
+    found = matching_scores.columns(some, items, race=False, normal=False)
     assert list(found) == ["text", "pair", "set"]
     assert found["pair"].hits.tolist() == [True, False, True, True] and found["set"].hits.tolist() == [False, True]
     assert [sorted(tags) for tags in found["set"].tags] == [["A"], ["B"]]
     assert found["set"].cell("A", 4).startswith("0.0%") and found["set"].cell("0", 1) == "-"
     assert found["pair"].cell(None, 8).endswith(" of 4")
-    part = matching.columns(some[:-1], items, race=False, normal=False)
+    part = matching_scores.columns(some[:-1], items, race=False, normal=False)
     assert part["set"].hits.tolist() == [False] and part["pair"].hits.tolist() == [True, False, True]
 
 
@@ -179,7 +183,7 @@ def test_items_that_share_an_image_are_a_cluster():
     alone = [done(k, (-1) ** (k // 2)) for k in range(12)]
     shared = [done(k, (-1) ** (k // 2), image=str(k // 2)) for k in range(12)]
     cells = [
-        matching.columns(each, {d.index: d.item for d in each}, race=False, normal=False)["text"].cell(None, 12)
+        matching_scores.columns(each, {d.index: d.item for d in each}, race=False, normal=False)["text"].cell(None, 12)
         for each in (alone, shared)
     ]
     (p, low, high), (q, lower, higher) = ([float(x) for x in re.findall(r"[\d.]+", cell)] for cell in cells)
@@ -261,7 +265,7 @@ def test_a_race_of_any_k_decides_as_the_full_grid_does(run_main, tmp_path, model
     ],
 )
 def test_what_is_refused(run_main, tmp_path, monkeypatch, shape, flags, says):
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(load, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     folder = write(tmp_path / "own", line(shape))
     result = run_main(SCRIPT, "--version", "digits", "--device", "cpu", "--dataset", folder, *flags)
     assert result.code == 2 and says in result.err and result.err.count("\n") == 1 and not result.out
@@ -286,7 +290,7 @@ def test_clip_by_the_same_items_and_table(run_main, tmp_path, monkeypatch):
     assert f"{len(SHAPES)} examples with 11 images of at most 3 NFE, 11 NFE to do" in result.out
     for number, record in records_of(result).items():
         assert record["losses"] == ["cosine"] and record["nfe"] == 1, number
-    done, _ = matching.read(results.read(folder_of(result), answers=False))
+    done, _ = matching_scores.read(results.read(folder_of(result), answers=False))
     assert [len(d.item.captions) for d in done] == [len(shape[1]) for shape in SHAPES.values()]
 
 
@@ -311,7 +315,7 @@ def test_the_picture_shows_boxes_and_the_closest_captions(run_main, tmp_path, mo
     folder = write(tmp_path / "own", shown, line("3x1"))
     result = run_main(SCRIPT, *options(model_folder, "--dataset", folder, "--gallery", tmp_path / "g.png"))
     assert result.code == 0
-    done, _ = matching.read(results.read(folder_of(result), answers=False))
+    done, _ = matching_scores.read(results.read(folder_of(result), answers=False))
     captions = gallery.captions_of(done[0], False)
     assert len(captions) == 5 and 10 in captions and captions == sorted(captions)
     others = sorted(range(10), key=lambda c: done[0].means[c, 0])

@@ -6,8 +6,8 @@ import sklearn.metrics
 import torch
 from scipy.stats import binom
 
-from diffusion import measures, metrics
-from diffusion.names import LOSSES
+from diffusion.core.constants import LOSSES
+from diffusion.stats import intervals, metrics
 
 
 @pytest.fixture(scope="module")
@@ -24,42 +24,42 @@ def test_classes_as_scikit_learn_has_them(answers):
     classes = np.unique([pred, label])
     wanted = sklearn.metrics.precision_recall_fscore_support(label, pred, labels=classes, zero_division=0)
     for k, class_id in enumerate(classes):
-        found = measures.of_class(pred, label, class_id)
+        found = intervals.of_class(pred, label, class_id)
         assert [m.value for m in found] == pytest.approx([column[k] for column in wanted[:3]])
         assert all(m.interval[0] <= m.value + 1e-12 and m.value <= m.interval[1] + 1e-12 for m in found)
         precision = sklearn.metrics.precision_score(label, pred, labels=[class_id], average=None, zero_division=0)[0]
         n = int((pred == class_id).sum())
         assert found[0].n == n and found[0].interval == pytest.approx(metrics.wilson(precision, n))
-    macro = measures.macro_f1(pred, label)
+    macro = intervals.macro_f1(pred, label)
     assert macro.value == pytest.approx(sklearn.metrics.f1_score(label, pred, labels=np.unique(label), average="macro"))
-    mean = measures.accuracy(pred, label)[-1]
+    mean = intervals.accuracy(pred, label)[-1]
     assert mean.value == pytest.approx(sklearn.metrics.balanced_accuracy_score(label, pred))
 
 
 def test_a_class_without_images_is_no_part_of_macro_f1():
     """Two classes of two images; one image of the first is taken for a class that has none: F1 2/3 and 1."""
     pred, label = np.array([0, 9, 1, 1]), np.array([0, 0, 1, 1])
-    assert measures.macro_f1(pred, label).value == pytest.approx((2 / 3 + 1) / 2)
-    assert [m.n for m in measures.of_class(pred, label, 9)] == [1, 0, 0]
+    assert intervals.macro_f1(pred, label).value == pytest.approx((2 / 3 + 1) / 2)
+    assert [m.n for m in intervals.of_class(pred, label, 9)] == [1, 0, 0]
 
 
 def test_two_classes_by_hand():
     """Five images: of six pairs of a positive and a negative, five are in order."""
     score, positive = np.array([3, 1, 2.0, 0, -1]), np.array([True, True, False, False, False])
-    found = {m.key: m.value for m in measures.two_class(score, positive)}
+    found = {m.key: m.value for m in intervals.two_class(score, positive)}
     assert found["auroc"] == pytest.approx(5 / 6)
     assert found["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert found["sensitivity_at_0.95"] == 0.5  # above 2, where no negative is
     with pytest.raises(ValueError, match="both classes"):
-        measures.two_class(score, np.ones(5, dtype=bool))
+        intervals.two_class(score, np.ones(5, dtype=bool))
 
 
 def test_sensitivity_is_the_best_threshold_of_all():
     rng = np.random.default_rng(1)
     positive = rng.random(300) < 0.4
     score = rng.normal(size=300).round(1) + positive  # with ties
-    found = {m.key: m for m in measures.two_class(score, positive)}
-    for s in measures.SPECIFICITIES:
+    found = {m.key: m for m in intervals.two_class(score, positive)}
+    for s in intervals.SPECIFICITIES:
         best = max(
             (score[positive] >= t).mean()
             for t in [*np.unique(score), np.inf]
@@ -73,25 +73,25 @@ def test_bootstrap_covers():
     held = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        low, high = measures.bootstrap((rng.random(50), 0.5 * rng.random(40)), lambda a, b: a.mean() - b.mean())
+        low, high = intervals.bootstrap((rng.random(50), 0.5 * rng.random(40)), lambda a, b: a.mean() - b.mean())
         held += low <= 0.25 <= high
     assert 89 <= held <= 99
 
 
 def test_where_all_draws_agree_the_interval_is_wilsons():
     label = np.repeat([0, 1], [30, 10])
-    precision, recall, f1 = measures.of_class(label, label, 1)
+    precision, recall, f1 = intervals.of_class(label, label, 1)
     assert f1.value == 1 and f1.interval == metrics.wilson(1, 10) == recall.interval == precision.interval
 
 
 def test_groups_by_hand():
     hits = np.array([1, 1, 1, 0, 1, 0, 0, 0], dtype=bool)
     group = np.array(["a", "a", "a", "a", "b", "b", "b", "b"])
-    a, b, worst, gap = measures.groups(hits, group)
+    a, b, worst, gap = intervals.groups(hits, group)
     assert (a.value, b.value, worst.value, gap.value) == (0.75, 0.25, 0.25, 0.5)
     assert worst.name == "worst, group b" and worst.interval == metrics.wilson(0.25, 4)
     assert gap.interval[0] <= 0.5 <= gap.interval[1]
-    one = measures.groups(hits, np.full(8, "x"))
+    one = intervals.groups(hits, np.full(8, "x"))
     assert one[-1].value == 0 and one[1].value == 0.5
 
 
@@ -106,7 +106,7 @@ def test_groups_by_hand():
     ],
 )
 def test_texture_of(file, texture):
-    assert measures.texture_of(file) == texture
+    assert intervals.texture_of(file) == texture
 
 
 def test_shape_bias_by_hand():
@@ -114,11 +114,11 @@ def test_shape_bias_by_hand():
     files = ["cat1-dog1.png", "cat2-dog3.png", "dog1-car2.png", "car1-cat1.png", "car2-dog1.png", "cat3-cat9.png"]
     shape = ["cat", "cat", "dog", "car", "car", "cat"]
     answer = ["cat", "dog", "dog", "bird", "truck", "cat"]
-    bias, by_shape, by_texture = measures.shape_bias(answer, shape, files, ["cat", "dog", "car"])
+    bias, by_shape, by_texture = intervals.shape_bias(answer, shape, files, ["cat", "dog", "car"])
     assert (bias.value, bias.n) == (pytest.approx(2 / 3), 3)
     assert (by_shape.value, by_texture.value, by_shape.n) == (0.4, 0.2, 5)
     with pytest.raises(ValueError, match="SHAPE1-TEXTURE1"):
-        measures.shape_bias(["cat"], ["cat"], ["cat1-val.png"], ["cat", "dog"])
+        intervals.shape_bias(["cat"], ["cat"], ["cat1-val.png"], ["cat", "dog"])
 
 
 # ---- votes and pairs ----

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from diffusion import InputError, metrics
-from diffusion.decide import search_image
-from diffusion.names import LOSSES
-from diffusion.search import halving
+from diffusion import InputError
+from diffusion.core.constants import LOSSES
+from diffusion.core.image import search_image
+from diffusion.core.search import halving
+from diffusion.stats import metrics
 
 # 4 classes x 8 images: right are images 0, 1, 2, 4, 7
 LABEL = np.array([0, 0, 0, 0, 1, 1, 2, 3])

@@ -14,11 +14,13 @@ import pytest
 import torch
 from helpers import ROOT, folder_of, import_script, records_of, subset
 
-from diffusion import InputError, InputWarning, options, plan
-from diffusion.datasets import load_dataset
-from diffusion.readers import load_items
-from diffusion.records import read_run
-from diffusion.results import read
+from diffusion import InputError, InputWarning
+from diffusion.data.datasets import load_dataset
+from diffusion.evaluate import config as run_config
+from diffusion.evaluate import options
+from diffusion.matching.benchmarks import load_items
+from diffusion.runs.records import read_run
+from diffusion.runs.results import read
 
 SCRIPTS = [str(path.relative_to(ROOT)) for path in [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("scripts/*.py"))]]
 MODELS = ["eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"]
@@ -65,7 +67,7 @@ def test_options_stand_in_groups(script):
 
 
 def test_a_default_that_the_help_tells_in_words_is_not_added():
-    from diffusion import options
+    from diffusion.evaluate import options
 
     p = options.parser("x")
     options.add(p, "--a N", "default what fits", 3)
@@ -101,13 +103,14 @@ def test_the_help_says_which_search_is_run_without_a_schedule():
 
 @pytest.mark.parametrize("package", ["open_clip_torch", "timm", "datasets", "peft"])
 def test_a_missing_package_is_named_as_pip_knows_it(monkeypatch, package):
-    from diffusion import classifiers, clip, lora, own
+    from diffusion.data import folders as data_folders
+    from diffusion.models import clip, lora, timm_classifier
 
     monkeypatch.setitem(sys.modules, package.removesuffix("_torch"), None)
     ask = {
         "open_clip_torch": clip._import,
-        "timm": classifiers._import,
-        "datasets": lambda: own.from_hub("x", "test"),
+        "timm": timm_classifier._import,
+        "datasets": lambda: data_folders.from_hub("x", "test"),
         "peft": lambda: lora.add(Namespace(load_lora_weights=None), "unet", "a.safetensors"),
     }[package]
     with pytest.raises(InputError, match=f"the package '{package}': pip install {package}$"):
@@ -122,7 +125,7 @@ def chosen(labels, **given) -> tuple[list[int], list[str]]:
     usual["shard"] = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        images, mine = plan.my_images(Namespace(**usual | given), labels, environ={})
+        images, mine = run_config.my_images(Namespace(**usual | given), labels, environ={})
     assert images == mine
     return images, [str(each.message) for each in caught if each.category is InputWarning]
 
@@ -150,7 +153,7 @@ def test_limit_by_hand():
 @pytest.mark.parametrize("n", range(70))
 def test_spread_order(n):
     """All of range(n) once; between two neighbours of a beginning lie at most twice as many as if it were even."""
-    order = plan.spread_order(n)
+    order = run_config.spread_order(n)
     assert sorted(order) == list(range(n))
     for k in range(1, n):
         gaps = np.diff([-1, *sorted(order[:k]), n])
@@ -247,15 +250,15 @@ def test_readers_take_a_dit_run_with_or_without_its_split(run_main, tmp_path):
 
 def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
     """Where a version is an alias of several; an embedded model is what it is called."""
-    from diffusion import models
+    from diffusion.models import loading as load
 
-    monkeypatch.setattr(models, "weights_size", lambda *_: 3e9)
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: None)
+    monkeypatch.setattr(load, "weights_size", lambda *_: 3e9)
+    monkeypatch.setattr(load, "load_model", lambda *_, **__: None)
     args = argparse.Namespace(version="2-0", compile=False, offload=False)
-    card = models.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
-    plan.load(args, card, torch.device("meta"), "float32")
+    card = load.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
+    run_config.load(args, card, torch.device("meta"), "float32")
     args.version = card.source
-    plan.load(args, card, torch.device("meta"), "float32")
+    run_config.load(args, card, torch.device("meta"), "float32")
     first, second = capsys.readouterr().out.splitlines()
     told = "3.00 GB of weights, the network's in float32"
     assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"
@@ -263,11 +266,11 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
 
 def test_in_turns_every_beginning_has_its_share_of_each_label():
     labels = [0] * 20 + [1] * 10 + [2] * 10
-    order = plan.in_turns(list(range(40)), labels)
+    order = run_config.in_turns(list(range(40)), labels)
     assert sorted(order) == list(range(40)) != order
     for n in (4, 8, 20, 40):
         assert [sum(labels[k] == c for k in order[:n]) for c in range(3)] == [n // 2, n // 4, n // 4]
-    assert plan.in_turns([3, 5, 9], [-1] * 10) == [3, 5, 9]
+    assert run_config.in_turns([3, 5, 9], [-1] * 10) == [3, 5, 9]
 
 
 @pytest.mark.parametrize(
@@ -283,9 +286,9 @@ def test_in_turns_every_beginning_has_its_share_of_each_label():
 )
 def test_workers_share_the_cores(monkeypatch, capsys, size, n_workers, environ, threads):
     chosen = []
-    monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(run_config.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    plan.share_cores(Namespace(n_workers=n_workers), torch.device("cpu"), size, environ)
+    run_config.share_cores(Namespace(n_workers=n_workers), torch.device("cpu"), size, environ)
     assert chosen == ([] if threads is None else [threads])
     assert capsys.readouterr().out.startswith("" if threads is None else f"CPU: {threads} of 6 cores")
 
@@ -328,7 +331,8 @@ def test_a_name_that_the_terminal_cannot_print(run_script, tmp_path):
 
 
 def test_the_home_folder_is_meant_by_its_sign(tmp_path):
-    code = "from diffusion import names; print(names.LOG_DIR, names.DATASET_ROOT)"
+    code = "from diffusion.data import catalogue; from diffusion.runs import naming; "
+    code += "print(naming.LOG_DIR, catalogue.DATASET_ROOT)"
 
     def folders(log: str, root: str) -> str:
         env = os.environ | {"LOG_DIR": log, "DATASET_ROOT": root, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

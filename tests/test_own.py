@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import InputError, InputWarning, results
-from diffusion.datasets import load_dataset
-from diffusion.images import crop
-from diffusion.prompts import prompts_for
-from diffusion.records import load_record
+from diffusion import InputError, InputWarning
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import crop
+from diffusion.data.prompts import prompts_for
+from diffusion.runs import results, show
+from diffusion.runs.records import load_record
 
 SIZES = {"a": (8, 9), "b": (9, 8)}  # of the images of a class
 
@@ -154,7 +155,7 @@ def test_by_the_script(run_main, tmp_path, model_folder, capsys):
     assert (record["file"], record["label"]) == ("1.png", -1) and record["pred"] in (0, 1)
     assert all(f"{k}.png" in done.out for k in (0, 1, 3))
     for most, says in [(3, ""), (2, "and 1 more: ")]:  # image 3 is not done
-        results.print_predictions(results.read(path.parent), [0, 1, 2, 3], most)
+        show.print_predictions(results.read(path.parent), [0, 1, 2, 3], most)
         last = capsys.readouterr().out.splitlines()[-1]
         assert last.startswith(says or "3.png")
     one = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts, "--picture", tmp_path / "bars.png")

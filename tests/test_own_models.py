@@ -9,12 +9,12 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 
-from diffusion.datasets import load_dataset
-from diffusion.errors import ImageNoise
-from diffusion.images import adm_crop
-from diffusion.models import read_card
-from diffusion.process import Process
-from diffusion.records import load_record, read_run
+from diffusion.core.noise import ImageNoise
+from diffusion.core.process import Process
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import adm_crop
+from diffusion.models.loading import read_card
+from diffusion.runs.records import load_record, read_run
 
 SCRIPT, LEVELS = "eval_prob_dit.py", 6
 

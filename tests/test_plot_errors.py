@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import InputError, bars, figures, records
-from diffusion.names import LOSSES
+from diffusion import InputError
+from diffusion.core.constants import LOSSES
+from diffusion.plots import bars, style
+from diffusion.runs import records
 
 PLOT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "plot_errors.py"))
 
@@ -72,7 +74,7 @@ def test_no_text_is_wider_than_its_image(tmp_path, monkeypatch):
     ]
     rows = [{"pred": k % 3, "label": 2, "excess": np.arange(3.0), "file": "W" * 40} for k in range(12)]
     drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(style, "save", lambda figure, path: drawn.append(figure))
     bars.draw_cells([np.zeros((4, 4, 3))] * 12, rows, called, "heading", "footing", tmp_path / "out.png")
     (figure,) = drawn
     assert any("a photo of the number …" in text.get_text() for text in figure.texts)

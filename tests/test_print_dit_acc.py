@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import ROOT, blocks, folder_of, records_of, subset
 
-from diffusion import names
-from diffusion.records import save_record
+from diffusion.io import wording
+from diffusion.runs.records import save_record
 
 EVAL, PRINT = "eval_prob_dit.py", "scripts/print_dit_acc.py"
 LOSSES = ["l2", "l1", "huber", "vb"]
@@ -44,7 +44,7 @@ def run_of(folder: Path, arms=(0, 1, 2, 3), *, images=10, all_arms="0-3", class_
     options = {"dataset": "digits", "split": "test", "seed": 0, "cls": None, "keep": "save_vb"} | options
     options = {"to_keep": [1], "n_samples": [2], "loss": "l2"} | options
     about = {"images": images, "arms": [[arm, f"no. {arm}", class_of(arm)] for arm in arms], "all_arms": all_arms}
-    about["indices"] = names.ranges(range(images))
+    about["indices"] = wording.ranges(range(images))
     (folder / "run.json").write_text(json.dumps({"options": options, **about}))
     return folder
 

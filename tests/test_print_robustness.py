@@ -8,8 +8,8 @@ import torch
 from helpers import import_script
 from scipy.special import expit, logit
 
-from diffusion.datasets import class_arms
-from diffusion.records import save_record
+from diffusion.data.datasets import class_arms
+from diffusion.runs.records import save_record
 
 SCRIPT = "scripts/print_robustness.py"
 module = import_script(SCRIPT)

@@ -12,7 +12,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from diffusion.process import Process
+from diffusion.core.process import Process
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LEVELS = torch.tensor([0, 1, 499, 998, 999])

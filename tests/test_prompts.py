@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import InputError, digits, names
-from diffusion.prompts import prompts_file
+from diffusion import InputError
+from diffusion.data import catalogue, digits
+from diffusion.data.prompts import prompts_file
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_prompts.py"))
@@ -181,7 +182,7 @@ def test_template_is_filled_or_refused():
 
 
 def test_names_read_from_the_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path)
     mappings = tmp_path / "objectnet-1.0" / "mappings"
     mappings.mkdir(parents=True)
     label = {"zebra_mug": "Mug", "a_chair": "Chair", "ball": "Ball"}  # sorted by folder, not by label

@@ -22,10 +22,11 @@ from layouts import unsigned, write
 from PIL import Image
 from scipy.io import savemat
 
-from diffusion import names, prompts
-from diffusion.datasets import TABLE, load_dataset
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.records import read_run
+from diffusion.data import catalogue, prompts
+from diffusion.data.datasets import TABLE, load_dataset
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.models import aliases
+from diffusion.runs.records import read_run
 
 EUROSAT = "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop Residential River SeaLake"
 CALTECH = """
@@ -240,7 +241,7 @@ def root(tmp_path_factory):
         for name, make in MINIATURES.items():
             make(at / "datasets" / name, patch)
         shutil.copytree(ROOT / "prompts", at / "prompts")
-        patch.setattr(names, "DATASET_ROOT", at / "datasets")
+        patch.setattr(catalogue, "DATASET_ROOT", at / "datasets")
         patch.setattr(prompts, "PROMPTS", at / "prompts")
         patch.chdir(at)
         for script, *words in (
@@ -281,7 +282,7 @@ def test_a_published_command_reaches_its_first_record(words, root, imagenet_dit,
     index = 744 if name.startswith("imagenet") and len(data) == 1000 else len(data) // 2  # 744 is one of two "missile"
     np.save(tmp_path / "one.npy", [index])
     np.save(tmp_path / "scores.npy", np.random.default_rng(0).random((len(data), stated()[name][0])))
-    model = imagenet_dit if words[0] == "eval_prob_dit.py" else names.EMBEDDED / "digits-sd"
+    model = imagenet_dit if words[0] == "eval_prob_dit.py" else aliases.EMBEDDED / "digits-sd"
     images = ["--subset_path", tmp_path / "one.npy", "--device", "cpu", "--dtype", "float32"]
     command = adapted(words, model, root)
     for k, word in enumerate(command):

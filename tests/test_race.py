@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion.search import race, replay, spread_pairs, spread_sequence
+from diffusion.core.search import race, replay, spread_pairs, spread_sequence
 
 CURVES = np.load(Path(__file__).parent / "data/sd2_two_prompts.npy").astype(np.float64)
 Case = tuple[np.ndarray, np.ndarray]  # levels [P], errors [classes, P], in the order of measurement

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion import InputError, InputWarning, digit_items, readers
-from diffusion.items import Shown
-from diffusion.readers import load_items
+from diffusion import InputError, InputWarning
+from diffusion.matching import benchmarks
+from diffusion.matching import digits as digit_items
+from diffusion.matching.benchmarks import load_items
+from diffusion.matching.items import Shown
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -48,7 +50,7 @@ ARO = {
     "false_caption": "the mat on the dog",
 }  # fmt: skip
 GDBENCH = {"CLEVR_val2_000138.png": [["a red cube", "a blue cube"], ["a big cube", "a small cube"]]}
-CLEVR = {f"{part}.json": GDBENCH for part in readers.TABLE["clevr"].parts}
+CLEVR = {f"{part}.json": GDBENCH for part in benchmarks.TABLE["clevr"].parts}
 
 LAYOUTS = {  # --dataset -> files below $DATASET_ROOT, and the items: images, captions, right, tags
     "sugarcrepe:swap_obj": (
@@ -222,8 +224,8 @@ def test_layouts(tmp_path, name):
 
 
 def test_every_reader_has_a_layout_here():
-    hub_or_tests = {"winoground", "eqben", *readers.HUB}  # below, and in test_items.py
-    assert {name.partition(":")[0] for name in LAYOUTS} | hub_or_tests == set(readers.TABLE)
+    hub_or_tests = {"winoground", "eqben", *benchmarks.HUB}  # below, and in test_items.py
+    assert {name.partition(":")[0] for name in LAYOUTS} | hub_or_tests == set(benchmarks.TABLE)
 
 
 def test_aros_box_is_cut_out(tmp_path):
@@ -252,7 +254,7 @@ def test_samples_of_a_prompt_are_a_group(tmp_path):
 def test_a_whole_benchmark_is_all_of_its_parts(tmp_path):
     put(tmp_path, {f"clevr/{k}": v for k, v in CLEVR.items()} | {"clevr/images/CLEVR_val2_000138.png": None})
     items = load_items("clevr", tmp_path)
-    assert len(items) == 14 and [item.tags[0] for item in items.items][::2] == list(readers.TABLE["clevr"].parts)
+    assert len(items) == 14 and [item.tags[0] for item in items.items][::2] == list(benchmarks.TABLE["clevr"].parts)
     (tmp_path / "clevr/spatial.json").unlink()
     assert re.search(r"spatial\.json: no such file", refusal("clevr", tmp_path))
 

@@ -18,9 +18,13 @@ import pytest
 import torch
 from helpers import Malicious
 
-from diffusion import InputError, InputWarning, plan, results, run
-from diffusion.files import check_pt, sha256, write_atomic
-from diffusion.records import (
+from diffusion import InputError, InputWarning
+from diffusion.evaluate import config as run_config
+from diffusion.evaluate import loop
+from diffusion.io.atomic import sha256, write_atomic
+from diffusion.io.reading import check_pt
+from diffusion.runs import results
+from diffusion.runs.records import (
     clean,
     expected,
     fingerprint,
@@ -47,7 +51,7 @@ OURS = {
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from diffusion.files import write_atomic
+from diffusion.io.atomic import write_atomic
 
 def write(file):
     file.write(b"half of it")
@@ -339,7 +343,7 @@ def test_readers_and_a_resumed_run_have_one_rule(tmp_path):
     assert [row["index"] for row in rows] == [row["index"] for row in strict] == [0]
     assert problems == refused and [Path(each.split(" ")[0]).name for each in problems] == ["1.pt", "2.pt"]
     with pytest.warns(InputWarning) as said:
-        todo, done = run.join_run(folder, RUN["options"], {"images": 8, "arms": ARMS}, [0, 1, 2, 3])
+        todo, done = loop.join_run(folder, RUN["options"], {"images": 8, "arms": ARMS}, [0, 1, 2, 3])
     assert todo == [1, 2, 3] and [row["index"] for row in done] == [0] and len(said) == 2
 
 
@@ -387,6 +391,6 @@ def test_a_damaged_bank_is_refused(tmp_path):
     data[data.index(torch.ones(4).numpy().tobytes())] ^= 1
     path.write_bytes(data)
     args = SimpleNamespace(noise_path=path, loss="l2")
-    for read in (check_pt, lambda _: plan.read_bank(args, np.arange(4), np.arange(4), (1, 8, 8))):
+    for read in (check_pt, lambda _: run_config.read_bank(args, np.arange(4), np.arange(4), (1, 8, 8))):
         with pytest.raises(InputError, match="damaged"):
             read(path)

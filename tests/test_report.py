@@ -12,8 +12,8 @@ import pytest
 import torch
 from helpers import ROOT, SCRIPT, folder_of, import_script, options, race_options, rewrite_run, subset
 
-from diffusion import metrics
-from diffusion.records import load_record, one_point
+from diffusion.runs.records import load_record, one_point
+from diffusion.stats import metrics
 
 REPORT, ACC = "scripts/report.py", "scripts/print_acc.py"
 NASTY = '<script>alert("x")</script> & "three" $a$'

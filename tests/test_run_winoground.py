@@ -24,13 +24,14 @@ from helpers import (
 )
 from PIL import Image
 
-from diffusion import models, names
-from diffusion.errors import ImageNoise
-from diffusion.gallery import GALLERY
-from diffusion.names import LOSSES
-from diffusion.readers import load_items
-from diffusion.records import load_record, read_run
-from diffusion.search import spread_pairs
+from diffusion.core.constants import LOSSES
+from diffusion.core.noise import ImageNoise
+from diffusion.core.search import spread_pairs
+from diffusion.data import catalogue
+from diffusion.matching.benchmarks import load_items
+from diffusion.models import loading as load
+from diffusion.plots.gallery import GALLERY
+from diffusion.runs.records import load_record, read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
 LATENT = (4, 8, 8)
@@ -216,7 +217,7 @@ def test_finished_runs_load_no_model(run_main, tmp_path, model_folder, monkeypat
     args = options(model_folder, *subset(tmp_path, 3))
     first = run_main(SCRIPT, *args)
     module = import_script(SCRIPT)
-    monkeypatch.setattr("diffusion.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffusion.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = run_main(module, *args)
     assert again.code == 0 and "1 examples of 16 NFE, 0 NFE to do" in again.out
     assert again.out.splitlines()[1:] == first.out.splitlines()[2:]
@@ -556,13 +557,13 @@ def test_a_gallery_that_cannot_be_written(run_main, tmp_path, model_folder, name
 def refused(run_main, tmp_path, monkeypatch):
     """`refused(*args) -> message`: exit code 2, one line on stderr, nothing on stdout, nothing written, no model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path / "datasets")
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path / "datasets")
     module = import_script(SCRIPT)
 
     def run(*args):
         before = contents(tmp_path)
         with pytest.MonkeyPatch.context() as patch:
-            for target in ((module, "load_clip"), (models, "load_model")):
+            for target in ((module, "load_clip"), (load, "load_model")):
                 patch.setattr(*target, lambda *_, **__: pytest.fail("a model was loaded"))
             result = run_main(module, *args)
         assert result.code == 2 and not result.out, result

@@ -11,9 +11,9 @@ import torch
 from helpers import refused
 
 from diffusion import InputError
-from diffusion.models import read_card
-from diffusion.process import Process
-from diffusion.schedules import scheduler_of
+from diffusion.core.process import Process
+from diffusion.models.loading import read_card
+from diffusion.models.scheduler import scheduler_of
 
 CLASSES = [name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")]
 # of sampling with other noise, of tokens, of time that is not ours, or without noise levels that the class tells

@@ -8,7 +8,7 @@ import scipy.stats
 from helpers import play
 
 from diffusion import InputError, InputWarning
-from diffusion.search import (
+from diffusion.core.search import (
     ASSUMED,
     NEAREST,
     PRIOR,

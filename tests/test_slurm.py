@@ -11,7 +11,7 @@ import time
 import pytest
 from helpers import ROOT, call_main
 
-from diffusion import records
+from diffusion.runs import records
 
 RUN = "vdigits_1trials_1keep_8samples"
 COMMAND = ["eval_prob_adaptive.py", "--version", "digits", "--dataset", "digits", "--to_keep", "1", "--n_samples", "8"]

@@ -16,7 +16,7 @@ import torch
 from helpers import ROOT, call_main
 from PIL import Image
 
-from diffusion import names
+from diffusion.data import catalogue
 
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
@@ -396,7 +396,11 @@ def test_refused_in_one_line(theirs, tmp_path, monkeypatch, script, words, says)
     def load(*_, **__):
         raise AssertionError("a model was loaded")
 
-    for name in ("diffusion.models.load_model", "diffusion.clip.load_clip", "diffusers.ModelMixin.from_pretrained"):
+    for name in (
+        "diffusion.models.loading.load_model",
+        "diffusion.models.clip.load_clip",
+        "diffusers.ModelMixin.from_pretrained",
+    ):
         monkeypatch.setattr(name, load)
     monkeypatch.chdir(theirs)
     before = listing(theirs)
@@ -658,7 +662,7 @@ BAITS = [
 @pytest.mark.parametrize("script, words, build", BAITS, ids=lambda value: getattr(value, "__name__", value))
 def test_no_code_of_theirs_runs(tmp_path, monkeypatch, script, words, build):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "DATASET_ROOT", tmp_path)
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     np.save("first.npy", np.array([0]))
     build(tmp_path)

@@ -14,7 +14,8 @@ from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
-from diffusion import calibration, metrics, records, results
+from diffusion.runs import records, show
+from diffusion.stats import calibration, metrics
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
 ENSEMBLE = "scripts/ensemble.py"
@@ -463,9 +464,9 @@ def test_a_page_of_runs_names_no_folder_of_this_machine(run_main, tmp_path, two)
 def test_what_pairs_save_is_printed(rho):
     """Squares between and within pairs are as 1 + rho to 1 - rho; every image the same, so the interval is a point."""
     within = np.array([1.0, 2.0, 4.0])
-    ((_, text),) = results.pairs_line(within * (1 + rho) / (1 - rho), within)
+    ((_, text),) = show.pairs_line(within * (1 + rho) / (1 - rho), within)
     correlation, low, high, *worth = [float(number) for number in re.findall(r"[-+]\d\.\d+|\d+\.\d", text)]
     assert correlation == low == high == pytest.approx(rho, abs=0.005)
     assert worth == ([pytest.approx(1 / (1 + rho), abs=0.05)] if rho < 0 else [])
     assert ("--noise independent" in text) == (rho > 0)
-    assert results.pairs_line(np.zeros(3), np.zeros(3)) == []
+    assert show.pairs_line(np.zeros(3), np.zeros(3)) == []

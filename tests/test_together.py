@@ -10,14 +10,16 @@ import torch
 from diffusers import DDPMScheduler
 from helpers import ROOT
 
-from diffusion.datasets import load_dataset
-from diffusion.decide import search_image
-from diffusion.errors import Block, ImageNoise, measure, plain, together
-from diffusion.images import centre_crop
-from diffusion.models import load_model
-from diffusion.process import Process
-from diffusion.prompts import prompts_file, read_prompts
-from diffusion.search import halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.core.batching import Block, measure, together
+from diffusion.core.image import search_image
+from diffusion.core.losses import plain
+from diffusion.core.noise import ImageNoise
+from diffusion.core.process import Process
+from diffusion.core.search import halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import centre_crop
+from diffusion.data.prompts import prompts_file, read_prompts
+from diffusion.models.loading import load_model
 
 PROCESS = Process.from_scheduler(DDPMScheduler(beta_schedule="scaled_linear", prediction_type="epsilon"))
 SHAPE = (2, 3, 4)  # c, h, w

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.models import load_model, read_card
+from diffusion.models.loading import load_model, read_card
 
 SCRIPT = "scripts/train_classifier.py"
 SMALL = "--image_size", 8, "--channels", 8, 16, "-b", 8, "--save_every", 2, "--lr", 1e-2

@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal, kl_divergence
 
-from diffusion.errors import losses, variational_bound, with_bound
-from diffusion.process import Process
+from diffusion.core.losses import losses, variational_bound, with_bound
+from diffusion.core.process import Process
 
 T, SHAPE = 1000, (4, 3, 2)  # SHAPE: c, h, w
 PROCESS = Process.from_scheduler(DDIMScheduler(T, 0.0001, 0.02, "linear"))

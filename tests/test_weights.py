@@ -11,10 +11,10 @@ from diffusers import AutoencoderTiny, DiffusionPipeline
 from helpers import answers, refused
 from safetensors.torch import load_file, save_file
 
-from diffusion import InputError, weights
-from diffusion.cards import class_of
-from diffusion.models import check_weights, load_model, read_card
-from diffusion.process import Process
+from diffusion import InputError
+from diffusion.core.process import Process
+from diffusion.models.config import class_of
+from diffusion.models.loading import check_weights, checkpoint, load_model, read_card
 
 SCRIPT = "eval_prob_adaptive.py"
 ARGS = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
@@ -168,12 +168,12 @@ def test_a_shard_is_gone(run_main, tmp_path, folder):
 
 def test_plain_before_variants_safetensors_before_bin(folder):
     names = ["config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"]
-    assert weights.weight_files(names) == ["diffusion_pytorch_model.bin"]
+    assert checkpoint.weight_files(names) == ["diffusion_pytorch_model.bin"]
     names.append("diffusion_pytorch_model.safetensors")
-    assert weights.weight_files(names) == ["diffusion_pytorch_model.safetensors"]
-    assert weights.weight_files(["model.fp16.safetensors", "model.bf16.safetensors"]) == ["model.fp16.safetensors"]
+    assert checkpoint.weight_files(names) == ["diffusion_pytorch_model.safetensors"]
+    assert checkpoint.weight_files(["model.fp16.safetensors", "model.bf16.safetensors"]) == ["model.fp16.safetensors"]
     old = [f"model-0000{k}-of-00002.fp16.safetensors" for k in (1, 2)]
-    assert weights.weight_files(old) == old
+    assert checkpoint.weight_files(old) == old
 
 
 @pytest.mark.parametrize("build", [*tiny.TEXT, tiny.dit], ids=lambda build: build.__name__)
@@ -185,8 +185,8 @@ def test_modules_are_those_that_the_libraries_load(tmp_path, build, dtype):
     for part, (source, within) in card.places.items():
         cls = class_of(*card.parts[part])
         theirs = cls.from_pretrained(source.folder, subfolder=within, dtype=dtype)
-        files = [source.folder / within / name for name in weights.weight_files(source.within(within))]
-        ours = weights.load_part(part, cls, source.folder / within, files, dtype)
+        files = [source.folder / within / name for name in checkpoint.weight_files(source.within(within))]
+        ours = checkpoint.load_part(part, cls, source.folder / within, files, dtype)
         for kind in ("named_parameters", "named_buffers"):
             a, b = dict(getattr(ours, kind)()), dict(getattr(theirs, kind)())
             assert a.keys() == b.keys()
@@ -264,11 +264,11 @@ def test_one_small_tensor_is_seen_in_a_large_file(tmp_path):
     path = tmp_path / "a.safetensors"
     tensors = {f"{k:03}": torch.full([100_000], 0.1) for k in range(20)} | {"small": torch.zeros(4)}
     save_file(tensors, path)
-    before = weights.fingerprint([path])
-    assert path.stat().st_size > 4 * weights.BLOCK**2 and weights.fingerprint([path]) == before
+    before = checkpoint.fingerprint([path])
+    assert path.stat().st_size > 4 * checkpoint.BLOCK**2 and checkpoint.fingerprint([path]) == before
     tensors["small"][2] = 1
     save_file(tensors, path)
-    assert weights.fingerprint([path]) != before
+    assert checkpoint.fingerprint([path]) != before
 
 
 def test_gigabytes_in_no_time(tmp_path):
@@ -285,7 +285,7 @@ def test_gigabytes_in_no_time(tmp_path):
         file.write(len(head).to_bytes(8, "little") + head)
         file.truncate(8 + len(head) + n * each)
     start = time.perf_counter()
-    assert "5,000,0" in weights.fingerprint([tmp_path / "big.safetensors"])
+    assert "5,000,0" in checkpoint.fingerprint([tmp_path / "big.safetensors"])
     assert time.perf_counter() - start < 0.2
 
 
@@ -308,8 +308,8 @@ def test_of_a_single_file_only_the_header_is_read(tmp_path, model_folder, monkey
     import single_file
 
     single_file.write(model_folder, tmp_path / "one.safetensors")
-    card, read, headers = read_card(str(tmp_path / "one.safetensors"), config=str(model_folder)), weights.read, []
-    monkeypatch.setattr(weights, "read", lambda files, header=False: headers.append(header) or read(files, header))
+    card, read, headers = read_card(str(tmp_path / "one.safetensors"), config=str(model_folder)), checkpoint.read, []
+    monkeypatch.setattr(checkpoint, "read", lambda files, header=False: headers.append(header) or read(files, header))
     assert check_weights(card)["weights of the file"]
     assert headers and all(headers)
 
@@ -430,16 +430,16 @@ def test_float8_closed_form():
     ]:
         for name in "a.scale_weight", "a.weight_scale":
             tensors = {"a.weight": q, name: scale, "a.bias": torch.ones(2), "scaled_fp8": q[:0], "a.input_scale": scale}
-            found = weights.dequantised(tensors, torch.float32)
+            found = checkpoint.dequantised(tensors, torch.float32)
             assert found.keys() == {"a.weight", "a.bias"}
             torch.testing.assert_close(found["a.weight"], wanted, rtol=2e-7, atol=0)
     for dtype in torch.float16, torch.bfloat16:  # rounded once
         scale = torch.tensor(0.3)
-        found = weights.dequantised({"a.weight": q, "a.scale_weight": scale}, dtype)["a.weight"]
+        found = checkpoint.dequantised({"a.weight": q, "a.scale_weight": scale}, dtype)["a.weight"]
         assert found.dtype == dtype and torch.equal(found, (q.float() * scale).to(dtype))
     for kind in torch.float8_e4m3fn, torch.float8_e5m2:
         alone = torch.tensor([[1.5, -0.25]]).to(kind)
-        found = weights.dequantised({"a.weight": alone, "a.bias": alone[0]}, torch.float32)
+        found = checkpoint.dequantised({"a.weight": alone, "a.bias": alone[0]}, torch.float32)
         assert torch.equal(found["a.weight"], torch.tensor([[1.5, -0.25]])) and found["a.bias"].dtype == torch.float32
 
 
@@ -464,11 +464,11 @@ LEFT_OVER = {
 def test_float8_that_is_not_understood(name):
     """What belongs to another quantisation is an error; by names and shapes too, but for the value of a scale."""
     tensors = {"a.weight": Q} | LEFT_OVER[name]
-    with pytest.raises(weights.Misfit):
-        weights.dequantised(tensors, torch.float32)
+    with pytest.raises(checkpoint.Misfit):
+        checkpoint.dequantised(tensors, torch.float32)
     if name != "not finite":
-        with pytest.raises(weights.Misfit):
-            weights.dequantised({key: value.to("meta") for key, value in tensors.items()}, None)
+        with pytest.raises(checkpoint.Misfit):
+            checkpoint.dequantised({key: value.to("meta") for key, value in tensors.items()}, None)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning, classify, score
-from diffusion.models import _check_distinct, _near, load_model, read_card
+from diffusion.models.loading import _check_distinct, _near, load_model, read_card
 
 SCRIPT = "eval_prob_adaptive.py"
 ARGS = ["--dataset", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
@@ -185,17 +185,17 @@ def test_tokenizers_that_are_not_whole(run_main, tmp_path, folder, ruin):
 )
 def test_empty_tokenizers_of_all_kinds(tmp_path, build):
     """transformers 5 makes one of nothing, or refuses; a whole one is read."""
-    from diffusion import models
+    from diffusion.models import loading as load
 
     tokenizer, _ = build()
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    home = models.hub.look(str(tmp_path))
+    home = load.hub.look(str(tmp_path))
     parts = {"tokenizer": ("transformers", type(tokenizer).__name__)}
-    card = models.Card("x", "StableDiffusionPipeline", parts, 1000, (4, 8, 8), 64, home=home)
-    models._check_tokenizers(card)
+    card = load.Card("x", "StableDiffusionPipeline", parts, 1000, (4, 8, 8), 64, home=home)
+    load._check_tokenizers(card)
     (tmp_path / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(InputError, match="tokenizer"):
-        models._check_tokenizers(card)
+        load._check_tokenizers(card)
 
 
 def test_a_token_without_an_embedding(folder, model_folder):
@@ -274,10 +274,10 @@ def test_pooled_text_is_that_at_the_end(tmp_path, where):
 
 
 def _pipeline(folder, embeddings):
-    from diffusion import models
-    from diffusion.lora import embed
+    from diffusion.models import loading as load
+    from diffusion.models.lora import embed
 
-    pipe = models._pipeline(read_card(str(folder)), torch.float32)
+    pipe = load._pipeline(read_card(str(folder)), torch.float32)
     for each in embeddings or []:
         embed(pipe, each)
     return pipe

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from helpers import import_script
 
-from diffusion.process import Process
+from diffusion.core.process import Process
 
 SCRIPT = "studies/flow_mistakes.py"
 

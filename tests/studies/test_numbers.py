@@ -10,8 +10,8 @@ from helpers import ROOT, import_script, own_examples, parse
 from layouts import picture, write
 
 from diffusion import InputError
-from diffusion.names import usual_levels
-from diffusion.prompts import PROMPTS, prompts_file, read_prompts
+from diffusion.core.constants import usual_levels
+from diffusion.data.prompts import PROMPTS, prompts_file, read_prompts
 from ledger import (
     MARK,
     NO_RUN,

@@ -9,9 +9,9 @@ import pytest
 from helpers import ROOT, csv_of, folder_of, import_script, options, race_options, records_of, subset
 from PIL import Image
 
-from diffusion import results
-from diffusion.records import load_record
-from diffusion.search import race, replay, spread_sequence
+from diffusion.core.search import race, replay, spread_sequence
+from diffusion.runs import results
+from diffusion.runs.records import load_record
 
 SCRIPT, EVAL = "studies/plot_budget.py", "eval_prob_adaptive.py"
 IMAGES = (0, 1, 10, 301)

@@ -6,8 +6,8 @@ import pytest
 from helpers import ROOT
 from scipy.special import ndtr
 
-from diffusion.files import read_curve
-from diffusion.search import even
+from diffusion.core.search import even
+from diffusion.io.reading import read_curve
 from simulate import CORRELATED, RATIOS, Population, accuracy, accuracy_on, curve, draw, fits, images
 
 DATA = ROOT / "studies" / "data"

@@ -10,9 +10,9 @@ from helpers import ROOT, import_script
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from diffusion import digits
-from diffusion.models import read_card
-from diffusion.records import load_record
+from diffusion.data import digits
+from diffusion.models.loading import read_card
+from diffusion.runs.records import load_record
 
 
 @pytest.mark.slow

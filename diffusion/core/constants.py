@@ -1,0 +1,16 @@
+"""Names of losses, number formats and the default levels; imports nothing heavy."""
+
+LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
+DTYPES = ("float16", "bfloat16", "float32")
+NOISES = ("independent", "antithetic")
+MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
+
+
+def usual_levels(search: str) -> str:
+    """--levels of a search by default: all of them, but for a race."""
+    return "{:g}-{:g}".format(*MIDDLE) if search == "race" else "0-1"
+
+
+def usual_noise(search: str, noise_path: object) -> str:
+    """--noise of a search by default: of a race, unless the noise is a file's, antithetic."""
+    return "antithetic" if search == "race" and noise_path is None else "independent"

@@ -1,0 +1,234 @@
+"""Images: decoded as they are to be seen, and the two crops."""
+
+import io
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torchvision.transforms.functional as TF
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from diffusion import InputWarning
+from diffusion.data import depth
+from diffusion.data.depth import Found, Range
+from diffusion.io.reading import said
+from diffusion.io.wording import few
+
+LOOKED_AT = 32  # images of a data set, before a run: are they deep, which values do they have
+NO_RANGES: Mapping[str, Range] = {}
+
+
+def open_rgb(
+    file: str | Path | BinaryIO,
+    name: str | None = None,
+    ranges: Mapping[str, Range] = NO_RANGES,
+    guessed: Collection[str] = (),
+) -> Image.Image:
+    """The image in `file` as RGB; OSError naming it (or `name`) whatever keeps it from being decoded whole.
+
+    ranges and guessed as in to_rgb.
+    """
+    return _opened(file, name, lambda image: to_rgb(image, ranges, guessed))
+
+
+def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable):
+    """use(image) of the image in `file`; OSError as open_rgb."""
+    try:
+        with Image.open(file) as image:
+            if image.format == "TIFF":  # Pillow 13.0.0 maps uncompressed ones into memory, those that are to be turned
+                image.filename = ""  # with width for height; it maps nothing that has no name
+            return use(image)
+    except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
+        raise OSError(f"cannot read image {name or file}: {said(error)}") from error
+
+
+def hub_cell(cell: dict | None, name: str) -> tuple[str | BinaryIO, str]:
+    """File and name of the image in an undecoded cell of the hub's library, {"bytes", "path"}; OSError: it is empty."""
+    if cell is None:
+        raise OSError(f"{name} is missing")
+    return (cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])), name
+
+
+def to_rgb(image: Image.Image, ranges: Mapping[str, Range] = NO_RANGES, guessed: Collection[str] = ()) -> Image.Image:
+    """Any PIL image as 8-bit RGB: upright by its EXIF tag if that can be read, on white where transparent.
+
+    More than 8 bits are scaled by the range of their kind (depth.KINDS) in `ranges`, or by what depth.range_of finds
+    of this image alone: ValueError if that is nothing. OSError where an image does not fit into the range of a kind
+    that was `guessed`.
+    """
+    samples = depth.read_samples(image)
+    image.load()
+    orientation = _orientation(image)
+    if samples is None:
+        rgb = _on_white(image)
+    else:
+        span = ranges[samples.kind] if samples.kind in ranges else depth.range_of(samples.kind, [samples.found])
+        if samples.kind in guessed:
+            depth.check_guess(samples, span)
+        rgb = Image.fromarray(depth.as_bytes(samples, span)).convert("RGB")
+        if samples.alpha is not None:
+            rgb.putalpha(Image.fromarray(samples.alpha))
+            rgb = _on_white(rgb)
+    rgb.info = {}
+    rgb.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(rgb)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1, upright, where the EXIF data are broken: the pixels are whole all the same."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises SyntaxError, struct.error, ... on them
+        return 1
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An image of 8 bits as RGB. A fourth band of a TIFF without the tag ExtraSamples is no transparency."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format == "TIFF" and image.mode == "RGBA" and tags and depth.EXTRA_SAMPLES not in tags:
+        return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+# ---- the images of a data set ----
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images in files or in cells of the hub's library: `images(k)` is image k as RGB, OSError if unreadable."""
+
+    place: Callable[[int], tuple[str | Path | BinaryIO, str | None]]  # k -> file, its name in messages
+    number: int
+    ranges: Mapping[str, Range] = field(default_factory=dict)  # kind -> black, white: of images of more than 8 bits
+    guessed: Collection[str] = ()  # kinds whose range nothing says
+
+    def __call__(self, k: int) -> Image.Image:
+        return open_rgb(*self.place(k), self.ranges, self.guessed)
+
+
+def listed(paths: Sequence[Path]) -> ImageFiles:
+    return ImageFiles(lambda k: (paths[k], None), len(paths))
+
+
+def with_ranges(images: ImageFiles, what: str, value_range: Sequence[float] | None = None) -> ImageFiles:
+    """The same images, all read by one rule: black and white are those of `value_range`, or what some of them say.
+
+    Looks at LOOKED_AT of them, spread evenly. Warns, beginning with `what` they are, of the range that is taken if they
+    have more than 8 bits, of animations and pages of which the first is, and of fourth bands that are hardly
+    transparency.
+    """
+    value_range = depth.check_range(value_range)
+    looks = {}
+    for k in np.unique(np.linspace(0, images.number - 1, min(images.number, LOOKED_AT)).round().astype(int)).tolist():
+        try:
+            looks[k] = _opened(*images.place(k), _look)
+        except OSError:  # when its turn comes
+            continue
+    named = {k: str(images.place(k)[1] or images.place(k)[0]) for k in looks}
+    if several := [named[k] for k, look in looks.items() if look.frames]:
+        _warn(f"{what}: of animations and files of several pages the first is taken, as of {few(several, 2)}")
+    if doubtful := [named[k] for k, look in looks.items() if look.veiled]:
+        band = "says that it is transparency, and is laid on white; if it is another band, write the files without it"
+        _warn(f"{what}: the fourth band of {few(doubtful, 2)} {band}")
+    deep = [look.found for look in looks.values() if look.found]
+    ranges, guessed = {}, []
+    for kind in sorted({each.kind for each in deep}):
+        found = [each for each in deep if each.kind == kind]
+        low, high = min(each.low for each in found), max(each.high for each in found)
+        seen = f"{len(found)} of the {len(looks)} images looked at hold values from {low:g} to {high:g} ({kind})"
+        try:
+            ranges[kind] = value_range or depth.range_of(kind, found)
+        except ValueError:
+            ranges[kind] = depth.guess(kind, found)
+            guessed.append(kind)
+            seen += ", and nothing says which of them are black and white. A guess"
+        black, white = ranges[kind]
+        if value_range is None:
+            _warn(f"{what}: {seen}: black is {black:g}, white {white:g}; --value_range LOW HIGH says otherwise")
+        elif low < black or high > white:
+            _warn(f"{what}: {seen}; --value_range {black:g} {white:g} cuts those beyond")
+    if value_range is not None:
+        if not deep:
+            _warn(f"{what}: --value_range is for images of more than 8 bits, none of the {len(looks)} looked at is one")
+        ranges = dict.fromkeys(depth.KINDS, value_range)
+    return replace(images, ranges=ranges, guessed=guessed)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, InputWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is seen of an image before a run."""
+
+    found: Found | None  # of its values, if it has more than 8 bits
+    frames: bool  # it has several
+    veiled: bool  # its fourth band is called transparency, and most of it is neither clear nor opaque
+
+
+def _look(image: Image.Image) -> _Look:
+    tags = getattr(image, "tag_v2", {})
+    alpha = None
+    is_veiled = False
+    samples = depth.read_samples(image)
+    if samples is not None:
+        alpha = samples.alpha
+    elif image.format == "TIFF" and image.mode == "RGBA" and depth.EXTRA_SAMPLES in tags:
+        alpha = np.asarray(image.getchannel("A"))
+    if image.format == "TIFF" and alpha is not None:
+        is_veiled = bool(((alpha > 0) & (alpha < 255)).mean() > 0.5)
+    return _Look(samples and samples.found, _has_frames(image), is_veiled)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether there is more to be seen than the first: thumbnails of JPEG and smaller copies in TIFF are no more."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return False
+    if image.format != "TIFF":
+        return True
+    image.seek(1)
+    return not image.tag_v2.get(254, 0) & 5  # NewSubfileType: a smaller copy, or a mask
+
+
+def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
+    """`centre_crop`, or `adm_crop` where the interpolation is "adm". [3, size, size]
+
+    OSError where the image is so narrow that resizing it would take gigabytes.
+    """
+    if max(image.size) * size**2 > 2**27 * min(image.size):
+        raise OSError(f"an image of {image.width}x{image.height} pixels is too narrow to be resized to {size}")
+    return adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
+
+
+def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
+    """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
+    image = TF.resize(image, size, TF.InterpolationMode(interpolation))
+    return TF.to_tensor(TF.center_crop(image, [size, size])) * 2 - 1
+
+
+def adm_crop(image: Image.Image, size: int) -> Tensor:
+    """The crop that ADM and DiT were trained on, of an RGB image -> [3, size, size] float32 in [-1, 1].
+
+    Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2  # rounds down; torchvision's centre is to even
+    return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Images [n, 3, h, w] -> [n, 1, h, w], by Pillow's weights of the colours (ITU-R 601); grey stays as it is."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

@@ -1,0 +1,365 @@
+"""Matching benchmarks by name; published ones, as their authors lay them out, and the table that reads them all.
+
+    winoground      $DATASET_ROOT/winoground/examples.jsonl if it is there, else facebook/winoground of the hub (gated)
+    hf:NAME         a data set of the hub, or a local folder that its library reads, with Winoground's columns
+    FOLDER          examples.jsonl, a line each, or a folder that GenEval wrote: 00000/metadata.jsonl, 00000/samples/
+    digits-...      of handwriting and canvases that training has not seen (diffusion.matching.digits)
+    NAME[:PART]     a published benchmark under $DATASET_ROOT/NAME, or a part of it (TABLE)
+
+A published one lies under $DATASET_ROOT/NAME: its annotations there or in data/ (as in the authors' repositories);
+its images there, in images/ or data/, or where the table says, such as $DATASET_ROOT/coco/val2017. Every part has one
+file of annotations. A row of it (an entry of a list, a key and its value, two lines of a csv) makes items, none or
+several.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion import InputError, one_line
+from diffusion.io.wording import few
+from diffusion.matching import digits as digit_items
+from diffusion.matching.items import Item, Items, Shown, choice, hub, opener, own, pair, search
+
+NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+COCO = ("val2017", "../coco/val2017", "../coco/images/val2017")
+COCO14 = (*(f"{at}{split}2014" for at in ("", "../coco/", "../coco/images/") for split in ("val", "train")),)
+VG = (*(f"{at}{each}" for at in ("", "../vg/", "../visual_genome/") for each in ("VG_100K", "VG_100K_2", "vg_images")),)
+SWIG, V7W = ("images_512", "../swig/images_512", "../SWiG/images_512"), ("../visual7w/images", "../v7w/images")
+VISDIAL = ("VisualDialog_val2018", "../visdial/VisualDialog_val2018")
+FLICKR = ("flickr30k-images", "../flickr30k/flickr30k-images", "../flickr30k/images")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one benchmark is read."""
+
+    parts: dict[str, str]  # PART -> its file
+    items: Callable  # (part, key, row) -> items
+    places: tuple[str, ...] = ()  # folders with images, seen from the benchmark's own
+
+
+def _named(names: str, pattern: str = "{}.json") -> dict[str, str]:
+    return {name: pattern.format(name) for name in names.split()}
+
+
+# ---- what a row says ----
+
+
+def _sugarcrepe(part, key, row):
+    yield choice(f"{part}/{key}", row["filename"], [row["caption"], row["negative_caption"]], part)
+
+
+def _sugarcrepe_pp(part, key, row):
+    captions = row["caption"], row["caption2"], row["negative_caption"]
+    yield choice(f"{part}/{row['id']}", row["filename"], captions, part, right=(0, 1))
+
+
+def _valse(part, key, row):
+    if row["mturk"]["caption"] >= 2:  # of three annotators: else no valid item
+        yield choice(f"{part}/{key}", row["image_file"], [row["caption"], row["foil"]], part)
+
+
+def _aro(part, key, row):
+    box = tuple(row[f"bbox_{side}"] for side in "xywh")
+    tag = row["relation_name"] if part == "relation" else " ".join(row["attributes"])
+    yield choice(f"{part}/{key}", Shown(row["image_path"], box), [row["true_caption"], row["false_caption"]], part, tag)
+
+
+def _order(part, key, row):
+    yield choice(f"{part}/{key}", row["image"], row["caption_options"], part)
+
+
+def _whatsup(part, key, row):
+    if part not in "AB":  # [image id, true caption, false caption]
+        image = f"{int(row[0]):012d}.jpg" if part.startswith("coco") else f"{row[0]}.jpg"
+        return [choice(f"{part}/{key}", image, row[1:3], part)]
+    first, relation, *_, last = Path(row["image_path"]).stem.split("_")  # A_left_of_B
+    of = f"{part} {first} {last}"
+    sides = "sides" if relation in ("left", "right") else "others"
+    groups = {"pair": f"{of} {sides}", "set": of}
+    return [choice(f"{part}/{key}", row["image_path"], row["caption_options"], part, relation, **groups)]
+
+
+def _cola(part, key, row):
+    first, caption_0, second, caption_1 = row
+    yield pair(str(key), [url.rsplit("/", 1)[-1] for url in (first, second)], [caption_0, caption_1])
+
+
+def _eqben(part, key, row):
+    subset = [each for each in Path(row["image0"]).parts[:-1] if each not in ("/", "..", "data", "images")][:1]
+    yield pair(str(key), [row["image0"], row["image1"]], [row["caption0"], row["caption1"]], *subset)
+
+
+def _mmvp(part, key, row):
+    images = [f"MLLM_VLM Images/{each['Type']}/{each['Question ID']}.jpg" for each in row]
+    yield pair(str(key), images, [f"a photo of {each['Statement']}" for each in row], row[0]["Type"])
+
+
+def _spec(part, key, row):
+    part, direction = part.split(".")
+    if direction == "image2text":
+        yield choice(
+            f"{part}/{direction}/{key}", f"{part}/{row['query']}", row["keys"], part, right=[int(row["label"])]
+        )
+    else:
+        images = [f"{part}/{image}" for image in row["keys"]]
+        yield search(f"{part}/{direction}/{key}", images, row["query"], part, right=int(row["label"]))
+
+
+def _clevr(part, key, row):
+    for n, captions in enumerate(row):
+        yield choice(f"{part}/{key}/{n}", key, captions, part, right=[1 if part == "spatial" else 0])
+
+
+def _svo(part, key, row):
+    yield search(str(key), [f"{row['pos_id']}.jpg", f"{row['neg_id']}.jpg"], row["sentence"], row["neg_type"])
+
+
+def _vl_checklist(part, key, row):
+    image, said = row
+    right = range(len(said["POS"]))
+    yield choice(f"{part}/{key}", image, [*said["POS"], *said["NEG"]], part.split("/")[0], part, right=right)
+
+
+def _imagecode(part, key, row):
+    for index, text in row.items():
+        yield search(f"{key}/{index}", [f"{key}/img{k}.jpg" for k in range(10)], text, right=int(index))
+
+
+# ---- rows of the hub ----
+
+
+def _vismin(k: int, row: dict) -> Item:
+    images = f"image_0 of row {k}", f"image_1 of row {k}"
+    return pair(str(k), images, [row["text_0"], row["text_1"]], row["category"])
+
+
+def _countbench(k: int, row: dict) -> Item | None:
+    number = NUMBERS[int(row["number"]) - 2]
+    captions = [re.sub(rf"\b{number}\b", each, row["text"], flags=re.IGNORECASE) for each in NUMBERS]
+    if len(set(captions)) == len(NUMBERS):  # else its text does not say the number as a word
+        return choice(str(k), f"row {k}", captions, number, right=[NUMBERS.index(number)])
+    return None
+
+
+HUB = {  # NAME -> id on the hub, split, columns, what a row says
+    "vismin": ("mair-lab/vismin-bench", "test", ("image_0", "image_1", "text_0", "text_1", "category"), _vismin),
+    "countbench": ("nielsr/countbench", "train", ("image", "text", "number"), _countbench),
+}
+REPLACED = "replace_att replace_obj replace_rel swap_att swap_obj"
+SPEC = "absolute_size relative_size absolute_spatial relative_spatial existence count"
+CLEVR = (
+    "pair_binding_size pair_binding_color recognition_color recognition_shape spatial"
+    " binding_color_shape binding_shape_color"
+)
+VALSE = (
+    "actant-swap action-replacement coreference-hard coreference-standard counting-adversarial counting-hard"
+    " counting-small-quant existence foil-it plurals relations"
+)
+WHATSUP = {"A": "controlled_images_dataset.json", "B": "controlled_clevr_dataset.json"}
+TABLE = {
+    "winoground": Reader({"hard": "why_winoground_hard.json"}, None),
+    "sugarcrepe": Reader(_named(f"add_att add_obj {REPLACED}"), _sugarcrepe, COCO),
+    "sugarcrepe++": Reader(_named(REPLACED), _sugarcrepe_pp, COCO),
+    "valse": Reader(_named(VALSE), _valse, (*COCO, *COCO14, *SWIG, *V7W, *VISDIAL, *VG)),
+    "aro": Reader(_named("relation attribution", "visual_genome_{}.json"), _aro, VG),
+    "order": Reader(_named("coco flickr30k", "{}_order.json"), _order, (*COCO14, *COCO, *FLICKR)),
+    "whatsup": Reader(WHATSUP | _named("coco_qa_one_obj coco_qa_two_obj vg_qa_one_obj vg_qa_two_obj"), _whatsup,
+                      (*COCO, *VG)),
+    "cola": Reader({"multi": "COLA_multiobjects_matching_benchmark.json"}, _cola, VG),
+    "eqben": Reader({"mini": "all_select.json"}, _eqben),
+    "mmvp": Reader({"vlm": "Questions.csv"}, _mmvp),
+    "spec": Reader({f"{s}.{d}": f"{s}/{d}.json" for s in SPEC.split() for d in ("image2text", "text2image")}, _spec),
+    "clevr": Reader(_named(CLEVR), _clevr, ("CLEVR_v1.0/images/val", "../CLEVR_v1.0/images/val", "images/val")),
+    "svo": Reader({"probes": "svo.json"}, _svo),
+    "vl-checklist": Reader({}, _vl_checklist, (*VG, *SWIG, "hake")),
+    "imagecode": Reader({"valid": "valid_data.json"}, _imagecode, ("image-sets",)),
+    "geneval": Reader({}, None),
+} | {name: Reader({}, None) for name in HUB}  # fmt: skip
+
+
+# ---- reading ----
+
+
+def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[float] | None = None) -> Items:
+    """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data.
+
+    value_range as in datasets.load_dataset.
+    """
+    known, _, part = name.partition(":")
+    root = Path(root).expanduser()
+    if name in digit_items.TABLE:
+        if value_range is not None:
+            raise InputError(f"--value_range: is for own images of more than 8 bits, not for {name}")
+        return digit_items.TABLE[name]()
+    if known in TABLE:
+        return read(known, part, root / known, value_range)
+    if name.startswith("hf:") and name != "hf:":
+        return hub(name.removeprefix("hf:"), value_range=value_range)
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):  # as Path's, but any text will do
+        if is_geneval(Path(folder)):
+            return read("geneval", "", Path(folder), value_range)
+        return own(Path(folder), value_range)
+    tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
+    first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
+    raise InputError(f"--dataset {name}: wanted {first}; or one of {tables}")
+
+
+def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
+    """A benchmark of the table, or a part of it, from its folder. InputError: not there, damaged, no such part."""
+    if name == "winoground":
+        return _winoground(part, folder, value_range)
+    if name in HUB:
+        id_, split, columns, item = HUB[name]
+        _known(name, part, [])
+        return hub(str(folder) if folder.is_dir() else id_, columns, item, split, value_range)
+    if name == "geneval":
+        return _placed(list(_geneval(folder, part)), folder, (), value_range)
+    reader = TABLE[name]
+    parts = reader.parts or {each.relative_to(folder).with_suffix("").as_posix(): each.relative_to(folder).as_posix()
+                             for each in sorted(folder.rglob("*.json"))}  # fmt: skip
+    if not parts:
+        raise InputError(f"--dataset {name}: no json files in {folder}")
+    chosen = [each for each in parts if not part or each == part or each.startswith((f"{part}.", f"{part}/"))]
+    _known(name, part, [*parts] if not chosen else [part])
+    items = []
+    for each in chosen:
+        items += _items_of(_annotations(folder, parts[each]), each, reader.items)
+    return _placed(items, folder, reader.places, value_range)
+
+
+def _known(name: str, part: str, parts: list[str]) -> None:
+    if part and part not in parts:
+        has = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
+        raise InputError(f"--dataset {name}:{part}: {has}")
+
+
+def _annotations(folder: Path, file: str) -> Path:
+    places = [folder / file, folder / "data" / file]
+    if found := [path for path in places if path.is_file()]:
+        return found[0]
+    raise InputError(f"{places[0]}: no such file, nor {places[1]}; commands.md says where its authors have it")
+
+
+def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
+    """The items of one file of annotations. InputError, naming file and key, where a row is not as it should be."""
+    for key, row in _rows(path):
+        try:
+            yield from items(part, key, row)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            lacks = f"has no {error.args[0]!r}" if isinstance(error, KeyError) else one_line(error)
+            raise InputError(f"{path}, item {key}: {lacks}; found {row!r:.120}") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[object, object]]:
+    """(key, value) of a dict, (number, entry) of a list, (number, two lines) of a csv."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                lines = list(csv.DictReader(file, strict=True))
+                data = list(zip(lines[::2], lines[1::2], strict=True))
+            else:
+                data = json.load(file)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+    if not isinstance(data, dict | list) or not data:
+        raise InputError(f"{path}: holds {type(data).__name__} {data!r:.40}, wanted items")
+    yield from data.items() if isinstance(data, dict) else enumerate(data)
+
+
+def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_range: Sequence[float] | None) -> Items:
+    """Items whose images are sought; those whose images are not there lack them. InputError where all do."""
+    if not items:
+        raise InputError(f"{folder}: holds no examples")
+    files = dict.fromkeys(shown.file for item in items for shown in item.images)
+    found = {file: _find(folder, places, file) for file in files}
+    lacking = {}
+    for k, item in enumerate(items):
+        if gone := [shown.file for shown in item.images if found[shown.file] is None]:
+            lacking[k] = f"no such image: {gone[0]}"
+    if len(lacking) == len(items):
+        sought = few([folder / place for place in ("", *places)])
+        gone = sum(path is None for path in found.values())
+        none = f"{len(items)} examples in the file, but {gone} of {len(files)} images are missing, so none is whole"
+        raise InputError(f"{folder}: {none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
+    open_file = opener(filter(None, found.values()), f"dataset {str(folder)!r}", value_range)
+    return Items(items, lambda k, i: open_file(found[items[k].images[i].file] or items[k].images[i].file), lacking)
+
+
+def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
+    """Where an image is: below one of the places, with as many of the folders that its name tells as are there."""
+    parts = Path(file).parts
+    for place in ("", "images", "data", *places):
+        for k in range(len(parts)):
+            if os.path.isfile(path := os.path.join(folder, place, *parts[k:])):
+                return path
+    return None
+
+
+def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) -> Items:
+    """Winoground; its part `hard` has the tags that say why an example is hard (arXiv 2211.00768), not its own."""
+    if (folder / "examples.jsonl").exists():
+        items = own(folder, value_range)
+    else:
+        items = hub("facebook/winoground", value_range=value_range)
+    _known("winoground", part, ["hard"])
+    if not part:
+        return items
+    path = _annotations(folder, TABLE["winoground"].parts[part])
+    why = {str(key): tuple(tags) for key, tags in _rows(path)}
+    if unknown := [item.id for item in items.items if item.id not in why]:
+        raise InputError(f"{path}: says nothing of example {unknown[0]}")
+    return Items([Item(i.id, i.images, i.captions, i.right, why[i.id]) for i in items.items], items.open)
+
+
+# ---- folders of generated images ----
+
+
+def is_geneval(folder: Path) -> bool:
+    return not (folder / "examples.jsonl").exists() and next(folder.glob("*/metadata.jsonl"), None) is not None
+
+
+def _metadata(path: Path) -> dict:
+    """GenEval's metadata of a prompt. InputError unless it is an object with texts prompt and tag, and its candidates.
+
+    `candidates`, which it may lack, is a list of texts.
+    """
+    wanted = "wanted one JSON object with prompt and tag"
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {wanted} ({one_line(error)})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}: {wanted}, found a {type(row).__name__}")
+    for key in ("prompt", "tag"):
+        if not isinstance(row.get(key), str):
+            found = f"found {key} {row[key]!r:.40}" if key in row else f"found no {key}"
+            raise InputError(f"{path}: {wanted}, texts both; {found}")
+    candidates = row.get("candidates") or []
+    if not isinstance(candidates, list) or not all(isinstance(text, str) for text in candidates):
+        raise InputError(f"{path}: candidates {candidates!r:.40}: wanted a list of texts")
+    return row
+
+
+def _geneval(folder: Path, part: str) -> Iterator[Item]:
+    """Each image among the prompts of its tag, or those that its own metadata list as `candidates`."""
+    told = {}
+    for path in sorted(folder.glob("*/metadata.jsonl")):
+        told[path.parent] = _metadata(path)
+    if not told:
+        raise InputError(f"{folder}: no 00000/metadata.jsonl, 00001/metadata.jsonl, ... there")
+    tags = {row["tag"] for row in told.values()}
+    _known("geneval", part, sorted(tags))
+    for place, row in told.items():
+        if part in ("", row["tag"]):
+            others = row.get("candidates") or [each["prompt"] for each in told.values() if each["tag"] == row["tag"]]
+            captions = list(dict.fromkeys([row["prompt"], *others]))
+            for file in sorted((place / "samples").glob("*.*")) or [place / "samples/0000.png"]:
+                name = file.relative_to(folder).as_posix()
+                yield choice(name, name, captions, row["tag"], prompt=place.name)

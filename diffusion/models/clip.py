@@ -1,0 +1,247 @@
+"""The baselines: how alike CLIP finds an image and captions. A thin layer over open_clip, imported only when used."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diffusion import InputError, InputWarning, one_line
+from diffusion.io.reading import check_pt
+from diffusion.io.wording import few
+from diffusion.models.aliases import EMBEDDED
+from diffusion.models.checkpoint import fingerprint
+
+DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
+    "clip": ("ViT-L/14", "openai"),
+    "openclip": ("ViT-H-14", "laion2b_s32b_b79k"),
+    "siglip": ("ViT-SO400M-14-SigLIP-384", "webli"),
+}
+PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+CARD = "open_clip_config.json"
+IMAGES = ("mean", "std", "interpolation", "resize_mode")  # what open_clip's cards say of preprocessing
+
+
+def find_clip(
+    model: str, version: str | None, pretrained: str | None, flag: str = "--version "
+) -> tuple[str, str | None]:
+    """open_clip's name of a model and the tag or file of its weights, from --model, --version and --pretrained.
+
+    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights; `flag` is what it was
+    given by. InputError: unknown.
+    """
+    open_clip = _import()
+    default, default_tag = DEFAULTS[model]
+    version = version or default
+    folder = EMBEDDED / "digits-clip" if version == "digits" else Path(os.path.expanduser(version))
+    if os.path.isfile(folder / "open_clip_config.json"):
+        if pretrained is not None:
+            raise InputError(f"--pretrained {pretrained}: {flag}{version} brings its own weights")
+        return f"local-dir:{folder}", None
+    name = version.replace("/", "-")
+    if name not in open_clip.list_models():
+        near = ", ".join(known for known in open_clip.list_models() if known.startswith(name[:5])) or "ViT-L-14, ..."
+        raise InputError(
+            f"{flag}{version}: open_clip has no such model (it has {near}), and no folder of that name holds"
+            " open_clip_config.json"
+        )
+    pretrained = pretrained and os.path.expanduser(pretrained)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None and default_tag in tags:
+        return name, default_tag
+    if pretrained not in tags and not os.path.isfile(tag_and_file(name, pretrained)[1] or ""):
+        given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
+        known = f" or, for {name}, {', '.join(tags)}" if tags else ""
+        raise InputError(f"{given}: wanted a file of weights{known}")
+    return name, pretrained
+
+
+def tag_and_file(name: str, pretrained: str | None) -> tuple[str | None, str | None]:
+    """Of --pretrained TAG, FILE or TAG=FILE, a file that is read as that tag's weights, the tag and the file."""
+    tags = _import().list_pretrained_tags_by_model(name)
+    if pretrained is None or pretrained in tags:
+        return pretrained, None
+    tag, _, file = pretrained.partition("=")
+    if tag in tags and file and not os.path.isfile(pretrained):
+        return tag, os.path.expanduser(file)
+    return None, os.path.expanduser(pretrained)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights were trained, where their file does not say it."""
+
+    images: dict  # of IMAGES those that are known; for the others open_clip's defaults
+    quick_gelu: bool
+    unknown: str = ""  # what is not known, and was taken for what
+
+    def __str__(self) -> str:
+        images = " ".join(f"{key} {self.images[key]}" for key in IMAGES if key in self.images)
+        return f"{images or 'preprocessing by default'}, {'QuickGELU' if self.quick_gelu else 'GELU'}"
+
+
+def training_of(name: str, pretrained: str | None) -> Training:
+    """How the weights that find_clip names were trained.
+
+    A file's are those of its tag, of the card beside it (open_clip_config.json), or of all tags of this model where
+    these agree. open_clip 3.3 asks none of them: it takes OpenAI's mean and crop for any file, and GELU for OpenAI's
+    weights, which were trained with QuickGELU. InputError: the card cannot be read.
+    """
+    open_clip = _import()
+    tag, file = tag_and_file(name, pretrained)
+    if name.startswith("local-dir:"):  # open_clip reads its card
+        return Training({}, False)
+    quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    configs = [open_clip.get_pretrained_cfg(name, each) for each in (tags if tag is None else [tag])]
+    if tag is None and (Path(file).parent / CARD).is_file():
+        configs = [_card(Path(file).parent / CARD)]
+    images = {key: config[key] for config in configs[:1] for key in IMAGES if config.get(key) is not None}
+    differ = [key for key in images if any(config.get(key) != images[key] for config in configs)]
+    activations = {bool(config.get("quick_gelu")) for config in configs} if not quick else {True}
+    unknown = []
+    if differ or (not images and tag is None):
+        unknown.append(f"preprocessing ({', '.join(differ or IMAGES)}; taken: OpenAI's mean and crop)")
+    if len(activations) > 1:
+        unknown.append("activation (taken: GELU)")
+    images = {} if differ else images
+    return Training(images, quick or activations == {True}, " and ".join(unknown))
+
+
+def _card(path: Path) -> dict:
+    """What a card says of preprocessing and activation, as a tag's configuration says it."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        images = card.get("preprocess_cfg") or {}
+        return {**images, "quick_gelu": bool(card["model_cfg"].get("quick_gelu"))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as open_clip's card of the weights beside it: {error!r}") from None
+
+
+def _local_files(name: str, pretrained: str | None) -> list[Path]:
+    """The local files of weights, of what find_clip gives; [] of open_clip's own."""
+    if pretrained is not None:
+        file = tag_and_file(name, pretrained)[1]
+        return [Path(file)] if file is not None else []
+    folder = Path(name.removeprefix("local-dir:"))
+    return [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
+
+
+def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
+    """What local weights are known by, of what find_clip gives; open_clip's own are known by their tag, so nothing."""
+    files = _local_files(name, pretrained)
+    if not files:
+        return {}
+    trained = f"; {training_of(name, pretrained)}" if pretrained is not None else ""
+    return {"weights of CLIP": f"{fingerprint(files)}{trained}"}
+
+
+def load_clip(
+    name: str, pretrained: str | None, *, dtype: str, device
+) -> tuple[Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
+    """Two functions: an RGB image -> its features [d], n texts -> theirs [n, d]; float64, of length 1.
+
+    So `texts @ image` are cosine similarities [n]. Raises InputError: no weights; from the second, several texts that
+    are all the same to the tokenizer. Warns where it is not known how the weights of a file were trained, and of texts
+    that are cut.
+    """
+    from transformers import dynamic_module_utils
+
+    open_clip = _import()
+    for file in _local_files(name, pretrained):
+        check_pt(file)
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether to run a folder's code
+    logging.disable(logging.CRITICAL)
+    file, training = tag_and_file(name, pretrained)[1], training_of(name, pretrained)
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            name,
+            file or pretrained,
+            precision=PRECISION[dtype],
+            device=device,
+            force_quick_gelu=training.quick_gelu,
+            **{f"image_{key}": value for key, value in training.images.items()},
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
+        why = one_line(error, 300)
+        raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    model.eval()
+    if training.unknown:
+        how = f"--pretrained TAG=FILE reads it as a tag's weights, else {CARD} beside it says it"
+        tags = few(open_clip.list_pretrained_tags_by_model(name), 4) or "none"
+        known = f"open_clip's tags for {name} ({tags}) do not tell its {training.unknown}"
+        warnings.warn(f"--pretrained {pretrained}: {known}; {how}", InputWarning, stacklevel=2)
+    check = TokenCheck(tokenizer)
+
+    @torch.inference_mode()
+    def of_image(image: Image.Image) -> Tensor:
+        x = preprocess(image)[None].to(device, open_clip.get_input_dtype(PRECISION[dtype]))
+        return F.normalize(model.encode_image(x).double(), dim=-1)[0].cpu()
+
+    @torch.inference_mode()
+    def of_texts(texts: list[str]) -> Tensor:
+        chunks = [tokenizer(texts[k : k + 64]).to(device) for k in range(0, len(texts), 64)]
+        check(texts, torch.cat(chunks).tolist())
+        return torch.cat([F.normalize(model.encode_text(chunk).double(), dim=-1).cpu() for chunk in chunks])
+
+    return of_image, of_texts
+
+
+class TokenCheck:
+    """Names texts that a tokenizer cuts, each once, and those that are the same after it."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.named = set()  # texts that were cut
+        self.left = {}  # what was left of them, tokens -> the first text
+
+    def __call__(self, texts: list[str], tokens: list[list[int]]) -> None:
+        """tokens [texts, context length], the tokenizer's. InputError where several different texts are all the same.
+
+        Texts of one call are compared, and those that are cut with all that were cut before.
+        """
+        first, same = {}, []
+        rows = dict(zip(texts, map(tuple, tokens), strict=True))
+        for text, length in zip(rows, _lengths(self.tokenizer, list(rows)), strict=True):
+            row = rows[text]
+            before = self.left if length > self.tokenizer.context_length else first
+            if before is self.left and text not in self.named:
+                self.named.add(text)
+                taken = f"{length} tokens, CLIP takes {self.tokenizer.context_length}; the rest is cut"
+                warnings.warn(f"{text!r}: {taken}", InputWarning, stacklevel=3)
+            if before.setdefault(row, text) != text:
+                same.append((before[row], text))
+        if len(rows) > 1 and len(set(rows.values())) == 1:
+            raise InputError(f"all {len(rows)} texts are the same to CLIP's tokenizer, as {texts[0][:80]!r}")
+        more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
+        for one, other in same[:3]:
+            warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
+
+
+def _lengths(tokenizer, texts: list[str]) -> list[int]:
+    """How many tokens texts have, start and end included, before any is cut."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:  # open_clip's SimpleTokenizer
+        return [2 + len(tokenizer.encode(text)) for text in texts]
+    added = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    ids = inner(cleaned, add_special_tokens=not added, verbose=False).input_ids
+    return [added + len(each) for each in ids]
+
+
+def _import():
+    try:
+        import open_clip
+    except ImportError:
+        raise InputError("CLIP needs the package 'open_clip_torch': pip install open_clip_torch") from None
+    return open_clip

@@ -1,0 +1,481 @@
+"""The models: the pipeline that a card describes, loaded whole, and made ready for the kernel."""
+
+import contextlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion import InputError, InputWarning, one_line
+from diffusion.core.batching import alike
+from diffusion.core.constants import DTYPES
+from diffusion.core.process import Process
+from diffusion.data.images import to_grey
+from diffusion.io import hub
+from diffusion.io.atomic import sha256
+from diffusion.io.wording import few
+from diffusion.models import checkpoint, single_file
+from diffusion.models.aliases import ALIASES, EMBEDDED
+from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.models.families import ADAPTERS, PACKED, TAKEN, sana_instruction
+from diffusion.models.lora import OWN, OWN_TOKEN, add, embed, switcher, token_of
+from diffusion.settings import exact_float32, guest
+
+NEAR = 0.02  # of the length of a prompt's conditions: prompts nearer than this are compared bit by bit
+
+__all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A diffusion model as the kernel sees it."""
+
+    process: Process
+    device: torch.device
+    image_size: int  # pixels
+    encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
+    conditions: Callable[..., Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
+    told: str = "text"  # or "class": what `conditions` takes
+    classes: int | None = None  # how many class ids it knows, if it takes those
+    tokens: tuple[str, ...] = ()  # of its embeddings
+    switch: Callable[[tuple[str, ...]], None] | None = None  # turns on these of the card's own_lora, off the rest
+
+
+@contextlib.contextmanager
+def _reading(card: Card):
+    """Turn missing, damaged or foreign files into InputError; a bug of ours is none of these, and stays what it is."""
+    try:
+        with guest():
+            yield
+    except OSError as error:  # also hub.Unreachable, and weights.Unreadable of what a library raised
+        why = one_line(error, 300)
+        where = card.file or card.source
+        raise InputError(f"{where}: cannot read its weights; a local folder will do as well: {why}") from error
+
+
+def weights_size(card: Card, dtype: torch.dtype) -> int:
+    """How many bytes a model will take in memory, from its configurations alone. Raises InputError, as load_model."""
+    total = 0
+    with _reading(card):
+        for part, (source, within) in card.places.items():
+            cls = class_of(*card.parts[part])
+            module = checkpoint.empty(cls, checkpoint.read_config(cls, source.folder / within))
+            itemsize = torch.float32.itemsize if part in AUTOENCODERS else dtype.itemsize
+            total += sum(p.numel() for p in module.parameters()) * itemsize
+    return total
+
+
+def _files(source: hub.Source, within: str) -> list[Path]:
+    names = checkpoint.weight_files(source.within(within))
+    return hub.fetch(source, [f"{within}/{name}" if within else name for name in names])
+
+
+def _held(card: Card, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a card's single file, and the parts that they are of; with dtype None zeros that take no room."""
+    if card.file is None or not card.file.endswith(".safetensors"):
+        return {}, []
+    tensors = single_file.read(card.file, dtype)
+    if dtype is None:  # the meta device will not do: what converts text encoders asks what is there
+        tensors = {key: torch.zeros(()).expand(value.shape) for key, value in tensors.items()}
+    parts = [part for part, (_, within) in card.places.items() if within == part]  # a VAE of its own has no folder
+    return tensors, [part for part in parts if single_file.holds(class_of(*card.parts[part]), tensors)]
+
+
+def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module]:
+    """The parts of a model that have weights; with dtype None on the meta device, with warnings of what was found."""
+    tensors, held = _held(card, dtype)
+    loaded = {}
+    for part, (source, within) in card.places.items():
+        cls, folder = class_of(*card.parts[part]), source.folder / within
+        own = dtype and (torch.float32 if part in AUTOENCODERS else dtype)  # some VAEs overflow in half precision
+        if part in held:
+            loaded[part] = single_file.load_part(part, cls, folder, tensors, card.file, own)
+        else:
+            loaded[part] = checkpoint.load_part(part, cls, folder, _files(source, within), own)
+    if held and dtype is None:
+        single_file.warn_of_rest(card.file, card.source, [part for part in loaded if part not in held])
+    return loaded
+
+
+def _pipeline(card: Card, dtype: torch.dtype | None):
+    from diffusers import DiffusionPipeline
+
+    given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
+    modules = _modules(card, dtype)
+    with checkpoint.library_reads():
+        pipeline = DiffusionPipeline.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
+    _limit_tokenizers(pipeline)
+    return pipeline
+
+
+def _limit_tokenizers(pipeline) -> None:
+    """A tokenizer gives no more tokens than its text encoder has places for.
+
+    Without a `model_max_length` in tokenizer_config.json transformers (5) takes 1e30, to which pipelines then pad.
+    """
+    for key, tokenizer in pipeline.components.items():
+        if not key.startswith("tokenizer") or not hasattr(tokenizer, "model_max_length"):
+            continue
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        config = getattr(encoder, "config", None)
+        most = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+        if isinstance(most, int) and tokenizer.model_max_length > most:
+            tokenizer.model_max_length = most
+    limit = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
+    if limit and getattr(pipeline, "tokenizer_max_length", 0) > limit:  # it had looked before
+        pipeline.tokenizer_max_length = limit
+
+
+def check_weights(card: Card) -> dict[str, str]:
+    """Look at all the files of a model's weights, before a run begins; what they are known by, of each part.
+
+    Of the hub they are fetched first. The hub's commit, or sizes and hashes of local files, of local folders also of
+    the configurations of the parts: a scheduler's says what the network predicts. Raises InputError unless every weight
+    of every part is there, every tensor of every LoRA has its place, and every tokenizer has its vocabulary; warns of
+    what is not used.
+    """
+    with _reading(card):
+        _check_tokenizers(card)
+        known = {}
+        if card.lora or card.embeddings or card.own_lora or card.own_tokens:
+            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline][0]
+            known |= {f"weights of --embeddings {each}": embed(pipeline, each) for each in card.embeddings}
+            known |= {f"weights of {OWN_TOKEN} {e}": embed(pipeline, e, OWN_TOKEN, name) for e, name in card.own_tokens}
+            known |= {f"weights of --lora {each}": add(pipeline, part, each) for each in card.lora}
+            known |= {f"weights of {OWN} {each}": add(pipeline, part, each, OWN) for each in card.own_lora}
+        else:
+            _modules(card, None)
+        held = _held(card, None)[1]
+        if held:
+            known["weights of the file"] = checkpoint.fingerprint([single_file.path_of(card.file)])
+        for part, (source, within) in card.places.items():
+            if part not in held:
+                files = _files(source, within)
+                known[f"weights of {part}"] = (
+                    f"commit {source.commit}" if source.commit else checkpoint.fingerprint(files)
+                )
+        # the hub's have a commit, and the embedded models nobody edits
+        home, read = card.home, {"model_index.json", *card.parts}
+        told = [(home, name) for name in home.names if name.split("/")[0] in read]
+        told += [(source, Path(part, "config.json")) for source, part in card.places.values() if source != home]
+        told = [source.folder / name for source, name in told if source.commit is None]
+        told = [path for path in told if f"*{path.suffix}" in hub.TOLD and not path.is_relative_to(EMBEDDED)]
+        if told:
+            known["configuration"] = checkpoint.fingerprint(told)
+    return known
+
+
+@guest()
+def load_model(
+    card: Card | str | Path,
+    *,
+    condition: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    compiled: bool = False,
+    offload: bool = False,
+) -> Model:
+    """Load the pipeline that a card (or a name that `read_card` takes) describes; on CUDA, its network may be compiled.
+
+    `condition` is what the model is conditioned on, "text" or "class". By default that is what its own configuration
+    says; of the names of the scripts, "digits" alone stands for two models, and then for the one of texts.
+
+    The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
+    encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
+    (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
+    `conditions` is also told which each arm has. Raises InputError when there is no such device, and when weights are
+    missing or damaged.
+    """
+    if dtype not in [getattr(torch, name) for name in DTYPES]:
+        raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
+    device = find_device(device, f"device {str(device)!r}")
+    if condition not in (None, *ALIASES):
+        raise InputError(f"condition {condition!r}: wanted {' or '.join(ALIASES)}")
+    if not isinstance(card, Card):
+        card = read_card(str(card), told=condition or _condition_of(str(card)))
+    elif condition not in (None, ADAPTERS[card.pipeline][1]):
+        raise InputError(f"condition {condition!r}: {card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
+    part, told, adapter = ADAPTERS[card.pipeline]
+    with _reading(card):
+        _check_tokenizers(card)
+        pipeline = _pipeline(card, dtype)
+        for each in card.embeddings:
+            embed(pipeline, each)
+        for each, name in card.own_tokens:
+            embed(pipeline, each, OWN_TOKEN, name)
+        for each in card.lora:
+            add(pipeline, part, each)
+        switch = switcher(pipeline, part, card.own_lora) if card.own_lora else None
+    _mark_ends(pipeline)
+    network = getattr(pipeline, part)
+    release = _visiting(pipeline, network, device) if offload else lambda: None
+    (network if offload else pipeline).to(device)
+    prepare(network, compiled)
+    tell, say = adapter(pipeline, device)
+
+    @guest()
+    @torch.inference_mode()
+    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
+        owns = loras or [None] * len(arms)
+        if told == "text":
+            _check_tokens(pipeline, arms)
+        rows = {}
+        for own, places in alike(owns).items():
+            if own is not None:
+                switch(own)
+            some = (places[k : k + 64] for k in range(0, len(places), 64))
+            rows |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
+        found = torch.stack([rows[place] for place in range(len(arms))])
+        if told == "text":
+            _check_distinct(arms, owns, found, encode_alone)
+        release()
+        return found
+
+    def encode_alone(prompt: str, own: tuple[str, ...] | None) -> Tensor:
+        """The conditions of one prompt, whose bits do not depend on the prompts beside it."""
+        if own is not None:
+            switch(own)
+        return tell([prompt, prompt])[0]
+
+    @guest()
+    @torch.inference_mode()
+    def encode(images: Tensor) -> Tensor:
+        images = images.to(device, torch.float32)
+        if card.autoencoder is None:
+            return to_grey(images) if card.latent[0] == 1 else images
+        x = _latent(getattr(pipeline, card.autoencoder), images)
+        release()
+        return x
+
+    def denoise(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
+        time = time.float() if time.is_floating_point() else time  # MPS has no float64
+        with exact_float32():
+            return say(z.to(dtype), time.to(device), told)
+
+    process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
+    tokens = tuple(token_of(each) for each in card.embeddings)
+    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, tokens, switch)
+
+
+def _condition_of(name: str) -> str:
+    """What the model of a name is conditioned on: "text" also where there is none, of which read_card says why."""
+    for condition, places in ALIASES.items():
+        if name in places:
+            return condition
+    if name.endswith(hub.SINGLE):
+        return "text"
+    try:
+        declared = json.loads((hub.look(name).folder / "model_index.json").read_text())
+        return ADAPTERS[declared["_class_name"]][1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "text"
+
+
+def find_device(given: str | torch.device, said: str) -> torch.device:
+    """The device of this name; InputError, which begins with what the caller `said`, where there is no such."""
+    try:
+        device = torch.device(given)
+        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"{said}: not to be had here ({str(error).splitlines()[0]})") from None
+
+
+def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:
+    """Let every module but the network come to the device when it is called; what sends them back."""
+    from accelerate import cpu_offload_with_hook
+
+    others = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    hooks = [cpu_offload_with_hook(part, device)[1] for part in others if part is not network]
+
+    def release() -> None:
+        for hook in hooks:
+            hook.offload()
+
+    return release
+
+
+def prepare(network: torch.nn.Module, compiled: bool) -> None:
+    """Make a network that lies on its device fast there."""
+    network.eval()
+    if next(network.parameters()).device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # what its convolutions are fastest in
+    if compiled:
+        network.compile(mode="max-autotune", dynamic=False)
+
+
+def _latent(vae, images: Tensor) -> Tensor:
+    """The mean of the posterior as the network knows it: (mean - shift) scale."""
+    video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
+    code = vae.encode(images[:, :, None] if video else images)
+    if hasattr(code, "latent_dist"):
+        mean = code.latent_dist.mean
+    else:  # Sana's and tiny VAEs have no posterior
+        mean = code.latent if hasattr(code, "latent") else code.latents
+    if video:
+        mean = mean[:, :, 0]
+    if hasattr(vae, "bn"):  # Flux.2's, of each channel of the squares that its network sees
+        return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's and Qwen's, of each channel
+        shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
+        scale = scale / std
+    return (mean - shift) * scale
+
+
+def _check_tokenizers(card: Card) -> None:
+    """InputError unless each tokenizer of a model has its files, and a vocabulary in them.
+
+    transformers 5.24 makes an empty tokenizer of a folder without a vocabulary, to which all prompts are alike.
+    """
+    for part, (library, class_name) in card.parts.items():
+        if not part.startswith("tokenizer"):
+            continue
+        folder = card.home.folder / part
+        files = [folder / name for name in card.home.within(part)]
+        there = [path for path in files if path.is_file()]  # of the hub's, what a tokenizer is read from
+        if not there:
+            raise InputError(f"{folder}: the {part} is missing; wanted a {class_name}'s files")
+        for path in there:
+            checkpoint.check_pointer(path)
+        try:
+            tokenizer = class_of(library, class_name).from_pretrained(folder)
+        except (*UNREADABLE, RuntimeError, ImportError) as error:
+            raise InputError(f"{folder}: cannot be read as the {part}: {one_line(error)}") from error
+        if not hasattr(tokenizer, "get_vocab"):  # a processor, which reads images too
+            tokenizer = tokenizer.tokenizer
+        added = {*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens}
+        if not any(word.strip("\u2581 ") for word in tokenizer.get_vocab() if word not in added):
+            raise InputError(f"{folder}: the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
+
+
+def _mark_ends(pipeline) -> None:
+    """Let CLIP take the pooled text at the end of the text, where tokens were added.
+
+    Old configurations say `eos_token_id: 2`, for which transformers 5.24 (`modeling_clip.py`) takes the largest id in
+    the prompt: the end of the text, unless a token was added behind it in the vocabulary.
+    """
+    for key, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        end = getattr(tokenizer, "eos_token_id", None)
+        if not key.startswith("tokenizer") or end is None or encoder is None:
+            continue
+        behind = {index for index in tokenizer.get_vocab().values() if index > end}
+        if not behind or not behind <= tokenizer.added_tokens_decoder.keys():
+            continue
+        for module in encoder.modules():
+            if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == 2:
+                module.eos_token_id = end
+
+
+def _check_tokens(pipeline, prompts: list[str]) -> None:
+    """Name prompts that are longer than a text encoder takes; InputError for a token that it has no embedding of."""
+    prompts = list(dict.fromkeys(prompts))
+    parts = [key for key, part in pipeline.components.items() if key.startswith("tokenizer") and part is not None]
+    for part, (tokenizer, texts, limit) in zip(parts, _read_by(pipeline, prompts), strict=True):
+        encoder = getattr(pipeline, part.replace("tokenizer", "text_encoder"))
+        known = len(encoder.get_input_embeddings().weight)
+        for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
+            if len(ids) > limit:
+                cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
+                warnings.warn(cut, InputWarning, stacklevel=3)
+            if max(ids[:limit], default=0) >= known:
+                token = tokenizer.convert_ids_to_tokens(max(ids[:limit]))
+                encoder = f"the text encoder has embeddings of {known} tokens, the {part} {len(tokenizer)}"
+                raise InputError(
+                    f"{prompt!r}: {encoder}, of which {token!r} has none; wanted the files of one training"
+                )
+
+
+def _check_distinct(
+    prompts: list[str],
+    loras: Sequence[tuple[str, ...] | None],
+    rows: Tensor,
+    encode_alone: Callable[[str, tuple[str, ...] | None], Tensor],
+) -> None:
+    """Name different prompts whose conditions [n, ...] are the same: the network cannot tell them apart.
+
+    A tokenizer may not know their words, or the encoder's length end before them. The same text twice is the caller's
+    matter, and prompts with other LoRAs are others. InputError where all prompts, empty ones aside, are the same.
+    """
+    places = {}
+    for place, arm in enumerate(zip(prompts, loras, strict=True)):
+        places.setdefault(arm, place)
+    arms = list(places)
+    if len(arms) < 2:
+        return
+    near = _near(rows[list(places.values())])
+    groups: dict[tuple, list[str]] = {}
+    for k in near:
+        prompt, own = arms[k]
+        groups.setdefault((own, digest(encode_alone(prompt, own))), []).append(prompt)
+    why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
+    worded = {arm for arm in arms if arm[0].strip()}
+    for (own, _), group in groups.items():
+        if len(group) < 2:
+            continue
+        named = few([repr(prompt) for prompt in group])
+        if worded <= {(prompt, own) for prompt in group}:
+            raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named}): {why}")
+        alike = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
+        warnings.warn(alike, InputWarning, stacklevel=3)
+
+
+def _near(rows: Tensor) -> list[int]:
+    """Of rows [n, ...] those that are nearer to another than NEAR of their length."""
+    flat = rows.flatten(1)
+    products = torch.zeros(len(rows), len(rows), device=rows.device)
+    for part in flat.split(1 << 16, 1):  # so that half precision need not be copied whole
+        products += part.float() @ part.float().T
+    square = products.diagonal()
+    distance = square[:, None] + square - 2 * products
+    distance.fill_diagonal_(torch.inf)
+    return (distance <= NEAR**2 * square[:, None]).any(1).nonzero()[:, 0].tolist()
+
+
+def digest(condition: Tensor) -> str:
+    """A hash of the bits of a prompt's conditions."""
+    return sha256(condition.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+
+
+def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
+    """Each tokenizer of a pipeline, what it is given of prompts, and how many of these tokens the network gets.
+
+    Some prompts are put into a chat's template or after an instruction, as the network was trained.
+    """
+    kind, found = type(pipeline).__name__, []
+    for key, tokenizer in pipeline.components.items():
+        if not key.startswith("tokenizer") or tokenizer is None:
+            continue
+        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+        texts, limit = prompts, longest and longest.default
+        if hasattr(pipeline, "maybe_convert_prompt"):  # a token of several vectors is as many tokens
+            texts = pipeline.maybe_convert_prompt(texts, tokenizer)
+        if kind == "HunyuanDiTPipeline":
+            limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
+        elif kind == "Lumina2Pipeline":
+            texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
+        elif kind == "SanaPipeline" and sana_instruction(pipeline):
+            before = "\n".join(sana_instruction(pipeline))
+            texts = [before + each for each in prompts]
+            limit += len(tokenizer.encode(before)) - 2  # as its encode_prompt counts
+        elif kind == "QwenImagePipeline":
+            texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
+            limit = TAKEN + pipeline.prompt_template_encode_start_idx
+        elif kind in ("ZImagePipeline", "Flux2KleinPipeline"):
+            how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": kind == "ZImagePipeline"}
+            texts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], **how) for each in prompts]
+        elif kind == "Flux2Pipeline":
+            from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+            texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
+            tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
+        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
+    return found

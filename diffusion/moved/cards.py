@@ -1,0 +1,3 @@
+"""Moved to diffusion.models.config."""
+
+from diffusion.models.config import *

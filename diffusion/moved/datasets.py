@@ -1,0 +1,3 @@
+"""Moved to diffusion.data.datasets."""
+
+from diffusion.data.datasets import *

@@ -1,0 +1,3 @@
+"""Moved to diffusion.core.process."""
+
+from diffusion.core.process import *

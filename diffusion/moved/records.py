@@ -1,0 +1,3 @@
+"""Moved to diffusion.runs.records."""
+
+from diffusion.runs.records import *

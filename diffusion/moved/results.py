@@ -1,0 +1,3 @@
+"""Moved to diffusion.runs.results."""
+
+from diffusion.runs.results import *

@@ -1,0 +1,3 @@
+"""Moved to diffusion.evaluate.loop."""
+
+from diffusion.evaluate.loop import *

@@ -1,0 +1,37 @@
+"""Where the package's files lie, in a clone and as installed, and paths as people write them."""
+
+import os
+from pathlib import Path
+
+
+def expanded(text: str) -> Path:
+    """A path as people write it: ~ is their home, also where no shell has read it."""
+    return Path(os.path.expanduser(text))
+
+
+PACKAGE = Path(__file__).parent
+INSTALLED = (PACKAGE / "assets").is_dir()
+DATA = PACKAGE / "assets" if INSTALLED else PACKAGE.parent  # beside it in a clone
+PROGRAMS = PACKAGE if INSTALLED else PACKAGE.parent  # where scripts/ lies
+
+
+def script(name: str) -> str:
+    """How a script of scripts/ is called: in a clone, or by what pip has installed."""
+    return f"python -m diffusion.scripts.{name}" if INSTALLED else f"python scripts/{name}.py"
+
+
+def program(name: str) -> Path:
+    """The file of eval_prob_adaptive.py and the like, or of a script as scripts/print_acc.py."""
+    return (PROGRAMS if name.startswith("scripts/") else PACKAGE.parent) / name
+
+
+def shipped(path: str | Path) -> Path:
+    """A file or folder of this name or, where there is none, the one that ships with us under it.
+
+    So prompts/pets_prompts.csv is found from every working folder.
+    """
+    given = Path(path)
+    ours = DATA / given
+    if given.is_absolute() or os.path.exists(given) or not os.path.exists(ours):
+        return given
+    return ours
