@@ -73,7 +73,9 @@ def search_of(
         return levels, np.array([len(levels)]), start, min(most * len(levels), args.budget or sys.maxsize), False
     options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
-        raise InputError("--to_keep and --n_samples: wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race")
+        raise InputError(
+            "--to_keep and --n_samples", "wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race"
+        )
     check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
     levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials, pairs=run_config.in_pairs(args))
     largest = np.sort(arms)[::-1]

@@ -83,16 +83,16 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[in
         return arms, sorted(arms)
     given = " ".join(args.cls)
     if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
-        raise InputError(f"--cls {given}: wanted class ids or ranges of them, such as 7 or 0-99")
+        raise InputError(f"--cls {given}", "wanted class ids or ranges of them, such as 7 or 0-99")
     bounds = wording.bounds(args.cls)
     if any(first > last for first, last in bounds):
-        raise InputError(f"--cls {given}: a range goes up, as in 0-99")
+        raise InputError(f"--cls {given}", "a range goes up, as in 0-99")
     if max(last for _, last in bounds) >= card.classes:
-        raise InputError(f"--cls {given}: {card.source} knows the classes 0..{card.classes - 1}")
+        raise InputError(f"--cls {given}", f"{card.source} knows the classes 0..{card.classes - 1}")
     chosen = wording.numbers(args.cls)
     if strange := sorted(set(chosen) - set(arms)):
         none = f"{wording.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
-        raise InputError(f"--cls {given}: {none}")
+        raise InputError(f"--cls {given}", none)
     return arms, chosen
 
 
@@ -100,7 +100,7 @@ def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
     """n_samples and to_keep: as given; every level for all with --t_interval or --cls; else two stages."""
     if args.n_samples or args.to_keep:
         if args.t_interval is not None:
-            raise InputError(f"--t_interval {args.t_interval}: --n_samples says which levels already")
+            raise InputError(f"--t_interval {args.t_interval}", "--n_samples says which levels already")
         n_samples, to_keep = args.n_samples or [], args.to_keep or []
     elif args.t_interval is not None or args.cls is not None:
         n_samples, to_keep = [every(5 if args.t_interval is None else args.t_interval, T)], [1]
@@ -150,7 +150,7 @@ def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int
         else:
             given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
             wanted = "give classes as ranges such as 0-99"
-        raise InputError(f"{given[:60]}...: too long for a folder's name; {wanted}")
+        raise InputError(f"{given[:60]}...", f"too long for a folder's name; {wanted}")
     return naming.run_folder(args.dataset, args.extra, name) / args.split
 
 
@@ -159,17 +159,17 @@ def check(args) -> None:
     options.at_least_one(args, "n_trials", "batch_size", "in_flight", "imgs_to_eval")
     options.not_negative(args, "seed")
     if args.keep and len(args.keep) > 1:
-        raise InputError(f"--{' --'.join(args.keep)}: at most one of them")
+        raise InputError(f"--{' --'.join(args.keep)}", "at most one of them")
     args.keep = args.keep[0] if args.keep else None
     if args.candidates and args.cls is not None:
-        raise InputError("--candidates: of a part of the classes, none are the best; leave out --cls")
+        raise InputError("--candidates", "of a part of the classes, none are the best; leave out --cls")
     if args.keep == "save_maps" and args.cls is not None:
-        raise InputError("--save_maps: of a part of the classes, no two are the best; leave out --cls")
+        raise InputError("--save_maps", "of a part of the classes, no two are the best; leave out --cls")
     if args.picture and args.cls is not None:
-        raise InputError("--picture: of a part of the classes, none is the answer; leave out --cls")
+        raise InputError("--picture", "of a part of the classes, none is the answer; leave out --cls")
     style.check_picture(args.picture)
     if args.version and args.image_size:
-        raise InputError(f"--image-size {args.image_size}: --version {args.version} says it already")
+        raise InputError(f"--image-size {args.image_size}", f"--version {args.version} says it already")
 
 
 def stored(kept: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
@@ -206,7 +206,7 @@ def main(argv: list[str]) -> int:
     card = read_card(name, told=takes, vae=args.vae)
     card = with_names(card, args.classes) if args.classes else card
     if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
-        raise InputError(f"--{args.keep}: wanted a model of epsilon and its variance; {card.source} is not one")
+        raise InputError(f"--{args.keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")
     columns = args.image_column, args.label_column
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
     environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
@@ -217,7 +217,7 @@ def main(argv: list[str]) -> int:
     called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
     table = [(k, called[class_of[k]], class_of[k]) for k in arms]
     if dataset.candidates and args.cls is not None:
-        raise InputError(f"--cls: the column candidates of {dataset.name} says which classes compete")
+        raise InputError("--cls", f"the column candidates of {dataset.name} says which classes compete")
     prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
     told, of, first_stage = run_config.first_stage(args, parser(), dataset, mine, table, prompts)
     most = run_config.most_arms(args, arm_class)

@@ -102,7 +102,7 @@ def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Vie
     else:
         options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
         if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
-            raise InputError(f"--normalize: is for image scores, {args.dataset} asks for captions only")
+            raise InputError("--normalize", f"is for image scores, {args.dataset} asks for captions only")
         one_stage = [every(args.t_interval, len(usable))], [1]
         levels, ends, start = staged(usable, *one_stage, args.n_trials, pairs=run_config.in_pairs(args))
     points = run_config.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
@@ -172,7 +172,10 @@ def check_captions(items: Items, mine: Views, digest_of: Callable[[str], str]) -
     alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
     everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
     if all(map(is_one, asked)) and all(map(is_one, everywhere)):
-        raise InputError(f"{alike}; their words are unknown to its tokenizer, or behind the tokens that it takes")
+        raise InputError(
+            f"{len(asked)} examples",
+            f"{alike}; their words are unknown to its tokenizer, or behind the tokens that it takes",
+        )
     warnings.warn(alike, InputWarning, stacklevel=2)
 
 
@@ -181,9 +184,9 @@ def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.nda
     asked = {k: items[k].table for k, _ in mine}
     if no := [k for k, right in asked.items() if not (right.any(0) & ~right.all(0)).any()]:
         other = f"{len(no)} of {len(asked)} examples of {args.dataset} ask for an image, the first is {items[no[0]].id}"
-        raise InputError(f"--search race: is for text scores; {other}: wanted --search grid")
+        raise InputError("--search race", f"is for text scores; {other}: wanted --search grid")
     if args.budget and (several := [k for k, right in asked.items() if (right.sum(0) > 1).any()]):
-        raise InputError(f"--budget {args.budget}: not with several right captions, as in {items[several[0]].id}")
+        raise InputError(f"--budget {args.budget}", f"not with several right captions, as in {items[several[0]].id}")
     most = max(len(right) for right in asked.values())
     return run_config.race_of(args, np.ones(most, dtype=int), usable, most)
 
@@ -253,7 +256,7 @@ def main(argv: list[str]) -> int:
     options.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
         raise InputError(
-            f"--pretrained {args.pretrained}: is for --model clip and openclip, and siglip; sd takes --version"
+            f"--pretrained {args.pretrained}", "is for --model clip and openclip, and siglip; sd takes --version"
         )
     style.check_picture(args.gallery)
     device, dtype = run_config.pick_device(args)

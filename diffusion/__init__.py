@@ -13,7 +13,17 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 class InputError(ValueError):
-    """What the user gave cannot work; the message is one line that says what was found and what was wanted."""
+    """The user's input cannot work. The message is one line: where (a file, a flag), and the problem there.
+
+    The problem says what was found and what was wanted.
+    """
+
+    def __init__(self, where: object, problem: object):
+        super().__init__(where, problem)
+        self.where, self.problem = str(where), str(problem)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
 
 
 class InputWarning(UserWarning):

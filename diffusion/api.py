@@ -92,19 +92,19 @@ def classify(
     _numbers(Integral, seed=seed, batch_size=batch_size, max_samples=max_samples)
     _numbers(Real, z=z, budget=budget, temperature=1 if temperature is None else temperature)
     if temperature is not None and not 0 < temperature < np.inf:
-        raise InputError(f"temperature {temperature!r}: must be a number greater than 0")
+        raise InputError(f"temperature {temperature!r}", "must be a number greater than 0")
     if candidates is not None and not isinstance(candidates, Iterable):
-        raise InputError(f"candidates {candidates!r:.60}: wanted a list of numbers, or one for each image")
+        raise InputError(f"candidates {candidates!r:.60}", "wanted a list of numbers, or one for each image")
     T = len(model.process)
     weight = _weights(weights, T)
     usable = _levels((MIDDLE if search == "race" else (0.0, 1.0)) if levels is None else levels, T)
     usable = usable[weight[usable] > 0]
     if len(usable) < 2:
-        raise InputError("weights: fewer than 2 of the noise levels that are measured have one above 0")
+        raise InputError("weights", "fewer than 2 of the noise levels that are measured have one above 0")
     pairs = _antithetic(usual_noise(search, None) if noise is None else noise)
     if search == "race":
         if to_keep is not None or n_samples is not None:
-            raise InputError('to_keep and n_samples: are for search="halving"')
+            raise InputError("to_keep and n_samples", 'are for search="halving"')
         points, ends, start = _race(np.bincount(arm_class), usable, z, max_samples, budget, pairs=pairs)
     else:
         points, ends, start = _halving(K, usable, to_keep, n_samples, pairs=pairs)
@@ -150,15 +150,15 @@ def score(
     which makes the errors of different images comparable; `value_range` as in `classify`. -> [images, captions] float64
     """
     if not isinstance(captions, Iterable) or isinstance(captions, str | Mapping):
-        raise InputError(f"captions: a {type(captions).__name__}, wanted a list of texts")
+        raise InputError("captions", f"a {type(captions).__name__}, wanted a list of texts")
     _, texts, _ = _classes(model, captions, least=1)
     _one_of("loss", loss, LOSSES)
     if normalize and not isinstance(texts[0], str):
-        raise InputError("normalize: is for captions, a class id has no empty one")
+        raise InputError("normalize", "is for captions, a class id has no empty one")
     _numbers(Integral, n_samples=n_samples, seed=seed, batch_size=batch_size)
     usable = _levels(levels, len(model.process))
     if not 1 <= n_samples <= len(usable):
-        raise InputError(f"n_samples {n_samples}: must be in 1..{len(usable)}, the noise levels")
+        raise InputError(f"n_samples {n_samples}", f"must be in 1..{len(usable)}, the noise levels")
     pairs = _antithetic(noise)
     points, ends, start = staged(usable, [n_samples], [1], pairs=pairs)
     arms = np.arange(len(texts) + normalize)
@@ -183,7 +183,7 @@ def score(
 
 def _one_of(name: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
-        raise InputError(f"{name} {given!r}: wanted {' or '.join(known)}")
+        raise InputError(f"{name} {given!r}", f"wanted {' or '.join(known)}")
 
 
 def _antithetic(noise: str) -> bool:
@@ -194,28 +194,28 @@ def _antithetic(noise: str) -> bool:
 def _numbers(kind: type, **given) -> None:
     for name, value in given.items():
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{name} {value!r:.60}: wanted {'an integer' if kind is Integral else 'a number'}")
+            raise InputError(f"{name} {value!r:.60}", f"wanted {'an integer' if kind is Integral else 'a number'}")
     for name, least in {"seed": 0, "batch_size": 1}.items():
         if given.get(name, least) < least:
-            raise InputError(f"{name} {given[name]}: must be at least {least}")
+            raise InputError(f"{name} {given[name]}", f"must be at least {least}")
 
 
 def _integers(name: str, given) -> list[int]:
     numbers = list(given) if isinstance(given, Iterable) else []
     if not numbers or not all(isinstance(each, Integral) for each in numbers):
-        raise InputError(f"{name} {given!r:.60}: wanted a list of integers")
+        raise InputError(f"{name} {given!r:.60}", "wanted a list of integers")
     return [int(each) for each in numbers]
 
 
 def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.ndarray]:
     """Names [K], what the network is given for each arm, and the class of each arm [arms]."""
     if not isinstance(model, Model):
-        raise InputError(f"model: a {type(model).__name__}, wanted what load_model gives, as of load_model('digits')")
+        raise InputError("model", f"a {type(model).__name__}, wanted what load_model gives, as of load_model('digits')")
     if not isinstance(given, Path | Iterable):
-        raise InputError(f"prompts: a {type(given).__name__}, wanted a list, a dict or a .csv")
+        raise InputError("prompts", f"a {type(given).__name__}, wanted a list, a dict or a .csv")
     if isinstance(given, str | Path):
         if Path(given).suffix != ".csv":
-            raise InputError(f"prompts {str(given)!r}: one text is no choice; wanted a list, a dict or a .csv")
+            raise InputError(f"prompts {str(given)!r}", "one text is no choice; wanted a list, a dict or a .csv")
         prompts = read_prompts(given)
         _, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
         names, texts = [prompts.names[k] for k in first], prompts.texts
@@ -223,18 +223,18 @@ def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.n
         several = [v if isinstance(v, list | tuple) else [v] for v in given.values()]
         names, texts = [str(key) for key in given], [text for each in several for text in each]
         if empty := [name for name, each in zip(names, several, strict=True) if not each]:
-            raise InputError(f"prompts: class {empty[0]!r} has none")
+            raise InputError("prompts", f"class {empty[0]!r} has none")
         arm_class = np.repeat(np.arange(len(names)), [len(each) for each in several])
     else:
         texts = given.tolist() if isinstance(given, np.ndarray | Tensor) else list(given)
         names, arm_class = [str(text) for text in texts], np.arange(len(texts))
     if len(names) < least:
-        raise InputError(f"prompts: {len(names)} of them, wanted at least {least}")
+        raise InputError("prompts", f"{len(names)} of them, wanted at least {least}")
     kind, wanted = (str, "texts") if model.told == "text" else (int, "class ids, as integers")
     if wrong := [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]:
-        raise InputError(f"prompts: {wrong[0]!r:.60} among them; this model takes {wanted}")
+        raise InputError("prompts", f"{wrong[0]!r:.60} among them; this model takes {wanted}")
     if model.told == "class" and (wrong := [k for k in texts if not 0 <= k < model.classes]):
-        raise InputError(f"prompts: class id {wrong[0]}; this model knows 0..{model.classes - 1}")
+        raise InputError("prompts", f"class id {wrong[0]}; this model knows 0..{model.classes - 1}")
     for token in model.tokens:
         if not any(token in text for text in texts):
             warnings.warn(f"embeddings: no prompt uses the token {token!r}", InputWarning, stacklevel=3)
@@ -258,9 +258,9 @@ def _weights(given, T: int) -> np.ndarray:
     try:
         weight = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"weights {given!r:.60}: wanted [{T}] numbers, or the path of a csv") from None
+        raise InputError(f"weights {given!r:.60}", f"wanted [{T}] numbers, or the path of a csv") from None
     if weight.shape != (T,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
-        raise InputError(f"weights {list(weight.shape)}: wanted [{T}], numbers from 0 up, not all 0")
+        raise InputError(f"weights {list(weight.shape)}", f"wanted [{T}], numbers from 0 up, not all 0")
     return weight / weight.mean()
 
 
@@ -268,7 +268,7 @@ def _levels(given: tuple[float, float], T: int) -> np.ndarray:
     pair = list(given) if isinstance(given, Iterable) else []
     low, high = pair if len(pair) == 2 and all(isinstance(each, Real) for each in pair) else (1, 0)
     if not 0 <= low < high <= 1 or len(usable := band(low, high, T)) < 2:
-        raise InputError(f"levels {given!r:.60}: wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
+        raise InputError(f"levels {given!r:.60}", f"wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
     return usable
 
 
@@ -278,11 +278,11 @@ Searched = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search]]
 def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool) -> Searched:
     """The levels of the points, in the order of measurement, where their stages end, and what starts a race."""
     if not z > 0:
-        raise InputError(f"z {z!r}: must be greater than 0")
+        raise InputError(f"z {z!r}", "must be greater than 0")
     if most < 2:
-        raise InputError(f"max_samples {most}: must be at least 2")
+        raise InputError(f"max_samples {most}", "must be at least 2")
     if budget < 2 * arms.sum():
-        raise InputError(f"budget {budget}: the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
+        raise InputError(f"budget {budget}", f"the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
     points, start = raced(usable, arms, z, min(most, len(usable)), budget, pairs=pairs)
     return points, np.array([len(points)]), start
 
@@ -290,7 +290,7 @@ def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: flo
 def _halving(K: int, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Searched:
     """As _race, of the stages of a halving."""
     if to_keep is None or n_samples is None:
-        raise InputError('search="halving": wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]')
+        raise InputError('search="halving"', "wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]")
     to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
     check_schedule(K, n_samples, to_keep, len(usable))
     return staged(usable, n_samples, to_keep, pairs=pairs)
@@ -299,10 +299,10 @@ def _halving(K: int, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> 
 def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:
     """The classes that compete for an image, ascending."""
     if given is None:
-        raise InputError(f"candidates: none for image {index}")
+        raise InputError("candidates", f"none for image {index}")
     among = np.unique(np.asarray(given))
     if among.dtype.kind not in "iu" or len(among) < 2 or among[0] < 0 or among[-1] >= K:
-        raise InputError(f"candidates of image {index}: {given!r:.60}, wanted two or more numbers in 0..{K - 1}")
+        raise InputError(f"candidates of image {index}", f"{given!r:.60}, wanted two or more numbers in 0..{K - 1}")
     return among
 
 
@@ -316,7 +316,7 @@ def _images(given, value_range) -> tuple[bool | None, Iterator[Image.Image]]:
             return False, (_rgb(each, span) for each in given)
         return True, iter([_rgb(given, span)])
     if not isinstance(given, Iterable):
-        raise InputError(f"images: a {type(given).__name__}, wanted a path, a PIL image, an array or several of them")
+        raise InputError("images", f"a {type(given).__name__}, wanted a path, a PIL image, an array or several of them")
     return (False if isinstance(given, Sequence) else None), (_rgb(each, span) for each in given)
 
 
@@ -327,11 +327,11 @@ def _rgb(given, span: Range | None = None) -> Image.Image:
         try:
             return to_rgb(given, ranges)
         except ValueError as error:
-            raise InputError(f"an image: {error}") from None
+            raise InputError("an image", error) from None
     if isinstance(given, str | os.PathLike):
         return open_rgb(Path(given).expanduser(), ranges=ranges)
     if not isinstance(given, np.ndarray | Tensor):
-        raise InputError(f"an image is a {type(given).__name__}, wanted a path, a PIL image, an array or a tensor")
+        raise InputError(f"an image, a {type(given).__name__}", "wanted a path, a PIL image, an array or a tensor")
     array = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
     array = np.asarray(array.cpu() if isinstance(array, Tensor) else array)
     shape = list(array.shape)
@@ -339,17 +339,17 @@ def _rgb(given, span: Range | None = None) -> Image.Image:
         array = np.moveaxis(array, 0, -1)
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         wanted = "[1 or 3, h, w]" if isinstance(given, Tensor) else "[h, w] or [h, w, 1, 3 or 4]"
-        raise InputError(f"an image {shape}: wanted {wanted}")
+        raise InputError(f"an image {shape}", f"wanted {wanted}")
     if span is not None and array.dtype != np.uint8:
         array = to_bytes(array, span)
     if array.dtype.kind == "f":
         if not ((array >= 0) & (array <= 1)).all():
             raise InputError(
-                f"an image of floats from {array.min():g} to {array.max():g}: wanted 0..1, or bytes, or value_range"
+                f"an image of floats from {array.min():g} to {array.max():g}", "wanted 0..1, or bytes, or value_range"
             )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(f"an image of {array.dtype}: wanted uint8, floats in 0..1, or value_range")
+        raise InputError(f"an image of {array.dtype}", "wanted uint8, floats in 0..1, or value_range")
     return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
 
 

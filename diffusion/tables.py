@@ -38,13 +38,13 @@ def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
         for key in SAME:
             a, b = runs[0].options.get(key), run.options.get(key)
             if a != b:
-                raise InputError(f"{runs[0].folder} and {run.folder} are on other images: {key} is {a!r} and {b!r}")
+                raise InputError(f"{runs[0].folder} and {run.folder} are on other images", f"{key} is {a!r} and {b!r}")
     first, last = wording.shared([run.folder.parts for run in runs])
     folders = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
     for called in ([Path(str(run.model)).name for run in runs], folders):
         if len(set(called)) == len(runs):
             return dict(zip(called, runs, strict=True))
-    raise InputError(f"{', '.join(str(run.folder) for run in runs)}: wanted different runs")
+    raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
 
 
 def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -58,7 +58,7 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
     rows, problems = results.decided(run, vote)
     if not rows:
-        raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
+        raise InputError(run.folder, f"{problems[0] if problems else 'no image is done yet'}")
     each = np.array([row.pop("scores") for row in rows])  # [n, K]
     table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
     if show.answers(rows):
@@ -82,7 +82,7 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     """
     done, problems = matching_scores.read(run)
     if not done:
-        raise InputError(f"{run.folder}: {problems[0] if problems else 'no example is done yet'}")
+        raise InputError(run.folder, f"{problems[0] if problems else 'no example is done yet'}")
     race = matching_scores.raced(run)
     rows = []
     for d in done:
@@ -146,10 +146,10 @@ def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Of each run's `rows_of`, the images that all have, in one order. InputError: there are none, or no labels."""
     for name, table in rows.items():
         if "right" not in table:
-            raise InputError(f"{name}: its images have no labels")
+            raise InputError(name, "its images have no labels")
     found = sorted(set.intersection(*(set(table["index"]) for table in rows.values())))
     if not found:
-        raise InputError("no image that all runs have done")
+        raise InputError(", ".join(rows), "there is no image that all of these runs have done")
     return {name: table.set_index("index", drop=False).loc[found] for name, table in rows.items()}
 
 

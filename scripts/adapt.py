@@ -66,11 +66,11 @@ def check(args) -> None:
     options.at_least_one(args, "shots", "points", "steps", "batch_size")
     options.not_negative(args, "seed")
     if not args.lr > 0:
-        raise InputError(f"--lr {args.lr:g}: must be greater than 0")
+        raise InputError(f"--lr {args.lr:g}", "must be greater than 0")
     if args.condition == "class":
         options.refuse(args, parser(), ["prompt_path"], "is for --condition text, not for --condition class")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))) or os.path.isdir(args.out):
-        raise InputError(f"--out {args.out}: wanted a file in a folder that exists")
+        raise InputError(f"--out {args.out}", "wanted a file in a folder that exists")
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
@@ -83,7 +83,7 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
         told, classes = prompts.texts, prompts.classes
     if len(set(classes)) < max(len(classes), 2):
         found = f"{len(told)} prompts or ids for {len(set(classes))} classes"
-        raise InputError(f"dataset {dataset.name!r}: {found}; wanted one for each of two or more")
+        raise InputError(f"dataset {dataset.name!r}", f"{found}; wanted one for each of two or more")
     return told, classes
 
 
@@ -100,11 +100,11 @@ def main(argv: list[str]) -> int:
     card = read_card(args.version, told=args.condition)
     usable = run_config.levels_of(args, card.levels)
     if args.points > len(usable):
-        raise InputError(f"--points {args.points}: --levels {args.levels} holds {len(usable)} levels")
+        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
     if not dataset.labelled:
-        raise InputError(f"dataset {dataset.name!r}: its images have no labels")
+        raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
     if args.split == "test":
         warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=1)
     told, classes = arms_of(args, dataset, card)

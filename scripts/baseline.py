@@ -71,7 +71,9 @@ def by_clip(args, name: str, dataset, device, dtype: str):
 def by_timm(args, name: str, dataset, device, dtype: str):
     """The same for a classifier: each of its classes is an arm, and where several mean one class the best counts."""
     if args.prompt_path or args.pretrained:
-        raise InputError(f"--{'prompt_path' if args.prompt_path else 'pretrained'}: is for CLIP, not for {args.model}")
+        raise InputError(
+            f"--{'prompt_path' if args.prompt_path else 'pretrained'}", f"is for CLIP, not for {args.model}"
+        )
     found, n_classes = find_timm(name)
     class_of = model_arms(args.dataset, dataset, args.model, n_classes, catalogue.DATASET_ROOT)
     called = dataset.classes or [str(k) for k in range(n_classes)]
@@ -96,7 +98,7 @@ def kind_of(model: str) -> tuple[str, str]:
         return "clip", model
     if not os.path.isfile(folder / "config.json"):
         wanted = "clip:NAME, timm:NAME, or a folder with open_clip's open_clip_config.json or timm's config.json"
-        raise InputError(f"--model {model}: wanted {wanted}")
+        raise InputError(f"--model {model}", f"wanted {wanted}")
     return "timm", model
 
 

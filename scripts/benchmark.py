@@ -414,7 +414,7 @@ def noise(args, device: torch.device) -> None:
     else:
         told, interpolation = prompts_for(args.dataset, dataset.labels, dataset.classes, None).texts, "bicubic"
     if len(told) < 2:
-        raise InputError(f"--dataset {args.dataset}: {len(told)} class, wanted two or more")
+        raise InputError(f"--dataset {args.dataset}", f"{len(told)} class, wanted two or more")
     model = load_model(card, dtype=getattr(torch, args.dtype), device=device)
     conditions = model.conditions(told)
     P = args.points
@@ -466,9 +466,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
     if args.points < 2 or args.points % 2:
-        raise InputError(f"--points {args.points}: wanted an even number, at least 2")
+        raise InputError(f"--points {args.points}", "wanted an even number, at least 2")
     if args.draws < 2:
-        raise InputError(f"--draws {args.draws}: must be at least 2")
+        raise InputError(f"--draws {args.draws}", "must be at least 2")
     device, args.dtype = run_config.pick_device(args)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     for seed in range(args.seed, args.seed + args.splits):
         fit = calibration.fitted_on(read["index"], args.fit, seed)
         if fit.all() or not fit.any():
-            raise InputError(f"--fit {args.fit:g}: of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
+            raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
         temperature = calibration.fit_temperature(scores[fit], label[fit])
         first = first or (fit, temperature)
         tables.append([measures(scores[~fit], label[~fit], hit[~fit], t) for t in (1, temperature)])

@@ -93,12 +93,12 @@ def main(argv: list[str]) -> int:
     style.check_picture(args.picture)
     out = args.out
     if out and (out.suffix not in (".md", ".tex", ".csv") or not os.path.isdir(out.parent)):
-        raise InputError(f"--out {out}: wanted a file .md, .tex or .csv in a folder that exists")
+        raise InputError(f"--out {out}", "wanted a file .md, .tex or .csv in a folder that exists")
     if len(args.folders) < 2:
-        raise InputError(f"{args.folders[0]}: wanted two runs or more")
+        raise InputError(f"{args.folders[0]}", "wanted two runs or more")
     runs = tables.read_same([Path(folder) for folder in args.folders], args.loss)
     if args.picture and any(map(tables.is_matching, runs.values())):
-        raise InputError(f"--picture {args.picture}: print_winoground.py --gallery draws matching runs")
+        raise InputError(f"--picture {args.picture}", "print_winoground.py --gallery draws matching runs")
     read = {name: tables.rows_of(run) for name, run in runs.items()}
     problems = [problem for _, wrong in read.values() for problem in wrong]
     rows = {name: table for name, (table, _) in read.items()}

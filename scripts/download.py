@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         try:
             agreed = input("Download it? [y/N] ").strip().lower() in ("y", "yes")
         except EOFError:
-            raise InputError("nobody is there to ask, so nothing is downloaded; wanted --yes") from None
+            raise InputError("--yes", "wanted, as nobody is there to ask; nothing is downloaded") from None
         if not agreed:
             return 1
     try:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         getattr(torchvision.datasets, kind)(folder, download=True)
     except Exception as error:  # no network, no room, another file than was expected, ...
         why = f"{type(error).__name__}: {one_line(error, 300)}"
-        raise InputError(f"{args.name}: cannot be downloaded to {folder} ({why})") from None
+        raise InputError(args.name, f"cannot be downloaded to {folder} ({why})") from None
     print(f"{args.name}: {len(load_dataset(args.name, root=catalogue.DATASET_ROOT)):,} images in its test split")
     return 0
 

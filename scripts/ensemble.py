@@ -50,24 +50,24 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.check_fit(args)
     if len(args.folders) < 2:
-        raise InputError(f"{args.folders[0]}: wanted two runs or more")
+        raise InputError(f"{args.folders[0]}", "wanted two runs or more")
     runs = tables.read_same([Path(folder) for folder in args.folders])
     first = next(iter(runs.values()))
     for run in runs.values():
         if tables.is_matching(run):
-            raise InputError(f"{run.folder}: a run of run_winoground.py, whose captions are no classes")
+            raise InputError(run.folder, "a run of run_winoground.py, whose captions are no classes")
         if results.names_of_classes(run).keys() != results.names_of_classes(first).keys():
-            raise InputError(f"{first.folder} and {run.folder} choose among other classes")
+            raise InputError(run.folder, f"chooses among other classes than {first.folder}")
     read = [scores_of(run) for run in runs.values()]
     problems = [problem for *_, wrong in read for problem in wrong]
     common = sorted(set.intersection(*(set(scores) for scores, *_ in read)))
     if not common:
-        raise InputError("no image that all runs have done")
+        raise InputError(", ".join(runs), "there is no image that all of these runs have done")
     scores = np.array([[each[index] for each, *_ in read] for index in common])  # [n, runs, K]
     rows = [[row[index] for _, row, _ in read] for index in common]
     label = np.searchsorted(first.classes, [of[0]["label"] for of in rows])
     if not np.isin([of[0]["label"] for of in rows], first.classes).all():
-        raise InputError(f"{first.folder}: an image's label is no class of the run")
+        raise InputError(first.folder, "an image's label is no class of the run")
 
     told = {key: first.options.get(key) for key in tables.SAME} | {"decide": args.decide}
     told |= {"model": " + ".join(runs), "members": [run.options for run in runs.values()]}
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         fit = calibration.fitted_on(np.array(common), args.fit, args.seed)
         held = ~fit
         if fit.all() or not fit.any():
-            raise InputError(f"--fit {args.fit:g}: of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
+            raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
         weights = calibration.fit_weights(scores[fit], label[fit])
         errors = -np.log(calibration.probabilities(np.tensordot(weights, scores, (0, 1)), 1).clip(calibration.EPS))
         told |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}

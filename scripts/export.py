@@ -52,7 +52,7 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
     """One row an image, as the suffix says."""
     if path.suffix == ".parquet":
         if importlib.util.find_spec("pyarrow") is None:
-            raise InputError(f"--out {path}: needs the package pyarrow: pip install pyarrow")
+            raise InputError(f"--out {path}", "needs the package pyarrow: pip install pyarrow")
         file = io.BytesIO()
         table.to_parquet(file, index=False)
         data = file.getvalue()
@@ -92,7 +92,7 @@ def summary(run: Run, table: pd.DataFrame, figures: list[Measure]) -> dict:
 def every_eval_ever(run: Run, table: pd.DataFrame, figures: list[Measure], organization: str) -> dict:
     """A record of that schema (see above); InputError of a run without figures."""
     if not figures:
-        raise InputError(f"--format eee: {run.folder} has no labels, so there is nothing to report")
+        raise InputError("--format eee", f"{run.folder} has no labels, so there is nothing to report")
     dataset, now = run.options["dataset"], f"{time.time():.0f}"
     source = {"dataset_name": dataset, "source_type": "other"}
     if dataset.startswith("hf:"):
@@ -160,7 +160,7 @@ def trials(run: Run, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     if "file" not in table or "label_name" not in table:
         raise InputError(
-            f"--format model-vs-human: {run.folder} has no files with labels, wanted a run on its data sets"
+            "--format model-vs-human", f"{run.folder} has no files with labels, wanted a run on its data sets"
         )
     model = re.sub(r"[^\w.+-]|_", "-", Path(str(run.model)).name)
     found = {}
@@ -179,21 +179,21 @@ def trials(run: Run, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def check_out(args) -> None:
     """InputError where --out and what else was asked for do not fit."""
     if args.out is None:
-        raise InputError("--out: wanted a file to write")
+        raise InputError("--out", "wanted a file to write")
     one = "wanted one run, " + f"found {len(args.folders)}"
     if args.format == "model-vs-human":
         if not os.path.isdir(args.out):
-            raise InputError(f"--out {args.out}: --format model-vs-human wants a folder that exists")
+            raise InputError(f"--out {args.out}", "--format model-vs-human wants a folder that exists")
         return
     suffixes = (".json",) if args.format else SUFFIXES
     if args.out.suffix not in suffixes or os.path.isdir(args.out) or not os.path.isdir(args.out.parent):
-        raise InputError(f"--out {args.out}: wanted a file {', '.join(suffixes)} in a folder that exists")
+        raise InputError(f"--out {args.out}", f"wanted a file {', '.join(suffixes)} in a folder that exists")
     if args.format == "eee" and len(args.folders) > 1:
-        raise InputError(f"--format eee: {one}")
+        raise InputError("--format eee", one)
     if (args.format == "eee") != bool(args.organization):
-        raise InputError("--organization NAME is needed for --format eee, and for nothing else")
+        raise InputError("--organization NAME", "is needed for --format eee, and for nothing else")
     if (args.scores or args.probabilities) and (args.out.suffix == ".json" or (args.scores and args.probabilities)):
-        raise InputError("--scores, --probabilities: wanted one of them, and rows (.csv, .parquet, .jsonl)")
+        raise InputError("--scores, --probabilities", "wanted one of them, and rows (.csv, .parquet, .jsonl)")
 
 
 def main(argv: list[str]) -> int:
@@ -204,20 +204,20 @@ def main(argv: list[str]) -> int:
     for folder in args.folders:
         run = tables.read(Path(folder), args.loss)
         if tables.is_matching(run) and (scores or args.format == "model-vs-human"):
-            raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes")
+            raise InputError(folder, "a run of run_winoground.py, whose captions are no classes")
         table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
         problems += [*wrong, *runs_results.failures(run.folder, run.about)]
         found.append((run, table))
     called = [tables.name_of(run) for run, _ in found]
     if len(called) > len(set(called)):
-        raise InputError(f"{max(called, key=called.count)}: given twice, or the name of two runs")
+        raise InputError(f"{max(called, key=called.count)}", "given twice, or the name of two runs")
     if args.format == "model-vs-human":
         files = {}
         for run, table in found:
             made = trials(run, table)
             if twice := files.keys() & made.keys():
                 several = "of several of these runs; wanted one run of a model and a data set at a time"
-                raise InputError(f"--out {args.out}: {min(twice)} would be the trials {several}")
+                raise InputError(f"--out {args.out}", f"{min(twice)} would be the trials {several}")
             files |= made
         for name, rows in files.items():
             write_rows(rows, args.out / name)

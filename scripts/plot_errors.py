@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", "split")
     if not run.done:
-        raise InputError(f"{run.folder}: no image is done yet")
+        raise InputError(run.folder, "no image is done yet")
     bars.draw_run(run, list(run.done), args.images, args.out)
     print(args.out)
     return 0

@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
     style.check_picture(args.out)
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
     if run.options.get("weights"):
-        raise InputError(f"{run.folder}: a run with --weights; wanted one without")
+        raise InputError(run.folder, "a run with --weights; wanted one without")
     errors, label, level = results.read_full(run)
     indices = np.array(list(run.done))
     if (label < 0).any():
-        raise InputError(f"image {indices[label < 0][0]}: its label is no class of the run")
+        raise InputError(f"image {indices[label < 0][0]}", "its label is no class of the run")
     fit = calibration.fitted_on(indices, args.fit, args.seed)
     if min(fit.sum(), (~fit).sum()) < 2:
-        raise InputError(f"--fit {args.fit:g}: of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
+        raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
 
     P = len(level)
     centre = np.array([level[band].mean().round() for band in level_weights.bands(P)], dtype=int)

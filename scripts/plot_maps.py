@@ -43,11 +43,11 @@ def read(run: results.Run, wrong: bool) -> list[dict]:
             if field.ndim != 2 or not np.isfinite(field).all() or not set(pair) <= set(run.arm_class.tolist()):
                 raise ValueError(f"a map {list(field.shape)} of classes {pair}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: no map there ({error!r:.80}); wanted a run with --save_maps") from None
+            raise InputError(path, f"no map there ({error!r:.80}); wanted a run with --save_maps") from None
         if not (wrong and record["pred"] == record["label"]):
             rows.append({key: record[key] for key in ("index", "label", "pred")} | {"map": field, "pair": pair})
     if not rows:
-        raise InputError(f"{run.folder}: no {'wrong answer' if wrong else 'image is done'} yet")
+        raise InputError(run.folder, f"no {'wrong answer' if wrong else 'image is done'} yet")
     return rows
 
 

@@ -70,7 +70,7 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[interval
     if len(called) != 2:
         raise ValueError(f"the run has {len(called)} classes, wanted 2")
     if positive not in called.values():
-        raise InputError(f"--positive {positive}: wanted one of {', '.join(called.values())}")
+        raise InputError(f"--positive {positive}", f"wanted one of {', '.join(called.values())}")
     print(f"{'positive':<15} {one_line(positive, None)}")
     side = [called[int(c)] for c in run.classes].index(positive)
     scores = np.array([row["scores"] for row in rows])  # [n, 2]
@@ -94,7 +94,7 @@ def print_classes(pred: np.ndarray, label: np.ndarray, names: dict[int, str]) ->
 def print_metrics(args, run: Run, rows: list[dict]) -> None:
     """The figures that --metrics names."""
     if (both := show.answers(rows)) is None or not rows:
-        raise InputError(f"--metrics: {run.folder} has no image with a label that is done")
+        raise InputError("--metrics", f"{run.folder} has no image with a label that is done")
     pred, label = both
     names = results.names_of_classes(run)
     for which in args.metrics:
@@ -115,7 +115,7 @@ def print_metrics(args, run: Run, rows: list[dict]) -> None:
                 share = np.array([row["votes"] for row in rows])
                 found = intervals.votes(share[np.isfinite(share)], (pred == label)[np.isfinite(share)])
         except ValueError as error:
-            raise InputError(f"--metrics {which}: {run.folder}: {error}") from None
+            raise InputError(f"--metrics {which}", f"{run.folder}: {error}") from None
         for measure in found:
             name, value = show.line(measure)
             print(f"{name:<32} {value}, {measure.n} images")
@@ -126,7 +126,7 @@ def print_run(args, folder: Path) -> int:
     done = records.finished(folder)
     failed = results.failures(folder, {})
     if not done and not failed:
-        raise InputError(f"{folder}: no per-image files (000.pt, ...) there")
+        raise InputError(folder, "no per-image files (000.pt, ...) there")
     vote = args.decide == "vote"
     change, known, total = {}, {}, 0
     if (folder / "run.json").exists():
@@ -136,19 +136,19 @@ def print_run(args, folder: Path) -> int:
         if again:
             change = {"loss": run.loss, "change": results.decider(run, vote)}
         if args.top is not None and args.top > len(run.classes):
-            raise InputError(f"--top {args.top}: the run has {len(run.classes)} classes")
+            raise InputError(f"--top {args.top}", f"the run has {len(run.classes)} classes")
         known, total = results.names_of_classes(run), run.about["images"]
     else:
         for flag in ("loss", "top", "metrics"):
             if given := getattr(args, flag):
-                raise InputError(f"--{flag} {given}: {folder} has no run.json, so only predictions, no errors")
+                raise InputError(f"--{flag} {given}", f"{folder} has no run.json, so only predictions, no errors")
         run = None
 
     rows, problems = results.read_rows(done.values(), own=run is not None, **change)
     if args.confusion:
         both = show.answers(rows)
         if both is None:
-            raise InputError(f"--confusion {args.confusion}: {folder} has no labels")
+            raise InputError(f"--confusion {args.confusion}", f"{folder} has no labels")
         classes = sorted({*known, *both[0].tolist(), *both[1].tolist()})
         draw_confusion(metrics.confusion(*both, classes), [known.get(c, str(c)) for c in classes], args.confusion)
     if run:
@@ -182,11 +182,11 @@ def main(argv: list[str]) -> int:
     options.at_least_one(args, "top")
     style.check_picture(args.confusion)
     if args.positive is not None and "two-class" not in (args.metrics or ()):
-        raise InputError(f"--positive {args.positive}: is for --metrics two-class")
+        raise InputError(f"--positive {args.positive}", "is for --metrics two-class")
     folders = [records.run_folder(folder) for folder in args.folders]
     for folder in folders:
         if not os.path.isdir(folder):
-            raise InputError(f"{folder}: no such folder")
+            raise InputError(folder, "no such folder")
     if len(folders) == 1 and not (folders[0] / "run.json").exists() and not records.finished(folders[0]):
         below = [path.parent for path in sorted(folders[0].glob("**/run.json"))]
         folders = [folder for folder in below if folder not in folders] or folders

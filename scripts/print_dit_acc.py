@@ -35,15 +35,15 @@ CHUNK = 500  # records read by one task
 def find_runs(folder: Path) -> dict[Path, dict]:
     """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
     if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(folder, "no such folder")
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     for path, run in runs.items():
         records.need(path, run, "dataset", "indices")
         if strange := {arm for arm, *_ in run["arms"]} - set(wording.numbers(run["all_arms"].split())):
-            raise InputError(f"{path / 'run.json'}: arms {sorted(strange)} are none of all_arms {run['all_arms']}")
+            raise InputError(f"{path / 'run.json'}", f"arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
-        raise InputError(f"{folder}: no run of eval_prob_dit.py there or in the folders below")
+        raise InputError(folder, "no run of eval_prob_dit.py there or in the folders below")
 
     def fixed(path: Path) -> dict:
         options = runs[path]["options"]
@@ -58,10 +58,9 @@ def find_runs(folder: Path) -> dict[Path, dict]:
         these, those = fixed(first), fixed(other)
         for key in sorted(these.keys() | those.keys()):
             if these.get(key) != those.get(key):
-                raise InputError(
-                    f"{first} and {other} cannot be merged: {key} is {these.get(key)!r} and {those.get(key)!r}."
-                    " Name one of them, or keep them apart with --extra"
-                )
+                differ = f"{key} is {these.get(key)!r} and {those.get(key)!r}"
+                wanted = "Name one of them, or keep them apart with --extra"
+                raise InputError(f"{first} and {other} cannot be merged", f"{differ}. {wanted}")
     return runs
 
 
@@ -116,7 +115,7 @@ def main(argv: list[str]) -> int:
     runs = find_runs(args.folder)
     run = next(iter(runs.values()))
     if args.dataset not in (None, run["options"]["dataset"]):
-        raise InputError(f"--dataset {args.dataset}: {args.folder} holds runs on {run['options']['dataset']}")
+        raise InputError(f"--dataset {args.dataset}", f"{args.folder} holds runs on {run['options']['dataset']}")
     wanted = wording.numbers(run["all_arms"].split())
     column = {arm: k for k, arm in enumerate(wanted)}
     class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}

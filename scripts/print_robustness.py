@@ -90,12 +90,12 @@ def main(argv: list[str]) -> int:
         key = run.model, run.options["dataset"]
         if key in runs:
             beside = f"a second run of {key[0]} on {key[1]}, beside {runs[key].folder}"
-            raise InputError(f"{folder}: {beside}; wanted one")
+            raise InputError(folder, f"{beside}; wanted one")
         runs[key] = run
     models, sets = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     shifted = [name for name in sets if name != args.base]
     if args.base not in sets or not shifted:
-        raise InputError(f"wanted runs on {args.base} (--base) and on other sets, found {', '.join(sets)}")
+        raise InputError(f"--base {args.base}", f"wanted runs on it and on other sets, found {', '.join(sets)}")
 
     def accuracy(model: str, name: str, only: set[int] | None = None):
         if (model, name) not in runs:

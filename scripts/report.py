@@ -364,7 +364,7 @@ def main(argv: list[str]) -> int:
     runs = tables.read_same(args.folders, args.loss) if len(args.folders) > 1 else {"": first}
     out = args.out or first.folder / "report.html"
     if not os.path.isdir(out.parent) or os.path.isdir(out):
-        raise InputError(f"--out {out}: wanted a file in a folder that exists")
+        raise InputError(f"--out {out}", "wanted a file in a folder that exists")
     read = []
     for run in runs.values():
         found, problems = results.read_scores(run)

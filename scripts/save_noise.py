@@ -33,18 +33,18 @@ def main(argv: list[str]) -> int:
     latent = args.latent or [4, args.img_size // 8, args.img_size // 8]
     if min(latent) < 1 or (args.latent is None and args.img_size % 8):
         given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
-        raise InputError(f"{given}: wanted a multiple of 8, or --latent C H W of whole numbers")
+        raise InputError(given, "wanted a multiple of 8, or --latent C H W of whole numbers")
     path = args.out or Path(f"noise_{'x'.join(map(str, args.latent)) if args.latent else args.img_size}.pt")
     if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace a device
-        raise InputError(f"--out {path}: cannot be written (it is there, and is no regular file)")
+        raise InputError(f"--out {path}", "cannot be written (it is there, and is no regular file)")
     try:
         bank = torch.randn(args.n_draws, *latent, generator=torch.Generator().manual_seed(args.seed))
     except (RuntimeError, ValueError, TypeError) as error:  # no memory; a number of more than 64 bits
-        raise InputError(f"--n_draws {args.n_draws} --seed {args.seed}: {one_line(error)}") from None
+        raise InputError(f"--n_draws {args.n_draws} --seed {args.seed}", f"{one_line(error)}") from None
     try:
         write_atomic(path, lambda file: torch.save(bank, file))
     except InputError as error:
-        raise InputError(f"--out {error}") from None
+        raise InputError(f"--out {error.where}", error.problem) from None
     print(f"{path}: {list(bank.shape)}, seed {args.seed}")
     return 0
 

@@ -63,13 +63,13 @@ def check(args) -> None:
     options.at_least_one(args, "image_size", "layers", "steps", "batch_size", "save_every")
     options.not_negative(args, "seed")
     if min(args.channels) < 8 or any(c % 8 for c in args.channels):
-        raise InputError(f"--channels {' '.join(map(str, args.channels))}: wanted multiples of 8, of each level")
+        raise InputError(f"--channels {' '.join(map(str, args.channels))}", "wanted multiples of 8, of each level")
     if args.image_size % (step := 2 ** (len(args.channels) - 1)):
-        raise InputError(f"--image_size {args.image_size}: {len(args.channels)} levels need a multiple of {step}")
+        raise InputError(f"--image_size {args.image_size}", f"{len(args.channels)} levels need a multiple of {step}")
     if not 0 <= args.null < 1:
-        raise InputError(f"--null {args.null:g}: wanted a share from 0 to less than 1")
+        raise InputError(f"--null {args.null:g}", "wanted a share from 0 to less than 1")
     if not args.lr > 0:
-        raise InputError(f"--lr {args.lr:g}: must be greater than 0")
+        raise InputError(f"--lr {args.lr:g}", "must be greater than 0")
 
 
 def classes_of(dataset: Dataset) -> list[str]:
@@ -77,7 +77,9 @@ def classes_of(dataset: Dataset) -> list[str]:
     found = set(dataset.labels)
     if not dataset.labelled or len(found) < 2:
         what = f"{len(found)} class" if dataset.labelled else "images without labels"
-        raise InputError(f"dataset {dataset.name!r}: holds {what}, wanted a folder of images for each of two or more")
+        raise InputError(
+            f"dataset {dataset.name!r}", f"holds {what}, wanted a folder of images for each of two or more"
+        )
     return dataset.classes or [str(k) for k in range(max(found) + 1)]
 
 
@@ -134,7 +136,7 @@ def last_checkpoint(folder: Path, told: dict) -> Path | None:
         before = json.loads(note.read_text())
         if other := sorted(k for k in told.keys() | before.keys() if told.get(k) != before.get(k)):
             differs = ", ".join(f"{k} was {before.get(k)}, now {told.get(k)}" for k in other)
-            raise InputError(f"--out {folder.parent}: holds another training ({differs}); give it another folder")
+            raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); give it another folder")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(told, indent=1))
     return max(folder.glob("step-*"), default=None)

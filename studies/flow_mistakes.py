@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
     options.at_least_one(args, "every")
     card = read_card(args.version)
     if card.pipeline != "StableDiffusion3Pipeline":
-        raise InputError(f"--version {args.version}: is a {card.pipeline}, wanted a StableDiffusion3Pipeline")
+        raise InputError(f"--version {args.version}", f"is a {card.pipeline}, wanted a StableDiffusion3Pipeline")
     dataset, model = load_dataset(args.dataset), load_model(card)
     vae = AutoencoderKL.load_config(card.source, subfolder="vae")
     prompts = read_prompts(PROMPTS / prompts_file(args.dataset))

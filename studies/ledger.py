@@ -74,7 +74,7 @@ class Ledger:
     def read(cls, path: Path) -> "Ledger":
         """InputError: no such file, or a run comes after one that is not there."""
         if not path.exists():
-            raise InputError(f"{path}: no such file; a clone has it")
+            raise InputError(path, "no such file; a clone has it")
         table = tomllib.loads(path.read_text())
         runs = {}
         for part, each in table["run"].items():
@@ -83,7 +83,7 @@ class Ledger:
         for run in runs.values():
             for name in run.after:
                 if name not in runs:
-                    raise InputError(f"{path}: {run.name} comes after {name!r}, and no run is called that")
+                    raise InputError(path, f"{run.name} comes after {name!r}, and no run is called that")
         return cls(runs, table["labels"])
 
     def pattern(self, label: str) -> str:
@@ -110,7 +110,7 @@ def read_claims(pages: dict[str, str], ledger: Ledger) -> list[Claim]:
     for claim in claims:
         for name in claim.runs:
             if name not in ledger.runs:
-                raise InputError(f"{claim.page}: {claim.figure}<!--{claim.reading}-->: no run is called {name!r}")
+                raise InputError(claim.page, f"{claim.figure}<!--{claim.reading}-->: no run is called {name!r}")
     return claims
 
 
@@ -146,7 +146,7 @@ def fill(text: str, figures: dict[str, str], ledger: Ledger) -> str:
             return match[0]
         if claim.reading not in figures:
             raise InputError(
-                f"docs/numbers.json: no {claim.reading!r}; measure it: reproduce.py {claim.runs[0]} --write"
+                "docs/numbers.json", f"no {claim.reading!r}; measure it: reproduce.py {claim.runs[0]} --write"
             )
         return restyle(claim, figures[claim.reading]) + match[0][len(claim.figure) :]
 
@@ -159,7 +159,7 @@ def restyle(claim: Claim, value: str) -> str:
     numbers = _texts(FIGURE.fullmatch(value))
     old = _texts(figure)
     if len(numbers) < len(old):
-        raise InputError(f"docs/numbers.json: {claim.reading!r} is {value}, and {claim.page} prints an interval")
+        raise InputError("docs/numbers.json", f"{claim.reading!r} is {value}, and {claim.page} prints an interval")
     digits = max(len(each.partition(".")[2]) for each in old)
     signed = " - " in claim.reading or old[0][0] in "+-"
     shown, end = "", 0
@@ -218,7 +218,7 @@ def _read_side(side: str, printed: dict[str, str], ledger: Ledger) -> list[str]:
     line = printed[run][match.end() :].partition("\n")[0] if match else ""
     figures = list(FIGURE.finditer(line))
     if len(figures) < k:
-        raise InputError(f"{run} printed no figure {k} on a line after {label!r}")
+        raise InputError(run, f"printed no figure {k} on a line after {label!r}")
     return _texts(figures[k - 1])
 
 

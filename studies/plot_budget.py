@@ -97,16 +97,16 @@ def simulated(args) -> tuple[Source, str]:
     within = {"classes": (args.classes or 0, 2, 10_000), "images": (args.images, 1, 10**6), "points": (points, 2, T)}
     for name, (value, least, most) in within.items():
         if not least <= value <= most:
-            raise InputError(f"--simulate {args.simulate}: --{name} is {value}, wanted {least} to {most}")
+            raise InputError(f"--simulate {args.simulate}", f"--{name} is {value}, wanted {least} to {most}")
     if args.spread is not None and not 0 < args.spread <= 1:
-        raise InputError(f"--spread {args.spread:g}: must be above 0, and at most 1")
+        raise InputError(f"--spread {args.spread:g}", "must be above 0, and at most 1")
     if args.correlation is not None and not -1 < args.correlation < 1:
-        raise InputError(f"--correlation {args.correlation:g}: must be between -1 and 1")
+        raise InputError(f"--correlation {args.correlation:g}", "must be between -1 and 1")
     if args.levels != ["0-1"] and not args.by_level:
-        raise InputError(f"--levels {args.levels[0]}: without --by_level all levels are alike in a simulation")
+        raise InputError(f"--levels {args.levels[0]}", "without --by_level all levels are alike in a simulation")
     known = read_curve(args.simulate, "points", 1, 10**6)
     if len(known) < 3:
-        raise InputError(f"{args.simulate}: {len(known)} rows, wanted at least 3 to fit to")
+        raise InputError(args.simulate, f"{len(known)} rows, wanted at least 3 to fit to")
     by_level = read_curve(args.by_level, "level", 0, T - 1) if args.by_level else None
     single = by_level and np.interp(np.arange(T), list(by_level), list(by_level.values()))
     ratios = simulate.RATIOS if args.spread is None else (args.spread,)
@@ -176,7 +176,7 @@ def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
         for most in args.max_samples or [len(usable)]:
             if not min(2, P) <= most <= len(usable):
                 there = f"{len(usable)} points are there, --max_samples is {most}"
-                raise InputError(f"--levels {band}: {there}; wanted at least 2, and at most those there are")
+                raise InputError(f"--levels {band}", f"{there}; wanted at least 2, and at most those there are")
             order = race_order(usable, most, pairs)
             name = "race" + f" {band}" * (band != "0-1") + f" of {most}" * (most < P)
             for z in args.z:
@@ -188,15 +188,15 @@ def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
 def check(args) -> None:
     """InputError where options do not fit together."""
     if (args.folder is None) == (args.simulate is None):
-        raise InputError("wanted the folder of a run or --simulate CSV, one of the two")
+        raise InputError("FOLDER, --simulate", "wanted the folder of a run or --simulate CSV, one of the two")
     options.refuse(args, parser(), *((["loss"], "is for a run") if args.simulate else (SIMULATED, "is for --simulate")))
     if (args.to_keep is None) != (args.n_samples is None):
-        raise InputError("--to_keep and --n_samples: wanted both, as in --to_keep 5 1 --n_samples 25 250")
+        raise InputError("--to_keep and --n_samples", "wanted both, as in --to_keep 5 1 --n_samples 25 250")
     if not all(z > 0 for z in args.z):
-        raise InputError(f"--z {' '.join(f'{z:g}' for z in args.z)}: must be greater than 0")
+        raise InputError(f"--z {' '.join(f'{z:g}' for z in args.z)}", "must be greater than 0")
     for band in args.levels:
         if not re.fullmatch(r"(\d*\.)?\d+-(\d*\.)?\d+", band):
-            raise InputError(f"--levels {band}: wanted two shares of the schedule, such as 0.2-0.8")
+            raise InputError(f"--levels {band}", "wanted two shares of the schedule, such as 0.2-0.8")
 
 
 def main(argv: list[str]) -> int:

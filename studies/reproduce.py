@@ -119,10 +119,10 @@ def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) 
             child.wait()  # it has the same Ctrl-C, and saves what is measured
             raise
     if child.returncode in (sharding.STOPPED, -signal.SIGTERM):
-        raise InputError("asked to end; what is measured is saved, and the same command goes on")
+        raise InputError(run.name, "asked to end; what is measured is saved, and the same command goes on")
     if child.returncode:
         print(said[-2000:])  # the reason, where the bar's stream was kept too
-        raise InputError(f"exit code {child.returncode} of {run.do}")
+        raise InputError(run.name, f"exit code {child.returncode} of {run.do}")
     write_atomic(printed(run, out), lambda file: file.write(f"$ {run.do}\n{said}".encode()))
     return said
 
@@ -132,7 +132,7 @@ def chosen(ledger: Ledger, part: str) -> list[Run]:
     wanted = {name for name, run in ledger.runs.items() if run.part == part or run.part.startswith(f"{part}:")}
     if not (wanted := wanted | set(fnmatch.filter(ledger.runs, part))):
         parts = ", ".join(dict.fromkeys(run.part for run in ledger.runs.values()))
-        raise InputError(f"{part}: no part and no run of {RUNS}; its parts are {parts}")
+        raise InputError(part, f"no part and no run of {RUNS}; its parts are {parts}")
     while more := {before for name in wanted for before in ledger.runs[name].after} - wanted:
         wanted |= more
     return [run for name, run in ledger.runs.items() if name in wanted]
@@ -191,7 +191,7 @@ def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
                 speeds[model] = speed(run, out, 180 * args.hours)  # at most a twentieth
             costs[run.name] = run.nfe / (args.nfe_per_second or speeds[model])
         except InputError as error:
-            skipped.append(f"{run.name}: {error}")
+            skipped.append(f"{run.name}: {error.problem}")
     images = share_out(0.9 * 3600 * args.hours, costs, sizes)  # a tenth measures speed and loads models
     for run in (run for run in runs if run.name in costs):
         least, cost = min(LEAST, sizes[run.name]), costs[run.name] / 60
@@ -273,7 +273,7 @@ def main(argv: list[str]) -> int:
     started, paper = time.monotonic(), any(run.nfe for run in runs)
     if paper != bool(args.hours and args.hours > 0) or paper != all(run.nfe for run in runs):
         raise InputError(
-            f"--hours: wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
+            "--hours", f"wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
         )
     (out := args.out or naming.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
     if paper:
@@ -286,12 +286,12 @@ def main(argv: list[str]) -> int:
         print(f"[{k + 1} of {len(todo)}] {run.name}, {hours(run.minutes)}: {run.do}", flush=True)
         try:
             if lacking := [name for name in run.after if name not in said]:
-                raise InputError(f"{lacking[0]} is not done")
+                raise InputError(run.name, f"{lacking[0]} is not done")
             if paper and left < 60 * run.minutes:
-                raise InputError(f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
+                raise InputError(run.name, f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
             said[run.name] = do(run, out, left)
         except InputError as error:
-            skipped.append(f"{run.name}: {error}")
+            skipped.append(f"{run.name}: {error.problem}")
     measured, lacking = read_measured(claims, ledger, said)
     outside = print_verdicts(measured, ledger)
     if args.write:

@@ -69,14 +69,14 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "images", "classes", "workers")
     if args.nfe < 2 * args.classes:
-        raise InputError(f"--nfe {args.nfe}: must be at least two of each class, {2 * args.classes}")
+        raise InputError(f"--nfe {args.nfe}", f"must be at least two of each class, {2 * args.classes}")
     measured = None
     if args.nfe_from:
         folder = records.run_folder(args.nfe_from)
         rows, _ = results.read_rows(records.chosen(folder, records.read_run(folder)).values(), own=True)
         measured = np.array([row["nfe"] for row in rows])
         if not rows:
-            raise InputError(f"--nfe_from {args.nfe_from}: no records there")
+            raise InputError(f"--nfe_from {args.nfe_from}", "no records there")
 
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)

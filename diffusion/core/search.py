@@ -77,7 +77,7 @@ def band(low: float, high: float, T: int) -> np.ndarray:
 def every(interval: int, T: int) -> int:
     """How many of T levels --t_interval takes. Raises InputError unless it divides T."""
     if interval < 1 or T % interval:
-        raise InputError(f"--t_interval {interval}: must divide the {T} levels")
+        raise InputError(f"--t_interval {interval}", f"must divide the {T} levels")
     return T // interval
 
 
@@ -147,7 +147,7 @@ def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: 
     elif n_samples[-1] > T:
         problem = f"the model has only {T} noise levels"
     if problem:
-        raise InputError(f"{given}: {problem}")
+        raise InputError(given, problem)
     if to_keep[0] > n_classes:
         warnings.warn(f"{given}: the first stage keeps all classes, there are {n_classes}", InputWarning, stacklevel=2)
 

@@ -105,9 +105,9 @@ def load_dataset(
     """
     if (image_column or label_column) and not name.startswith("hf:"):
         flag = "image_column" if image_column else "label_column"
-        raise InputError(f"--{flag} {image_column or label_column}: is for --dataset hf:NAME, not for {name}")
+        raise InputError(f"--{flag} {image_column or label_column}", f"is for --dataset hf:NAME, not for {name}")
     if value_range is not None and name in TABLE:
-        raise InputError(f"--value_range: is for own images of more than 8 bits, not for {name}")
+        raise InputError("--value_range", f"is for own images of more than 8 bits, not for {name}")
     try:
         if name in TABLE:
             read = _read_known(name, split, Path(root))
@@ -123,10 +123,10 @@ def load_dataset(
             known = (
                 f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
             )
-            raise InputError(f"dataset {name!r} is {known}{like(name, TABLE)}")
+            raise InputError(f"dataset {name!r}", f"is {known}{like(name, TABLE)}")
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install {error.name}"
-        raise InputError(f"dataset {name!r} needs {missing}") from error
+        raise InputError(f"dataset {name!r}", f"needs {missing}") from error
     if name in TABLE:
         return Dataset(name, split, *read)
     labels, classes, images, *rest = read
@@ -151,7 +151,7 @@ def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> tor
     try:
         return crop(dataset.open(index), size, interpolation)
     except OSError as error:
-        raise InputError(f"dataset {dataset.name!r}: image {index}: {error}; mend or remove it") from None
+        raise InputError(f"dataset {dataset.name!r}", f"image {index}: {error}; mend or remove it") from None
 
 
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
@@ -163,7 +163,7 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
     try:
         image = dataset.open(index)
     except OSError as error:
-        raise InputError(f"image {index} of {dataset.name} cannot be read any more: {error}") from None
+        raise InputError(f"image {index} of {dataset.name} cannot be read any more", error) from None
     return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
@@ -216,7 +216,7 @@ def _synsets(folder: Path, _split: str) -> Read:
         tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
         sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
         how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
-        raise InputError(f"{folder}: its images are not in folders of their classes, as downloaded; to sort them {how}")
+        raise InputError(folder, f"its images are not in folders of their classes, as downloaded; to sort them {how}")
     return folders.tree(folder, ids, _imagenet_names())
 
 
@@ -250,7 +250,7 @@ def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
     try:
         return list(_objectnet_classes(folder).values())
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read", f"{said(error)}") from error
 
 
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
@@ -267,7 +267,7 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         ids = {labels[line].strip(): int(i) for i, line in lines.items()}
         return [[ids[label] for label in shared[name].split("; ")] for name in _objectnet_classes(folder).values()]
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read: {said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read", f"{said(error)}") from error
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
@@ -301,13 +301,13 @@ def model_arms(
     if dataset.classes and not called and name not in TABLE:
         wanted = "call the folders by its class ids, or give its class names (--classes FILE of eval_prob_dit.py)"
         said = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
-        raise InputError(f"--dataset {name}: {said}; {wanted}")
+        raise InputError(f"--dataset {name}", f"{said}; {wanted}")
     arms = class_arms(name, n_classes, root)
     known = len(dataset.classes) if name != "objectnet" else 1000
     if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
-        raise InputError(f"--dataset {name}: is of {known} classes, {model} knows {n_classes}")
+        raise InputError(f"--dataset {name}", f"is of {known} classes, {model} knows {n_classes}")
     if strange := sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL}):
-        raise InputError(f"--dataset {name}: labels {strange[:10]} are no classes of {model}")
+        raise InputError(f"--dataset {name}", f"labels {strange[:10]} are no classes of {model}")
     return arms
 
 
@@ -320,13 +320,13 @@ def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[i
     strange = [repr(name) for name, ids in zip(dataset.classes, meant, strict=True) if not ids]
     if strange:
         found = f"classes {few(strange, 5)} are none of {model}'s: {few(called, 10, '; ')}"
-        raise InputError(f"--dataset {dataset.name}: {found}")
+        raise InputError(f"--dataset {dataset.name}", found)
     several = [name for name, ids in zip(dataset.classes, meant, strict=True) if len(ids) > 1]
     if several:
-        raise InputError(f"--dataset {dataset.name}: class {several[0]!r} is the name of several classes of {model}")
+        raise InputError(f"--dataset {dataset.name}", f"class {several[0]!r} is the name of several classes of {model}")
     arms = {min(ids): k for k, ids in enumerate(meant)}
     if len(arms) < len(dataset.classes):
-        raise InputError(f"--dataset {dataset.name}: several of its classes are one class of {model}")
+        raise InputError(f"--dataset {dataset.name}", f"several of its classes are one class of {model}")
     return dict(sorted(arms.items()))
 
 
@@ -380,7 +380,7 @@ def _read_known(name: str, split: str, root: Path) -> Read:
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
         why = said(error).partition(" You can use download=True")[0]
-        raise InputError(f"dataset {name!r}: {folder} is incomplete or damaged: {why}") from error
+        raise InputError(f"dataset {name!r}", f"{folder} is incomplete or damaged: {why}") from error
 
 
 def _find(name: str, folder: str, root: Path) -> Path:
@@ -389,4 +389,4 @@ def _find(name: str, folder: str, root: Path) -> Path:
         if path.is_dir():
             return path
     how = "$DATASET_ROOT says where data lies; commands.md, how to get it"
-    raise InputError(f"dataset {name!r} not found: looked for {looked[0]} and {looked[1]}; {how}")
+    raise InputError(f"dataset {name!r} not found", f"looked for {looked[0]} and {looked[1]}; {how}")

@@ -90,7 +90,7 @@ def check_range(value_range: Sequence[float] | None) -> Range | None:
     is_pair = len(pair) == 2 and all(isinstance(each, Real) and isfinite(each) for each in pair)
     if not is_pair or not pair[0] < pair[1]:
         words = " ".join(map(str, pair)) if pair else str(value_range)
-        raise InputError(f"--value_range {words}: wanted two numbers, what is black and what is white, as in 0 4095")
+        raise InputError(f"--value_range {words}", "wanted two numbers, what is black and what is white, as in 0 4095")
     return float(pair[0]), float(pair[1])
 
 

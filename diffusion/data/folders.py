@@ -149,7 +149,9 @@ def of_classes(folder: Path, inside: dict[str, list[Path]], ids: dict[str, int],
     """The images inside each class folder, in the order of `ids` (folder name -> class id)."""
     found = [(path, label) for name, label in ids.items() for path in inside.get(name, [])]
     if not found:
-        raise InputError(f"no image in {folder}: wanted class folders such as {next(iter(ids), 'cat')!r} with images")
+        raise InputError(
+            f"no image in {folder}", f"wanted class folders such as {next(iter(ids), 'cat')!r} with images"
+        )
     return files(*zip(*found, strict=True), classes, folder)
 
 
@@ -163,7 +165,7 @@ def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
         ids = {name: int(name) for name in sorted(names, key=int)}
         if twice := [number for number, n in Counter(ids.values()).items() if n > 1]:
             alike = " and ".join(repr(name) for name in ids if ids[name] == twice[0])
-            raise InputError(f"classes {alike} are both the class id {twice[0]}; wanted one name for each class")
+            raise InputError(f"classes {alike}", f"are both the class id {twice[0]}; wanted one name for each class")
         return ids, []
     return {name: i for i, name in enumerate(names)}, names
 
@@ -174,7 +176,7 @@ def check_split(name: str, split: str, splits: Iterable[str]) -> None:
         why = f"it has {', '.join(sorted(splits))}"
         if list(splits) == ["test"]:
             why = f"it is not split, all its images are test; --split test, or put them into {split}/ and test/"
-        raise InputError(f"dataset {name!r} has no split {split!r}: {why}")
+        raise InputError(f"dataset {name!r} has no split {split!r}", why)
 
 
 def split_words(name: str) -> tuple[str | None, str]:
@@ -229,11 +231,13 @@ def split_folders(name: str, folder: Path) -> dict[str, str]:
         (first, *_) = splits
         if _with_images(folder / first) and not any(_with_images(folder / each) for each in others):
             beside = f"{first} holds class folders, and beside it are {few(others)} with images"
-            raise InputError(f"dataset {name!r}: {beside}: is {first} a split or a class? Wanted it alone, or renamed")
+            raise InputError(
+                f"dataset {name!r}", f"{beside}: is {first} a split or a class? Wanted it alone, or renamed"
+            )
         return {}
     theirs = {split: each for each, split in splits.items()}
     if len(theirs) < len(splits):
-        raise InputError(f"dataset {name!r}: {', '.join(splits)} are several folders for one split")
+        raise InputError(f"dataset {name!r}", f"{', '.join(splits)} are several folders for one split")
     if others:
         beside = f"beside the splits {', '.join(splits)} are left out: {few(others, 5)}"
         warnings.warn(f"dataset {name!r}: folders {beside}", InputWarning, stacklevel=2)
@@ -250,7 +254,7 @@ def _splits_of_one_name(name: str, inside: list[str]) -> dict[str, str]:
     pairs = [folders for folders in by_rest.values() if len(set(folders.values())) > 1]
     if len(pairs) > 1:
         both = f"folders {few([*pairs[0], *pairs[1]], 4)} are splits of several classes"
-        raise InputError(f"dataset {name!r}: {both}; wanted the folders train and test, each with class folders")
+        raise InputError(f"dataset {name!r}", f"{both}; wanted the folders train and test, each with class folders")
     return pairs[0] if pairs else {}
 
 
@@ -259,7 +263,7 @@ def read_folder(name: str, split: str) -> Read:
     try:
         return _read_folder(name, split)
     except OSError as error:
-        raise InputError(f"dataset {name!r}: cannot be read ({error})") from error
+        raise InputError(f"dataset {name!r}", f"cannot be read ({error})") from error
 
 
 def _read_folder(name: str, split: str) -> Read:
@@ -293,7 +297,7 @@ def _read_folder(name: str, split: str) -> Read:
     if empty := [each for each in inside if not images[each]]:
         named = few(empty, 5)
         if not full:
-            raise InputError(f"no image in {folder}: wanted class folders with images; these have none: {named}")
+            raise InputError(f"no image in {folder}", f"wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
     return of_classes(folder, images, *class_ids(full))
 
@@ -304,7 +308,7 @@ def read_sessions(folder: Path) -> Read:
     named = [path.name.split("_") for path in paths]
     for path, parts in zip(paths, named, strict=True):
         if len(parts) < 6:
-            raise InputError(f"{path}: wanted a name such as 0001_cl_dnn_CONDITION_CLASS_10_n02835271_2389.png")
+            raise InputError(path, "wanted a name such as 0001_cl_dnn_CONDITION_CLASS_10_n02835271_2389.png")
     found = {parts[4] for parts in named}
     ids, classes = class_ids(SIXTEEN if found <= set(SIXTEEN) else found)
     return files(paths, (ids[parts[4]] for parts in named), classes, folder)
@@ -336,7 +340,7 @@ def read_table(name: str, split: str) -> Read:
         if not all(field.strip() for field in fields):
             wanted = "wanted a path" if len(fields) == 1 else "wanted both" if len(fields) == 2 else "wanted all"
             called = "path and label" + ", and group" * (len(fields) > 2)
-            raise InputError(f"{path}, line {line}: {called} are {', '.join(map(repr, fields))}, {wanted}")
+            raise InputError(f"{path}, line {line}", f"{called} are {', '.join(map(repr, fields))}, {wanted}")
     ids, classes = class_ids(row["label"].strip() for row in rows.values()) if "label" in keys else ({}, [])
     rows = _of_split(name, path, rows, split)
     candidates = [
@@ -345,7 +349,7 @@ def read_table(name: str, split: str) -> Read:
     paths = [_place(path.parent, row["path"].strip()) for row in rows.values()]
     if not any(map(os.path.exists, paths)):  # as Path's, but any name will do
         where = "paths are taken as they are, or from the folder of the table"
-        raise InputError(f"{path}: none of its {len(paths)} images is there, such as {paths[0]}; {where}")
+        raise InputError(path, f"none of its {len(paths)} images is there, such as {paths[0]}; {where}")
     if "label" not in keys:
         return files(paths, [NO_LABEL] * len(paths), (), path.parent, (), candidates)
     labels = [ids[row["label"].strip()] for row in rows.values()]
@@ -362,7 +366,7 @@ def _check_label(path: Path, line: int, label: str) -> None:
     elif text.startswith(("[", "(", "{")) and _is_list(text):
         why = "wanted one class for each image"
     if why:
-        raise InputError(f"{path}, line {line}: label is {text!r}, {why}")
+        raise InputError(f"{path}, line {line}", f"label is {text!r}, {why}")
 
 
 def _is_list(text: str) -> bool:
@@ -380,10 +384,11 @@ def _of_split(name: str, path: Path, rows: dict[int, dict], split: str) -> dict[
     theirs = {line: split_of(row["split"].strip()) for line, row in rows.items()}
     if unknown := [line for line, each in theirs.items() if each is None]:
         found = f"split is {rows[unknown[0]]['split']!r}, wanted train, val or test"
-        raise InputError(f"{path}, line {unknown[0]}: {found}")
+        raise InputError(f"{path}, line {unknown[0]}", found)
     if split not in theirs.values():
         raise InputError(
-            f"dataset {name!r} has no split {split!r}: its column split has {', '.join(sorted(set(theirs.values())))}"
+            f"dataset {name!r} has no split {split!r}",
+            f"its column split has {', '.join(sorted(set(theirs.values())))}",
         )
     return {line: row for line, row in rows.items() if theirs[line] == split}
 
@@ -394,9 +399,9 @@ def _candidates(path: Path, line: int, given: str | list | None) -> list[str]:
     names = [name for each in names if (name := str(each).strip())]
     if len(names) == 1:
         wanted = "wanted two classes or more, as in cat;dog, or nothing, which is all of them"
-        raise InputError(f"{path}, line {line}: candidates is {names[0]!r}, {wanted}")
+        raise InputError(f"{path}, line {line}", f"candidates is {names[0]!r}, {wanted}")
     if twice := [name for k, name in enumerate(names) if name in names[:k]]:
-        raise InputError(f"{path}, line {line}: candidates has {twice[0]!r} twice")
+        raise InputError(f"{path}, line {line}", f"candidates has {twice[0]!r} twice")
     return names
 
 
@@ -416,14 +421,14 @@ def read_json_lines(path: Path) -> dict[int, dict]:
             surplus = [key for key in ("label", "candidates", "split") if key in row and key not in keys]
         except (ValueError, KeyError, TypeError, RecursionError):
             wanted = " and ".join(keys if len(keys) > 1 else ["path", "label"])
-            raise InputError(f"{path}, line {number}: is no JSON object with {wanted}") from None
+            raise InputError(f"{path}, line {number}", f"is no JSON object with {wanted}") from None
         if surplus:
-            raise InputError(f"{path}, line {number}: has {surplus[0]}, the first line has none")
+            raise InputError(f"{path}, line {number}", f"has {surplus[0]}, the first line has none")
         for key in keys:
             if key != "candidates":
                 rows[number][key] = _cell(path, number, key, row[key])
     if not rows:
-        raise InputError(f"{path}: holds no line")
+        raise InputError(path, "holds no line")
     return rows
 
 
@@ -431,7 +436,7 @@ def _cell(path: Path, line: int, key: str, value: object) -> str:
     """A text or a number of a jsonl as text. InputError for null, nan, lists and objects, which are no value."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     if not isinstance(value, str) and not is_number:
-        raise InputError(f"{path}, line {line}: {key} is {value!r:.60}, wanted a text or a number")
+        raise InputError(f"{path}, line {line}", f"{key} is {value!r:.60}, wanted a text or a number")
     return str(value)
 
 
@@ -453,7 +458,7 @@ def read_image(name: str, split: str) -> Read:
                 pass
         except Exception as error:
             tables = ", ".join(TABLES)
-            raise InputError(f"dataset {name!r}: is neither an image that Pillow reads nor {tables}") from error
+            raise InputError(f"dataset {name!r}", f"is neither an image that Pillow reads nor {tables}") from error
     return files([path], [NO_LABEL], (), path.parent)
 
 
@@ -468,7 +473,7 @@ def from_hub(name: str, split: str, config: str | None = None):
     try:
         import datasets
     except ImportError:
-        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets': pip install datasets") from None
+        raise InputError(f"dataset 'hf:{name}' needs the package 'datasets'", "pip install datasets") from None
     folder = Path(os.path.expanduser(name))
     if any(os.path.isfile(folder / file) for file in ("state.json", "dataset_dict.json")):
         return _saved(name, folder, split)
@@ -482,7 +487,7 @@ def from_hub(name: str, split: str, config: str | None = None):
             errors.append(error)
             if not str(error).startswith("Unknown split"):
                 break
-    raise InputError(f"dataset 'hf:{name}' cannot be read: {hub.why_no_data(name, errors[0])}") from errors[0]
+    raise InputError(f"dataset 'hf:{name}' cannot be read", f"{hub.why_no_data(name, errors[0])}") from errors[0]
 
 
 def _saved(name: str, folder: Path, split: str):
@@ -492,7 +497,7 @@ def _saved(name: str, folder: Path, split: str):
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever damaged files lead to
-        raise InputError(f"dataset 'hf:{name}' cannot be read: {type(error).__name__}: {error}") from error
+        raise InputError(f"dataset 'hf:{name}' cannot be read", f"{type(error).__name__}: {error}") from error
     splits = dict(data) if isinstance(data, datasets.DatasetDict) else {str(data.split or "test"): data}
     theirs = {split_of(re.split(r"[\[+]", each)[0]) or each: each for each in splits}
     check_split(f"hf:{name}", split, theirs)
@@ -522,13 +527,15 @@ def read_hub(name: str, split: str, image_column: str | None = None, label_colum
     for row, value in enumerate(labels):
         if not isinstance(value, str | int):
             found = f"row {row} of column {label!r} of {split!r} is {value!r:.60}"
-            raise InputError(f"dataset 'hf:{name}': {found}, wanted one class for each image")
+            raise InputError(f"dataset 'hf:{name}'", f"{found}, wanted one class for each image")
     if labels and all(isinstance(value, str) for value in labels):
         labels = [value.strip() for value in labels]  # as those of a csv
         ids, classes = class_ids(labels)
         labels = [ids[value] for value in labels]
     if not all(isinstance(value, int) and value >= 0 for value in labels):
-        raise InputError(f"dataset 'hf:{name}': column {label!r} of {split!r} holds {labels[:3]}..., wanted class ids")
+        raise InputError(
+            f"dataset 'hf:{name}'", f"column {label!r} of {split!r} holds {labels[:3]}..., wanted class ids"
+        )
     encoded = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     images = ImageFiles(lambda k: hub_cell(encoded[k][image], f"{k} of hf:{name} {split}"), len(labels))
@@ -539,12 +546,14 @@ def _column(name: str, kind: str, asked: str | None, found: list[str], preferred
     """The column to read: the one that was asked for, the first preferred name among those found, else the only one."""
     if asked is not None:
         if asked not in found:
-            raise InputError(f"--{kind}_column {asked}: hf:{name} has the {kind} columns {', '.join(found) or 'none'}")
+            raise InputError(
+                f"--{kind}_column {asked}", f"hf:{name} has the {kind} columns {', '.join(found) or 'none'}"
+            )
         return asked
     for column in preferred:
         if column in found:
             return column
     if len(found) != 1:
         flag = f"; --{kind}_column chooses one" if found else ""
-        raise InputError(f"dataset 'hf:{name}': wanted one {kind} column, found {', '.join(found) or 'none'}{flag}")
+        raise InputError(f"dataset 'hf:{name}'", f"wanted one {kind} column, found {', '.join(found) or 'none'}{flag}")
     return found[0]

@@ -56,20 +56,20 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     group_of: dict[int, str] = {}
     for line, text, name, class_id, group in zip(rows, texts, names, ids, groups or [None] * len(rows), strict=True):
         if not text.strip():
-            raise InputError(f"{path}, line {line}: the prompt is empty")
+            raise InputError(f"{path}, line {line}", "the prompt is empty")
         if numbered and not name:
-            raise InputError(f"{path}, line {line}: the classname is empty, wanted one, or a column classidx")
+            raise InputError(f"{path}, line {line}", "the classname is empty, wanted one, or a column classidx")
         if not is_id(class_id):
-            raise InputError(f"{path}, line {line}: classidx is {class_id!r}, wanted an integer from 0 up")
+            raise InputError(f"{path}, line {line}", f"classidx is {class_id!r}, wanted an integer from 0 up")
         if group != (known := group_of.setdefault(int(class_id), group)):
-            raise InputError(f"{path}, line {line}: class {class_id} is in group {group!r}, and above in {known!r}")
+            raise InputError(f"{path}, line {line}", f"class {class_id} is in group {group!r}, and above in {known!r}")
     if len({int(i) for i in ids}) < 2:
         same = f"classname {names[0]!r}" if numbered else f"classidx {int(ids[0])}"
-        raise InputError(f"{path}: every prompt has {same}, wanted at least two classes")
+        raise InputError(path, f"every prompt has {same}, wanted at least two classes")
     of_prompts = {column: dict(zip(rows, columns[column], strict=True)) for column in keys if column in ADDED}
     own = {column: _files(Path(path), column, cells) for column, cells in of_prompts.items()}
     if not added and (given := [column for column in own if own[column]]):
-        raise InputError(f"{path}: column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
+        raise InputError(path, f"column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
     return Prompts(texts, names, [int(i) for i in ids], groups, own.get("lora"), own.get("embedding"), numbered)
 
 
@@ -80,7 +80,7 @@ def _files(path: Path, column: str, cells: dict[int, str]) -> list[tuple[str, ..
         try:
             given = shlex.split(cell)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}: {column} is {cell!r}: {error}") from None
+            raise InputError(f"{path}, line {line}", f"{column} is {cell!r}: {error}") from None
         names = [split_weight(each, f"{path}, line {line}: lora")[0] if column == "lora" else each for each in given]
         there = [any(map(os.path.exists, (path.parent / name, name))) for name in names]
         found.append(tuple(str(path.parent / g) if t else g for g, t in zip(given, there, strict=True)))
@@ -161,9 +161,9 @@ def prompts_for(
         if path or NO_LABEL not in labels:
             some = f" ({few(classes, 3)})" if classes else ""
             why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{some}"
-            raise InputError(f"--prompts: {why}; wanted a csv that says which class each prompt is of, or neither")
+            raise InputError("--prompts", f"{why}; wanted a csv that says which class each prompt is of, or neither")
         if len(texts) < 2 or not all(text.strip() for text in texts):
-            raise InputError(f"--prompts {' '.join(map(repr, texts))}: wanted at least two texts")
+            raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")
         prompts = Prompts(texts, texts, list(range(len(texts))))
     elif path:
         prompts = read_prompts(path, added=added)
@@ -173,7 +173,7 @@ def prompts_for(
     elif len(classes) < 2:
         flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
         why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
-        raise InputError(f"--dataset {name}: {why}, so it needs {flags}")
+        raise InputError(f"--dataset {name}", f"{why}, so it needs {flags}")
     else:
         words = words_of(classes)
         texts = [f"a photo of a {each}." for each in words]
@@ -182,10 +182,10 @@ def prompts_for(
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
         called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
-        raise InputError(f"the prompts have no class {', '.join(called)}, which images of {name} are labelled with")
+        raise InputError("prompts", f"no class {', '.join(called)} there, which images of {name} are labelled with")
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and csv:  # elsewhere they are distractors
-        raise InputError(f"the prompts have class ids {unused[:10]}, {name} only 0..{len(classes) - 1}")
+        raise InputError("prompts", f"class ids {unused[:10]} there, {name} has only 0..{len(classes) - 1}")
     if path:
         _warn_of_others(prompts, called, path, name)
     warn_of_alike(prompts)
@@ -253,7 +253,7 @@ def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name
         problem = f"classname {said!r} has classidx {first}, which in {name} {is_there}; {said!r} is {there} there"
         exchanged = any(meant & contrary.keys() for meant in contrary.values())
         if exchanged or len(contrary) > agreeing or name not in DATASETS:
-            raise InputError(f"{path}: {problem}")
+            raise InputError(path, problem)
         warnings.warn(f"{path}: {problem}; classidx counts", InputWarning, stacklevel=3)
     return prompts.classes
 
@@ -286,20 +286,20 @@ def _by_name(
     several = [k for k, meant in named.items() if len(meant) > 1]
     if several:
         meant = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
-        raise InputError(f"{path}: classname {said[several[0]]!r} is a name of the classes {meant} of {name}")
+        raise InputError(path, f"classname {said[several[0]]!r} is a name of the classes {meant} of {name}")
     if not any(named.values()):
         theirs = few([repr(each[0]) for each in called.values()])
         found = few(list(map(repr, said.values())))
-        raise InputError(f"{path}: no column classidx, and no classname ({found}) is a class of {name} ({theirs})")
+        raise InputError(path, f"no column classidx, and no classname ({found}) is a class of {name} ({theirs})")
     meant = [min(each) for each in named.values() if each]
     twice = [k for k in meant if meant.count(k) > 1]
     if twice and not prompts.numbered:
         both = [repr(said[k]) for k, each in named.items() if twice[0] in each]
         alike = f"classnames {few(both)} have a classidx each, and are one class of {name}: {called[twice[0]][0]!r}"
-        raise InputError(f"{path}: {alike}")
+        raise InputError(path, alike)
     lacking = [said[k] for k, meant in named.items() if not meant]
     if lacking and name in DATASETS:
-        raise InputError(f"{path}: classname {lacking[0]!r} is no class of {name}, and there is no column classidx")
+        raise InputError(path, f"classname {lacking[0]!r} is no class of {name}, and there is no column classidx")
     taken = {*called, *(k for k, meant in named.items() if not meant)}
     new = iter(range(max(taken) + 1, max(taken) + 1 + len(named)))
     id_of = {}
@@ -324,5 +324,5 @@ def read_weights(path: Path | None, T: int) -> np.ndarray:
     weights = read_numbers(path, "level", range(T), "weight", 1e9, "a number from 0 up")
     table = np.interp(np.arange(T), list(weights), list(weights.values()))
     if not table.any():
-        raise InputError(f"{path}: every weight is 0")
+        raise InputError(path, "every weight is 0")
     return table / table.mean()

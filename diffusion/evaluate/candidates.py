@@ -43,19 +43,19 @@ def first_stage(
     asked for. InputError where it cannot rank them.
     """
     if not 2 <= K <= len(class_ids):
-        raise InputError(f"--candidates {K}: must be in 2..{len(class_ids)}, the classes")
+        raise InputError(f"--candidates {K}", f"must be in 2..{len(class_ids)}, the classes")
     if source is None:
         wanted = "wanted --candidates_from too, clip:NAME, a npy file or the folder of a run"
-        raise InputError(f"--candidates {K}: {wanted}")
+        raise InputError(f"--candidates {K}", wanted)
     kind, _, name = source.partition(":")
     by_name = kind == "clip" and name
     if pretrained is not None and not by_name:
-        raise InputError("--pretrained: is for --candidates_from clip:NAME")
+        raise InputError("--pretrained", "is for --candidates_from clip:NAME")
     if by_name:
         told = prompts()
         if (unknown := np.setxor1d(told.classes, class_ids)).size:
             differ = f"the prompts and the model differ in the classes {unknown[:10].tolist()}"
-            raise InputError(f"--candidates {K}: {differ}")
+            raise InputError(f"--candidates {K}", differ)
         options, of, load = by_clip(name, pretrained, told, K)
     elif os.path.isdir(expanded(source)):
         options, of, load = by_run(expanded(source), dataset, K, class_ids, mine)
@@ -99,7 +99,7 @@ def by_column(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> Sta
             return next(iter(known))
         none = f"none of the classes that compete{like(name, ids) or f': {few(ids, 10)}'}"
         why = "the name of several classes" if known else none
-        raise InputError(f"{dataset.path}, line {line}: candidates has {name!r}, {why}")
+        raise InputError(f"{dataset.path}, line {line}", f"candidates has {name!r}, {why}")
 
     of = [[id_of(line, name) for name in names] or class_ids.tolist() for line, names in dataset.candidates]
     if empty := [line for line, names in dataset.candidates if not names]:
@@ -124,12 +124,10 @@ def by_scores(path: Path, K: int, images: int, classes: int) -> Stage:
     scores = read_npy(path, given, "; else wanted clip:NAME or the folder of a run")
     if scores.shape != (images, classes) or scores.dtype.kind not in "iuf":
         found = f"holds {scores.dtype} {list(scores.shape)}"
-        raise InputError(
-            f"{given}: {found}, wanted numbers [images, classes] = {[images, classes]}, the classes in"
-            " ascending order of their ids"
-        )
+        wanted = f"wanted numbers [images, classes] = {[images, classes]}, the classes in ascending order of their ids"
+        raise InputError(given, f"{found}, {wanted}")
     if np.isnan(scores).any():
-        raise InputError(f"{given}: nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
+        raise InputError(given, f"nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
     scores = scores.astype(np.float64)
     told = {"candidates_from": f"npy, sha256 {sha256(scores.tobytes())}"}
     return told, tag(path.stem), lambda *_: lambda index, _: (best(scores[index], K), {})
@@ -187,15 +185,15 @@ def by_run(path: Path, dataset: Dataset, K: int, class_ids: np.ndarray, mine: li
         for key, wanted in {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint}.items():
             if (found := run.options.get(key)) != wanted:
                 other = f"a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}"
-                raise InputError(f"{run.folder}: {other}")
+                raise InputError(run.folder, other)
         if (unknown := np.setxor1d(run.class_ids, class_ids)).size:
             differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"
-            raise InputError(f"{run.folder}: {differ}")
+            raise InputError(run.folder, differ)
         if lacking := {index: why for index in mine if (why := _lacks(run, index, K))}:
             missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
-            raise InputError(f"{run.folder}: {missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
-    except InputError as error:  # begins with the folder
-        raise InputError(f"--candidates_from {error}") from None
+            raise InputError(run.folder, f"{missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
+    except InputError as error:
+        raise InputError(f"--candidates_from {error.where}", error.problem) from None
 
     def pick(index: int, _) -> tuple[np.ndarray, dict]:
         record = results.record_of(run, index)

@@ -44,11 +44,11 @@ def my_images(args, labels: list, most: int | None = None, environ=os.environ) -
         given = f"--subset_path {args.subset_path}"
         chosen = read_npy(args.subset_path, given)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or len(chosen) == 0:
-            raise InputError(f"{given}: holds {chosen.dtype} {list(chosen.shape)}, wanted a list of indices")
+            raise InputError(given, f"holds {chosen.dtype} {list(chosen.shape)}, wanted a list of indices")
         chosen = np.unique(chosen)
         if chosen[0] < 0 or chosen[-1] >= len(labels):
             outside = chosen[0] if chosen[0] < 0 else chosen[-1]
-            raise InputError(f"{given}: index {outside} is outside the data set's 0..{len(labels) - 1}")
+            raise InputError(given, f"index {outside} is outside the data set's 0..{len(labels) - 1}")
     chosen = spread_over(chosen.tolist(), labels, getattr(args, "per_class", None), args.limit)[:most]
     return chosen, chosen[args.worker_idx :: args.n_workers]
 
@@ -110,7 +110,7 @@ def card_of(args, loras: Iterable[tuple[str, ...]] = (), tokens: Mapping[str, st
     card = loading.read_card(args.version, args.img_size, **added)
     own = tuple(dict.fromkeys(chain.from_iterable(loras)))
     if own and args.compile:
-        raise InputError("--compile: not with prompts that have LoRAs of their own, for each of which it starts anew")
+        raise InputError("--compile", "not with prompts that have LoRAs of their own, for each of which it starts anew")
     return replace(card, own_lora=own, own_tokens=tuple((tokens or {}).items()))
 
 
@@ -128,9 +128,9 @@ def pick_device(args) -> tuple[torch.device, str]:
     device = loading.find_device(args.device or best, f"--device {args.device or best}")
     dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
     if getattr(args, "compile", False) and device.type != "cuda":
-        raise InputError(f"--compile: is for CUDA, the device is {device}")
+        raise InputError("--compile", f"is for CUDA, the device is {device}")
     if dtype == "float16" and device.type == "cpu":
-        raise InputError("--dtype float16: CPUs compute it hundreds of times slower; use bfloat16 or float32")
+        raise InputError("--dtype float16", "CPUs compute it hundreds of times slower; use bfloat16 or float32")
     return device, dtype
 
 
@@ -219,7 +219,7 @@ def levels_of(args, T: int) -> np.ndarray:
     low, high = map(float, ends.groups()) if ends else (1, 0)
     if not low < high <= 1 or len(chosen := band(low, high, T)) < 2:
         wanted = f"wanted two shares of the {T} noise levels, such as {constants.usual_levels('race')}"
-        raise InputError(f"--levels {args.levels}: {wanted}")
+        raise InputError(f"--levels {args.levels}", wanted)
     args.levels = f"{low:g}-{high:g}"
     return chosen
 
@@ -232,15 +232,15 @@ def race_of(
     arms [classes] is how many arms each has, `most` how many race at most; groups [classes], if any, race first.
     """
     if not args.z > 0:
-        raise InputError(f"--z {args.z:g}: must be greater than 0")
+        raise InputError(f"--z {args.z:g}", "must be greater than 0")
     args.max_samples = min(500, len(usable)) if args.max_samples is None else args.max_samples
     if not 2 <= args.max_samples <= len(usable):
         of = f"the levels of --levels {args.levels}" + (" whose --weights are not 0" if args.weights else "")
-        raise InputError(f"--max_samples {args.max_samples}: must be in 2..{len(usable)}, {of}")
+        raise InputError(f"--max_samples {args.max_samples}", f"must be in 2..{len(usable)}, {of}")
     if args.budget is not None and args.budget < 2 * most:
-        raise InputError(f"--budget {args.budget}: the first look alone takes {2 * most} NFE, two of each prompt")
+        raise InputError(f"--budget {args.budget}", f"the first look alone takes {2 * most} NFE, two of each prompt")
     if args.budget is not None and groups is not None:
-        raise InputError(f"--budget {args.budget}: not with prompts that have groups")
+        raise InputError(f"--budget {args.budget}", "not with prompts that have groups")
     budget = np.inf if args.budget is None else args.budget
     pairs = in_pairs(args)
     return raced(usable, arms, args.z, args.max_samples, budget, args.n_trials, groups, pairs=pairs)
@@ -259,24 +259,24 @@ def read_bank(
         check_pt(path)
         bank = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
-        raise InputError(f"--noise_path {path}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"--noise_path {path}", f"cannot be read ({one_line(error)})") from None
     fitted = None
     if isinstance(bank, dict) and bank.keys() == {"noise", "levels", "loss", "model"}:
         if in_pairs(args):
-            raise InputError(f"--noise antithetic: --noise_path {path} was fitted; wanted --noise independent")
+            raise InputError("--noise antithetic", f"--noise_path {path} was fitted; wanted --noise independent")
         of, loss, fitted, bank = bank["levels"], bank["loss"], bank["model"], bank["noise"]
         if len(of) < points or of[rows].tolist() != levels.tolist():
             fit, asked = (wording.few(np.unique(each).tolist(), 5) for each in (of, levels))
             wanted = "wanted the same --levels, as many points, and for each its own draw (--randomize_noise)"
-            raise InputError(f"--noise_path {path}: was fitted for the levels {fit}, not {asked}; {wanted}")
+            raise InputError(f"--noise_path {path}", f"was fitted for the levels {fit}, not {asked}; {wanted}")
         if loss != args.loss:
-            raise InputError(f"--noise_path {path}: was fitted for --loss {loss}, not {args.loss}")
+            raise InputError(f"--noise_path {path}", f"was fitted for --loss {loss}, not {args.loss}")
     if not isinstance(bank, torch.Tensor) or tuple(bank.shape[1:]) != latent:
         found = list(bank.shape) if isinstance(bank, torch.Tensor) else type(bank).__name__
         wanted = f"the model's latents need [n, c, h, w] = {['n', *latent]}"
-        raise InputError(f"--noise_path {path}: holds {found}, {wanted}")
+        raise InputError(f"--noise_path {path}", f"holds {found}, {wanted}")
     if len(bank) < points:
-        raise InputError(f"--noise_path {path}: holds {len(bank)} draws, the schedule needs {points}")
+        raise InputError(f"--noise_path {path}", f"holds {len(bank)} draws, the schedule needs {points}")
     return bank[:points].float(), fitted
 
 
@@ -369,12 +369,12 @@ def options_of(args, flags: Iterable[str], card: loading.Card, data: dict, dtype
     """
     if not points.weights[points.levels].any():
         none = f"0 at each of the {len(points.levels)} levels that are measured"
-        raise InputError(f"--weights {args.weights}: {none}")
+        raise InputError(f"--weights {args.weights}", none)
     everywhere = ["version", "n_trials", "loss", "seed", "search"]
     race_only = RACE_ONLY if args.search == "race" else []
     known = loading.check_weights(card)
     if points.fitted not in (None, fitted_for(known)):
-        raise InputError(f"--noise_path {args.noise_path}: was fitted for another model than {card.source}")
+        raise InputError(f"--noise_path {args.noise_path}", f"was fitted for another model than {card.source}")
     return (
         data
         | {flag: getattr(args, flag) for flag in (*everywhere, *race_only, *flags)}

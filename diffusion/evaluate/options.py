@@ -312,23 +312,23 @@ def at_least_one(args, *flags: str) -> None:
         value, most = getattr(args, flag), MOST.get(flag, float("inf"))
         if value is not None and not 1 <= value <= most:
             limit = f" and at most {most}" if flag in MOST else ""
-            raise InputError(f"--{flag} {value}: must be at least 1{limit}")
+            raise InputError(f"--{flag} {value}", f"must be at least 1{limit}")
 
 
 def not_negative(args, *flags: str) -> None:
     for flag in flags:
         if getattr(args, flag) < 0:
-            raise InputError(f"--{flag} {getattr(args, flag)}: must be at least 0")
+            raise InputError(f"--{flag} {getattr(args, flag)}", "must be at least 0")
 
 
 def check_fit(args) -> None:
     not_negative(args, "seed")
     if not 0 < args.fit < 1:
-        raise InputError(f"--fit {args.fit:g}: must be between 0 and 1")
+        raise InputError(f"--fit {args.fit:g}", "must be between 0 and 1")
 
 
 def refuse(args, parser: Parser, flags: Iterable[str], why: str) -> None:
     """Raises InputError when one of these options was given."""
     for flag in flags:
         if getattr(args, flag) != parser.get_default(flag):
-            raise InputError(f"--{flag}: {why}")
+            raise InputError(f"--{flag}", why)

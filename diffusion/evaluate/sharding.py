@@ -32,9 +32,9 @@ def share(
     """
     place, places = 0, 1
     if shard not in (None, "", "array"):
-        raise InputError(f"DIFFUSION_SHARD {shard}: wanted array, or nothing")
+        raise InputError(f"DIFFUSION_SHARD {shard}", "wanted array, or nothing")
     if shard == "array" and not environ.get("SLURM_ARRAY_TASK_ID"):
-        raise InputError("--shard array: this is no task of a Slurm job array, there is no SLURM_ARRAY_TASK_ID")
+        raise InputError("--shard array", "this is no task of a Slurm job array, there is no SLURM_ARRAY_TASK_ID")
     if environ.get("SLURM_ARRAY_TASK_ID"):
         task = _number(environ, "SLURM_ARRAY_TASK_ID")
         if n_workers is not None:
@@ -47,24 +47,24 @@ def share(
     if environ.get("RANK") and environ.get("WORLD_SIZE"):
         rank, world = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
         if not 0 <= rank < world:
-            raise InputError(f"RANK {rank}: must be in 0..{world - 1}, as WORLD_SIZE is {world}")
+            raise InputError(f"RANK {rank}", f"must be in 0..{world - 1}, as WORLD_SIZE is {world}")
         place, places = place * world + rank, places * world
     place, places = place if worker_idx is None else worker_idx, places if n_workers is None else n_workers
     if places < 1:
-        raise InputError(f"--n_workers {places}: must be at least 1")
+        raise InputError(f"--n_workers {places}", "must be at least 1")
     if not 0 <= place < places:
-        raise InputError(f"--worker_idx {place}: must be in 0..{places - 1}")
+        raise InputError(f"--worker_idx {place}", f"must be in 0..{places - 1}")
     return place, places
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name)
     if not value:
-        raise InputError(f"--n_workers: wanted, as this Slurm does not say {name}")
+        raise InputError("--n_workers", f"wanted, as this Slurm does not say {name}")
     try:
         return int(value)
     except ValueError:
-        raise InputError(f"{name} is {value!r}, wanted a whole number") from None
+        raise InputError(f"{name} {value!r}", "wanted a whole number") from None
 
 
 def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
     step = max(1, (last - first) // max(1, places - 1))
     place = (task - first) // step
     if (first + step * place, first + step * (places - 1)) != (task, last):
-        raise InputError(f"--n_workers: wanted for task {task} of a job array with gaps, such as --array=3,7,8")
+        raise InputError("--n_workers", f"wanted for task {task} of a job array with gaps, such as --array=3,7,8")
     return place, places
 
 

@@ -51,4 +51,4 @@ def write_atomic(path: Path, write, replace: bool = True) -> None:
     except FileExistsError:
         raise
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
-        raise InputError(f"{path}: cannot be written ({one_line(error)})") from error
+        raise InputError(path, f"cannot be written ({one_line(error)})") from error

@@ -41,9 +41,9 @@ def check_pt(path: Path) -> None:
         if zipfile.is_zipfile(path):
             check_zip(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(path, f"cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(path, error) from None
 
 
 def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
@@ -52,7 +52,7 @@ def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
-        raise InputError(f"{given}: cannot be read as npy ({error}){otherwise}") from None
+        raise InputError(given, f"cannot be read as npy ({error}){otherwise}") from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -60,7 +60,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line breaks may stand in a text
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        raise InputError(path, f"cannot be read ({error})") from None
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
@@ -99,20 +99,20 @@ def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, .
             columns += tuple(column for column in optional if column in header)
             if missing:
                 found = ", ".join(header) or "an empty file"
-                raise InputError(f"{path}: no column {', '.join(missing)}; found {found}")
+                raise InputError(path, f"no column {', '.join(missing)}; found {found}")
             for row in reader:
                 if not row:  # a blank line
                     continue
                 if len(row) != len(header):
                     sizes = f"{len(row)} fields, wanted {len(header)}"
-                    raise InputError(f"{path}, line {reader.line_num}: {sizes}; quote a text that has commas")
+                    raise InputError(f"{path}, line {reader.line_num}", f"{sizes}; quote a text that has commas")
                 rows[reader.line_num] = [row[header.index(column)] for column in columns]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 ({said(error)}); Excel saves such as 'CSV UTF-8'") from error
+        raise InputError(path, f"is not UTF-8 ({said(error)}); Excel saves such as 'CSV UTF-8'") from error
     except (OSError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as csv: {said(error)}") from error
+        raise InputError(path, f"cannot be read as csv: {said(error)}") from error
     if not rows:
-        raise InputError(f"{path}: no row below the header {','.join(header)}")
+        raise InputError(path, f"no row below the header {','.join(header)}")
     return rows
 
 
@@ -124,15 +124,15 @@ def read_numbers(path: Path, key: str, keys: range, column: str, most: float, wa
     found: dict[int, float] = {}
     for line, (at, value) in read_rows(path, (key, column)).items():
         if not (is_id(at) and int(at) in keys):
-            raise InputError(f"{path}, line {line}: {key} is {at!r}, wanted an integer in {keys[0]}..{keys[-1]}")
+            raise InputError(f"{path}, line {line}", f"{key} is {at!r}, wanted an integer in {keys[0]}..{keys[-1]}")
         if int(at) in found:
-            raise InputError(f"{path}, line {line}: {key} {int(at)} stands there twice")
+            raise InputError(f"{path}, line {line}", f"{key} {int(at)} stands there twice")
         try:
             found[int(at)] = float(value)
         except ValueError:
             found[int(at)] = math.nan
         if not 0 <= found[int(at)] <= most:
-            raise InputError(f"{path}, line {line}: {column} is {value!r}, wanted {wanted}")
+            raise InputError(f"{path}, line {line}", f"{column} is {value!r}, wanted {wanted}")
     return dict(sorted(found.items()))
 
 
@@ -143,7 +143,7 @@ def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, floa
     """
     curve = read_numbers(path, column, range(least, most + 1), "accuracy", 100, "percent, from 0 to 100")
     if max(curve.values()) <= 1:
-        raise InputError(f"{path}: no accuracy is above 1, wanted percent")
+        raise InputError(path, "no accuracy is above 1, wanted percent")
     return {at: accuracy / 100 for at, accuracy in curve.items()}
 
 

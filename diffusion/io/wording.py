@@ -65,5 +65,5 @@ def split_weight(given: str, flag: str = "--lora") -> tuple[str, float]:
     except ValueError:
         return given, 1.0
     if not math.isfinite(weight) or weight == 0:
-        raise InputError(f"{flag} {given}: a weight of {number} changes nothing that can be measured")
+        raise InputError(f"{flag} {given}", f"a weight of {number} changes nothing that can be measured")
     return name, weight

@@ -195,7 +195,7 @@ def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[
     root = Path(root).expanduser()
     if name in digit_items.TABLE:
         if value_range is not None:
-            raise InputError(f"--value_range: is for own images of more than 8 bits, not for {name}")
+            raise InputError("--value_range", f"is for own images of more than 8 bits, not for {name}")
         return digit_items.TABLE[name]()
     if known in TABLE:
         return read(known, part, root / known, value_range)
@@ -208,7 +208,7 @@ def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[
         return own(Path(folder), value_range)
     tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
     first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
-    raise InputError(f"--dataset {name}: wanted {first}; or one of {tables}")
+    raise InputError(f"--dataset {name}", f"wanted {first}; or one of {tables}")
 
 
 def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
@@ -225,7 +225,7 @@ def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None
     parts = reader.parts or {each.relative_to(folder).with_suffix("").as_posix(): each.relative_to(folder).as_posix()
                              for each in sorted(folder.rglob("*.json"))}  # fmt: skip
     if not parts:
-        raise InputError(f"--dataset {name}: no json files in {folder}")
+        raise InputError(f"--dataset {name}", f"no json files in {folder}")
     chosen = [each for each in parts if not part or each == part or each.startswith((f"{part}.", f"{part}/"))]
     _known(name, part, [*parts] if not chosen else [part])
     items = []
@@ -237,14 +237,14 @@ def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None
 def _known(name: str, part: str, parts: list[str]) -> None:
     if part and part not in parts:
         has = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
-        raise InputError(f"--dataset {name}:{part}: {has}")
+        raise InputError(f"--dataset {name}:{part}", has)
 
 
 def _annotations(folder: Path, file: str) -> Path:
     places = [folder / file, folder / "data" / file]
     if found := [path for path in places if path.is_file()]:
         return found[0]
-    raise InputError(f"{places[0]}: no such file, nor {places[1]}; commands.md says where its authors have it")
+    raise InputError(f"{places[0]}", f"no such file, nor {places[1]}; commands.md says where its authors have it")
 
 
 def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
@@ -254,7 +254,7 @@ def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
             yield from items(part, key, row)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             lacks = f"has no {error.args[0]!r}" if isinstance(error, KeyError) else one_line(error)
-            raise InputError(f"{path}, item {key}: {lacks}; found {row!r:.120}") from None
+            raise InputError(f"{path}, item {key}", f"{lacks}; found {row!r:.120}") from None
 
 
 def _rows(path: Path) -> Iterator[tuple[object, object]]:
@@ -267,16 +267,16 @@ def _rows(path: Path) -> Iterator[tuple[object, object]]:
             else:
                 data = json.load(file)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise InputError(path, f"cannot be read ({one_line(error)})") from None
     if not isinstance(data, dict | list) or not data:
-        raise InputError(f"{path}: holds {type(data).__name__} {data!r:.40}, wanted items")
+        raise InputError(path, f"holds {type(data).__name__} {data!r:.40}, wanted items")
     yield from data.items() if isinstance(data, dict) else enumerate(data)
 
 
 def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_range: Sequence[float] | None) -> Items:
     """Items whose images are sought; those whose images are not there lack them. InputError where all do."""
     if not items:
-        raise InputError(f"{folder}: holds no examples")
+        raise InputError(folder, "holds no examples")
     files = dict.fromkeys(shown.file for item in items for shown in item.images)
     found = {file: _find(folder, places, file) for file in files}
     lacking = {}
@@ -287,7 +287,7 @@ def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_rang
         sought = few([folder / place for place in ("", *places)])
         gone = sum(path is None for path in found.values())
         none = f"{len(items)} examples in the file, but {gone} of {len(files)} images are missing, so none is whole"
-        raise InputError(f"{folder}: {none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
+        raise InputError(folder, f"{none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
     open_file = opener(filter(None, found.values()), f"dataset {str(folder)!r}", value_range)
     return Items(items, lambda k, i: open_file(found[items[k].images[i].file] or items[k].images[i].file), lacking)
 
@@ -314,7 +314,7 @@ def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) ->
     path = _annotations(folder, TABLE["winoground"].parts[part])
     why = {str(key): tuple(tags) for key, tags in _rows(path)}
     if unknown := [item.id for item in items.items if item.id not in why]:
-        raise InputError(f"{path}: says nothing of example {unknown[0]}")
+        raise InputError(path, f"says nothing of example {unknown[0]}")
     return Items([Item(i.id, i.images, i.captions, i.right, why[i.id]) for i in items.items], items.open)
 
 
@@ -334,16 +334,16 @@ def _metadata(path: Path) -> dict:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {wanted} ({one_line(error)})") from None
+        raise InputError(path, f"{wanted} ({one_line(error)})") from None
     if not isinstance(row, dict):
-        raise InputError(f"{path}: {wanted}, found a {type(row).__name__}")
+        raise InputError(path, f"{wanted}, found a {type(row).__name__}")
     for key in ("prompt", "tag"):
         if not isinstance(row.get(key), str):
             found = f"found {key} {row[key]!r:.40}" if key in row else f"found no {key}"
-            raise InputError(f"{path}: {wanted}, texts both; {found}")
+            raise InputError(path, f"{wanted}, texts both; {found}")
     candidates = row.get("candidates") or []
     if not isinstance(candidates, list) or not all(isinstance(text, str) for text in candidates):
-        raise InputError(f"{path}: candidates {candidates!r:.40}: wanted a list of texts")
+        raise InputError(path, f"candidates {candidates!r:.40}: wanted a list of texts")
     return row
 
 
@@ -353,7 +353,7 @@ def _geneval(folder: Path, part: str) -> Iterator[Item]:
     for path in sorted(folder.glob("*/metadata.jsonl")):
         told[path.parent] = _metadata(path)
     if not told:
-        raise InputError(f"{folder}: no 00000/metadata.jsonl, 00001/metadata.jsonl, ... there")
+        raise InputError(folder, "no 00000/metadata.jsonl, 00001/metadata.jsonl, ... there")
     tags = {row["tag"] for row in told.values()}
     _known("geneval", part, sorted(tags))
     for place, row in told.items():

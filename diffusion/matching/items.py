@@ -175,14 +175,14 @@ def own(folder: Path, value_range: Sequence[float] | None = None) -> Items:
             item = _normal(row, len(items)) if "images" in row or "captions" in row else _winoground(row, len(items))
         except (ValueError, TypeError, RecursionError) as error:
             why = error if isinstance(error, _Wrong) else "is no JSON object"
-            raise InputError(f"{path}, line {number}: {why}") from None
+            raise InputError(f"{path}, line {number}", why) from None
         for shown in item.images:
             if shown.file not in files and (found := _image(folder, shown.file)) is None:
-                raise InputError(f"{path}, line {number}: no such image: {shown.file}")
+                raise InputError(f"{path}, line {number}", f"no such image: {shown.file}")
             files[shown.file] = files.get(shown.file) or found
         items.append(item)
     if not items:
-        raise InputError(f"{path}: holds no examples")
+        raise InputError(path, "holds no examples")
     open_file = opener(map(str, files.values()), f"dataset {str(folder)!r}", value_range)
     return Items(items, lambda k, i: open_file(str(files[items[k].images[i].file])))
 
@@ -263,7 +263,9 @@ def hub(
     import datasets
 
     if missing := [each for each in columns if each not in data.features]:
-        raise InputError(f"--dataset hf:{name}: has no column {', '.join(missing)}; found {', '.join(data.features)}")
+        raise InputError(
+            f"--dataset hf:{name}", f"has no column {', '.join(missing)}; found {', '.join(data.features)}"
+        )
     pictures = [each for each in columns if each.startswith("image")]
     encoded = data.select_columns(pictures)
     for column in pictures:
@@ -272,12 +274,12 @@ def hub(
     for k, row in enumerate(data.remove_columns(pictures)):
         for each in columns:
             if each not in pictures and not row[each]:
-                raise InputError(f"--dataset hf:{name}: {each} of example {k} is {row[each]!r}, wanted a text")
+                raise InputError(f"--dataset hf:{name}", f"{each} of example {k} is {row[each]!r}, wanted a text")
         if made := item(k, row) if item else _of_hub(k, row):
             items.append(made)
             rows.append(k)
     if not items:
-        raise InputError(f"hf:{name}: holds no examples")
+        raise InputError(f"hf:{name}", "holds no examples")
     if len(rows) < len(data):
         without = next(k for k in range(len(data)) if k not in rows)
         left = (

@@ -65,9 +65,9 @@ def about(items: Items, chosen: list[int]) -> dict:
 def told(run: Run) -> dict[int, Item]:
     """The items of a run's benchmark by index. InputError where it is no run of items, or run.json is damaged."""
     if "examples" not in run.about:
-        raise InputError(f"{run.folder} is no run of run_winoground.py")
+        raise InputError(run.folder, "is no run of run_winoground.py")
     if missing := sorted({"items", "chosen", "lacking"} - run.about.keys()):
-        raise InputError(f"{run.folder / 'run.json'}: no {' and no '.join(missing)} there")
+        raise InputError(f"{run.folder / 'run.json'}", f"no {' and no '.join(missing)} there")
     more = run.about["items"]
     items = {}
     for e, example in run.about["examples"].items():
@@ -80,9 +80,9 @@ def told(run: Run) -> dict[int, Item]:
             items[int(e)] = Item(example["id"], images, tuple(example["captions"]), right, tags, groups)
         except (KeyError, ValueError, TypeError):
             wanted = "wanted its id, tag and captions, its images and what is right"
-            raise InputError(f"{run.folder / 'run.json'}: example {e} is {example!r:.60}, {wanted}") from None
+            raise InputError(f"{run.folder / 'run.json'}", f"example {e} is {example!r:.60}, {wanted}") from None
     if sorted(items) != list(range(len(items))):
-        raise InputError(f"{run.folder / 'run.json'}: tells of {len(items)} examples, not of each from 0 on")
+        raise InputError(f"{run.folder / 'run.json'}", f"tells of {len(items)} examples, not of each from 0 on")
     return dict(sorted(items.items()))
 
 
@@ -99,12 +99,12 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
     for number, path in run.done.items():
         e = int(np.searchsorted(first, number, "right")) - 1
         if e not in items:
-            raise InputError(f"{run.folder / 'run.json'}: example {e} is None, wanted its id, tag and captions")
+            raise InputError(f"{run.folder / 'run.json'}", f"example {e} is None, wanted its id, tag and captions")
         try:
             record = records.load_record(path, run.wanted)
             errors = metrics.arm_errors(record, run.loss)
             if len(errors) not in (k := len(items[e].captions), k + 1):
-                raise InputError(f"{path}: {len(errors)} captions, example {e} has {k}")
+                raise InputError(path, f"{len(errors)} captions, example {e} has {k}")
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
             continue

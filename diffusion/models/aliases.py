@@ -72,7 +72,5 @@ def unreadable(name: str, told: str, reasons: Iterable[str], beside: str = "") -
     known |= {alias: alias for alias in ALIASES[told]}
     meant = "" if name in known else like(name, known)
     wanted = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
-    return InputError(
-        f"--version {name}: could not be read from {'; '.join(reasons)}{beside}. {wanted} (it holds"
-        f" model_index.json), as in --version /models/my-model{meant}"
-    )
+    example = f"(it holds model_index.json), as in --version /models/my-model{meant}"
+    return InputError(f"--version {name}", f"could not be read from {'; '.join(reasons)}{beside}. {wanted} {example}")

@@ -113,7 +113,7 @@ def check_pointer(file: Path) -> None:
     """InputError where git-lfs's pointer to a file lies in its place."""
     with file.open("rb") as start:
         if start.read(24).startswith(b"version https://git-lfs"):
-            raise InputError(f"{file}: is git-lfs's pointer to the file, not the file; `git lfs pull` gets it")
+            raise InputError(file, "is git-lfs's pointer to the file, not the file; `git lfs pull` gets it")
 
 
 class Misfit(Exception):
@@ -288,7 +288,9 @@ def load_part(part: str, cls, folder: Path, files: list[Path], dtype: torch.dtyp
                 break
         else:
             mend = "wanted its whole file, and the config.json that goes with it: save or download it again"
-            raise InputError(f"{files[0]}: not the weights of the {part} ({cls.__name__}): {misfit}; {mend}") from None
+            raise InputError(
+                f"{files[0]}", f"not the weights of the {part} ({cls.__name__}): {misfit}; {mend}"
+            ) from None
     if dtype is None:  # said once
         if removed:
             warnings.warn(f"{files[0]}: {removed!r} is taken off its keys", InputWarning, stacklevel=2)
@@ -310,13 +312,13 @@ def _load_quantised(part: str, cls, folder: Path, config, how: str, dtype: torch
     """As load_part, by the library's own loader; its package and its device are looked for first."""
     package = QUANTISED.get(how, how)
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"{folder}: the {part} is quantised by {how}: pip install {package}, or take one that is not")
+        raise InputError(folder, f"the {part} is quantised by {how}: pip install {package}, or take one that is not")
     if dtype is None:
         return empty(cls, config)
     with library_reads():
         module, info = cls.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     if missing := info["missing_keys"]:
-        raise InputError(f"{folder}: {len(missing)} weights of the {part} are missing: {few(sorted(missing))}")
+        raise InputError(folder, f"{len(missing)} weights of the {part} are missing: {few(sorted(missing))}")
     return module
 
 

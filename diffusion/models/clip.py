@@ -43,15 +43,13 @@ def find_clip(
     folder = EMBEDDED / "digits-clip" if version == "digits" else Path(os.path.expanduser(version))
     if os.path.isfile(folder / "open_clip_config.json"):
         if pretrained is not None:
-            raise InputError(f"--pretrained {pretrained}: {flag}{version} brings its own weights")
+            raise InputError(f"--pretrained {pretrained}", f"{flag}{version} brings its own weights")
         return f"local-dir:{folder}", None
     name = version.replace("/", "-")
     if name not in open_clip.list_models():
         near = ", ".join(known for known in open_clip.list_models() if known.startswith(name[:5])) or "ViT-L-14, ..."
-        raise InputError(
-            f"{flag}{version}: open_clip has no such model (it has {near}), and no folder of that name holds"
-            " open_clip_config.json"
-        )
+        no_folder = "no folder of that name holds open_clip_config.json"
+        raise InputError(f"{flag}{version}", f"open_clip has no such model (it has {near}), and {no_folder}")
     pretrained = pretrained and os.path.expanduser(pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None and default_tag in tags:
@@ -59,7 +57,7 @@ def find_clip(
     if pretrained not in tags and not os.path.isfile(tag_and_file(name, pretrained)[1] or ""):
         given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
         known = f" or, for {name}, {', '.join(tags)}" if tags else ""
-        raise InputError(f"{given}: wanted a file of weights{known}")
+        raise InputError(given, f"wanted a file of weights{known}")
     return name, pretrained
 
 
@@ -122,7 +120,7 @@ def _card(path: Path) -> dict:
         images = card.get("preprocess_cfg") or {}
         return {**images, "quick_gelu": bool(card["model_cfg"].get("quick_gelu"))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as open_clip's card of the weights beside it: {error!r}") from None
+        raise InputError(path, f"cannot be read as open_clip's card of the weights beside it: {error!r}") from None
 
 
 def _local_files(name: str, pretrained: str | None) -> list[Path]:
@@ -172,7 +170,9 @@ def load_clip(
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
         why = one_line(error, 300)
-        raise InputError(f"{name}, {pretrained}: cannot load its weights; --pretrained takes a file: {why}") from error
+        raise InputError(
+            f"{name}, {pretrained}", f"cannot load its weights; --pretrained takes a file: {why}"
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     model.eval()
@@ -222,7 +222,7 @@ class TokenCheck:
             if before.setdefault(row, text) != text:
                 same.append((before[row], text))
         if len(rows) > 1 and len(set(rows.values())) == 1:
-            raise InputError(f"all {len(rows)} texts are the same to CLIP's tokenizer, as {texts[0][:80]!r}")
+            raise InputError("texts", f"all {len(rows)} are the same to CLIP's tokenizer, as {texts[0][:80]!r}")
         more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
         for one, other in same[:3]:
             warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
@@ -243,5 +243,5 @@ def _import():
     try:
         import open_clip
     except ImportError:
-        raise InputError("CLIP needs the package 'open_clip_torch': pip install open_clip_torch") from None
+        raise InputError("CLIP needs the package 'open_clip_torch'", "pip install open_clip_torch") from None
     return open_clip

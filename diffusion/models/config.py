@@ -98,16 +98,18 @@ def read_card(
     folder = os.path.expanduser(name)
     partial = os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "model_index.json"))
     if name.endswith((".gguf", ".ckpt")):
-        raise InputError(f"--version {name}: single files are read as .safetensors only; convert it, or take that one")
+        raise InputError(
+            f"--version {name}", "single files are read as .safetensors only; convert it, or take that one"
+        )
     if config is not None and not (single or partial):
-        raise InputError(f"--config {config}: is for a --version that is a single .safetensors file, not for {name}")
+        raise InputError(f"--config {config}", f"is for a --version that is a single .safetensors file, not for {name}")
     reasons = []
     try:
         sources = single_file.looks_like(name) if single and not config else ALIASES[told].get(config or name)
     except InputError:
         raise
     except UNREADABLE as error:
-        raise InputError(f"--version {name}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+        raise InputError(f"--version {name}", f"cannot be read: {type(error).__name__}: {one_line(error)}") from error
     for source in sources or [config or name]:
         try:
             card = _card(name, source, image_size, told, vae, t5)
@@ -120,7 +122,9 @@ def read_card(
             reasons.append(f"{source} ({said}{one_line(error)})")
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
-        raise InputError(f"--version {name}: its configuration could not be read from {'; '.join(reasons)}; {wanted}")
+        raise InputError(
+            f"--version {name}", f"its configuration could not be read from {'; '.join(reasons)}; {wanted}"
+        )
     beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
     raise aliases.unreadable(name, told, reasons, beside)
 
@@ -129,40 +133,42 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     home = hub.look(source)
     if "modular_model_index.json" in home.names and "model_index.json" not in home.names:
         modular = "a modular repository (modular_model_index.json), whose pipeline is put together by code"
-        raise InputError(f"--version {name}: {source} is {modular}; wanted one with model_index.json")
+        raise InputError(f"--version {name}", f"{source} is {modular}; wanted one with model_index.json")
     pipeline, parts, config, declared = _read_configs(home)
     if pipeline in OTHERS:
-        raise InputError(f"--version {name}: {source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
+        raise InputError(f"--version {name}", f"{source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
     if pipeline not in ADAPTERS:
-        raise InputError(f"--version {name}: {source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+        raise InputError(f"--version {name}", f"{source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
     if needed := getattr(class_of("diffusers", pipeline), "_backends", []):  # diffusers' stand-in
         missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
         raise InputError(
-            f"--version {name}: {source} is a {pipeline}, which needs another package: pip install {missing}"
+            f"--version {name}", f"{source} is a {pipeline}, which needs another package: pip install {missing}"
         )
     part, takes, _ = ADAPTERS[pipeline]
     if takes != told:
         script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
-        raise InputError(f"--version {name}: {source} is a {pipeline}, which is told a {takes}; that is {script}'s")
+        raise InputError(f"--version {name}", f"{source} is a {pipeline}, which is told a {takes}; that is {script}'s")
     if t5 and T5 - parts.keys():
-        raise InputError(f"--t5: is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without")
+        raise InputError(
+            "--t5", f"is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without"
+        )
     lacks_t5 = not t5 and not T5 - parts.keys()
     parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
     for key, (library, class_name) in parts.items():
         if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
             needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
-            raise InputError(f"--version {name}: {source} needs code of its own, which is never run: {needs}")
+            raise InputError(f"--version {name}", f"{source} needs code of its own, which is never run: {needs}")
     modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
     places = {key: (home, key) for key in modules}
     autoencoder = next((part for part in AUTOENCODERS if part in parts), None)
     of_latents = bool(_takes(pipeline).intersection(AUTOENCODERS))
     if vae is not None and not of_latents:
-        raise InputError(f"--vae {vae}: {source} has no VAE, it works in pixels")
+        raise InputError(f"--vae {vae}", f"{source} has no VAE, it works in pixels")
     lost = [key for key in (part, "scheduler") if key not in parts]
     lost += ["VAE"] if of_latents and autoencoder is None and vae is None else []
     if lost:
         lacks = f"{source} has no {lost[0]} (model_index.json names none), which a {pipeline} wants"
-        raise InputError(f"--version {name}: {lacks}")
+        raise InputError(f"--version {name}", lacks)
     if vae is not None:
         autoencoder = "vae"
         places["vae"], config["vae"] = _read_vae(vae)
@@ -177,7 +183,7 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         scheduler = flow_scheduler(settings, source, pipeline)
     if pipeline in SHIFTED and "use_dynamic_shifting" not in settings:
         lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
-        raise InputError(f"{source}: its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
+        raise InputError(source, f"its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
     process = Process.from_scheduler(scheduler)
     latent, size = (
         _sizes(pipeline, source, network, config[autoencoder], image_size, vae, told)
@@ -214,24 +220,24 @@ def _sizes(
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
         more |= {c + 1: "a map of depths"}
         if takes in more and vae is None and packed == 1:
-            raise InputError(f"{source}: its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
+            raise InputError(source, f"its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
         if vae is None:
             wanted = f"wanted {c * packed**2}, as its VAE gives {c} latent channels"
-            raise InputError(f"{source}: its network takes {takes} channels; {wanted}")
-        raise InputError(f"--vae {vae}: gives {c} latent channels, {source} takes {takes}")
+            raise InputError(source, f"its network takes {takes} channels; {wanted}")
+        raise InputError(f"--vae {vae}", f"gives {c} latent channels, {source} takes {takes}")
     side = _side(source, network) or 128  # Flux and others do not say; this is their pipelines'
     native = side * factor
     (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
     size, step = native if image_size is None else image_size, factor * max(packed, patch)  # Qwen says that it packs
     if size < step or size % step:
-        raise InputError(f"--img_size {size}: {source} needs a multiple of {step}")
+        raise InputError(f"--img_size {size}", f"{source} needs a multiple of {step}")
     most = network.get("pos_embed_max_size") or size
     if pipeline == "AuraFlowPipeline":  # says how many in all
         most = math.isqrt(most)
     if size > (largest := most * step):
-        raise InputError(f"--img_size {size}: {source} takes images of {largest} pixels at most")
+        raise InputError(f"--img_size {size}", f"{source} takes images of {largest} pixels at most")
     if told == "class" and size != native:
-        raise InputError(f"--image-size {size}: {source} takes images of {native} pixels only")
+        raise InputError(f"--image-size {size}", f"{source} takes images of {native} pixels only")
     return (c, size // factor, size // factor), size
 
 
@@ -244,7 +250,7 @@ def _of_vae(config: dict, source: str) -> tuple[int, int]:
     c = config.get("vq_embed_dim") or config.get("latent_channels")
     if blocks is None or c is None or any(key.startswith("temporal") for key in config):
         raise InputError(
-            f"{source}: its VAE is a {config.get('_class_name')}, which is not supported; wanted an image's"
+            f"{source}", f"its VAE is a {config.get('_class_name')}, which is not supported; wanted an image's"
         )
     return 2 ** (len(blocks) - 1), c
 
@@ -253,9 +259,9 @@ def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[i
     """The same of a network that works in pixels."""
     c, side = network["in_channels"], _side(source, network)
     if c not in (1, 3):
-        raise InputError(f"{source}: its network takes {c} channels; wanted images in grey (1) or in colour (3)")
+        raise InputError(source, f"its network takes {c} channels; wanted images in grey (1) or in colour (3)")
     if image_size not in (None, side):
-        raise InputError(f"--image-size {image_size}: {source} takes images of {side} pixels only")
+        raise InputError(f"--image-size {image_size}", f"{source} takes images of {side} pixels only")
     return (c, side, side), side
 
 
@@ -264,10 +270,10 @@ def _side(source: str, network: dict) -> int | None:
     side = network.get("sample_size")
     if isinstance(side, list | tuple):
         if len(set(side)) != 1:
-            raise InputError(f"{source}: its network was trained on {' x '.join(map(str, side))}; wanted a square")
+            raise InputError(source, f"its network was trained on {' x '.join(map(str, side))}; wanted a square")
         side = side[0]
     if side is None and network.get("_class_name", "").startswith("UNet2D"):
-        raise InputError(f"{source}: its unet/config.json does not say its sample_size, the side of its images")
+        raise InputError(source, "its unet/config.json does not say its sample_size, the side of its images")
     return side
 
 
@@ -278,16 +284,16 @@ def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int
     else:
         known = network.get("num_class_embeds")
         if network.get("class_embed_type") is not None or not known:
-            raise InputError(f"{source}: its {kind} is not told classes (num_class_embeds); wanted one that is")
+            raise InputError(source, f"its {kind} is not told classes (num_class_embeds); wanted one that is")
         blocks = [*network["down_block_types"], network.get("mid_block_type") or "", *network["up_block_types"]]
         if kind == "UNet2DConditionModel":
             blocks += [] if "mid_block_type" in network else ["UNetMidBlock2DCrossAttn"]
             if told := [block for block in blocks if "CrossAttn" in block]:
-                raise InputError(f"{source}: its {kind} is told a text beside the class ({told[0]})")
+                raise InputError(source, f"its {kind} is told a text beside the class ({told[0]})")
     ids = declared.get("id2label") or {}
     names = tuple(str(ids[key]) for key in sorted(ids, key=int))
     if names and [int(key) for key in sorted(ids, key=int)] != list(range(len(ids))):
-        raise InputError(f"{source}: id2label in model_index.json does not name the classes 0..{len(ids) - 1}")
+        raise InputError(source, f"id2label in model_index.json does not name the classes 0..{len(ids) - 1}")
     return _named(source, kind, known, names, "id2label in model_index.json")
 
 
@@ -296,7 +302,7 @@ def _named(source: str, kind: str, known: int, names: tuple[str, ...], where: st
     null = kind.startswith("UNet") and len(names) == known - 1
     if names and not (null or len(names) == known):
         wanted = f"{known}" if not kind.startswith("UNet") else f"{known}, or {known - 1} if the last is the null class"
-        raise InputError(f"{where}: names {len(names)} classes, {source} has {wanted}")
+        raise InputError(where, f"names {len(names)} classes, {source} has {wanted}")
     return len(names) or known, names
 
 
@@ -309,9 +315,11 @@ def with_names(card: Card, file: str) -> Card:
         with open(os.path.expanduser(file), encoding="utf-8-sig") as opened:
             names = tuple(line.strip() for line in opened.read().strip("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {file}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"--classes {file}", f"cannot be read ({one_line(error)})") from None
     if "" in names:
-        raise InputError(f"--classes {file}: line {names.index('') + 1} is empty; wanted a class's name in each line")
+        raise InputError(
+            f"--classes {file}", f"line {names.index('') + 1} is empty; wanted a class's name in each line"
+        )
     kind = card.parts[ADAPTERS[card.pipeline][0]][1]
     classes, called = _named(card.source, kind, card.classes, names, f"--classes {file}")
     return replace(card, classes=classes, called=called)
@@ -350,7 +358,7 @@ def _in_folder(card: Card, folder: str) -> Card:
     there = hub.look(folder)
     own = {part: (there, part) for part in card.places if f"{part}/config.json" in there.names}
     if not own:
-        raise InputError(f"--version {folder}: holds none of {', '.join(card.places)}")
+        raise InputError(f"--version {folder}", f"holds none of {', '.join(card.places)}")
     return replace(card, file=folder, places=_with_weights(card.places | own))
 
 
@@ -367,7 +375,7 @@ def _read_vae(name: str) -> tuple[tuple[hub.Source, str], dict]:
         return _with_weights({"vae": (source, "")})["vae"], config | {"_class_name": kind}
     except (OSError, ValueError) as error:
         wanted = "wanted a hub id or the folder of a VAE"
-        raise InputError(f"--vae {name}: cannot be read; {wanted}: {one_line(error)}") from None
+        raise InputError(f"--vae {name}", f"cannot be read; {wanted}: {one_line(error)}") from None
 
 
 def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], dict[str, dict], dict]:
@@ -412,18 +420,18 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
     optional = T5 | ({"text_encoder", "tokenizer"} if xl else set())
     lost = [key for key in sorted(_takes(pipeline) - parts.keys() - optional) if key.startswith(TEXT_PARTS)]
     if lost:
-        raise InputError(f"{source}: has no {lost[0]} (null in model_index.json), which a {pipeline} wants")
+        raise InputError(source, f"has no {lost[0]} (null in model_index.json), which a {pipeline} wants")
     kind = network.get("_class_name", "")
     if not kind.startswith("UNet"):
         return
     found = network.get("class_embed_type") or (network.get("num_class_embeds") and "num_class_embeds")
     if found:
         wants = f"a class, a noise level or an embedding beside the text ({found})"
-        raise InputError(f"{source}: its {kind} is conditioned on {wants}; wanted one of text alone")
+        raise InputError(source, f"its {kind} is conditioned on {wants}; wanted one of text alone")
     for key, known in TEXT_ONLY.items():
         wanted = {"text_time"} if key == "addition_embed_type" and pipeline in SIZED else known
         if network.get(key) not in wanted:
-            raise InputError(f"{source}: its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
+            raise InputError(source, f"its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
     if parts["text_encoder_2" if xl else "text_encoder"][1] in CLIPS:
         _check_widths(source, parts, network, home, xl)
 
@@ -435,11 +443,11 @@ def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl:
     width = sum(config.hidden_size for config in configs)
     takes = network.get("encoder_hid_dim") or network.get("cross_attention_dim")
     if isinstance(takes, int) and width != takes:
-        raise InputError(f"{source}: its {' and '.join(encoders)} give text {width} wide, its network takes {takes}")
+        raise InputError(source, f"its {' and '.join(encoders)} give text {width} wide, its network takes {takes}")
     if not xl:
         return
     beside = network["projection_class_embeddings_input_dim"] - configs[-1].projection_dim
     if beside != 6 * network["addition_time_embed_dim"]:
         numbers = beside / network["addition_time_embed_dim"]
         wanted = "wanted 6, of the size (a refiner takes 5, the last a score)"
-        raise InputError(f"{source}: its network takes {numbers:g} numbers beside the pooled text; {wanted}")
+        raise InputError(source, f"its network takes {numbers:g} numbers beside the pooled text; {wanted}")

@@ -57,7 +57,7 @@ def _reading(card: Card):
     except OSError as error:  # also hub.Unreachable, and weights.Unreadable of what a library raised
         why = one_line(error, 300)
         where = card.file or card.source
-        raise InputError(f"{where}: cannot read its weights; a local folder will do as well: {why}") from error
+        raise InputError(where, f"cannot read its weights; a local folder will do as well: {why}") from error
 
 
 def weights_size(card: Card, dtype: torch.dtype) -> int:
@@ -194,14 +194,14 @@ def load_model(
     missing or damaged.
     """
     if dtype not in [getattr(torch, name) for name in DTYPES]:
-        raise InputError(f"dtype {dtype!r}: wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
+        raise InputError(f"dtype {dtype!r}", f"wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
     device = find_device(device, f"device {str(device)!r}")
     if condition not in (None, *ALIASES):
-        raise InputError(f"condition {condition!r}: wanted {' or '.join(ALIASES)}")
+        raise InputError(f"condition {condition!r}", f"wanted {' or '.join(ALIASES)}")
     if not isinstance(card, Card):
         card = read_card(str(card), told=condition or _condition_of(str(card)))
     elif condition not in (None, ADAPTERS[card.pipeline][1]):
-        raise InputError(f"condition {condition!r}: {card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
+        raise InputError(f"condition {condition!r}", f"{card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
     part, told, adapter = ADAPTERS[card.pipeline]
     with _reading(card):
         _check_tokenizers(card)
@@ -285,7 +285,7 @@ def find_device(given: str | torch.device, said: str) -> torch.device:
         torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
         return device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"{said}: not to be had here ({str(error).splitlines()[0]})") from None
+        raise InputError(said, f"not to be had here ({str(error).splitlines()[0]})") from None
 
 
 def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:
@@ -342,18 +342,18 @@ def _check_tokenizers(card: Card) -> None:
         files = [folder / name for name in card.home.within(part)]
         there = [path for path in files if path.is_file()]  # of the hub's, what a tokenizer is read from
         if not there:
-            raise InputError(f"{folder}: the {part} is missing; wanted a {class_name}'s files")
+            raise InputError(folder, f"the {part} is missing; wanted a {class_name}'s files")
         for path in there:
             checkpoint.check_pointer(path)
         try:
             tokenizer = class_of(library, class_name).from_pretrained(folder)
         except (*UNREADABLE, RuntimeError, ImportError) as error:
-            raise InputError(f"{folder}: cannot be read as the {part}: {one_line(error)}") from error
+            raise InputError(folder, f"cannot be read as the {part}: {one_line(error)}") from error
         if not hasattr(tokenizer, "get_vocab"):  # a processor, which reads images too
             tokenizer = tokenizer.tokenizer
         added = {*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens}
         if not any(word.strip("\u2581 ") for word in tokenizer.get_vocab() if word not in added):
-            raise InputError(f"{folder}: the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
+            raise InputError(folder, f"the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
 
 
 def _mark_ends(pipeline) -> None:
@@ -390,7 +390,7 @@ def _check_tokens(pipeline, prompts: list[str]) -> None:
                 token = tokenizer.convert_ids_to_tokens(max(ids[:limit]))
                 encoder = f"the text encoder has embeddings of {known} tokens, the {part} {len(tokenizer)}"
                 raise InputError(
-                    f"{prompt!r}: {encoder}, of which {token!r} has none; wanted the files of one training"
+                    f"{prompt!r}", f"{encoder}, of which {token!r} has none; wanted the files of one training"
                 )
 
 
@@ -423,7 +423,7 @@ def _check_distinct(
             continue
         named = few([repr(prompt) for prompt in group])
         if worded <= {(prompt, own) for prompt in group}:
-            raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named}): {why}")
+            raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named})", why)
         alike = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
         warnings.warn(alike, InputWarning, stacklevel=3)
 

@@ -40,7 +40,7 @@ def find(given: str, flag: str) -> tuple[Path, str | None]:
     if suffix in (".safetensors", ".bin", ".pt") and given.count("/") >= 2 and not given.startswith(("/", ".", "~")):
         name = "/".join(given.split("/")[:2])
     elif suffix in (".safetensors", ".bin", ".pt"):
-        raise InputError(f"{flag} {given}: cannot be read: no such file")
+        raise InputError(f"{flag} {given}", "cannot be read: no such file")
     try:
         source = hub.look(name)
         files = [f for f in source.within("") if f.endswith((".safetensors", ".bin", ".pt")) and f not in TRAINERS]
@@ -49,22 +49,22 @@ def find(given: str, flag: str) -> tuple[Path, str | None]:
         chosen = [f for f in USUAL if f in files][:1] or [f for f in files if f.endswith(".safetensors")] or files
         if len(chosen) != 1:
             found = f"several, {few(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
-            raise InputError(f"{flag} {given}: wanted one file of weights, found {found}")
+            raise InputError(f"{flag} {given}", f"wanted one file of weights, found {found}")
         return hub.fetch(source, chosen)[0], source.commit
     except OSError as error:
         wanted = "wanted a hub id, a folder or a .safetensors file"
-        raise InputError(f"{flag} {given}: cannot be read; {wanted}: {one_line(error)}") from None
+        raise InputError(f"{flag} {given}", f"cannot be read; {wanted}: {one_line(error)}") from None
 
 
 def _read(path: Path, given: str) -> dict[str, Tensor]:
     try:
         tensors = checkpoint.read([path])
     except InputError as error:
-        raise InputError(f"{given}: {error}") from None
+        raise InputError(given, error) from None
     except Exception as error:  # whatever a foreign or broken file makes the readers say
-        raise InputError(f"{given}: cannot be read: {one_line(error)}") from None
+        raise InputError(given, f"cannot be read: {one_line(error)}") from None
     if not tensors:
-        raise InputError(f"{given}: cannot be read: it holds no tensors")
+        raise InputError(given, "cannot be read: it holds no tensors")
     return tensors
 
 
@@ -80,22 +80,22 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
     """
     name, weight = split_weight(given, flag)
     if not hasattr(pipeline, "load_lora_weights"):
-        raise InputError(f"{flag} {given}: a {type(pipeline).__name__} takes none")
+        raise InputError(f"{flag} {given}", f"a {type(pipeline).__name__} takes none")
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError(f"{flag} {given}: needs the package 'peft': pip install peft") from None
+        raise InputError(f"{flag} {given}", "needs the package 'peft': pip install peft") from None
     path, commit = find(name, flag)
     flag, called = f"{flag} {given}", adapter or "lora"
     tensors = _read(path, flag)
     if strange := [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]:
-        raise InputError(f"{flag}: a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
+        raise InputError(flag, f"a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
     header = _adapter_header(path, flag)
     _check_start(path, header, flag)
     scaled = tensors if header else _without_alphas(tensors, flag)
     renamed = _renamed(scaled, pipeline, network, path, flag)
     if header and renamed is not tensors:
-        raise InputError(f"{flag}: its header has the scales of its tensors, whose names lack their part of the model")
+        raise InputError(flag, "its header has the scales of its tensors, whose names lack their part of the model")
     source = str(path) if header else renamed  # of a file diffusers reads the header too
     more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
     try:
@@ -106,14 +106,14 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
         if not header:
             _scale_by_one(pipeline, called)
     except Exception as error:  # of diffusers and peft, about keys and shapes
-        raise InputError(f"{flag}: does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
+        raise InputError(flag, f"does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
     _check_places(pipeline, wanted, flag, called)
     if all(not value.any() for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)):
-        raise InputError(f"{flag}: leaves the weights as they are: all its changes are 0")
+        raise InputError(flag, "leaves the weights as they are: all its changes are 0")
     if getattr(pipeline, network).device.type == "meta":
         pipeline.delete_adapters(called)
     elif not _changes(pipeline, weight, called):
-        raise InputError(f"{flag}: leaves the weights as they are in {getattr(pipeline, network).dtype}")
+        raise InputError(flag, f"leaves the weights as they are in {getattr(pipeline, network).dtype}")
     elif adapter is None:
         pipeline.fuse_lora(lora_scale=weight)
         pipeline.unload_lora_weights()
@@ -171,7 +171,7 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
     best = max(fits, key=fits.get)
     if not fits[best]:
         raise InputError(
-            f"{flag}: of its {len(keys)} tensors none is of this {type(pipeline).__name__}: {keys[0]}, ..."
+            f"{flag}", f"of its {len(keys)} tensors none is of this {type(pipeline).__name__}: {keys[0]}, ..."
         )
     return {f"{best}.{key}": value for key, value in bare.items()}
 
@@ -201,9 +201,9 @@ def _scaled(tensors: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tens
         alpha, root = float(config["lora_alpha"]), bool(config.get("use_rslora"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         wanted = "wanted peft's adapter_config.json beside it, which says its lora_alpha"
-        raise InputError(f"{flag}: {wanted} ({one_line(error)})") from None
+        raise InputError(flag, f"{wanted} ({one_line(error)})") from None
     if config.get("alpha_pattern"):
-        raise InputError(f"{flag}: its adapter_config.json has an alpha_pattern, which is not known here")
+        raise InputError(flag, "its adapter_config.json has an alpha_pattern, which is not known here")
     return {
         key: value * (alpha / (value.shape[1] ** 0.5 if root else value.shape[1])) if ".lora_B." in key else value
         for key, value in tensors.items()
@@ -219,9 +219,9 @@ def _adapter_header(path: Path, flag: str) -> dict:
     try:
         header = json.loads(text or "{}")
     except ValueError as error:
-        raise InputError(f"{flag}: lora_adapter_metadata in its header cannot be read: {one_line(error)}") from None
+        raise InputError(flag, f"lora_adapter_metadata in its header cannot be read: {one_line(error)}") from None
     if not isinstance(header, dict):
-        raise InputError(f"{flag}: lora_adapter_metadata in its header is a {type(header).__name__}, wanted an object")
+        raise InputError(flag, f"lora_adapter_metadata in its header is a {type(header).__name__}, wanted an object")
     return header
 
 
@@ -236,7 +236,7 @@ def _check_start(path: Path, header: dict, flag: str) -> None:
         try:
             config = json.loads(beside.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{flag}: {beside} cannot be read: {one_line(error)}") from None
+            raise InputError(flag, f"{beside} cannot be read: {one_line(error)}") from None
         if isinstance(config, dict):
             starts.append(config.get("init_lora_weights"))
     for start in starts:
@@ -244,7 +244,7 @@ def _check_start(path: Path, header: dict, flag: str) -> None:
         if known in STARTS:
             continue
         wanted = "wanted it converted: peft's save_pretrained with path_initial_model_for_weight_conversion"
-        raise InputError(f"{flag}: its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
+        raise InputError(flag, f"its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
 
 
 def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
@@ -262,9 +262,9 @@ def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
         down = next((module + end for end in DOWNS if module + end in tensors), None)
         up = next((module + end for end in UPS if module + end in tensors), None)
         if down is None or up is None:
-            raise InputError(f"{flag}: {key} is the alpha of no module: wanted {module}{DOWNS[0]} and {UPS[0]}")
+            raise InputError(flag, f"{key} is the alpha of no module: wanted {module}{DOWNS[0]} and {UPS[0]}")
         if alpha.numel() != 1 or not alpha.isfinite().all():
-            raise InputError(f"{flag}: {key} is {alpha.tolist()}, wanted a number")
+            raise InputError(flag, f"{key} is {alpha.tolist()}, wanted a number")
         rank = len(tensors[down])
         scaled[up] = tensors[up].float() * (float(alpha) / rank)
         scaled[key] = torch.tensor(float(rank))
@@ -305,7 +305,7 @@ def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) 
     lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
     if lost or odd or placed != len(wanted):
         found = f"{placed} of its {len(wanted)} tensors found their place"
-        raise InputError(f"{flag}: {found}; not {few(lost or odd)}; wanted a LoRA of this model")
+        raise InputError(flag, f"{found}; not {few(lost or odd)}; wanted a LoRA of this model")
 
 
 def _changes(pipeline, weight: float, adapter: str) -> bool:
@@ -331,14 +331,14 @@ def embed(pipeline, given: str, flag: str = "--embeddings", name: str | None = N
     path, commit = find(given, flag)
     flag = f"{flag} {given}"
     if not hasattr(pipeline, "load_textual_inversion"):
-        raise InputError(f"{flag}: a {type(pipeline).__name__} takes none")
+        raise InputError(flag, f"a {type(pipeline).__name__} takes none")
     for part, token, vectors in _embeddings(path, flag):
         token = name or token
         encoder = getattr(pipeline, part, None)
         tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
         width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
         if width != vectors.shape[-1]:
-            raise InputError(f"{flag}: {vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
+            raise InputError(flag, f"{vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
         try:
             if encoder.device.type == "meta":
                 if token in tokenizer.get_vocab():
@@ -346,7 +346,7 @@ def embed(pipeline, given: str, flag: str = "--embeddings", name: str | None = N
                 continue
             pipeline.load_textual_inversion({token: vectors}, token=token, text_encoder=encoder, tokenizer=tokenizer)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"{flag}: {one_line(error)}") from None
+            raise InputError(flag, f"{one_line(error)}") from None
     return f"commit {commit}, {path.name}" if commit else checkpoint.fingerprint([path])
 
 
@@ -360,7 +360,7 @@ def check_used(embeddings: Sequence[str], prompts: Collection[str]) -> None:
     for given in embeddings:
         token = token_of(given)
         if not any(token in prompt for prompt in prompts):
-            raise InputError(f"--embeddings {given}: none of the {len(prompts)} prompts uses its token {token!r}")
+            raise InputError(f"--embeddings {given}", f"none of the {len(prompts)} prompts uses its token {token!r}")
 
 
 def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:
@@ -376,7 +376,9 @@ def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[l
     def renamed(text: str, own: tuple[str, ...]) -> str:
         for given in own:
             if tokens[given] not in text:
-                raise InputError(f"{OWN_TOKEN} {given}: its prompt {text!r} does not use its token {tokens[given]!r}")
+                raise InputError(
+                    f"{OWN_TOKEN} {given}", f"its prompt {text!r} does not use its token {tokens[given]!r}"
+                )
             text = text.replace(tokens[given], names[given])
         return text
 
@@ -392,9 +394,9 @@ def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
             check_pt(path)
             loaded = torch.load(path, weights_only=True)
     except InputError as error:
-        raise InputError(f"{flag}: {error}") from None
+        raise InputError(flag, error) from None
     except Exception as error:
-        raise InputError(f"{flag}: cannot be read as embeddings: {one_line(error)}") from None
+        raise InputError(flag, f"cannot be read as embeddings: {one_line(error)}") from None
     if isinstance(loaded, Tensor):
         loaded = {path.stem: loaded}
     if "string_to_param" in loaded:  # A1111
@@ -405,8 +407,8 @@ def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
         ((token, value),) = loaded.items()
         found = [("text_encoder", path.stem if token in ("emb_params", "*") else str(token), value)]
     else:
-        raise InputError(f"{flag}: wanted one token's embeddings, it holds {few(loaded)}")
+        raise InputError(flag, f"wanted one token's embeddings, it holds {few(loaded)}")
     for _, token, value in found:
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
-            raise InputError(f"{flag}: {token!r} is no embedding [n, width]")
+            raise InputError(flag, f"{token!r} is no embedding [n, width]")
     return [(part, token, torch.atleast_2d(value)) for part, token, value in found]

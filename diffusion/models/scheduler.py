@@ -30,7 +30,7 @@ def scheduler_of(config: dict, source: str):
     if cls is None or hasattr(cls, "_backends"):  # diffusers' stand-in where a package is not installed
         betas = {"beta_schedule", "trained_betas"} & told.keys()
         if not betas and "shift" not in told:
-            raise InputError(f"{source}: its scheduler, {name}, is unknown or needs a package that is not installed")
+            raise InputError(source, f"its scheduler, {name}, is unknown or needs a package that is not installed")
         cls = diffusers.DDPMScheduler if betas else diffusers.FlowMatchEulerDiscreteScheduler
     takes = inspect.signature(cls.__init__).parameters
     if told.get("rescale_betas_zero_snr") and "beta_schedule" in takes and "rescale_betas_zero_snr" not in takes:
@@ -53,7 +53,7 @@ def scheduler_of(config: dict, source: str):
         if len(process) < 2 or not (process.alpha.isfinite() & process.sigma.isfinite()).all():
             raise ValueError("noise levels that are no numbers")
     except (ValueError, TypeError, NotImplementedError, RuntimeError, ImportError, AttributeError) as error:
-        raise InputError(f"{source}: its scheduler, {name}, is none for us: {one_line(error)}") from None
+        raise InputError(source, f"its scheduler, {name}, is none for us: {one_line(error)}") from None
     return scheduler
 
 

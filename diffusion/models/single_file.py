@@ -70,7 +70,7 @@ def looks_like(file: str) -> list[str]:
 def _unknown(
     file: str, what: str, wanted: str = "the hub id or folder of a model of its kind in --config"
 ) -> InputError:
-    return InputError(f"--version {file}: {what}; wanted {wanted}")
+    return InputError(f"--version {file}", f"{what}; wanted {wanted}")
 
 
 def _text_width(shapes: dict[str, Tensor]) -> int | None:
@@ -100,7 +100,7 @@ def read(file: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
         wide = None if dtype is None else torch.float32
         return checkpoint.dequantised(encoder, wide) | checkpoint.dequantised(others, dtype)
     except checkpoint.Misfit as misfit:
-        raise InputError(f"{file}: {misfit}") from None
+        raise InputError(file, misfit) from None
 
 
 def trained_as(file: str) -> dict:
@@ -136,7 +136,7 @@ def load_part(
         return checkpoint.build(cls, config, _converted(cls, config, tensors), dtype)[0]
     except checkpoint.Misfit as misfit:
         wanted = "wanted a whole file, and in --config a model of its kind"
-        raise InputError(f"{file}: not the weights of the {part} ({cls.__name__}): {misfit}; {wanted}") from None
+        raise InputError(file, f"not the weights of the {part} ({cls.__name__}): {misfit}; {wanted}") from None
 
 
 def _converted(cls, config: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,13 +25,15 @@ def find_timm(name: str) -> tuple[str, int]:
             config = json.loads((folder / "config.json").read_text())
             known = config["architecture"], int(config["num_classes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"--model {name}: config.json is not timm's ({one_line(error)})") from None
+            raise InputError(f"--model {name}", f"config.json is not timm's ({one_line(error)})") from None
         if not timm.is_model(known[0]) or not (folder / "model.safetensors").is_file():
-            raise InputError(f"--model {name}: wanted an architecture of timm's, not {known[0]}, and model.safetensors")
+            raise InputError(
+                f"--model {name}", f"wanted an architecture of timm's, not {known[0]}, and model.safetensors"
+            )
         return f"local-dir:{folder}", known[1]
     if not timm.is_model(name) or not (config := timm.get_pretrained_cfg(name)):
         near = ", ".join(timm.list_models(f"{name[:6]}*", pretrained=True)[:5]) or "resnet50, vit_base_patch16_224, ..."
-        raise InputError(f"--model timm:{name}: timm has no such model with weights; it has {near}")
+        raise InputError(f"--model timm:{name}", f"timm has no such model with weights; it has {near}")
     return name, config.num_classes
 
 
@@ -51,7 +53,7 @@ def load_timm(name: str, n_classes: int, *, dtype: torch.dtype, device) -> Calla
         model = timm.create_model(name, pretrained=True, num_classes=n_classes).eval().to(device, dtype)
     except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
         why = one_line(error, 300)
-        raise InputError(f"{name}: cannot load its weights; a folder that timm saved will do as well: {why}") from error
+        raise InputError(name, f"cannot load its weights; a folder that timm saved will do as well: {why}") from error
     preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 
     @torch.inference_mode()
@@ -65,5 +67,5 @@ def _import():
     try:
         import timm
     except ImportError:
-        raise InputError("--model timm:... needs the package 'timm': pip install timm") from None
+        raise InputError("--model timm:... needs the package 'timm'", "pip install timm") from None
     return timm

@@ -23,10 +23,10 @@ def draw(run: Run, items: Items, path: Path) -> None:
     """
     if matching_scores.raced(run):
         wanted = f"wanted a grid; {run.folder} is a race, its images were measured at different points"
-        raise InputError(f"--gallery: {wanted}")
+        raise InputError("--gallery", wanted)
     done, _ = matching_scores.read(run)
     if not done:
-        raise InputError(f"{run.folder}: no example is done yet")
+        raise InputError(run.folder, "no example is done yet")
     normal = matching_scores.normalized(done)
     chosen = sorted(done, key=lambda d: d.margin(normal))[:GALLERY]
     shown = [captions_of(d, normal) for d in chosen]
@@ -114,7 +114,7 @@ def _draw_image(axes, d: Done, i: int, items: Items) -> None:
     try:
         axes.imshow(items.open(d.index, i))
     except OSError as error:
-        raise InputError(str(error)) from None
+        raise InputError(f"image {i} of example {d.index}", error) from None
     mine = d.item.table[:, i].any() and not d.item.table.any(0).all()
     style.bare(axes, style.RIGHT if mine else style.PLAIN, 2.5 if mine else 0.5)
     if len(d.item.images) > 1:

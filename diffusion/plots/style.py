@@ -18,9 +18,9 @@ def check_picture(path: Path | None) -> None:
     if path is None:
         return
     if os.path.isdir(path) or not os.path.isdir(path.parent):
-        raise InputError(f"{path}: cannot be written: wanted a file in a folder that exists")
+        raise InputError(path, "cannot be written: wanted a file in a folder that exists")
     if path.suffix[1:].lower() not in (known := new(1, 1).canvas.get_supported_filetypes()):
-        raise InputError(f"{path}: cannot be written: supported are .{', .'.join(known)}")
+        raise InputError(path, f"cannot be written: supported are .{', .'.join(known)}")
 
 
 def save(figure, path: Path, dpi: int = 110) -> None:
@@ -28,7 +28,7 @@ def save(figure, path: Path, dpi: int = 110) -> None:
     try:
         figure.savefig(path, dpi=dpi)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
+        raise InputError(path, f"cannot be written ({error})") from None
 
 
 def new(width: float, height: float, heading: str = "", layout: str | None = "constrained"):

@@ -41,5 +41,5 @@ def joined(*parts: str | bool | None) -> str:
 def run_folder(dataset: str, extra: str | None, name: str) -> Path:
     """Where a run of this name lies. InputError where --extra cannot be part of a folder's name."""
     if extra is not None and not re.fullmatch(r"[\w.+-]{1,100}", extra):
-        raise InputError(f"--extra {extra!r}: becomes part of a folder's name: letters, digits and . _ + - only")
+        raise InputError(f"--extra {extra!r}", "becomes part of a folder's name: letters, digits and . _ + - only")
     return LOG_DIR / joined(tag(dataset), extra) / name

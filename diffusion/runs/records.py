@@ -41,16 +41,16 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
         text = text.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair of JSON, or what is no UTF-8 in a folder's name
         before = one_line(text[max(error.start - 40, 0) : error.start])
-        raise InputError(f"{folder}: a text that is no Unicode, after {before!r}") from None
+        raise InputError(folder, f"a text that is no Unicode, after {before!r}") from None
     try:
         if max(len(os.fsencode(part)) for part in folder.parts) > 255:  # else the folders above it would be made
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise InputError(folder, f"cannot be made ({error.strerror})") from None
     if not os.path.exists(path):
         if any(folder.glob("*.pt")):
-            raise InputError(f"{folder} holds results but no run.json, so what made them is unknown; use --extra NAME")
+            raise InputError(folder, "holds results but no run.json, so what made them is unknown; use --extra NAME")
         with contextlib.suppress(FileExistsError):  # another worker was faster: join its run
             return write_atomic(path, lambda file: file.write(text), replace=False)
     there = read_run(folder)
@@ -66,7 +66,7 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
     ]
     if differences:
         own = "Give this one its own folder with --extra NAME"
-        raise InputError(f"{folder} holds a run with other options: {'; '.join(differences)}. {own}")
+        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(differences)}. {own}")
     write_atomic(path, lambda file: file.write(text))
 
 
@@ -116,18 +116,18 @@ def read_run(folder: Path) -> dict:
                 raise ValueError(f"an arm is {arm!r:.60}, wanted a prompt or an id, a class's name and a class id")
         return run
     except FileNotFoundError:
-        raise InputError(f"{folder}: no run.json there, so it is no run folder") from None
+        raise InputError(folder, "no run.json there, so it is no run folder") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(path, f"cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {one_line(error)}") from None
+        raise InputError(f"{path} is damaged", f"{one_line(error)}") from None
 
 
 def need(folder: Path, run: dict, *keys: str) -> None:
     """Raises InputError where a run lacks one of these."""
     for key in keys:
         if not (run | run["options"]).get(key):
-            raise InputError(f"{folder / 'run.json'}: no {key} there")
+            raise InputError(f"{folder / 'run.json'}", f"no {key} there")
 
 
 def run_folder(path: Path) -> Path:
@@ -136,7 +136,7 @@ def run_folder(path: Path) -> Path:
         return path
     inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
     if len(inside) > 1:
-        raise InputError(f"{path}: holds runs of {len(inside)} splits, wanted one of {', '.join(map(str, inside))}")
+        raise InputError(path, f"holds runs of {len(inside)} splits, wanted one of {', '.join(map(str, inside))}")
     return inside[0] if inside else path
 
 
@@ -150,7 +150,7 @@ def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
+        raise InputError(folder, f"cannot be listed ({error.strerror})") from None
 
 
 def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
@@ -187,7 +187,7 @@ def check_notes(folder: Path) -> None:
     """Raises InputError where notes cannot be left in a run's folder, as `failed` is something else there."""
     notes = folder / "failed"
     if os.path.lexists(notes) and not os.path.isdir(notes):
-        raise InputError(f"{notes}: is no folder, wanted one, or nothing, for notes of images that cannot be read")
+        raise InputError(notes, "is no folder, wanted one, or nothing, for notes of images that cannot be read")
 
 
 def note_failure(path: Path, why: str) -> None:
@@ -196,7 +196,7 @@ def note_failure(path: Path, why: str) -> None:
     try:
         notes.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{notes}: cannot be made ({error.strerror})") from None
+        raise InputError(notes, f"cannot be made ({error.strerror})") from None
     write_atomic(notes / f"{path.stem}.txt", lambda file: file.write(f"{why}\n".encode(errors="backslashreplace")))
 
 
@@ -354,11 +354,11 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(path, f"cannot be read ({error.strerror})") from None
     try:
         record = _parse(data)
     except Exception as error:  # whatever a foreign or truncated file makes the reader say
-        raise InputError(f"{path} is no record: {one_line(error)}") from None
+        raise InputError(f"{path} is no record", f"{one_line(error)}") from None
     try:
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
         if wanted:
@@ -368,4 +368,4 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
             raise ValueError(f"it is of image {record['index']}")
         return record
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:  # a foreign file's values
-        raise InputError(f"{path} is no record: {one_line(error)}") from None
+        raise InputError(f"{path} is no record", f"{one_line(error)}") from None

@@ -61,14 +61,14 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
     folder = records.run_folder(path)
     about = records.read_run(folder)
     if answers and about["options"].get("cls") is not None:
-        raise InputError(f"{folder}: a run over a part of the classes, so there are no answers")
+        raise InputError(folder, "a run over a part of the classes, so there are no answers")
     if answers and "examples" in about:
         drawn = "print_winoground.py prints and draws it"
-        raise InputError(f"{folder}: a run of run_winoground.py, whose captions are no classes; {drawn}")
+        raise InputError(folder, f"a run of run_winoground.py, whose captions are no classes; {drawn}")
     records.need(folder, about, *keys, "loss")
     decided = about["options"]["loss"]
     if loss and decided in ("cosine", "nll", "vote"):  # baselines and ensembles have one
-        raise InputError(f"--loss {loss}: {folder} has {decided} only")
+        raise InputError(f"--loss {loss}", f"{folder} has {decided} only")
     wanted = records.expected(about, loss)
     return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about), wanted)
 
@@ -185,13 +185,13 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
 
     def score(record: dict) -> dict:
         if record["label"] not in column:
-            raise InputError(f"image {record['index']}: its label {record['label']} is no class of the run")
+            raise InputError(f"image {record['index']}", f"its label {record['label']} is no class of the run")
         record = decide(record)
         return record | {key: column[record[key]] for key in ("label", "pred")}
 
     rows, problems = read_rows(run.done.values(), own=True, change=score, loss=run.loss)
     if not rows:
-        raise InputError(f"{run.folder}: {problems[0] if problems else 'no image is done yet'}")
+        raise InputError(run.folder, f"{problems[0] if problems else 'no image is done yet'}")
     keys = ["index", "nfe", "scores", "label", "pred"]
     if all("within_pairs" in row for row in rows):
         keys += ["between_pairs", "within_pairs"]
@@ -206,22 +206,22 @@ def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     errors, labels, levels = [], [], None
     if len(run.classes) < len(run.class_ids):  # a label would be one of its rows, and the others wrong
-        raise InputError(f"{run.folder}: several class ids mean one class, as ObjectNet's; wanted one for each")
+        raise InputError(run.folder, "several class ids mean one class, as ObjectNet's; wanted one for each")
     for index in run.done:
         record = record_of(run, index)
         P, counts = len(record["levels"]), record["counts"]
         if len(counts) < 2 or not (counts == P).all():
             wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
-            raise InputError(f"{run.folder}, image {index}: not every class was measured at every point; {wanted}")
+            raise InputError(f"{run.folder}, image {index}", f"not every class was measured at every point; {wanted}")
         ascending = np.argsort(record["levels"].numpy(), kind="stable")
         if levels is not None and not np.array_equal(levels, record["levels"].numpy()[ascending]):
-            raise InputError(f"{run.folder}, image {index}: has other noise levels than the images before")
+            raise InputError(f"{run.folder}, image {index}", "has other noise levels than the images before")
         levels = record["levels"].numpy()[ascending]
         of_arms = metrics.point_errors(record, run.loss).reshape(-1, P)[:, ascending]
         errors.append(metrics.class_means(of_arms, run.arm_class))
         labels.append(next(iter(np.flatnonzero(run.class_ids == record["label"])), -1))
     if not errors:
-        raise InputError(f"{run.folder}: no image is done yet")
+        raise InputError(run.folder, "no image is done yet")
     return np.array(errors), np.array(labels), levels
 
 
@@ -238,9 +238,9 @@ def read_calibration(run: Run) -> dict:
             raise ValueError(f"temperature {read['temperature']}")
         loss = str(found["loss"])
     except FileNotFoundError:
-        raise InputError(f"no {path}; {script('calibrate')} {run.folder} makes it") from None
+        raise InputError(path, f"no such file; {script('calibrate')} {run.folder} makes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+        raise InputError(f"{path} is damaged", error) from None
     if loss != run.loss:
-        raise InputError(f"{path} was fitted for --loss {loss}, wanted {run.loss}")
+        raise InputError(path, f"was fitted for --loss {loss}, wanted {run.loss}")
     return read

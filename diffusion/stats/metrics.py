@@ -220,7 +220,7 @@ def margin(errors: np.ndarray) -> float:
 def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | None = None) -> int:
     """The class row that another loss prefers, of those measured furthest; only classes `among` [K] bool if given."""
     if loss not in record["losses"]:
-        raise InputError(f"loss {loss!r}: a record has {', '.join(record['losses'])}")
+        raise InputError(f"loss {loss!r}", f"a record has {', '.join(record['losses'])}")
     errors, points = class_errors(record, arm_class, loss)
     points = points if among is None else np.where(among, points, -1)
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
