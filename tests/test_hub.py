@@ -146,7 +146,7 @@ def test_with_a_real_environment(server, tiny_model, tmp_path):
     server.reset()
     server.repos, server.trouble = {FIRST: tiny_model}, without_token("")
     env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", f"from diffusion import hub; print(hub.look({FIRST!r}))"]
+    command = [sys.executable, "-c", f"from diffusion.io import hub; print(hub.look({FIRST!r}))"]
     for token, says in ("hf_right", f"commit='{COMMIT}'"), ("hf_wrong", "is gated: ask for access at"):
         shutil.rmtree(tmp_path / "hub", ignore_errors=True)
         done = subprocess.run(command, capture_output=True, text=True, env=env | {"HF_TOKEN": token}, cwd=ROOT)
