@@ -8,7 +8,6 @@ Results go to $LOG_DIR (default data), one file per image; data is read from $DA
 
 from diffusion.data import catalogue
 from diffusion.evaluate import options
-from diffusion.io import wording
 from diffusion.models import aliases
 from diffusion.runs import naming
 
@@ -39,109 +38,152 @@ def parser() -> options.Parser:
     return p
 
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError
+from diffusion.core import schedule as schedules
 from diffusion.core.image import Measured, map_between
 from diffusion.core.losses import plain, with_map
-from diffusion.core.search import Search, check_schedule, staged
+from diffusion.core.schedule import Schedule
+from diffusion.core.search import check_schedule
 from diffusion.data.datasets import load_dataset
-from diffusion.data.prompts import prompts_for, read_weights
+from diffusion.data.prompts import Prompts, prompts_for, read_weights
 from diffusion.evaluate import config as run_config
-from diffusion.evaluate import loop
+from diffusion.evaluate.candidates import FirstStage, first_stage
+from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.loop import Cost, Folder, classify_dataset
+from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
+from diffusion.evaluate.selection import choose_images
 from diffusion.io.atomic import sha256
+from diffusion.io.wording import ranges
 from diffusion.models.lora import check_used, own_tokens
 from diffusion.plots import style
 
 
-def search_of(
-    args, arm_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search], int, bool]:
-    """The levels of the points, some of the usable ones, in the order of measurement; where their stages end.
+def schedule_of(
+    args, config: RunConfig, arms: np.ndarray, usable: np.ndarray, groups: np.ndarray | None, K: int | None
+) -> Schedule:
+    """The search and its levels, some of the usable ones.
 
-    And what starts an image's search, what an image costs, in NFE, and whether exactly that or at most.
+    arms [classes] is how many prompts each class has; groups [classes], if any, race first; K classes compete for an
+    image at most, by default all.
     """
-    arms = np.bincount(arm_class)
-    if args.search == "race":
+    if config.search == "race":
         options.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        most = run_config.most_arms(args, arm_class)
-        levels, start = run_config.race_of(args, arms, usable, most, groups)
-        return levels, np.array([len(levels)]), start, min(most * len(levels), args.budget or sys.maxsize), False
-    options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
+        return race_of(config, usable, arms, most_arms(arms, K), groups)
+
+    options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
-        raise InputError(
-            "--to_keep and --n_samples", "wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race"
-        )
-    check_schedule(args.candidates or len(arms), args.n_samples, args.to_keep, len(usable))
-    levels, ends, start = staged(usable, args.n_samples, args.to_keep, args.n_trials, pairs=run_config.in_pairs(args))
-    largest = np.sort(arms)[::-1]
-    kept = np.minimum([len(arms), *args.to_keep[:-1]], args.candidates or len(arms))
-    nfe = sum(largest[:k].sum() * n for k, n in zip(kept, np.diff(ends, prepend=0), strict=True))
-    return levels, ends, start, int(nfe), len(set(arms)) == 1
+        wanted = "wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race"
+        raise InputError("--to_keep and --n_samples", wanted)
+    check_schedule(K or len(arms), args.n_samples, args.to_keep, len(usable))
+    return schedules.halving(
+        usable,
+        args.n_samples,
+        args.to_keep,
+        arms,
+        n_trials=config.n_trials,
+        pairs=config.antithetic,
+        most=K,
+    )
 
 
-def run_folder(args, candidates: str = "") -> Path:
-    """The published name: suffixes appear only for what is not bicubic, l2, 512."""
-    model = run_config.model_tag(args)
-    search = run_config.search_tag(args, None, args.to_keep or (), args.n_samples or ())
+class ZeroShotClassifier(DatasetClassifier):
+    """Prompts compete; a record has the class of the winner, and with maps=True where the best two differ."""
+
+    def __init__(self, *args, maps: bool):
+        super().__init__(*args)
+        self.maps = maps
+
+    def record(self, index: int, measured: Measured) -> dict:
+        pred = int(self.arms.class_ids[measured.winner])
+        record = measured.record(**self.dataset.about(index), pred=pred)
+        if self.maps:
+            record |= map_between(measured, self.arms.rows, self.method.card.latent[1:])
+        return record
+
+
+def run_folder(args, config: RunConfig, schedule: Schedule, first: FirstStage | None) -> Path:
+    """The published name: suffixes appear only for options that are not bicubic, l2, 512."""
     typed = args.prompts and f"prompts-{sha256(repr(args.prompts))[:8]}"  # other words are another run
     name = naming.joined(
-        model, typed, search, run_config.suffixes(args, "bicubic", candidates), args.save_maps and "maps"
+        run_config.model_tag(config),
+        typed,
+        run_config.search_tag(config, schedule),
+        run_config.suffixes(config, schedule, "bicubic", first.name if first else ""),
+        args.save_maps and "maps",
     )
-    return naming.run_folder(args.dataset, args.extra, name)
+    return naming.run_folder(config.dataset, config.extra, name)
+
+
+def run_options(args, prompts: Prompts, table: list[tuple]) -> dict:
+    """The part of run.json that other scripts do not have."""
+    flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
+    return {flag: getattr(args, flag) for flag in flags} | {
+        "prompts": sha256(repr(table)),
+        "lora of prompts": prompts.loras,
+        "embedding of prompts": prompts.embeddings,
+    }
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    options.at_least_one(args, "n_trials", "batch_size", "in_flight")
-    options.not_negative(args, "seed")
     style.check_picture(args.picture)
-    if no_schedule := args.search == "halving" and args.to_keep is args.n_samples is None:
-        args.search = "race"
-    device, dtype = run_config.pick_device(args)
-    columns = args.image_column, args.label_column
-    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
-    images, mine = run_config.my_images(args, dataset.labels)
-    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts, added=True)
+    no_schedule = args.search == "halving" and args.to_keep is None and args.n_samples is None
+    config = RunConfig.from_args(args, search="race" if no_schedule else args.search)
+
+    dataset = load_dataset(
+        config.dataset,
+        config.split,
+        catalogue.DATASET_ROOT,
+        config.image_column,
+        config.label_column,
+        config.value_range,
+    )
+    images, mine = choose_images(config, dataset.labels)
+    prompts = prompts_for(config.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts, added=True)
     texts, tokens = own_tokens(prompts.texts, prompts.embeddings)
-    card = run_config.card_of(args, prompts.loras or (), tokens)
-    class_ids, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
-    groups = prompts.groups and np.array(prompts.groups)[first]  # [classes]
+    card = text_card(config, prompts.loras or (), tokens)
+    class_ids, first_arm, rows = np.unique(prompts.classes, return_index=True, return_inverse=True)
+    groups = prompts.groups and np.array(prompts.groups)[first_arm]  # [classes]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
-    told, of, first_stage = run_config.first_stage(args, parser(), dataset, mine, table, lambda: prompts)
-    usable, weights = run_config.levels_of(args, card.levels), read_weights(args.weights, card.levels)
-    levels, ends, start, nfe, exact = search_of(args, arm_class, usable[weights[usable] > 0], groups)
-    points = run_config.points_of(args, card, levels, ends, weights, start, randomize=True)
+    options.check_candidates(args, parser(), dataset)
+    first = first_stage(config, dataset, mine, table, prompts)
 
-    exact = exact and not dataset.candidates  # of which some images have more
-    flags = ["config", "lora", "embeddings", "t5", "interpolation", "save_maps"]
-    flags += ["to_keep", "n_samples"] if args.search == "halving" else []
-    chosen = run_config.options_of(args, flags, card, run_config.data_options(args, dataset), dtype, points) | told
+    weights = read_weights(args.weights, card.levels)
+    usable = usable_levels(config.levels, card.levels)
+    usable = usable[weights[usable] > 0]
+    K = first.K if first else None
+    schedule = schedule_of(args, config, np.bincount(rows), usable, groups, K)
+    points, noise = points_and_noise(config, schedule, weights, card.latent)
+
+    chosen = run_config.data_options(config, dataset)
+    chosen |= run_options(args, prompts, table)
+    chosen |= run_config.model_options(config, card, schedule, weights, noise)
+    chosen |= {"groups": prompts.groups if config.search == "race" else None}
+    chosen |= first.options if first else {}
     check_used(card.embeddings, texts)
-    chosen |= {"prompts": sha256(repr(table)), "groups": prompts.groups if args.search == "race" else None}
-    chosen |= {"lora of prompts": prompts.loras, "embedding of prompts": prompts.embeddings}
+    about = {"images": len(images), "schedule": card.levels, "indices": ranges(images), "arms": table}
 
-    def finish(index: int, measured: Measured) -> dict:
-        pred = int(class_ids[measured.winner])
-        record = measured.record(**dataset.about(index), pred=pred)
-        return record | (map_between(measured, arm_class, card.latent[1:]) if args.save_maps else {})
-
-    load, classify = loop.by_search(
-        args, card, device, dtype, points, dataset.open, args.interpolation, texts, arm_class, finish,
-        first=first_stage, rows=np.arange(len(class_ids)), keep=with_map if args.save_maps else plain,
-        loras=prompts.loras,
-    )  # fmt: skip
+    method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
+    arms = Arms(texts, rows, class_ids, prompts.loras)
+    classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
     if no_schedule:
-        print("no schedule was given, so it is --search race")
-    about = {"images": len(images), "schedule": card.levels, "indices": wording.ranges(images), "arms": table}
-    return loop.classify_dataset(
-        args, dataset, mine, run_folder(args, of), chosen, about, load, classify,
-        dtype=dtype, nfe=nfe, exact=exact, count_earlier=args.load_stats, picture=args.picture,
-    )  # fmt: skip
+        print("No --to_keep/--n_samples: using --search race")
+    exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
+    return classify_dataset(
+        config,
+        dataset,
+        mine,
+        Folder(run_folder(args, config, schedule, first), chosen, about),
+        classifier,
+        Cost(schedule.most_nfe, exact),
+        count_earlier=args.load_stats,
+        picture=args.picture,
+    )
 
 
 if __name__ == "__main__":

@@ -56,123 +56,155 @@ def parser() -> options.Parser:
 import os
 import re
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError
 from diffusion.core import losses
+from diffusion.core import schedule as schedules
 from diffusion.core.constants import LOSSES
 from diffusion.core.image import Measured, map_between
-from diffusion.core.search import Search, check_schedule, every, staged
+from diffusion.core.schedule import Schedule
+from diffusion.core.search import check_schedule, every
 from diffusion.data.datasets import Dataset, load_dataset, model_arms
 from diffusion.data.prompts import prompts_for, read_weights
 from diffusion.evaluate import config as run_config
-from diffusion.evaluate import loop
+from diffusion.evaluate.candidates import FirstStage, first_stage, is_clip
+from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.loop import Cost, Folder, classify_dataset
+from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
+from diffusion.evaluate.selection import choose_images
 from diffusion.io.atomic import sha256
 from diffusion.models.config import with_names
 from diffusion.models.loading import Card, read_card
 from diffusion.plots import style
 
 
+def check(args) -> str | None:
+    """The one of the --save_... options that was asked for. InputError: options that do not fit together."""
+    options.at_least_one(args, "imgs_to_eval")
+    style.check_picture(args.picture)
+    if args.keep and len(args.keep) > 1:
+        raise InputError(f"--{' --'.join(args.keep)}", "at most one of them")
+    keep = args.keep[0] if args.keep else None
+    if args.version and args.image_size:
+        raise InputError(f"--image-size {args.image_size}", f"--version {args.version} says it already")
+    if args.cls is None:
+        return keep
+
+    if args.candidates:
+        raise InputError("--candidates", "of a part of the classes, none are the best; leave out --cls")
+    if keep == "save_maps":
+        raise InputError("--save_maps", "of a part of the classes, no two are the best; leave out --cls")
+    if args.picture:
+        raise InputError("--picture", "of a part of the classes, none is the answer; leave out --cls")
+    return keep
+
+
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
-    """Class id of the model -> class id of the data set, of all arms; and which of them this run measures."""
+    """Class id of the model -> class id of the data set, of all arms; and the arms that this run measures."""
     arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
     if args.cls is None:
         return arms, sorted(arms)
-    given = " ".join(args.cls)
+
+    where = f"--cls {' '.join(args.cls)}"
     if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
-        raise InputError(f"--cls {given}", "wanted class ids or ranges of them, such as 7 or 0-99")
+        raise InputError(where, "wanted class ids or ranges of them, such as 7 or 0-99")
     bounds = wording.bounds(args.cls)
     if any(first > last for first, last in bounds):
-        raise InputError(f"--cls {given}", "a range goes up, as in 0-99")
+        raise InputError(where, "a range goes up, as in 0-99")
     if max(last for _, last in bounds) >= card.classes:
-        raise InputError(f"--cls {given}", f"{card.source} knows the classes 0..{card.classes - 1}")
+        raise InputError(where, f"{card.source} knows the classes 0..{card.classes - 1}")
     chosen = wording.numbers(args.cls)
-    if strange := sorted(set(chosen) - set(arms)):
+    strange = sorted(set(chosen) - set(arms))
+    if strange:
         none = f"{wording.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
-        raise InputError(f"--cls {given}", none)
+        raise InputError(where, none)
     return arms, chosen
 
 
-def schedule(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
-    """n_samples and to_keep: as given; every level for all with --t_interval or --cls; else two stages."""
+def stages_of(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
+    """n_samples and to_keep: as asked for; every level for all with --t_interval or --cls; else two stages."""
     if args.n_samples or args.to_keep:
         if args.t_interval is not None:
             raise InputError(f"--t_interval {args.t_interval}", "--n_samples says which levels already")
         n_samples, to_keep = args.n_samples or [], args.to_keep or []
-    elif args.t_interval is not None or args.cls is not None:
-        n_samples, to_keep = [every(5 if args.t_interval is None else args.t_interval, T)], [1]
+    elif is_grid(args):
+        interval = 5 if args.t_interval is None else args.t_interval
+        n_samples, to_keep = [every(interval, T)], [1]
+    elif n_arms > 3:
+        n_samples, to_keep = [25, 250], [min(50, n_arms // 2), 1]
     else:
-        n_samples, to_keep = ([25, 250], [min(50, n_arms // 2), 1]) if n_arms > 3 else ([250], [1])
+        n_samples, to_keep = [250], [1]
     check_schedule(n_arms, n_samples, to_keep, T)
     return n_samples, to_keep
 
 
-def search_of(
-    args, n_arms: int, most: int, usable: np.ndarray, weights: np.ndarray
-) -> tuple[list[int], list[int], np.ndarray, np.ndarray, Callable[[np.ndarray], Search], int]:
-    """n_samples and to_keep of halving, the levels in the order of measurement, where their stages end, what starts an
-    image's search, NFE.
+def is_grid(args) -> bool:
+    """Whether every class is measured at every level, or at every N-th."""
+    return args.t_interval is not None or args.cls is not None
 
-    Of n_arms at most `most` compete. usable levels, ascending, of weights [T]: stages and races leave out those of
-    weight 0, a grid does not.
+
+def schedule_of(
+    args, config: RunConfig, arms: np.ndarray, usable: np.ndarray, weights: np.ndarray, K: int | None
+) -> Schedule:
+    """The search and its levels, some of the usable ones: a grid has those of weight 0 too, weights [T].
+
+    arms [classes] is how many class ids of the model each class has; K classes compete for an image at most, by default
+    all. The search is between the ids.
     """
-    weighty = usable[weights[usable] > 0]
-    if args.search == "race":
+    weighted = usable[weights[usable] > 0]
+    each = np.ones(arms.sum(), dtype=int)
+    most = most_arms(arms, K)
+    if config.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         options.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        levels, start = run_config.race_of(args, np.ones(n_arms, dtype=int), weighty, most)
-        return [], [], levels, np.array([len(levels)]), start, args.budget or most * len(levels)  # at most
-    options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
-    if args.t_interval is None and args.cls is None:
-        usable = weighty
-    n_samples, to_keep = schedule(args, most, len(usable))
-    levels, ends, start = staged(usable, n_samples, to_keep, args.n_trials, pairs=run_config.in_pairs(args))
-    nfe = int(np.dot(np.minimum([most, *to_keep[:-1]], most), np.diff(ends, prepend=0)))
-    return n_samples, to_keep, levels, ends, start, nfe
+        return race_of(config, weighted, each, most)
+
+    options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
+    levels = usable if is_grid(args) else weighted
+    n_samples, to_keep = stages_of(args, most, len(levels))
+    schedule = schedules.halving(
+        levels, n_samples, to_keep, each, n_trials=config.n_trials, pairs=config.antithetic, most=most
+    )
+    if len(n_samples) == 1 and len(usable) % n_samples[0] == 0:
+        return replace(schedule, interval=len(usable) // n_samples[0])
+    return schedule
 
 
-def run_folder(args, card: Card, T: int, n_samples: list[int], to_keep: list[int], candidates: str = "") -> Path:
-    """The published name for --t_interval, of T levels; stages are named as in eval_prob_adaptive.py."""
+def run_folder(
+    args, config: RunConfig, card: Card, schedule: Schedule, first: FirstStage | None, keep: str | None
+) -> Path:
+    """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
     kind = "DiT" if card.pipeline == "DiTPipeline" else "UNet"
-    model = f"{kind}{card.image_size}x{card.image_size}" + (f"-{naming.tag(args.version)}" if args.version else "")
-    some = "" if args.cls is None else f"cls{'_'.join(args.cls)}"
-    interval = T // n_samples[0] if len(n_samples) == 1 and T % n_samples[0] == 0 else None
-    search = run_config.search_tag(args, interval, to_keep, n_samples)
+    version = f"-{naming.tag(args.version)}" if args.version else ""
     name = naming.joined(
-        model, some, search, run_config.suffixes(args, None, candidates), args.keep and KEEP[args.keep][1]
+        f"{kind}{card.image_size}x{card.image_size}{version}",
+        "" if args.cls is None else f"cls{'_'.join(args.cls)}",
+        run_config.search_tag(config, schedule),
+        run_config.suffixes(config, schedule, None, first.name if first else ""),
+        keep and KEEP[keep][1],
     )
     if len(name) > 200:
-        if args.candidates_from:
-            given, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
-        else:
-            given = f"--cls {' '.join(args.cls)}" if args.cls else f"--version {args.version}"
-            wanted = "give classes as ranges such as 0-99"
-        raise InputError(f"{given[:60]}...", f"too long for a folder's name; {wanted}")
-    return naming.run_folder(args.dataset, args.extra, name) / args.split
+        raise too_long(args)
+    return naming.run_folder(config.dataset, config.extra, name) / config.split
 
 
-def check(args) -> None:
-    """InputError where options do not fit together; --save_... becomes args.keep, the one that was given."""
-    options.at_least_one(args, "n_trials", "batch_size", "in_flight", "imgs_to_eval")
-    options.not_negative(args, "seed")
-    if args.keep and len(args.keep) > 1:
-        raise InputError(f"--{' --'.join(args.keep)}", "at most one of them")
-    args.keep = args.keep[0] if args.keep else None
-    if args.candidates and args.cls is not None:
-        raise InputError("--candidates", "of a part of the classes, none are the best; leave out --cls")
-    if args.keep == "save_maps" and args.cls is not None:
-        raise InputError("--save_maps", "of a part of the classes, no two are the best; leave out --cls")
-    if args.picture and args.cls is not None:
-        raise InputError("--picture", "of a part of the classes, none is the answer; leave out --cls")
-    style.check_picture(args.picture)
-    if args.version and args.image_size:
-        raise InputError(f"--image-size {args.image_size}", f"--version {args.version} says it already")
+def too_long(args) -> InputError:
+    """The error for options whose values make the folder's name too long."""
+    if args.candidates_from:
+        where, wanted = f"--candidates_from {args.candidates_from}", "give it a shorter name"
+    elif args.cls:
+        where, wanted = f"--cls {' '.join(args.cls)}", "give classes as ranges such as 0-99"
+    else:
+        where, wanted = f"--version {args.version}", "give it a shorter name"
+    return InputError(f"{where[:60]}...", f"too long for a folder's name; {wanted}")
 
 
-def stored(kept: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
+def stored(keep: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
     """What the kernel keeps for a flag, and the shape of that for one evaluation, beside its losses."""
     c, h, w = latent
     return {
@@ -182,75 +214,115 @@ def stored(kept: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tu
         "save_maps": (losses.with_map, (h, w)),
         "save_eps": (losses.with_prediction, (c, h, w)),
         "save_eps_and_var": (losses.with_answer, (2 * c, h, w)),
-    }[kept]
+    }[keep]
 
 
-def with_stored(record: dict, measured: Measured, kept: str | None, shape: tuple[int, ...]) -> dict:
-    """A record with what is stored beside the losses."""
-    n = len(LOSSES)
-    if kept == "save_vb":
-        record["losses"].append("vb")
-    elif kept == "save_maps":
-        record |= map_between(measured, np.arange(len(measured.counts)), shape)
-    elif kept is not None:
-        record[kept.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
-        record["errors"] = measured.errors[:, :n].clone()
-    return record
+class ClassIdClassifier(DatasetClassifier):
+    """Class ids of the model compete; a record has what --save_... asks for, and unless some=True the winner's class.
+
+    With some=True only a part of the classes is measured, and no class of a part is the answer.
+    """
+
+    def __init__(self, *args, keep: str | None, some: bool):
+        super().__init__(*args)
+        self.interpolation = "adm"
+        self.keep, self.some = keep, some
+
+    def record(self, index: int, measured: Measured) -> dict:
+        record = measured.record(**self.dataset.about(index))
+        if not self.some:
+            record["pred"] = int(self.arms.class_ids[measured.winner])
+        shape = stored(self.keep, self.method.card.latent)[1]
+        n = len(LOSSES)
+        if self.keep == "save_vb":
+            record["losses"].append("vb")
+        elif self.keep == "save_maps":
+            record |= map_between(measured, self.arms.rows, shape)
+        elif self.keep is not None:
+            record[self.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
+            record["errors"] = measured.errors[:, :n].clone()
+        return record
+
+
+def run_options(args, card: Card, schedule: Schedule, arms: list[int], keep: str | None) -> dict:
+    """The part of run.json that other scripts do not have."""
+    return {
+        "vae": args.vae,
+        "randomize_noise": args.randomize_noise,
+        "keep": keep,
+        "to_keep": schedule.options.get("to_keep", []),
+        "n_samples": schedule.options.get("n_samples", []),
+        "interpolation": "adm",
+        "cls": None if args.cls is None else wording.ranges(arms),
+        "classes": args.classes and sha256(repr(card.called)),
+    }
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    check(args)
-    device, dtype = run_config.pick_device(args)
-    name, takes = args.reads(args)
-    card = read_card(name, told=takes, vae=args.vae)
+    keep = check(args)
+    some = args.cls is not None
+    environ = {} if some and not args.shard else os.environ  # with --cls, an array is usually one over classes
+    config = RunConfig.from_args(args, environ)
+
+    name, condition = args.reads(args)
+    card = read_card(name, told=condition, vae=args.vae)
     card = with_names(card, args.classes) if args.classes else card
-    if args.keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
-        raise InputError(f"--{args.keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")
-    columns = args.image_column, args.label_column
-    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
-    environ = os.environ if args.cls is None or args.shard else {}  # with --cls, an array is usually one over classes
-    images, mine = run_config.my_images(args, dataset.labels, args.imgs_to_eval, environ)
-    class_of, arms = arms_of(args, dataset, card)
-    arm_class = np.unique([class_of[k] for k in arms], return_inverse=True)[1]
-    usable, weights = run_config.levels_of(args, card.levels), read_weights(args.weights, card.levels)
+    if keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
+        raise InputError(f"--{keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")
+    dataset = load_dataset(
+        config.dataset,
+        config.split,
+        catalogue.DATASET_ROOT,
+        config.image_column,
+        config.label_column,
+        config.value_range,
+    )
+    images, mine = choose_images(config, dataset.labels, args.imgs_to_eval)
+    class_of, ids = arms_of(args, dataset, card)
+    classes = np.array([class_of[k] for k in ids])  # [arms]
     called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
-    table = [(k, called[class_of[k]], class_of[k]) for k in arms]
-    if dataset.candidates and args.cls is not None:
+    table = [(k, called[class_of[k]], class_of[k]) for k in ids]
+
+    if dataset.candidates and some:
         raise InputError("--cls", f"the column candidates of {dataset.name} says which classes compete")
-    prompts = partial(prompts_for, args.dataset, dataset.labels, dataset.classes)
-    told, of, first_stage = run_config.first_stage(args, parser(), dataset, mine, table, prompts)
-    most = run_config.most_arms(args, arm_class)
-    n_samples, to_keep, levels, ends, start, nfe = search_of(args, len(arms), most, usable, weights)
-    folder = run_folder(args, card, len(usable), n_samples, to_keep, of)
-    points = run_config.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
-    keep, shape = stored(args.keep, card.latent)
+    options.check_candidates(args, parser(), dataset)
+    prompts = None
+    if is_clip(config.candidates_from):
+        prompts = prompts_for(config.dataset, dataset.labels, dataset.classes)
+    first = first_stage(config, dataset, mine, table, prompts)
 
-    flags = ["vae", "randomize_noise", "keep"]
-    chosen = run_config.options_of(args, flags, card, run_config.data_options(args, dataset), dtype, points) | told
-    chosen |= {"to_keep": to_keep, "n_samples": n_samples, "interpolation": "adm"}
-    chosen |= {"cls": None if args.cls is None else wording.ranges(arms)}
-    chosen |= {"classes": args.classes and sha256(repr(card.called))}
-    about = {"images": len(images), "schedule": card.levels, "indices": wording.ranges(images), "arms": table}
-    about["all_arms"] = wording.ranges(sorted(class_of))
-    exact = args.search != "race" and not args.candidates
-    numbers = len(LOSSES) + (0 if args.keep == "save_maps" else int(np.prod(shape)))
-    size = f" in {nfe * numbers * 4 / 1e6:,.1f} MB"
+    weights = read_weights(args.weights, card.levels)
+    usable = usable_levels(config.levels, card.levels)
+    of_class = np.unique(classes, return_counts=True)[1]
+    schedule = schedule_of(args, config, of_class, usable, weights, first.K if first else None)
+    folder = run_folder(args, config, card, schedule, first, keep)
+    points, noise = points_and_noise(config, schedule, weights, card.latent)
 
-    def finish(index: int, measured: Measured) -> dict:
-        record = measured.record(**dataset.about(index))
-        if args.cls is None:  # of a part of the classes, none is the answer
-            record["pred"] = class_of[arms[measured.winner]]
-        return with_stored(record, measured, args.keep, shape)
+    chosen = run_config.data_options(config, dataset)
+    chosen |= run_config.model_options(config, card, schedule, weights, noise)
+    chosen |= run_options(args, card, schedule, ids, keep)
+    chosen |= first.options if first else {}
+    about = {
+        "images": len(images),
+        "schedule": card.levels,
+        "indices": wording.ranges(images),
+        "arms": table,
+        "all_arms": wording.ranges(sorted(class_of)),
+    }
 
-    load, classify = loop.by_search(
-        args, card, device, dtype, points, dataset.open, "adm", arms, np.arange(len(arms)), finish,
-        first=first_stage, rows=arm_class, keep=keep,
-    )  # fmt: skip
-    return loop.classify_dataset(
-        args, dataset, mine, folder, chosen, about, load, classify, dtype=dtype, nfe=nfe, exact=exact, told=size,
-        picture=args.picture,
-    )  # fmt: skip
+    kernel, shape = stored(keep, card.latent)
+    method = Method(config, card, schedule, points, noise, kernel)
+    arms = Arms(ids, np.arange(len(ids)), classes)
+    classifier = ClassIdClassifier(method, dataset, arms, first, keep=keep, some=some)
+    numbers = len(LOSSES)  # of an evaluation
+    if keep != "save_maps":
+        numbers += int(np.prod(shape))
+    size = f" in {schedule.most_nfe * numbers * 4 / 1e6:,.1f} MB"
+    cost = Cost(schedule.most_nfe, schedule.exact and first is None, size)
+    return classify_dataset(
+        config, dataset, mine, Folder(folder, chosen, about), classifier, cost, picture=args.picture
+    )
 
 
 if __name__ == "__main__":

@@ -48,23 +48,33 @@ def parser() -> options.Parser:
     return p
 
 
+import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
-from diffusion.core.image import Measured
-from diffusion.core.search import every, race_each, staged
+from diffusion.core import schedule as schedules
+from diffusion.core.image import Measured, Question
+from diffusion.core.schedule import Schedule
+from diffusion.core.search import Search, every, race_each
 from diffusion.data.datasets import fingerprint
 from diffusion.data.prompts import read_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate import loop, sharding
+from diffusion.evaluate.classifier import DiffusionClassifier, Method, text_card
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.loop import Classifier
+from diffusion.evaluate.machine import share_cores
+from diffusion.evaluate.points import points_and_noise, race_of, usable_levels
 from diffusion.evaluate.progress import Progress
+from diffusion.evaluate.selection import choose_images
 from diffusion.matching import scores
 from diffusion.matching.benchmarks import load_items
 from diffusion.matching.items import Items, Once
@@ -75,131 +85,60 @@ from diffusion.plots import gallery, style
 from diffusion.runs import records, results, show
 from diffusion.stats import metrics
 
-Views = list[tuple[int, int]]  # of each image of the benchmark, which item's it is, and which of its images
+# ---- what is measured ----
 
 
-def key(items: Items, view: tuple[int, int]) -> object:
-    """What makes two images one."""
-    k, i = view
-    return items[k].images[i]
+@dataclass(frozen=True)
+class Views:
+    """The images of a benchmark, numbered through its items, and those of this worker."""
+
+    items: Items
+    all: list[tuple[int, int]]  # [images] the item of each image, and which of the item's images it is
+    mine: list[int]  # numbers of the images that this worker measures
+
+    @classmethod
+    def of(cls, items: Items, mine: list[int]) -> "Views":
+        """`mine` are the items of this worker."""
+        views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
+        first = scores.numbers(items.items)
+        numbers = [n for k in mine for n in range(first[k], first[k + 1])]
+        return cls(items, views, numbers)
+
+    def open(self, number: int) -> Image:
+        return self.items.seen(*self.all[number])
+
+    def identity(self, number: int) -> object:
+        """Equal for two images of the benchmark that are one."""
+        k, i = self.all[number]
+        return self.items[k].images[i]
+
+    def captions(self, number: int) -> list[str]:
+        """The captions that compete for an image."""
+        return self.items[self.all[number][0]].captions
+
+    def right(self, number: int) -> np.ndarray:
+        """Which captions are right for an image. [captions] bool"""
+        k, i = self.all[number]
+        return self.items[k].table[:, i]
+
+    @property
+    def my_items(self) -> list[int]:
+        return list(dict.fromkeys(self.all[number][0] for number in self.mine))
+
+    @property
+    def my_captions(self) -> list[str]:
+        """The captions of each image of this worker, one after another."""
+        return [caption for number in self.mine for caption in self.captions(number)]
 
 
-def by_diffusion(args, device, dtype: str, items: Items, mine: Views, views: Views):
-    """Options for run.json, the run folder's name, NFE of some captions, how to load an image, what classifies images.
+@dataclass(frozen=True)
+class Matcher:
+    """A model, what it adds to run.json and the folder's name, and the NFE of an image with so many captions."""
 
-    `mine` of all `views` are to be measured.
-    """
-    args.version = args.version or "2-0"
-    card = run_config.card_of(args)
-    captions = list(dict.fromkeys(caption for k, _ in mine for caption in items[k].captions))
-    empty = [""] * args.normalize
-    usable, weights = run_config.levels_of(args, card.levels), read_weights(args.weights, card.levels)
-    raced = args.search == "race"
-    if raced:
-        options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
-        levels, start = race_of(args, items, mine, usable[weights[usable] > 0])
-        ends = np.array([len(levels)])
-    else:
-        options.refuse(args, parser(), run_config.RACE_ONLY, "is for --search race")
-        if args.normalize and not any(len(items[k].images) > 1 for k, _ in mine):
-            raise InputError("--normalize", f"is for image scores, {args.dataset} asks for captions only")
-        one_stage = [every(args.t_interval, len(usable))], [1]
-        levels, ends, start = staged(usable, *one_stage, args.n_trials, pairs=run_config.in_pairs(args))
-    points = run_config.points_of(args, card, levels, ends, weights, start, randomize=args.randomize_noise)
-
-    def told(number: int) -> list[str]:
-        return [*items[views[number][0]].captions, *empty]
-
-    def once(model: Model) -> tuple[Callable, Callable]:
-        """Each image is encoded once, however many items show it, and each caption embedded once more than to check."""
-        check_captions(items, mine, cache(lambda caption: digest(embed(model, caption))))
-        latents = Once(key(items, view) for view in mine)
-        embedded = Once(text for k, _ in mine for text in (*items[k].captions, *empty))
-
-        def encode(number: int, pixels: Tensor) -> Tensor:
-            return latents(key(items, views[number]), lambda _: model.encode(pixels[None])[0])
-
-        return encode, lambda number: torch.stack([embedded(text, partial(embed, model)) for text in told(number)])
-
-    def ask(number: int) -> tuple[np.ndarray, Callable]:
-        k, i = views[number]
-        right = items[k].table[:, i]
-        several = raced and right.sum() > 1
-        pairs = run_config.in_pairs(args)
-        each = (lambda _: race_each(levels, args.z, right, pairs=pairs)) if several else start
-        return np.arange(len(right) + len(empty)), each
-
-    finish = partial(record_of, items, views, loss=args.loss)
-    flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
-    chosen = run_config.options_of(
-        args, flags, card, {"dataset": args.dataset, "data": fingerprint(items.data)}, dtype, points
-    )
-    if captions:
-        check_used(card.embeddings, captions)
-    load, classify = loop.by_search(
-        args, card, device, dtype, points, lambda n: items.seen(*views[n]), args.interpolation, told, np.arange(0),
-        finish, once=once, ask=ask, own_noise=False,  # so that the errors of images can be compared
-    )  # fmt: skip
-    model, search = run_config.model_tag(args), run_config.search_tag(args, args.t_interval)
-    name = naming.joined(model, search, run_config.suffixes(args, "bilinear", "normalized" if args.normalize else ""))
-    return chosen, name, lambda k: args.budget or (k + len(empty)) * len(levels), load, classify
-
-
-def embed(model: Model, caption: str) -> Tensor:
-    """The conditions of one caption; computed twice over: kernels for one row round otherwise than for several."""
-    return model.conditions([caption, caption])[0].clone()
-
-
-def check_captions(items: Items, mine: Views, digest_of: Callable[[str], str]) -> None:
-    """Warn of examples of this worker with different captions whose conditions are the same.
-
-    `digest_of` a caption's conditions. InputError where that is so of every example of the benchmark: the others are
-    looked at up to the first that differs, so that neither the worker nor --limit decides.
-    """
-
-    def is_one(k: int) -> bool:
-        return len({digest_of(caption) for caption in items[k].captions}) == 1
-
-    asked = [k for k in dict.fromkeys(k for k, _ in mine) if len(set(items[k].captions)) > 1]
-    lost = []
-    for k in asked:
-        captions = set(items[k].captions)
-        if len({digest_of(caption) for caption in captions}) < len(captions):
-            lost.append(k)
-    if not lost:
-        return
-    named = f"the first is {items[lost[0]].id}: {wording.few([repr(caption) for caption in items[lost[0]].captions])}"
-    alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
-    everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
-    if all(map(is_one, asked)) and all(map(is_one, everywhere)):
-        raise InputError(
-            f"{len(asked)} examples",
-            f"{alike}; their words are unknown to its tokenizer, or behind the tokens that it takes",
-        )
-    warnings.warn(alike, InputWarning, stacklevel=2)
-
-
-def race_of(args, items: Items, mine: Views, usable: np.ndarray) -> tuple[np.ndarray, Callable]:
-    """As plan.race_of, between the captions of each image. InputError where the items ask for anything else."""
-    asked = {k: items[k].table for k, _ in mine}
-    if no := [k for k, right in asked.items() if not (right.any(0) & ~right.all(0)).any()]:
-        other = f"{len(no)} of {len(asked)} examples of {args.dataset} ask for an image, the first is {items[no[0]].id}"
-        raise InputError("--search race", f"is for text scores; {other}: wanted --search grid")
-    if args.budget and (several := [k for k, right in asked.items() if (right.sum(0) > 1).any()]):
-        raise InputError(f"--budget {args.budget}", f"not with several right captions, as in {items[several[0]].id}")
-    most = max(len(right) for right in asked.values())
-    return run_config.race_of(args, np.ones(most, dtype=int), usable, most)
-
-
-def record_of(items: Items, views: Views, number: int, measured: Measured, *, loss: str) -> dict:
-    """The record of an image; with the caption that it prefers where exactly one of several is right."""
-    k, i = views[number]
-    right = items[k].table[:, i]
-    record = measured.record(index=number, label=label_of(right))
-    errors, points = metrics.class_errors(record, np.arange(len(record["counts"])), loss)
-    errors, points = errors[: len(right)], points[: len(right)]  # the empty caption is no answer
-    furthest = np.where(points == points.max(), errors, np.inf)
-    return record | answer(right, furthest) | {"margin": metrics.margin(furthest[np.isfinite(furthest)])}
+    options: dict
+    name: str
+    nfe: Callable[[int], int]
+    classifier: Classifier
 
 
 def label_of(right: np.ndarray) -> int:
@@ -207,82 +146,271 @@ def label_of(right: np.ndarray) -> int:
     return int(right.argmax()) if right.any() else -1
 
 
-def answer(right: np.ndarray, errors: np.ndarray) -> dict:
-    return {"pred": int(errors.argmin())} if right.sum() == 1 and len(right) > 1 else {}
+def prediction(right: np.ndarray, errors: np.ndarray) -> dict:
+    """The caption that is preferred, if exactly one of several is right."""
+    if right.sum() != 1 or len(right) == 1:
+        return {}
+    return {"pred": int(errors.argmin())}
 
 
-def by_clip(args, device, dtype: str, items: Items, mine: Views, views: Views):
-    """The same for CLIP: the error of a caption is its cosine distance to the image."""
+# ---- a diffusion model ----
+
+
+def by_diffusion(args, config: RunConfig, views: Views) -> Matcher:
+    """The error of a caption is that of the network's prediction under it."""
+    card = text_card(config)
+    weights = read_weights(args.weights, card.levels)
+    usable = usable_levels(config.levels, card.levels)
+    schedule = schedule_of(args, config, views, usable, usable[weights[usable] > 0])
+    points, noise = points_and_noise(config, schedule, weights, card.latent, share_noise=True)
+
+    flags = ["config", "lora", "embeddings", "t5", "t_interval", "randomize_noise", "normalize", "interpolation"]
+    data = {"dataset": config.dataset, "data": fingerprint(views.items.data)}
+    model = run_config.model_options(config, card, schedule, weights, noise)
+    captions = views.my_captions
+    if captions:
+        check_used(card.embeddings, list(dict.fromkeys(captions)))
+    suffixes = run_config.suffixes(config, schedule, "bilinear", "normalized" if args.normalize else "")
+    name = naming.joined(run_config.model_tag(config), run_config.search_tag(config, schedule), suffixes)
+
+    def nfe(n_captions: int) -> int:
+        return config.budget or (n_captions + args.normalize) * len(schedule)
+
+    method = Method(config, card, schedule, points, noise)
+    classifier = CaptionClassifier(method, views, normalize=args.normalize)
+    return Matcher(data | {flag: getattr(args, flag) for flag in flags} | model, name, nfe, classifier)
+
+
+def schedule_of(args, config: RunConfig, views: Views, usable: np.ndarray, weighted: np.ndarray) -> Schedule:
+    """A grid of the usable levels, or a race at those of `weighted`, whose --weights are not 0."""
+    if config.search == "race":
+        options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
+        check_race(config, views)
+        most = max((len(views.items[k].captions) for k in views.my_items), default=1)
+        return race_of(config, weighted, np.ones(most, dtype=int), most)
+
+    options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
+    if args.normalize and not any(len(views.items[k].images) > 1 for k in views.my_items):
+        raise InputError("--normalize", f"is for image scores, {config.dataset} asks for captions only")
+    n_levels = every(args.t_interval, len(usable))
+    grid = schedules.halving(
+        usable, [n_levels], [1], np.ones(1, dtype=int), n_trials=config.n_trials, pairs=config.antithetic
+    )
+    return dataclasses.replace(grid, search="grid", interval=args.t_interval, options={})
+
+
+def check_race(config: RunConfig, views: Views) -> None:
+    """InputError: an item that does not ask for the caption of each image."""
+    tables = {k: views.items[k].table for k in views.my_items}
+    others = [k for k, right in tables.items() if not (right.any(0) & ~right.all(0)).any()]
+    if others:
+        first = views.items[others[0]].id
+        found = f"{len(others)} of {len(tables)} examples of {config.dataset} ask for an image, the first is {first}"
+        raise InputError("--search race", f"is for text scores; {found}: wanted --search grid")
+    several = [k for k, right in tables.items() if (right.sum(0) > 1).any()]
+    if config.budget and several:
+        first = views.items[several[0]].id
+        raise InputError(f"--budget {config.budget}", f"not with several right captions, as in {first}")
+
+
+class CaptionClassifier(DiffusionClassifier):
+    """An image's own captions compete, and with normalize=True the empty caption is measured too.
+
+    An image is encoded once, however many items show it. A caption is embedded once, and once more to be checked.
+    """
+
+    def __init__(self, method: Method, views: Views, *, normalize: bool):
+        super().__init__(method)
+        self.views = views
+        self.empty = [""] if normalize else []
+
+    def open(self, number: int) -> Image:
+        return self.views.open(number)
+
+    def begin(self, model: Model) -> None:
+        self.model = model
+        check_captions(self.views, cache(lambda caption: digest(embed(model, caption))))
+        self.latents = Once(self.views.identity(number) for number in self.views.mine)
+        texts = (text for number in self.views.mine for text in self.texts(number))
+        self.embeddings = Once(texts)
+
+    def texts(self, number: int) -> list[str]:
+        return [*self.views.captions(number), *self.empty]
+
+    def question(self, number: int, pixels: Tensor, image: Image) -> tuple[Question, dict]:
+        x = self.latents(self.views.identity(number), lambda _: self.model.encode(pixels[None])[0])
+        conditions = [self.embeddings(text, partial(embed, self.model)) for text in self.texts(number)]
+        arms = np.arange(len(conditions))
+        noise = self.method.noise.of_image(number)
+        return Question(x, torch.stack(conditions), arms, partial(self.start, number), noise), {}
+
+    def start(self, number: int, among: np.ndarray) -> Search:
+        """A race between the captions of an image; if several are right, of each with those that are not."""
+        schedule = self.method.schedule
+        right = self.views.right(number)
+        if schedule.search == "race" and right.sum() > 1:
+            return race_each(schedule.levels, self.method.config.z, right, pairs=schedule.pairs)
+        return schedule.start(among)
+
+    def record(self, number: int, measured: Measured) -> dict:
+        right = self.views.right(number)
+        record = measured.record(index=number, label=label_of(right))
+        arms = np.arange(len(record["counts"]))
+        errors, points = metrics.class_errors(record, arms, self.method.config.loss)
+        errors, points = errors[: len(right)], points[: len(right)]  # the empty caption is no answer
+        furthest = np.where(points == points.max(), errors, np.inf)
+        margin = metrics.margin(furthest[np.isfinite(furthest)])
+        return record | prediction(right, furthest) | {"margin": margin}
+
+
+def embed(model: Model, caption: str) -> Tensor:
+    """The conditions of one caption; computed twice over: kernels for one row round otherwise than for several."""
+    return model.conditions([caption, caption])[0].clone()
+
+
+def check_captions(views: Views, digest_of: Callable[[str], str]) -> None:
+    """Warn of examples of this worker with different captions whose conditions are the same.
+
+    `digest_of` a caption's conditions. InputError if that is so of every example of the benchmark: the others are
+    looked at up to the first that differs, so that neither the worker nor --limit decides.
+    """
+    items = views.items
+
+    def all_alike(k: int) -> bool:
+        return len({digest_of(caption) for caption in items[k].captions}) == 1
+
+    asked = [k for k in views.my_items if len(set(items[k].captions)) > 1]
+    lost = []
+    for k in asked:
+        captions = set(items[k].captions)
+        if len({digest_of(caption) for caption in captions}) < len(captions):
+            lost.append(k)
+    if not lost:
+        return
+
+    captions = wording.few([repr(caption) for caption in items[lost[0]].captions])
+    named = f"the first is {items[lost[0]].id}: {captions}"
+    alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
+    everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
+    if all(map(all_alike, asked)) and all(map(all_alike, everywhere)):
+        why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
+        raise InputError(f"{len(asked)} examples", f"{alike}; {why}")
+    warnings.warn(alike, InputWarning, stacklevel=2)
+
+
+# ---- CLIP and the like ----
+
+
+def by_clip(args, config: RunConfig, views: Views) -> Matcher:
+    """The error of a caption is its cosine distance to the image."""
     options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
-    loaded = {dtype: load_clip(found, pretrained, dtype=dtype, device=device)}  # a run does not begin without
-
-    def classify(images, dtype: str, _spent):
-        run_config.share_cores(args, device)
-        of_image, of_texts = loaded.get(dtype) or load_clip(found, pretrained, dtype=dtype, device=device)
-        seen = Once(key(items, view) for view in mine)
-        told = Once(text for k, _ in mine for text in items[k].captions)
-
-        def record_of(number: int, image: Image.Image) -> dict:
-            k, i = views[number]
-            texts = torch.stack([told(text, lambda t: of_texts([t, t])[0]) for text in items[k].captions])
-            distance = 1 - texts @ seen(key(items, views[number]), lambda _: of_image(image))  # [k]
-            right = items[k].table[:, i]
-            about = {"index": number, "label": label_of(right)} | answer(right, distance.numpy())
-            return records.one_point(distance, "cosine", **about)
-
-        return (record_of(number, image) for number, image in images)
-
-    version = args.version if found.startswith("local-dir:") else found  # a folder, as it was given
-    chosen = {"dataset": args.dataset, "model": version, "pretrained": pretrained, "dtype": dtype, "loss": "cosine"}
-    chosen |= {"data": fingerprint(items.data)} | clip_weights(found, pretrained)
+    classifier = ClipClassifier(config, views, found, pretrained)
+    version = args.version if found.startswith("local-dir:") else found  # a folder, as it was typed
+    chosen = {
+        "dataset": config.dataset,
+        "model": version,
+        "pretrained": pretrained,
+        "dtype": config.dtype,
+        "loss": "cosine",
+        "data": fingerprint(views.items.data),
+        **clip_weights(found, pretrained),
+    }
     name = naming.joined(args.model, naming.tag(version), pretrained and naming.tag(pretrained))
-    return chosen, name, lambda k: 1, lambda number: items.seen(*views[number]), classify
+    return Matcher(chosen, name, lambda n_captions: 1, classifier)
 
 
-def cost(items: Items, mine: list[int], left: int, nfe: Callable, raced: bool) -> str:
-    """What is to be measured, and what it costs, at most if it is a race; `left` NFE are still to do."""
+class ClipClassifier(Classifier):
+    """Images and captions are embedded once each, however many items show them."""
+
+    def __init__(self, config: RunConfig, views: Views, found: str, pretrained: str | None):
+        self.views, self.config = views, config
+        self._load = partial(load_clip, found, pretrained, device=config.device)
+        self._loaded = self._load(dtype=config.dtype)  # a run does not begin without
+
+    def load(self, number: int) -> Image:
+        return self.views.open(number)
+
+    def classify(self, images: Iterable, dtype: str, spent: Callable[[int], None]) -> Iterator[dict]:
+        share_cores(self.config.n_workers, self.config.device)
+        loaded = self._loaded if dtype == self.config.dtype else self._load(dtype=dtype)
+        return self._records(images, *loaded)
+
+    def _records(self, images: Iterable, of_image: Callable, of_texts: Callable) -> Iterator[dict]:
+        of_images = Once(self.views.identity(number) for number in self.views.mine)
+        of_captions = Once(self.views.my_captions)
+
+        def embed_twice(caption: str) -> Tensor:
+            return of_texts([caption, caption])[0]  # kernels for one row round otherwise than for several
+
+        for number, image in images:
+            texts = torch.stack([of_captions(caption, embed_twice) for caption in self.views.captions(number)])
+            embedded = of_images(self.views.identity(number), lambda _, image=image: of_image(image))
+            distance = 1 - texts @ embedded  # [captions]
+            right = self.views.right(number)
+            about = {"index": number, "label": label_of(right)} | prediction(right, distance.numpy())
+            yield records.one_point(distance, "cosine", **about)
+
+
+# ---- the run ----
+
+
+def cost(views: Views, mine: list[int], left: int, nfe: Callable[[int], int], raced: bool) -> str:
+    """What is to be measured of the items `mine`, and what it costs; `left` NFE are still to do, at most if `raced`."""
+    items = views.items
     each = {k: len(items[k].images) * nfe(len(items[k].captions)) for k in mine}
     images = sum(len(items[k].images) for k in mine)
-    most = "at most " if raced or len(set(each.values())) > 1 else ""
-    left = f"{'at most ' if raced else ''}{left:,} NFE to do"
+    at_most = "at most " if raced or len(set(each.values())) > 1 else ""
+    to_do = f"at most {left:,} NFE to do" if raced else f"{left:,} NFE to do"
     shown = "" if images == 2 * len(mine) else f" with {images:,} images"
-    return f"{len(mine)} examples{shown} of {most}{max(each.values(), default=0):,} NFE, {left}"
+    return f"{len(mine)} examples{shown} of {at_most}{max(each.values(), default=0):,} NFE, {to_do}"
+
+
+def in_order(todo: list[int], views: Views) -> list[int]:
+    """The same images; one that several items show is measured for all of them in a row, and then forgotten."""
+    first: dict = {}  # identity -> the first number
+    for number in todo:
+        first.setdefault(views.identity(number), number)
+    return sorted(todo, key=lambda number: (first[views.identity(number)], number))
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    options.at_least_one(args, "n_trials", "batch_size", "in_flight")
-    options.not_negative(args, "seed")
     if args.pretrained and args.model == "sd":
-        raise InputError(
-            f"--pretrained {args.pretrained}", "is for --model clip and openclip, and siglip; sd takes --version"
-        )
+        wanted = "is for --model clip and openclip, and siglip; sd takes --version"
+        raise InputError(f"--pretrained {args.pretrained}", wanted)
     style.check_picture(args.gallery)
-    device, dtype = run_config.pick_device(args)
-    items = load_items(args.dataset, catalogue.DATASET_ROOT, args.value_range)
-    chosen, mine = run_config.my_images(args, [item.tags[0] if item.tags else "" for item in items.items])
+    diffusion = args.model == "sd"
+    version = (args.version or "2-0") if diffusion else args.version
+    config = RunConfig.from_args(args, version=version)
+
+    items = load_items(config.dataset, catalogue.DATASET_ROOT, config.value_range)
+    chosen, mine = choose_images(config, [item.tags[0] if item.tags else "" for item in items.items])
     mine = [k for k in mine if k not in items.lacking]
-    views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
+    views = Views.of(items, mine)
+    matcher = by_diffusion(args, config, views) if diffusion else by_clip(args, config, views)
+    settings = matcher.options | ({"value_range": config.value_range} if config.value_range else {})
+
+    folder = naming.run_folder(config.dataset, config.extra, matcher.name)
     first = scores.numbers(items.items)
-    wanted = [n for k in mine for n in range(first[k], first[k + 1])]
-    by = by_diffusion if args.model == "sd" else by_clip
-    settings, name, nfe, load, classify = by(args, device, dtype, items, [views[n] for n in wanted], views)
-    settings |= {"value_range": args.value_range} if args.value_range else {}
-    folder = naming.run_folder(args.dataset, args.extra, name)
     about = scores.about(items, chosen)
     about["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
-    todo, _ = loop.join_run(folder, settings, about, wanted)
-    at = {}  # an image that several items show is measured for all of them in a row, and forgotten
-    todo.sort(key=lambda n: (at.setdefault(key(items, views[n]), n), n))
-    left, raced = sum(nfe(len(items[views[n][0]].captions)) for n in todo), args.search == "race"
-    print(f"{args.dataset}: {cost(items, mine, left, nfe, raced)} -> {folder}")
+    todo, _ = loop.join_run(folder, settings, about, views.mine)
+    todo = in_order(todo, views)
+    left, raced = sum(matcher.nfe(len(views.captions(n))) for n in todo), config.search == "race"
+    print(f"{config.dataset}: {cost(views, mine, left, matcher.nfe, raced)} -> {folder}")
 
-    path_of, bar = partial(records.record_path, folder, len(views)), Progress(len(todo), left, not raced)
-    with sharding.working(folder, args.worker_idx, args.n_workers):
+    with sharding.working(folder, config.worker_idx, config.n_workers):
         _, problems = loop.evaluate(
-            todo, load, classify, path_of, bar, dtype=dtype, grace=args.grace, run=records.fingerprint(settings)
-        )  # fmt: skip
+            todo,
+            matcher.classifier.load,
+            matcher.classifier.classify,
+            partial(records.record_path, folder, len(views.all)),
+            Progress(len(todo), left, not raced),
+            dtype=config.dtype,
+            grace=config.grace,
+            run=records.fingerprint(settings),
+        )
     done = results.read(folder, answers=False)
     code = scores.print_scores(done)
     if args.gallery:

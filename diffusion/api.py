@@ -25,11 +25,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
+from diffusion.core import schedule as schedules
 from diffusion.core.batching import together
 from diffusion.core.constants import LOSSES, MIDDLE, NOISES, usual_noise
-from diffusion.core.image import search_image
+from diffusion.core.image import Measured, Question, search_image
 from diffusion.core.noise import ImageNoise
-from diffusion.core.search import Search, band, check_schedule, draws, raced, staged
+from diffusion.core.schedule import Points, Schedule
+from diffusion.core.search import Search, band, check_schedule, spread_sequence
 from diffusion.data.depth import KINDS, Range, check_range, to_bytes
 from diffusion.data.images import crop, open_rgb, to_rgb
 from diffusion.data.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
@@ -41,15 +43,19 @@ from diffusion.stats.metrics import class_errors, excess
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of one image. K classes, in the order in which they were given."""
+    """The class of one image, and what was measured. K classes, in the order of the prompts."""
 
     best: int  # which of the classes
     name: str  # of that class
     names: list[str]  # of all K
     scores: np.ndarray  # [K] mean error less the best's, over the points that both were measured on; inf: not measured
-    probabilities: np.ndarray | None  # [K], given a temperature
+    probabilities: np.ndarray | None  # [K], if a temperature was passed
     nfe: int  # network evaluations spent
-    decided: bool  # False where the budget ended before the others were clearly worse
+    decided: bool  # False if the budget ended before the others were clearly worse
+    errors: np.ndarray  # [nfe] of the deciding loss: those of the first prompt, in the order of its points, and so on
+    counts: np.ndarray  # [prompts] at how many points, from the first on, each prompt was measured
+    levels: np.ndarray  # [points] the level of each point, 0 (almost clean) to T - 1 (almost noise)
+    noise: np.ndarray  # [points] which noise sample each point takes
 
 
 def classify(
@@ -58,7 +64,7 @@ def classify(
     prompts: Sequence[str] | Sequence[int] | Mapping[str, object] | str | Path,
     *,
     loss: str = "l2",
-    search: str = "race",
+    search: str | Callable[[int], Search] = "race",
     z: float = 3.0,
     max_samples: int = 500,
     budget: float = np.inf,
@@ -76,57 +82,90 @@ def classify(
     """The class of each image: an Answer for one, a list for a list or an array, else an iterator, in their order.
 
     `prompts`: a list, one for each class; a dict from class to its prompt or prompts; or a csv of
-    prompt,classname[,classidx]. For a class-conditional model, class ids in place of texts. Options mean what they mean
-    to eval_prob_adaptive.py: `search` is "race" (with `z`, `max_samples`, `budget`) or "halving" (with `to_keep`,
-    `n_samples`); `levels` are shares of the schedule, by default MIDDLE for a race, else all; `noise` is "antithetic",
-    the default of a race, or "independent"; `weights` [T] or a csv;
-    `candidates`: the classes that compete, as numbers in 0..K-1, of one image, or of each of several; `temperature` as
-    scripts/calibrate.py fits it; `value_range`: which values of images of more than 8 bits are black and white, by
-    default what each file says. Image k of these has the noise of image k of a data set. Warns of equal prompts.
+    prompt,classname[,classidx]. For a class-conditional model, class ids in place of texts. Options are those of
+    eval_prob_adaptive.py. `search` is "race" (with `z`, `max_samples`, `budget`), "halving" (with `to_keep`,
+    `n_samples`), or a function from the number of classes to a search (see core/search.py) over at most `max_samples`
+    points. `levels` are shares of the schedule, by default MIDDLE for a race, else all; `noise` is "antithetic", the
+    default of a race, or "independent"; `weights` [T] or a csv; `candidates`: the classes that compete, as numbers in
+    0..K-1, for one image, or for each of several; `temperature` as scripts/calibrate.py fits it; `value_range`: the
+    values of images of more than 8 bits that are black and white, by default as each file says. Image k of these has
+    the noise of image k of a data set. Warns of equal prompts.
     """
     names, texts, arm_class = _classes(model, prompts)
     K = len(names)
     _warn_of_equals(names, texts, arm_class)
     _one_of("loss", loss, LOSSES)
-    _one_of("search", search, ("race", "halving"))
-    _numbers(Integral, seed=seed, batch_size=batch_size, max_samples=max_samples)
-    _numbers(Real, z=z, budget=budget, temperature=1 if temperature is None else temperature)
-    if temperature is not None and not 0 < temperature < np.inf:
-        raise InputError(f"temperature {temperature!r}", "must be a number greater than 0")
+    if not callable(search):
+        _one_of("search", search, ("race", "halving"))
+    _integer(seed=seed, batch_size=batch_size, max_samples=max_samples)
+    _number(z=z, budget=budget)
+    _at_least(seed, 0, "seed")
+    _at_least(batch_size, 1, "batch_size")
+    if temperature is not None:
+        _number(temperature=temperature)
+        if not 0 < temperature < np.inf:
+            raise InputError(f"temperature {temperature!r}", "must be a number greater than 0")
     if candidates is not None and not isinstance(candidates, Iterable):
         raise InputError(f"candidates {candidates!r:.60}", "wanted a list of numbers, or one for each image")
-    T = len(model.process)
-    weight = _weights(weights, T)
-    usable = _levels((MIDDLE if search == "race" else (0.0, 1.0)) if levels is None else levels, T)
-    usable = usable[weight[usable] > 0]
+
+    level_weights = _weights(weights, len(model.process))
+    if levels is None:
+        levels = MIDDLE if search == "race" else (0.0, 1.0)
+    usable = _levels(levels, len(model.process))
+    usable = usable[level_weights[usable] > 0]
     if len(usable) < 2:
         raise InputError("weights", "fewer than 2 of the noise levels that are measured have one above 0")
     pairs = _antithetic(usual_noise(search, None) if noise is None else noise)
-    if search == "race":
+    if callable(search):
+        if pairs:
+            raise InputError('noise "antithetic"', 'wanted "independent" for a search of your own')
+        schedule = _of_function(search, usable, max_samples, np.bincount(arm_class))
+    elif search == "race":
         if to_keep is not None or n_samples is not None:
             raise InputError("to_keep and n_samples", 'are for search="halving"')
-        points, ends, start = _race(np.bincount(arm_class), usable, z, max_samples, budget, pairs=pairs)
+        schedule = _race(np.bincount(arm_class), usable, z, max_samples, budget, pairs=pairs)
     else:
-        points, ends, start = _halving(K, usable, to_keep, n_samples, pairs=pairs)
+        schedule = _halving(np.bincount(arm_class), usable, to_keep, n_samples, pairs=pairs)
+    points = Points.of(schedule, level_weights)
 
     conditions = model.conditions(texts)
-    rows, signs = draws(points, ends, 1, randomize=True, antithetic=pairs)
     one, images = _images(images, value_range)
-    chosen = None if candidates is None else iter([candidates] if one else candidates)
+    chosen = None
+    if candidates is not None:
+        chosen = iter([candidates] if one else candidates)
 
     def answer_to(index: int, image: Image.Image):
         among = None if chosen is None else _among(index, next(chosen, None), K)
         x = _latent(model, image)  # [c, h, w]
-        own = ImageNoise(seed, index, tuple(x.shape))
-        measured = yield from search_image(
-            x, conditions, arm_class, start, points, rows, own, loss=loss, signs=signs, weights=weight, among=among
-        )
-        scores = excess(measured.record(), arm_class, measured.winner, loss)
-        p = None if temperature is None else probabilities(-np.maximum(scores, 0), temperature)
-        return index, Answer(measured.winner, names[measured.winner], names, scores, p, measured.nfe, measured.decided)
+        noise = ImageNoise(seed, index, tuple(x.shape))
+        question = Question(x, conditions, arm_class, schedule.start, noise, among)
+        measured = yield from search_image(question, points, loss=loss)
+        return index, _answer(measured, names, arm_class, loss, temperature)
 
     tasks = (answer_to(index, image) for index, image in enumerate(images))
-    return _as_given(one, _in_order(together(model, tasks, batch_size=batch_size)))
+    return _in_shape(one, _in_order(together(model, tasks, batch_size=batch_size)))
+
+
+def _answer(
+    measured: Measured, names: list[str], arm_class: np.ndarray, loss: str, temperature: float | None
+) -> Answer:
+    scores = excess(measured.record(), arm_class, measured.winner, loss)
+    p = None
+    if temperature is not None:
+        p = probabilities(-np.maximum(scores, 0), temperature)
+    return Answer(
+        measured.winner,
+        names[measured.winner],
+        names,
+        scores,
+        p,
+        measured.nfe,
+        measured.decided,
+        measured.errors[:, LOSSES.index(loss)].numpy(),
+        measured.counts.numpy(),
+        measured.levels.numpy(),
+        measured.rows.numpy(),
+    )
 
 
 def score(
@@ -155,22 +194,28 @@ def score(
     _one_of("loss", loss, LOSSES)
     if normalize and not isinstance(texts[0], str):
         raise InputError("normalize", "is for captions, a class id has no empty one")
-    _numbers(Integral, n_samples=n_samples, seed=seed, batch_size=batch_size)
-    usable = _levels(levels, len(model.process))
+    _integer(n_samples=n_samples, seed=seed, batch_size=batch_size)
+    _at_least(seed, 0, "seed")
+    _at_least(batch_size, 1, "batch_size")
+    T = len(model.process)
+    usable = _levels(levels, T)
     if not 1 <= n_samples <= len(usable):
         raise InputError(f"n_samples {n_samples}", f"must be in 1..{len(usable)}, the noise levels")
-    pairs = _antithetic(noise)
-    points, ends, start = staged(usable, [n_samples], [1], pairs=pairs)
+
     arms = np.arange(len(texts) + normalize)
+    every = np.ones(len(arms), dtype=int)
+    schedule = schedules.halving(usable, [n_samples], [1], every, pairs=_antithetic(noise))
+    points = Points.of(schedule, np.ones(T))
     conditions = model.conditions(texts + [""] * normalize)
-    rows, signs = draws(points, ends, 1, randomize=True, antithetic=pairs)
 
     def errors_of(index: int, image: Image.Image):
         x = _latent(model, image)  # [c, h, w]
         shared = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
-        measured = yield from search_image(x, conditions, arms, start, points, rows, shared, loss=loss, signs=signs)
+        measured = yield from search_image(Question(x, conditions, arms, schedule.start, shared), points, loss=loss)
         errors = class_errors(measured.record(), arms, loss)[0]
-        return index, errors[:-1] - errors[-1] if normalize else errors
+        if normalize:
+            errors = errors[:-1] - errors[-1]
+        return index, errors
 
     _, images = _images(images, value_range)
     tasks = (errors_of(index, image) for index, image in enumerate(images))
@@ -178,12 +223,12 @@ def score(
     return np.array(found).reshape(len(found), len(texts))
 
 
-# ---- what may be given ----
+# ---- checks of arguments ----
 
 
-def _one_of(name: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise InputError(f"{name} {given!r}", f"wanted {' or '.join(known)}")
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} {value!r}", f"wanted {' or '.join(allowed)}")
 
 
 def _antithetic(noise: str) -> bool:
@@ -191,166 +236,219 @@ def _antithetic(noise: str) -> bool:
     return noise == "antithetic"
 
 
-def _numbers(kind: type, **given) -> None:
-    for name, value in given.items():
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{name} {value!r:.60}", f"wanted {'an integer' if kind is Integral else 'a number'}")
-    for name, least in {"seed": 0, "batch_size": 1}.items():
-        if given.get(name, least) < least:
-            raise InputError(f"{name} {given[name]}", f"must be at least {least}")
+def _integer(**arguments) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f"{name} {value!r:.60}", "wanted an integer")
 
 
-def _integers(name: str, given) -> list[int]:
-    numbers = list(given) if isinstance(given, Iterable) else []
+def _number(**arguments) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise InputError(f"{name} {value!r:.60}", "wanted a number")
+
+
+def _at_least(value: float, least: int, name: str) -> None:
+    if value < least:
+        raise InputError(f"{name} {value}", f"must be at least {least}")
+
+
+def _integers(name: str, values) -> list[int]:
+    numbers = list(values) if isinstance(values, Iterable) else []
     if not numbers or not all(isinstance(each, Integral) for each in numbers):
-        raise InputError(f"{name} {given!r:.60}", "wanted a list of integers")
+        raise InputError(f"{name} {values!r:.60}", "wanted a list of integers")
     return [int(each) for each in numbers]
 
 
-def _classes(model: Model, given, least: int = 2) -> tuple[list[str], list, np.ndarray]:
-    """Names [K], what the network is given for each arm, and the class of each arm [arms]."""
+def _classes(model: Model, prompts, least: int = 2) -> tuple[list[str], list, np.ndarray]:
+    """Names [K], the prompt or class id of each arm [arms], and the class of each arm [arms]."""
     if not isinstance(model, Model):
-        raise InputError("model", f"a {type(model).__name__}, wanted what load_model gives, as of load_model('digits')")
-    if not isinstance(given, Path | Iterable):
-        raise InputError("prompts", f"a {type(given).__name__}, wanted a list, a dict or a .csv")
-    if isinstance(given, str | Path):
-        if Path(given).suffix != ".csv":
-            raise InputError(f"prompts {str(given)!r}", "one text is no choice; wanted a list, a dict or a .csv")
-        prompts = read_prompts(given)
-        _, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
-        names, texts = [prompts.names[k] for k in first], prompts.texts
-    elif isinstance(given, Mapping):
-        several = [v if isinstance(v, list | tuple) else [v] for v in given.values()]
-        names, texts = [str(key) for key in given], [text for each in several for text in each]
-        if empty := [name for name, each in zip(names, several, strict=True) if not each]:
-            raise InputError("prompts", f"class {empty[0]!r} has none")
-        arm_class = np.repeat(np.arange(len(names)), [len(each) for each in several])
+        found = f"a {type(model).__name__}"
+        raise InputError("model", f"{found}, wanted what load_model returns, as of load_model('digits')")
+    if not isinstance(prompts, Path | Iterable):
+        raise InputError("prompts", f"a {type(prompts).__name__}, wanted a list, a dict or a .csv")
+    if isinstance(prompts, str | Path):
+        names, texts, arm_class = _of_csv(prompts)
+    elif isinstance(prompts, Mapping):
+        names, texts, arm_class = _of_dict(prompts)
     else:
-        texts = given.tolist() if isinstance(given, np.ndarray | Tensor) else list(given)
+        texts = prompts.tolist() if isinstance(prompts, np.ndarray | Tensor) else list(prompts)
         names, arm_class = [str(text) for text in texts], np.arange(len(texts))
     if len(names) < least:
         raise InputError("prompts", f"{len(names)} of them, wanted at least {least}")
-    kind, wanted = (str, "texts") if model.told == "text" else (int, "class ids, as integers")
-    if wrong := [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]:
+    _check_arms(model, texts)
+    return names, texts, arm_class
+
+
+def _of_csv(path: str | Path) -> tuple[list[str], list, np.ndarray]:
+    if Path(path).suffix != ".csv":
+        raise InputError(f"prompts {str(path)!r}", "one text is no choice; wanted a list, a dict or a .csv")
+    prompts = read_prompts(path)
+    _, first, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
+    return [prompts.names[k] for k in first], prompts.texts, arm_class
+
+
+def _of_dict(prompts: Mapping) -> tuple[list[str], list, np.ndarray]:
+    names = [str(key) for key in prompts]
+    texts, counts = [], []
+    for name, value in zip(names, prompts.values(), strict=True):
+        several = value if isinstance(value, list | tuple) else [value]
+        if not several:
+            raise InputError("prompts", f"class {name!r} has none")
+        texts += several
+        counts.append(len(several))
+    return names, texts, np.repeat(np.arange(len(names)), counts)
+
+
+def _check_arms(model: Model, texts: list) -> None:
+    """InputError: texts for a model of class ids, ids for one of texts. Warns of added tokens that no text uses."""
+    by_text = model.told == "text"
+    kind, wanted = (str, "texts") if by_text else (int, "class ids, as integers")
+    wrong = [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]
+    if wrong:
         raise InputError("prompts", f"{wrong[0]!r:.60} among them; this model takes {wanted}")
-    if model.told == "class" and (wrong := [k for k in texts if not 0 <= k < model.classes]):
-        raise InputError("prompts", f"class id {wrong[0]}; this model knows 0..{model.classes - 1}")
+    outside = [] if by_text else [k for k in texts if not 0 <= k < model.classes]
+    if outside:
+        raise InputError("prompts", f"class id {outside[0]}; this model has 0..{model.classes - 1}")
     for token in model.tokens:
         if not any(token in text for text in texts):
-            warnings.warn(f"embeddings: no prompt uses the token {token!r}", InputWarning, stacklevel=3)
-    return names, texts, arm_class
+            warnings.warn(f"embeddings: no prompt uses the token {token!r}", InputWarning, stacklevel=4)
 
 
 def _warn_of_equals(names: list[str], texts: list, arm_class: np.ndarray) -> None:
     arms = Prompts(texts, [names[k] for k in arm_class], arm_class.tolist())
     for text, alike in duplicates(arms):
-        told = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
-        warnings.warn(told, InputWarning, stacklevel=3)
+        equal = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
+        warnings.warn(equal, InputWarning, stacklevel=3)
     if isinstance(texts[0], str):
         for alike in near_duplicates(arms):
             warnings.warn(f"prompts: {alike}", InputWarning, stacklevel=3)
 
 
-def _weights(given, T: int) -> np.ndarray:
-    """What an error counts at each level, mean 1. [T]"""
-    if given is None or isinstance(given, str | Path):
-        return read_weights(given if given is None else Path(given), T)
+def _weights(weights, T: int) -> np.ndarray:
+    """The factor of an error at each level, mean 1. [T]"""
+    if weights is None:
+        return read_weights(None, T)
+    if isinstance(weights, str | Path):
+        return read_weights(Path(weights), T)
     try:
-        weight = np.asarray(given, dtype=np.float64)
+        factors = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"weights {given!r:.60}", f"wanted [{T}] numbers, or the path of a csv") from None
-    if weight.shape != (T,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
-        raise InputError(f"weights {list(weight.shape)}", f"wanted [{T}], numbers from 0 up, not all 0")
-    return weight / weight.mean()
+        raise InputError(f"weights {weights!r:.60}", f"wanted [{T}] numbers, or the path of a csv") from None
+    if factors.shape != (T,) or not (factors >= 0).all() or not 0 < factors.sum() < np.inf:
+        raise InputError(f"weights {list(factors.shape)}", f"wanted [{T}], numbers from 0 up, not all 0")
+    return factors / factors.mean()
 
 
-def _levels(given: tuple[float, float], T: int) -> np.ndarray:
-    pair = list(given) if isinstance(given, Iterable) else []
-    low, high = pair if len(pair) == 2 and all(isinstance(each, Real) for each in pair) else (1, 0)
-    if not 0 <= low < high <= 1 or len(usable := band(low, high, T)) < 2:
-        raise InputError(f"levels {given!r:.60}", f"wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
+def _levels(levels: tuple[float, float], T: int) -> np.ndarray:
+    """The levels between two shares of the schedule, ascending."""
+    problem = InputError(f"levels {levels!r:.60}", f"wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
+    shares = list(levels) if isinstance(levels, Iterable) else []
+    if len(shares) != 2 or not all(isinstance(each, Real) for each in shares):
+        raise problem
+    low, high = shares
+    if not 0 <= low < high <= 1:
+        raise problem
+    usable = band(low, high, T)
+    if len(usable) < 2:
+        raise problem
     return usable
 
 
-Searched = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search]]
-
-
-def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool) -> Searched:
-    """The levels of the points, in the order of measurement, where their stages end, and what starts a race."""
+def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool) -> Schedule:
     if not z > 0:
         raise InputError(f"z {z!r}", "must be greater than 0")
-    if most < 2:
-        raise InputError(f"max_samples {most}", "must be at least 2")
+    _at_least(most, 2, "max_samples")
     if budget < 2 * arms.sum():
         raise InputError(f"budget {budget}", f"the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
-    points, start = raced(usable, arms, z, min(most, len(usable)), budget, pairs=pairs)
-    return points, np.array([len(points)]), start
+    return schedules.race(usable, arms, z, min(most, len(usable)), budget=budget, pairs=pairs)
 
 
-def _halving(K: int, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Searched:
-    """As _race, of the stages of a halving."""
+def _halving(arms: np.ndarray, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Schedule:
     if to_keep is None or n_samples is None:
         raise InputError('search="halving"', "wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]")
     to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
-    check_schedule(K, n_samples, to_keep, len(usable))
-    return staged(usable, n_samples, to_keep, pairs=pairs)
+    check_schedule(len(arms), n_samples, to_keep, len(usable))
+    return schedules.halving(usable, n_samples, to_keep, arms, pairs=pairs)
 
 
-def _among(index: int, given: Sequence[int] | None, K: int) -> np.ndarray:
+def _of_function(search: Callable[[int], Search], usable: np.ndarray, most: int, arms: np.ndarray) -> Schedule:
+    """A search of the caller's, in the order of search.spread_sequence."""
+    _at_least(most, 1, "max_samples")
+    levels = usable[spread_sequence(min(most, len(usable)), len(usable))]
+    most_nfe = int(arms.sum()) * len(levels)
+    return Schedule(levels, np.array([len(levels)]), lambda among: search(len(among)), most_nfe)
+
+
+def _among(index: int, candidates: Sequence[int] | None, K: int) -> np.ndarray:
     """The classes that compete for an image, ascending."""
-    if given is None:
+    if candidates is None:
         raise InputError("candidates", f"none for image {index}")
-    among = np.unique(np.asarray(given))
+    among = np.unique(np.asarray(candidates))
     if among.dtype.kind not in "iu" or len(among) < 2 or among[0] < 0 or among[-1] >= K:
-        raise InputError(f"candidates of image {index}", f"{given!r:.60}, wanted two or more numbers in 0..{K - 1}")
+        found = f"{candidates!r:.60}, wanted two or more numbers in 0..{K - 1}"
+        raise InputError(f"candidates of image {index}", found)
     return among
 
 
-def _images(given, value_range) -> tuple[bool | None, Iterator[Image.Image]]:
+def _images(images, value_range) -> tuple[bool | None, Iterator[Image.Image]]:
     """Whether it is one image (None: a stream of them), and all of them as RGB."""
     span = check_range(value_range)
-    if isinstance(given, str | os.PathLike | Image.Image):
-        return True, iter([_rgb(given, span)])
-    if isinstance(given, np.ndarray | Tensor):
-        if given.ndim == 4:
-            return False, (_rgb(each, span) for each in given)
-        return True, iter([_rgb(given, span)])
-    if not isinstance(given, Iterable):
-        raise InputError("images", f"a {type(given).__name__}, wanted a path, a PIL image, an array or several of them")
-    return (False if isinstance(given, Sequence) else None), (_rgb(each, span) for each in given)
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return True, iter([_rgb(images, span)])
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim == 4:
+            return False, (_rgb(each, span) for each in images)
+        return True, iter([_rgb(images, span)])
+    if not isinstance(images, Iterable):
+        found = f"a {type(images).__name__}"
+        raise InputError("images", f"{found}, wanted a path, a PIL image, an array or several of them")
+    one = False if isinstance(images, Sequence) else None
+    return one, (_rgb(each, span) for each in images)
 
 
-def _rgb(given, span: Range | None = None) -> Image.Image:
+def _rgb(image, span: Range | None) -> Image.Image:
     """One image as 8-bit RGB; `span`: black and white, if it has more than 8 bits."""
     ranges = {} if span is None else dict.fromkeys(KINDS, span)
-    if isinstance(given, Image.Image):
+    if isinstance(image, Image.Image):
         try:
-            return to_rgb(given, ranges)
+            return to_rgb(image, ranges)
         except ValueError as error:
             raise InputError("an image", error) from None
-    if isinstance(given, str | os.PathLike):
-        return open_rgb(Path(given).expanduser(), ranges=ranges)
-    if not isinstance(given, np.ndarray | Tensor):
-        raise InputError(f"an image, a {type(given).__name__}", "wanted a path, a PIL image, an array or a tensor")
-    array = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
-    array = np.asarray(array.cpu() if isinstance(array, Tensor) else array)
-    shape = list(array.shape)
-    if isinstance(given, Tensor) and array.ndim == 3:
-        array = np.moveaxis(array, 0, -1)
+    if isinstance(image, str | os.PathLike):
+        return open_rgb(Path(image).expanduser(), ranges=ranges)
+    if isinstance(image, Tensor):
+        array, wanted = _numpy(image), "[1 or 3, h, w]"
+    elif isinstance(image, np.ndarray):
+        array, wanted = image, "[h, w] or [h, w, 1, 3 or 4]"
+    else:
+        raise InputError(f"an image, a {type(image).__name__}", "wanted a path, a PIL image, an array or a tensor")
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
-        wanted = "[1 or 3, h, w]" if isinstance(given, Tensor) else "[h, w] or [h, w, 1, 3 or 4]"
-        raise InputError(f"an image {shape}", f"wanted {wanted}")
+        raise InputError(f"an image {list(image.shape)}", f"wanted {wanted}")
+    return _rgb_of_array(array, span)
+
+
+def _numpy(image: Tensor) -> np.ndarray:
+    """An image [c, h, w] as an array [h, w, c]; other shapes stay."""
+    tensor = image.detach().cpu()
+    array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def _rgb_of_array(array: np.ndarray, span: Range | None) -> Image.Image:
+    """array [h, w] or [h, w, 1, 3 or 4]"""
     if span is not None and array.dtype != np.uint8:
         array = to_bytes(array, span)
     if array.dtype.kind == "f":
         if not ((array >= 0) & (array <= 1)).all():
-            raise InputError(
-                f"an image of floats from {array.min():g} to {array.max():g}", "wanted 0..1, or bytes, or value_range"
-            )
+            found = f"an image of floats from {array.min():g} to {array.max():g}"
+            raise InputError(found, "wanted 0..1, or bytes, or value_range")
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise InputError(f"an image of {array.dtype}", "wanted uint8, floats in 0..1, or value_range")
-    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return to_rgb(Image.fromarray(array))
 
 
 def _latent(model: Model, image: Image.Image) -> Tensor:
@@ -360,7 +458,7 @@ def _latent(model: Model, image: Image.Image) -> Tensor:
 
 
 def _in_order(results: Iterable[tuple[int, object]]) -> Iterator:
-    """What came out for images 0, 1, ..., as soon as all before it did."""
+    """The results of images 0, 1, ..., each as soon as all before it are there."""
     early, wanted = {}, 0
     for index, result in results:
         early[index] = result
@@ -369,5 +467,7 @@ def _in_order(results: Iterable[tuple[int, object]]) -> Iterator:
             wanted += 1
 
 
-def _as_given(one: bool | None, answers: Iterator[Answer]) -> Answer | list[Answer] | Iterator[Answer]:
-    return next(answers) if one else answers if one is None else list(answers)
+def _in_shape(one: bool | None, answers: Iterator[Answer]) -> Answer | list[Answer] | Iterator[Answer]:
+    if one is None:
+        return answers
+    return next(answers) if one else list(answers)

@@ -53,18 +53,18 @@ import torch
 from tqdm import tqdm
 
 from diffusion import InputError, InputWarning
-from diffusion.core import fitting
+from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
 from diffusion.core.search import noise_rows, spread_sequence
 from diffusion.data.datasets import Dataset, load_dataset, model_arms, to_learn
 from diffusion.data.prompts import prompts_for
-from diffusion.evaluate import config as run_config
+from diffusion.evaluate.config import RunConfig, same_for_copies
+from diffusion.evaluate.points import usable_levels
 from diffusion.io.atomic import write_atomic
 from diffusion.models.loading import Card, check_weights, load_model, read_card
 
 
 def check(args) -> None:
-    options.at_least_one(args, "shots", "points", "steps", "batch_size")
-    options.not_negative(args, "seed")
+    options.at_least_one(args, "shots", "points", "steps")
     if not args.lr > 0:
         raise InputError(f"--lr {args.lr:g}", "must be greater than 0")
     if args.condition == "class":
@@ -74,78 +74,92 @@ def check(args) -> None:
 
 
 def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
-    """What the model is told, and the class id of each. InputError where a class has several."""
+    """The prompts or class ids of the model, and the class of each. InputError: a class that has several."""
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
-        told, classes = list(arms), list(arms.values())
+        conditions, classes = list(arms), list(arms.values())
     else:
         prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
-        told, classes = prompts.texts, prompts.classes
+        conditions, classes = prompts.texts, prompts.classes
     if len(set(classes)) < max(len(classes), 2):
-        found = f"{len(told)} prompts or ids for {len(set(classes))} classes"
+        found = f"{len(conditions)} prompts or ids for {len(set(classes))} classes"
         raise InputError(f"dataset {dataset.name!r}", f"{found}; wanted one for each of two or more")
-    return told, classes
+    return conditions, classes
 
 
 def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
     """The indices of n images of each label, or of all that it has."""
-    rng, labels = np.random.default_rng(seed), np.array(labels)
+    rng = np.random.default_rng(seed)
+    labels = np.array(labels)
     return np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n] for k in np.unique(labels)])
+
+
+class FitBar:
+    """A bar over the steps of a fit, with the mean cost of the last 20."""
+
+    def __init__(self, steps: int):
+        self.costs: list[float] = []
+        self.bar = tqdm(total=steps, desc="fit", unit="step")
+
+    def __enter__(self) -> "FitBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def report(self, cost: float) -> None:
+        self.costs.append(cost)
+        self.bar.set_postfix_str(f"cost {np.mean(self.costs[-20:]):.3f}", refresh=False)
+        self.bar.update()
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
-    device, dtype = run_config.pick_device(args)
-    card = read_card(args.version, told=args.condition)
-    usable = run_config.levels_of(args, card.levels)
+    config = RunConfig.from_args(args, {}, search="race")
+    card = read_card(config.version, told=args.condition)
+    usable = usable_levels(config.levels, card.levels)
     if args.points > len(usable):
-        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
+        raise InputError(f"--points {args.points}", f"--levels {config.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
-    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
+    dataset = load_dataset(config.dataset, config.split, catalogue.DATASET_ROOT, value_range=config.value_range)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
-    if args.split == "test":
+    if config.split == "test":
         warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=1)
-    told, classes = arms_of(args, dataset, card)
-    if lacking := set(classes) - set(dataset.labels):
-        some = f"{len(lacking)} of {len(classes)} classes have no images in --split {args.split}"
+    arms, classes = arms_of(args, dataset, card)
+    lacking = set(classes) - set(dataset.labels)
+    if lacking:
+        some = f"{len(lacking)} of {len(classes)} classes have no images in --split {config.split}"
         warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=1)
-    shots = draw_shots(dataset.labels, args.shots, args.seed)
-    label = np.array([classes.index(dataset.labels[k]) for k in shots])
+    indices = draw_shots(dataset.labels, args.shots, config.seed)
+    label = np.array([classes.index(dataset.labels[k]) for k in indices])
     interpolation = "adm" if args.condition == "class" else "bicubic"  # as the scripts that evaluate crop by default
-    pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in shots.tolist()]
+    pixels = [to_learn(dataset, k, card.image_size, interpolation) for k in indices.tolist()]
 
-    of = run_config.fitted_for(check_weights(card))
-    model = load_model(card, dtype=getattr(torch, dtype), device=device)
+    model_id = same_for_copies(check_weights(card))
+    model = load_model(card, dtype=getattr(torch, config.dtype), device=config.device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
-    conditions = model.conditions(told).clone()
-    noise = torch.randn(args.points, *card.latent, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    with tqdm(total=len(x) * len(told) * args.points, desc="before", unit=" NFE") as bar:
-        how = {"loss": args.loss, "batch_size": args.batch_size}
-        before = fitting.errors_before(model, x, conditions, levels, noise, **how, spent=bar.update)
-    costs = []
-    with tqdm(total=args.steps, desc="fit", unit="step") as bar:
+    shots = Shots(x, label, model.conditions(arms).clone())
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(args.points, *card.latent, generator=generator).to(config.device)
+    how = FitOptions(config.loss, config.batch_size, args.steps, args.lr, config.seed)
+    with tqdm(total=len(x) * len(arms) * args.points, desc="before", unit=" NFE") as bar:
+        before = errors_before(model, shots, levels, noise, how, bar.update)
+    with FitBar(args.steps) as bar:
+        fitted = fit_noise(model, shots, levels, noise, before, how, bar.report)
 
-        def tell(cost: float) -> None:
-            costs.append(cost)
-            bar.set_postfix_str(f"cost {np.mean(costs[-20:]):.3f}", refresh=False)
-            bar.update()
-
-        fitted = fitting.fit_noise(
-            model, x, label, conditions, levels, noise, before, **how, steps=args.steps, lr=args.lr,
-            seed=args.seed, told=tell,
-        )  # fmt: skip
     bank = torch.empty_like(fitted, device="cpu")
     bank[noise_rows(levels, 1, randomize=True)] = fitted.cpu()  # rows are in the order of levels
-    said = {"noise": bank, "levels": torch.from_numpy(np.sort(levels)), "loss": args.loss, "model": of}
-    write_atomic(args.out, lambda file: torch.save(said, file))
-    first, last = (np.mean(part) for part in (costs[:20], costs[-20:]))
-    seen = f"{len(x)} images of {len(set(label.tolist()))} classes"
-    print(f"{seen}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
+    file = {"noise": bank, "levels": torch.from_numpy(np.sort(levels)), "loss": config.loss, "model": model_id}
+    write_atomic(args.out, lambda stream: torch.save(file, stream))
+
+    first, last = np.mean(bar.costs[:20]), np.mean(bar.costs[-20:])
+    images = f"{len(x)} images of {len(set(label.tolist()))} classes"
+    print(f"{images}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
     search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
     shared = " --randomize_noise" * (args.condition == "class")
-    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")
+    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {config.levels} {search}{shared}")
     return 0
 
 

@@ -29,16 +29,22 @@ def parser() -> options.Parser:
 
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from diffusion import InputError
-from diffusion.data.datasets import load_dataset, model_arms
+from diffusion.data.datasets import Dataset, load_dataset, model_arms
 from diffusion.data.prompts import prompts_for
-from diffusion.evaluate import candidates, loop
 from diffusion.evaluate import config as run_config
+from diffusion.evaluate.candidates import ByColumn
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.loop import Classifier, Cost, Folder, classify_dataset
+from diffusion.evaluate.machine import share_cores
+from diffusion.evaluate.selection import choose_images
 from diffusion.io.atomic import sha256
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.models.timm_classifier import find_timm, load_timm, timm_weights
@@ -102,41 +108,62 @@ def kind_of(model: str) -> tuple[str, str]:
     return "timm", model
 
 
+class BaselineClassifier(Classifier):
+    """Errors of all arms at once: `load(dtype)` returns a function from an image to its errors [arms]."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, about: dict, load: Callable, loss: str):
+        self.config, self.dataset, self.load_errors, self.loss = config, dataset, load, loss
+        self.class_ids, self.arm_class = results.competitors(about)
+        self.first = None
+        if dataset.candidates:
+            self.first = ByColumn(dataset, np.unique(self.class_ids), about["arms"])
+
+    def load(self, index: int) -> Image:
+        return self.dataset.open(index)
+
+    def classify(self, images: Iterable, dtype: str, spent: Callable[[int], None]) -> Iterator[dict]:
+        share_cores(self.config.n_workers, self.config.device)
+        errors_of = self.load_errors(dtype)
+        return (self.record(index, image, errors_of(image).float()) for index, image in images)
+
+    def record(self, index: int, image: Image, errors: torch.Tensor) -> dict:
+        more = self.first.pick(index, image) if self.first else {}
+        among = np.isin(self.class_ids, more.get("candidates", self.class_ids))[self.arm_class]  # [arms]
+        about = self.dataset.about(index) | more
+        record = records.one_point(errors, self.loss, torch.from_numpy(among), **about)
+        winner = metrics.rescore(record, self.arm_class, self.loss)
+        return record | {"pred": int(self.class_ids[winner])}
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, name = kind_of(args.model)
-    device, dtype = run_config.pick_device(args)
-    columns = args.image_column, args.label_column
-    dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, *columns, args.value_range)
-    images, mine = run_config.my_images(args, dataset.labels)
-    more, about, load = (by_clip if kind == "clip" else by_timm)(args, name, dataset, device, dtype)
-    chosen = run_config.data_options(args, dataset) | {"model": args.model, "dtype": dtype}
+    config = RunConfig.from_args(args)
+    dataset = load_dataset(
+        config.dataset,
+        config.split,
+        catalogue.DATASET_ROOT,
+        config.image_column,
+        config.label_column,
+        config.value_range,
+    )
+    images, mine = choose_images(config, dataset.labels)
+    by = by_clip if kind == "clip" else by_timm
+    more, about, load = by(args, name, dataset, config.device, config.dtype)
+    classifier = BaselineClassifier(config, dataset, about, load, more["loss"])
+
+    chosen = run_config.data_options(config, dataset) | {"model": args.model, "dtype": config.dtype}
     chosen |= {"prompts": sha256(repr(about["arms"]))} | more
-    class_ids, arm_class = results.competitors(about)
-    told, of, stage = {}, "", None
-    if dataset.candidates:
-        told, of, stage = candidates.by_column(dataset, np.unique(class_ids), about["arms"])
-    chosen |= told
+    chosen |= classifier.first.options if classifier.first else {}
+    candidates = classifier.first.name if classifier.first else ""
     weights = more.get("pretrained") and naming.tag(more["pretrained"])
-    folder = naming.run_folder(args.dataset, args.extra, naming.joined(kind, naming.clip_tag(name), weights, of))
-    folder /= "" if args.split == "test" else args.split
-
-    def classify(images, dtype: str, _spent):
-        run_config.share_cores(args, device)
-        errors_of, pick = load(dtype), stage and stage(dtype, device)
-
-        def record_of(index: int, image) -> dict:
-            said = pick(index, image)[1] if pick else {}
-            among = torch.from_numpy(np.isin(class_ids, said.get("candidates", class_ids))[arm_class])  # [arms]
-            record = records.one_point(errors_of(image).float(), chosen["loss"], among, **dataset.about(index), **said)
-            return record | {"pred": int(class_ids[metrics.rescore(record, arm_class, chosen["loss"])])}
-
-        return (record_of(index, image) for index, image in images)
-
+    folder = naming.run_folder(
+        config.dataset, config.extra, naming.joined(kind, naming.clip_tag(name), weights, candidates)
+    )
+    if config.split != "test":
+        folder /= config.split
     about |= {"images": len(images), "indices": wording.ranges(images)}
-    return loop.classify_dataset(
-        args, dataset, mine, folder, chosen, about, dataset.open, classify, dtype=dtype, nfe=1, exact=True
-    )  # fmt: skip
+    return classify_dataset(config, dataset, mine, Folder(folder, chosen, about), classifier, Cost(1, True))
 
 
 if __name__ == "__main__":

@@ -63,16 +63,19 @@ from tqdm import tqdm
 from diffusion import InputError
 from diffusion.core.batching import Block, together
 from diffusion.core.constants import MIDDLE
-from diffusion.core.image import Measured, search_image
+from diffusion.core.image import Measured, Question, search_image
 from diffusion.core.noise import ImageNoise
 from diffusion.core.process import Process
+from diffusion.core.schedule import Points
 from diffusion.core.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
 from diffusion.data.datasets import load_dataset, model_arms
 from diffusion.data.images import centre_crop, crop
 from diffusion.data.prompts import PROMPTS, prompts_file, prompts_for, read_prompts
 from diffusion.evaluate import config as run_config
+from diffusion.evaluate.points import usable_levels
 from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import Model, checkpoint, load_model, prepare, read_card
+from diffusion.settings import use_exact_float32
 
 T = 1000
 
@@ -113,12 +116,12 @@ def search_all(
     model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args, loras: list | None = None
 ) -> list[Measured]:
     """A search, `start(classes)`, on each encoded image [c, h, w]; each condition is a class. In their order."""
-    rows, arm_class = noise_rows(levels, 1, True), np.arange(len(conditions))
+    points = Points(levels, noise_rows(levels, 1, True), None, np.ones(len(levels)))
+    arm_class = np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
-        noise = ImageNoise(0, k, tuple(x.shape))
-        measured = yield from search_image(x, conditions, arm_class, start, levels, rows, noise, loss="l2", loras=loras)
-        return k, measured
+        question = Question(x, conditions, arm_class, start, ImageNoise(0, k, tuple(x.shape)), loras=loras)
+        return k, (yield from search_image(question, points, loss="l2"))
 
     tasks = (one_image(k, x) for k, x in enumerate(images))
     done = dict(together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight))
@@ -339,7 +342,8 @@ def host(args, device: torch.device) -> None:
 
 def peak_memory(args, whole: bool, answer) -> None:
     """Puts the peak in bytes, above what Python and the libraries take, into the queue `answer`."""
-    device, _ = run_config.pick_device(args)
+    use_exact_float32()
+    device = run_config.pick_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -405,8 +409,8 @@ def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
 
 def noise(args, device: torch.device) -> None:
     card = read_card(args.version, told=args.condition)
-    args.search = "race"
-    usable = run_config.levels_of(args, card.levels)
+    args.levels = run_config.parse_levels(args.levels)
+    usable = usable_levels(args.levels, card.levels)
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
@@ -469,7 +473,9 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--points {args.points}", "wanted an even number, at least 2")
     if args.draws < 2:
         raise InputError(f"--draws {args.draws}", "must be at least 2")
-    device, args.dtype = run_config.pick_device(args)
+    use_exact_float32()
+    device = run_config.pick_device(args.device)
+    args.dtype = run_config.pick_dtype(args.dtype, device)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in args.parts or PARTS:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffusion.core.batching import Block, differentiable, measure
-from diffusion.core.fitting import errors_before, fit_noise
+from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
 from diffusion.core.losses import plain
 from diffusion.core.process import Process
 from diffusion.models.loading import load_model
@@ -77,13 +77,12 @@ def test_a_fit_in_closed_form():
     c = torch.tensor([1.0, -1.0])
     model, x, levels = shifted(c), torch.zeros(5, 1, 1, 1), np.array([0])
     noise = torch.tensor([-0.5]).view(1, 1, 1, 1)
-    before = errors_before(model, x, c, levels, noise, loss="l2", batch_size=16, spent=lambda nfe: None)
+    shots = Shots(x, np.zeros(5, dtype=int), c)
+    options = FitOptions("l2", batch_size=16, steps=20, lr=0.1, seed=0)
+    before = errors_before(model, shots, levels, noise, options, lambda nfe: None)
     np.testing.assert_allclose(before[:, :, 0], [[2.25, 0.25]] * 5)
     costs = []
-    fitted = fit_noise(
-        model, x, np.zeros(5, dtype=int), c, levels, noise, before,
-        loss="l2", steps=20, lr=0.1, seed=0, batch_size=16, told=costs.append,
-    )  # fmt: skip
+    fitted = fit_noise(model, shots, levels, noise, before, options, costs.append)
     assert float(fitted) == pytest.approx(-0.5 + 0.1 * 21 / 2, abs=2e-3)
     assert all(a > b for a, b in itertools.pairwise(costs))
     assert float(noise) == -0.5, "what was given is as it was"
@@ -95,9 +94,10 @@ def test_calls_of_any_size_fit_the_same():
     drawn = torch.Generator().manual_seed(1)
     x, noise = torch.randn(7, 1, 1, 1, generator=drawn), torch.randn(3, 1, 1, 1, generator=drawn)
     label = np.array([0, 1, 2, 0, 1, 2, 0])
-    before = errors_before(model, x, c, levels, noise, loss="l1", batch_size=16, spent=lambda nfe: None)
-    how = {"loss": "l1", "steps": 6, "lr": 0.1, "seed": 3}
-    one, other = (fit_noise(model, x, label, c, levels, noise, before, **how, batch_size=b) for b in (1, 1000))
+    shots = Shots(x, label, c)
+    small, large = (FitOptions("l1", batch_size, steps=6, lr=0.1, seed=3) for batch_size in (1, 1000))
+    before = errors_before(model, shots, levels, noise, small, lambda nfe: None)
+    one, other = (fit_noise(model, shots, levels, noise, before, options) for options in (small, large))
     assert not torch.equal(one, noise)
     torch.testing.assert_close(one, other)
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_scored_is_one_clear_error(model, captions, options, said
 
 def test_a_model_is_what_load_model_gives():
     for use in (classify, score):
-        with pytest.raises(InputError, match=re.escape("model: a str, wanted what load_model gives")):
+        with pytest.raises(InputError, match=re.escape("model: a str, wanted what load_model returns")):
             use("digits", GOOD, PROMPTS)
 
 

@@ -35,7 +35,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "datasets": {"data/folders", "matching/items"},
     "matplotlib": {"plots/style"},
     "pandas": {"tables"},
-    "tqdm": {"evaluate/config", "evaluate/progress", "evaluate/loop"},
+    "tqdm": {"evaluate/progress", "evaluate/machine", "evaluate/classifier"},
     "argparse": {"evaluate/options"},
 }  # fmt: skip
 SCRIPTS = {

@@ -80,26 +80,26 @@ def test_cells_that_will_not_do(tmp_path, name, text, said):
 
 def stage_of(path, text, arms):
     data = columned(path, text)
-    told, _, load = candidates.by_column(data, np.unique([k for *_, k in arms]), arms)
-    pick = load("float32", "cpu")
-    return told, [pick(index, None) for index in range(len(data))]
+    stage = candidates.ByColumn(data, np.unique([k for *_, k in arms]), arms)
+    return stage, range(len(data))
 
 
 def test_names_become_rows_and_class_ids(tmp_path):
     """By the data's names and the prompts'; a prompt's class that no image has, too; rows are places among the ids."""
     text = "path,label,candidates\na.jpg,cat,big cat;dog\nb.jpg,dog,wolf;cat;dog\n"
-    told, picked = stage_of(tmp_path / "t.csv", text, [("", "big cat", 0), ("", "dog", 1), ("", "wolf", 7)])
-    assert [rows.tolist() for rows, _ in picked] == [[0, 1], [2, 0, 1]]
-    assert [said for _, said in picked] == [{"candidates": [0, 1]}, {"candidates": [7, 0, 1]}]
-    assert told["candidates"] == 3 and told["candidates_from"].startswith("column, sha256 ")
+    stage, images = stage_of(tmp_path / "t.csv", text, [("", "big cat", 0), ("", "dog", 1), ("", "wolf", 7)])
+    assert [stage.rows(k, None)[0].tolist() for k in images] == [[0, 1], [2, 0, 1]]
+    assert [stage.pick(k, None) for k in images] == [{"candidates": [0, 1]}, {"candidates": [7, 0, 1]}]
+    assert stage.K == 3 == stage.options["candidates"]
+    assert stage.options["candidates_from"].startswith("column, sha256 ")
     other, _ = stage_of(
         tmp_path / "t.csv", text.replace(";dog\nb", ";wolf\nb"), [("", "big cat", 0), ("", "dog", 1), ("", "wolf", 7)]
     )
-    assert other["candidates_from"] != told["candidates_from"]
+    assert other.options["candidates_from"] != stage.options["candidates_from"]
     by_id = "path,label,candidates\na.jpg,3,03;five\nb.jpg,5,\n"  # whole numbers are ids, as labels are
     with pytest.warns(InputWarning, match=r"1 of 2 images have no candidates \(line 3\): all 3 classes compete"):
-        _, picked = stage_of(tmp_path / "u.csv", by_id, [("", "three", 3), ("", "five", 5), ("", "3", 6)])
-    assert [said["candidates"] for _, said in picked] == [[3, 5], [3, 5, 6]]
+        stage, images = stage_of(tmp_path / "u.csv", by_id, [("", "three", 3), ("", "five", 5), ("", "3", 6)])
+    assert [stage.pick(k, None)["candidates"] for k in images] == [[3, 5], [3, 5, 6]]
 
 
 @pytest.mark.parametrize("cell, said", [

@@ -196,7 +196,7 @@ def test_what_is_not_finite_in_a_reduced_dtype_is_measured_in_float32(measured, 
         assert torch.equal(record["errors"], again[k]["errors"] if k in again else good)
         assert record["pred"] == k % 2
     assert problems == [
-        "image 4: gone", "image 3: the network's answers are not all finite, in float32 too"
+        "image 4: gone", "image 3: the network's predictions are not all finite, in float32 too"
     ]  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_in_float32_nothing_is_measured_twice(measured):
     found, problems, turns = measured({"float32": table}, "float32")
     assert turns == [("float32", [0, 1, 2])]
     assert {k: record["nfe"] for k, record in found.items()} == {0: 10, 2: 12}
-    assert problems == ["image 1: the network's answers are not all finite, in float32 too"]
+    assert problems == ["image 1: the network's predictions are not all finite, in float32 too"]
 
 
 def test_the_bar_counts_what_was_done_before(measured, capsys):

@@ -14,7 +14,8 @@ from helpers import ROOT, parse
 from diffusion.core.search import check_schedule, level_sequence
 from diffusion.data.datasets import TABLE
 from diffusion.data.prompts import prompts_file, read_prompts
-from diffusion.evaluate.config import levels_of
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.points import usable_levels
 
 OTHERS = {  # commands of others: known, not checked
     "bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "pre-commit", "sbatch", "wait",
@@ -83,7 +84,8 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
             args = parse(words, patch)
         if args.search == "race":  # its cost depends on the image
             assert args.to_keep is None and args.n_samples is None
-            assert (args.max_samples or 0) <= len(levels_of(args, 1000))
+            config = RunConfig.from_args(args, {}, device="cpu", dtype="float32", compile=False)
+            assert (args.max_samples or 0) <= len(usable_levels(config.levels, 1000))
             assert args.budget is None or args.budget >= 2 * classes
             continue
         check_schedule(classes, args.n_samples, args.to_keep, 1000)
@@ -107,7 +109,7 @@ def test_dit_costs_what_is_stated(monkeypatch):
     script = runpy.run_path(str(ROOT / "eval_prob_dit.py"))
     for _, classes, *stated_nfe in rows:
         for arguments, stated_one in zip(([], ["--t_interval", "4"]), stated_nfe, strict=True):
-            n_samples, to_keep = script["schedule"](script["parser"]().parse_args(arguments), int(classes), 1000)
+            n_samples, to_keep = script["stages_of"](script["parser"]().parse_args(arguments), int(classes), 1000)
             _, ends = level_sequence(n_samples, 1000)
             nfe = np.dot([int(classes), *to_keep[:-1]], np.diff(ends, prepend=0))
             assert f"{nfe:,}" == stated_one

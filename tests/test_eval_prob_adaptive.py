@@ -591,7 +591,7 @@ def test_images_that_are_not_finite_are_left_out(run_main, tmp_path, model_folde
     args = [*options(model_folder, to_keep="1", n_samples="1"), "--noise_path", tmp_path / "bank.pt"]
     result = run_main(SCRIPT, *args, *subset(tmp_path, 0, 4))
     assert result.code == 1 and records_of(result) == {}
-    assert "image 0: the network's answers are not all finite" in result.err and "image 4: " in result.err
+    assert "image 0: the network's predictions are not all finite" in result.err and "image 4: " in result.err
 
 
 # ---- print_acc.py ----

@@ -560,8 +560,9 @@ def test_company_changes_no_bit_of_own_loras(tmp_path, two):
     from dataclasses import replace
 
     from diffusion.core.batching import together
-    from diffusion.core.image import search_image
+    from diffusion.core.image import Question, search_image
     from diffusion.core.noise import ImageNoise
+    from diffusion.core.schedule import Points
     from diffusion.core.search import halving, noise_rows, race, spread_sequence
     from diffusion.data.datasets import load_dataset
     from diffusion.data.images import centre_crop
@@ -571,14 +572,14 @@ def test_company_changes_no_bit_of_own_loras(tmp_path, two):
     loras = [(), (a,), (b,), (a, b), (), (b,), (a,), (), (), (a, b)]
     model = load_model(replace(read_card("digits"), own_lora=(a, b)))
     conditions = model.conditions([f"a photo of the number {k}." for k in range(10)], loras)
-    data, rows, one = load_dataset("digits"), noise_rows(spread, 1, True), np.ones(10, dtype=int)
+    points = Points(spread, noise_rows(spread, 1, True), None, np.ones(len(spread)))
+    data, one = load_dataset("digits"), np.ones(10, dtype=int)
     x = {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in images}
 
     def image(k: int):
         start = [lambda _: race(spread, one, 3.0), lambda _: halving(10, [3, 12], [4, 1])][k % 2]
-        noise = ImageNoise(0, k, (4, 8, 8))
-        args = x[k], conditions, np.arange(10), start, spread, rows, noise
-        return k, (yield from search_image(*args, loss="l2", loras=loras))
+        question = Question(x[k], conditions, np.arange(10), start, ImageNoise(0, k, (4, 8, 8)), loras=loras)
+        return k, (yield from search_image(question, points, loss="l2"))
 
     found = []
     for order, how in (images, {"batch_size": 32}), (images[::-1], {"batch_size": 23}), (images, {"batch_size": 16, "in_flight": 1}):  # fmt: skip  # noqa: E501
@@ -629,19 +630,17 @@ def test_bad_cells(run_main, tmp_path, layers, two, column, cell, says):
 
 def test_columns_where_nothing_could_use_them(run_main, tmp_path, two):
     """They are not passed over: from Python, by classifiers, and with a network that is compiled for one LoRA."""
-    from argparse import Namespace
-
     from diffusion import classify
-    from diffusion.evaluate import config as run_config
+    from diffusion.evaluate.classifier import text_card
+    from diffusion.evaluate.config import RunConfig
 
     path = write_csv(two / "q.csv", "lora", cells(_3="a.safetensors"))
     with pytest.raises(InputError, match="column lora"):
         classify(load_model("digits"), torch.zeros(3, 32, 32), path)
     done = run_main("scripts/baseline.py", "--dataset", "digits", "--model", "clip:digits", "--prompt_path", path)
     assert done.code == 2 and "column lora" in done.err
-    args = Namespace(version="digits", img_size=None, lora=None, embeddings=None, t5=None, config=None, compile=True)
     with pytest.raises(InputError, match="--compile"):
-        run_config.card_of(args, [("a.safetensors",)])
+        text_card(RunConfig("digits", version="digits", compile=True), [("a.safetensors",)])
 
 
 def test_each_prompt_by_its_own_token(tmp_path, one_image):

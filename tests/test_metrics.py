@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 
 from diffusion import InputError
 from diffusion.core.constants import LOSSES
-from diffusion.core.image import search_image
+from diffusion.core.image import Question, search_image
+from diffusion.core.schedule import Points
 from diffusion.core.search import halving
 from diffusion.stats import metrics
 
@@ -134,11 +135,13 @@ def test_class_errors_of_unequally_many_prompts():
 def test_a_search_that_never_measures_a_class():
     """Class 0 of four is left out from the start; class 1 wins with 1 against 1.5 of class 3, after both went on."""
     sent = iter([[[1], [9], [2]], [[1], [1]]])  # [arms, new points]
-    points = np.arange(2), np.zeros(2, dtype=int), None
-    task = search_image(
-        None, None, np.arange(4), lambda among: halving(len(among), [1, 2], [2, 1]), *points,
-        loss="l1", among=np.array([1, 2, 3]),
-    )  # fmt: skip
+    points = Points(np.arange(2), np.zeros(2, dtype=int), None, np.ones(2))
+
+    def start(among):
+        return halving(len(among), [1, 2], [2, 1])
+
+    question = Question(None, None, np.arange(4), start, None, among=np.array([1, 2, 3]))
+    task = search_image(question, points, loss="l1")
     arms, measured = [], None
     try:
         block = next(task)

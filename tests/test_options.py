@@ -1,6 +1,5 @@
 """The command lines: what --help says of every option and how soon, and the choice of images."""
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -16,8 +15,8 @@ from helpers import ROOT, folder_of, import_script, records_of, subset
 
 from diffusion import InputError, InputWarning
 from diffusion.data.datasets import load_dataset
-from diffusion.evaluate import config as run_config
-from diffusion.evaluate import options
+from diffusion.evaluate import machine, options, selection
+from diffusion.evaluate.config import RunConfig
 from diffusion.matching.benchmarks import load_items
 from diffusion.runs.records import read_run
 from diffusion.runs.results import read
@@ -121,11 +120,10 @@ def test_a_missing_package_is_named_as_pip_knows_it(monkeypatch, package):
 
 
 def chosen(labels, **given) -> tuple[list[int], list[str]]:
-    usual = {"grace": 20, "n_workers": None, "worker_idx": None, "subset_path": None, "per_class": None, "limit": None}
-    usual["shard"] = None
+    config = RunConfig.from_args(Namespace(dataset="digits", device="cpu", **given), {})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        images, mine = run_config.my_images(Namespace(**usual | given), labels, environ={})
+        images, mine = selection.choose_images(config, labels)
     assert images == mine
     return images, [str(each.message) for each in caught if each.category is InputWarning]
 
@@ -153,7 +151,7 @@ def test_limit_by_hand():
 @pytest.mark.parametrize("n", range(70))
 def test_spread_order(n):
     """All of range(n) once; between two neighbours of a beginning lie at most twice as many as if it were even."""
-    order = run_config.spread_order(n)
+    order = selection.spread_order(n)
     assert sorted(order) == list(range(n))
     for k in range(1, n):
         gaps = np.diff([-1, *sorted(order[:k]), n])
@@ -254,11 +252,9 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
 
     monkeypatch.setattr(load, "weights_size", lambda *_: 3e9)
     monkeypatch.setattr(load, "load_model", lambda *_, **__: None)
-    args = argparse.Namespace(version="2-0", compile=False, offload=False)
     card = load.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
-    run_config.load(args, card, torch.device("meta"), "float32")
-    args.version = card.source
-    run_config.load(args, card, torch.device("meta"), "float32")
+    for version in ("2-0", card.source):
+        machine.load_model(RunConfig("pets", version=version, device=torch.device("meta")), card, "float32")
     first, second = capsys.readouterr().out.splitlines()
     told = "3.00 GB of weights, the network's in float32"
     assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"
@@ -266,11 +262,11 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
 
 def test_in_turns_every_beginning_has_its_share_of_each_label():
     labels = [0] * 20 + [1] * 10 + [2] * 10
-    order = run_config.in_turns(list(range(40)), labels)
+    order = selection.in_turns(list(range(40)), labels)
     assert sorted(order) == list(range(40)) != order
     for n in (4, 8, 20, 40):
         assert [sum(labels[k] == c for k in order[:n]) for c in range(3)] == [n // 2, n // 4, n // 4]
-    assert run_config.in_turns([3, 5, 9], [-1] * 10) == [3, 5, 9]
+    assert selection.in_turns([3, 5, 9], [-1] * 10) == [3, 5, 9]
 
 
 @pytest.mark.parametrize(
@@ -286,9 +282,9 @@ def test_in_turns_every_beginning_has_its_share_of_each_label():
 )
 def test_workers_share_the_cores(monkeypatch, capsys, size, n_workers, environ, threads):
     chosen = []
-    monkeypatch.setattr(run_config.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    run_config.share_cores(Namespace(n_workers=n_workers), torch.device("cpu"), size, environ)
+    machine.share_cores(n_workers, torch.device("cpu"), size, environ)
     assert chosen == ([] if threads is None else [threads])
     assert capsys.readouterr().out.startswith("" if threads is None else f"CPU: {threads} of 6 cores")
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ import torch
 from helpers import Malicious
 
 from diffusion import InputError, InputWarning
-from diffusion.evaluate import config as run_config
+from diffusion.core.schedule import Points
 from diffusion.evaluate import loop
+from diffusion.evaluate.noise import read_noise
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_pt
 from diffusion.runs import results
@@ -390,7 +390,8 @@ def test_a_damaged_bank_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(torch.ones(4).numpy().tobytes())] ^= 1
     path.write_bytes(data)
-    args = SimpleNamespace(noise_path=path, loss="l2")
-    for read in (check_pt, lambda _: run_config.read_bank(args, np.arange(4), np.arange(4), (1, 8, 8))):
-        with pytest.raises(InputError, match="damaged"):
-            read(path)
+    points = Points(np.arange(4), np.arange(4), None, np.ones(4))
+    with pytest.raises(InputError, match="damaged"):
+        check_pt(path)
+    with pytest.raises(InputError, match="damaged"):
+        read_noise(path, points, (1, 8, 8), loss="l2")

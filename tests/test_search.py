@@ -8,6 +8,7 @@ import scipy.stats
 from helpers import play
 
 from diffusion import InputError, InputWarning
+from diffusion.core import schedule
 from diffusion.core.search import (
     ASSUMED,
     NEAREST,
@@ -22,12 +23,10 @@ from diffusion.core.search import (
     level_sequence,
     noise_rows,
     race,
-    raced,
     repeated,
     replay,
     spread_pairs,
     spread_sequence,
-    staged,
     tree,
 )
 
@@ -235,19 +234,38 @@ def test_a_race_and_its_grid_have_the_same_noise():
     """In whatever order: of --n_samples in one stage, and of the race's pairs; for several trials too."""
     for n, trials in ((30, 1), (30, 2), (31, 1)):
         usable = np.arange(200, 800)
-        grid, ends, _ = staged(usable, [n], [1], trials, pairs=True)
-        order, _ = raced(usable, np.ones(3, dtype=int), 3.0, n, n_trials=trials, pairs=True)
+        arms = np.ones(3, dtype=int)
+        grid = schedule.halving(usable, [n], [1], arms, n_trials=trials, pairs=True)
+        race_of_all = schedule.race(usable, arms, 3.0, n, n_trials=trials, pairs=True)
         found = []
-        for levels in (grid, order):
-            rows, signs = draws(levels, ends, trials, randomize=True, antithetic=True)
-            found.append(sorted(zip(levels.tolist(), rows.tolist(), signs.tolist(), strict=True)))
+        for each in (grid, race_of_all):
+            points = schedule.Points.of(each, np.ones(1000), trials)
+            levels, rows, signs = points.levels.tolist(), points.draws.tolist(), points.signs.tolist()
+            found.append(sorted(zip(levels, rows, signs, strict=True)))
         assert found[0] == found[1] and len(grid) == n * trials
 
 
 def test_published_stages_are_what_they_were():
-    levels, ends, _ = staged(np.arange(1000), [50, 500], [5, 1], 2)
-    known = level_sequence([50, 500], 1000)
-    assert levels.tolist() == np.repeat(known[0], 2).tolist() and ends.tolist() == (2 * known[1]).tolist()
+    found = schedule.halving(np.arange(1000), [50, 500], [5, 1], np.ones(10, dtype=int), n_trials=2)
+    levels, ends = level_sequence([50, 500], 1000)
+    assert found.levels.tolist() == np.repeat(levels, 2).tolist() and found.ends.tolist() == (2 * ends).tolist()
+    assert found.most_nfe == 2 * (50 * 10 + 450 * 5) and found.exact
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_cost_of_stages_by_hand(most):
+    """Classes of 1, 2, 3 and 4 arms: all, or any three, at 2 points; then two at 6 more: the most arms each time."""
+    found = schedule.halving(np.arange(8), [2, 8], [2, 1], np.array([1, 2, 3, 4]), most=most)
+    first = 10 if most is None else 9
+    assert found.most_nfe == 2 * first + 6 * (4 + 3) and not found.exact
+
+
+def test_cost_of_a_race_is_that_of_all_points_or_its_budget():
+    arms = np.array([1, 2])
+    free = schedule.race(np.arange(100), arms, 3.0, 20)
+    assert free.most_nfe == 60 and free.name == "race_3z_20samples" and free.options["budget"] is None
+    short = schedule.race(np.arange(100), arms, 3.0, 20, budget=10)
+    assert short.most_nfe == 10 and short.name == "race_3z_20samples_10NFE" and short.options["budget"] == 10
 
 
 # ---- elimination ----

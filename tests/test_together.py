@@ -11,10 +11,11 @@ from diffusers import DDPMScheduler
 from helpers import ROOT
 
 from diffusion.core.batching import Block, measure, together
-from diffusion.core.image import search_image
+from diffusion.core.image import Question, search_image
 from diffusion.core.losses import plain
 from diffusion.core.noise import ImageNoise
 from diffusion.core.process import Process
+from diffusion.core.schedule import Points
 from diffusion.core.search import halving, level_sequence, noise_rows, race, spread_sequence
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import centre_crop
@@ -244,9 +245,13 @@ def test_a_call_has_rows_of_the_same_loras(batch_size, in_flight):
     def task(k: int):
         draw = torch.Generator().manual_seed(k)
         x, noise = torch.randn(SHAPE, generator=draw), torch.randn(8, *SHAPE, generator=draw)
-        start, rows = lambda _: halving(10, [2, 8], [4, 1]), np.arange(8)
-        args = x, torch.zeros(10), np.arange(10), start, np.arange(100, 900, 100), rows, noise
-        return k, (yield from search_image(*args, loss="l2", loras=loras))
+        points = Points(np.arange(100, 900, 100), np.arange(8), None, np.ones(8))
+
+        def start(_):
+            return halving(10, [2, 8], [4, 1])
+
+        question = Question(x, torch.zeros(10), np.arange(10), start, noise, loras=loras)
+        return k, (yield from search_image(question, points, loss="l2"))
 
     def tasks():
         yield from map(task, range(60))
@@ -288,9 +293,9 @@ def one_image(images, k: int):
     def start(among):
         return race(SPREAD, np.ones(len(among), dtype=int), 3.0) if raced else halving(len(among), ENDS, [3, 1])
 
-    noise, rows = ImageNoise(0, k, (4, 8, 8)), noise_rows(levels, 1, True)
-    measured = yield from search_image(latents[k], conditions, np.arange(10), start, levels, rows, noise, loss="l2")
-    return k, measured
+    points = Points(levels, noise_rows(levels, 1, True), None, np.ones(len(levels)))
+    question = Question(latents[k], conditions, np.arange(10), start, ImageNoise(0, k, (4, 8, 8)))
+    return k, (yield from search_image(question, points, loss="l2"))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,22 @@ from torch import Tensor
 
 from diffusion.core.batching import Block
 from diffusion.core.constants import LOSSES
+from diffusion.core.schedule import Points
 from diffusion.core.search import Search
 from diffusion.stats.metrics import class_errors, class_means, errors_of_class, margin, nearest_other, pair_squares
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image, and the candidates that compete for it."""
+
+    x: Tensor  # [c, h, w] clean latent
+    conditions: Tensor  # of all arms, indexable by arm
+    arm_class: np.ndarray  # [arms] the class of each arm, a row 0..K-1
+    start: Callable[[np.ndarray], Search]  # start(among) is the search between the classes `among`
+    noise: object  # a bank [n, c, h, w], or an object that returns such when indexed by draws (noise.ImageNoise)
+    among: np.ndarray | None = None  # ascending rows of the classes that compete; None: all
+    loras: Sequence[tuple[str, ...]] | None = None  # per arm, the LoRAs that are switched on for it
 
 
 @dataclass(frozen=True)
@@ -53,59 +67,43 @@ class Measured:
 
 
 def map_between(measured: Measured, arm_class: np.ndarray, shape: tuple[int, int]) -> dict:
-    """What a record keeps of the squared errors at each place (errors.with_map), shape [h, w] of the latent.
+    """The part of a record that --save_maps adds, from errors kept by losses.with_map; shape [h, w] of the latent.
 
-    `map` [h, w] float16: by how much the rival's error is larger there than the winner's, a mean over channels and over
-    the points that both were measured on, times their weights; its mean over places is the rival's excess. `map_of`:
-    the rows of winner and rival, which is the class that came next as far, and of those the best. `errors`: the losses.
+    `map` [h, w] float16: the rival's squared error less the winner's at each place, a mean over channels and over the
+    points measured for both, times their weights; the mean over places is the rival's excess. `map_of`: the rows of
+    winner and rival, which is the best of the classes that came next as far. `errors`: the losses alone.
     """
     record = measured.record()
     rival = nearest_other(record, arm_class, measured.winner, "l2")
     n = class_errors(record, arm_class, "l2")[1][rival]
-    arms = measured.errors[:, len(LOSSES) :].split(measured.counts.tolist())  # of each [its points, h w]
-    own, other = (
-        torch.stack([arms[arm][:n] for arm in np.flatnonzero(arm_class == k)]).double().mean(0)
-        for k in (measured.winner, rival)
-    )
-    difference = (measured.weights[:n, None] * (other - own)).mean(0)
+    maps = measured.errors[:, len(LOSSES) :].split(measured.counts.tolist())  # per arm [its points, h w]
+
+    def mean_map(row: int) -> Tensor:
+        arms = np.flatnonzero(arm_class == row)
+        return torch.stack([maps[arm][:n] for arm in arms]).double().mean(0)  # [n, h w]
+
+    difference = measured.weights[:n, None] * (mean_map(rival) - mean_map(measured.winner))
     return {
-        "map": difference.reshape(shape).half(),
+        "map": difference.mean(0).reshape(shape).half(),
         "map_of": [measured.winner, rival],
         "errors": measured.errors[:, : len(LOSSES)].clone(),
     }
 
 
-def search_image(
-    x: Tensor,
-    conditions,
-    arm_class: np.ndarray,
-    start: Callable[[np.ndarray], Search],
-    levels: np.ndarray,
-    rows: np.ndarray,
-    noise,
-    *,
-    loss: str,
-    signs: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    among: np.ndarray | None = None,
-    loras: Sequence[tuple[str, ...]] | None = None,
-) -> Generator[Block, Tensor, Measured]:
-    """Run a search on one image, as a task for `errors.together`.
+def search_image(question: Question, points: Points, *, loss: str) -> Generator[Block, Tensor, Measured]:
+    """Answer a question by a search over errors at the points, as a task for `batching.together`.
 
-    x [c, h, w] clean latent; conditions of all arms; arm_class [arms] the class (row) of each arm; the points, shared
-    by all arms: levels [P] and rows [P], the draws of `noise`, and signs [P] of these if there are any (see
-    errors.Block). The error of a class at a point is the mean over its arms, so that a class never wins by having more
-    of them. `loss` decides, times the `weights` [T] of the levels if there are any; all is returned, unweighted.
-    `start(among)` gives the search, between the classes `among`, ascending rows, default all of them; others are not
-    measured. `loras` as in errors.Block.
+    The error of a class at a point is the mean over its arms, so a class never wins by having more of them. The search
+    is sent errors under `loss`, times the weights of the points; Measured has those of all losses, without weights.
     """
-    among = np.arange(arm_class.max() + 1) if among is None else among
-    search = start(among)
-    weights = np.ones(len(levels)) if weights is None else weights[levels]  # [P]
-    levels, rows = torch.as_tensor(levels), torch.as_tensor(rows)
-    signs = None if signs is None else torch.as_tensor(signs, dtype=torch.int8)
-    parts = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
-    seen = np.zeros(arm_class.max() + 1, dtype=int)  # points of each class
+    arm_class = question.arm_class
+    n_classes = arm_class.max() + 1
+    among = np.arange(n_classes) if question.among is None else question.among
+    search = question.start(among)
+    levels, draws = torch.as_tensor(points.levels), torch.as_tensor(points.draws)
+    signs = None if points.signs is None else torch.as_tensor(points.signs, dtype=torch.int8)
+    parts: list[list[Tensor]] = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
+    seen = np.zeros(n_classes, dtype=int)  # points of each class
     try:
         places, end = next(search)
         while True:
@@ -113,38 +111,57 @@ def search_image(
             new = slice(seen[classes[0]], end)
             seen[classes] = end
             arms = np.flatnonzero(np.isin(arm_class, classes))
-            of_points = None if signs is None else signs[new]
-            errors = yield Block(x, conditions, arms, levels[new], rows[new], noise, loras, of_points)
+            errors = yield Block(
+                question.x,
+                question.conditions,
+                arms,
+                levels[new],
+                draws[new],
+                question.noise,
+                question.loras,
+                None if signs is None else signs[new],
+            )
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
-            deciding = errors[..., LOSSES.index(loss)].numpy() * weights[new]  # [arms, new points]
+            deciding = errors[..., LOSSES.index(loss)].numpy() * points.weights[new]  # [arms, new points]
             places, end = search.send(class_means(deciding, arm_class[arms]))
     except StopIteration as stop:
         winner, *others = among[stop.value].tolist()
-    counts, P = torch.from_numpy(seen[arm_class]), seen.max()
+    n_points = seen.max()
+    counts = torch.from_numpy(seen[arm_class])
     errors = torch.cat([block for blocks in parts for block in blocks])
-    found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": torch.from_numpy(weights[:P])}
-    means, points = class_errors(found, arm_class, loss)
-    closest = margin(means[points == P])
-    measured = Measured(winner, not others, closest, levels[:P], rows[:P], counts, errors, found["weights"])
+    weights = torch.from_numpy(points.weights[:n_points])
+    found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": weights}
+    mean_errors, class_points = class_errors(found, arm_class, loss)
+    measured = Measured(
+        winner,
+        not others,
+        margin(mean_errors[class_points == n_points]),
+        levels[:n_points],
+        draws[:n_points],
+        counts,
+        errors,
+        weights,
+    )
     if signs is None:
         return measured
-    measured = replace(measured, signs=signs[:P])
+    measured = replace(measured, signs=signs[:n_points])
     return replace(measured, squares=_squares(measured, arm_class, loss))
 
 
 def _squares(measured: Measured, arm_class: np.ndarray, loss: str) -> tuple[float, float]:
-    """metrics.pair_squares of the error of the class that came next less the winner's, at the pairs of both.
+    """metrics.pair_squares of the runner-up's error less the winner's, at the pairs of points measured for both.
 
-    A pair is a point of sign 1 and the next one, of sign -1: the last point of an odd stage is alone.
+    A pair is a point of sign 1 and the next one, of sign -1; the last point of an odd stage is in no pair.
     """
     record = measured.record()
     if len(np.unique(arm_class[record["counts"].numpy() > 0])) < 2:
         return 0.0, 0.0
     rival = nearest_other(record, arm_class, measured.winner, loss)
-    own, other = (errors_of_class(record, arm_class, k, loss) for k in (measured.winner, rival))
-    n = min(len(own), len(other))
+    winner_errors = errors_of_class(record, arm_class, measured.winner, loss)
+    rival_errors = errors_of_class(record, arm_class, rival, loss)
+    n = min(len(winner_errors), len(rival_errors))
     signs, levels = measured.signs[:n].numpy(), measured.levels[:n].numpy()
     first = np.flatnonzero((signs[:-1] == 1) & (signs[1:] == -1))
     paired = np.stack([first, first + 1], 1).ravel()
-    return pair_squares((other[:n] - own[:n])[paired], levels[paired])
+    return pair_squares((rival_errors[:n] - winner_errors[:n])[paired], levels[paired])

@@ -7,7 +7,7 @@ left, the leader first; more than one where its budget ended before it came to a
 
 import itertools
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -335,42 +335,6 @@ def race_each(levels: np.ndarray, z: float, right: np.ndarray, *, pairs: bool = 
         if winner != own:
             break
     return np.array([winner])
-
-
-def staged(
-    usable: np.ndarray, n_samples: list[int], to_keep: list[int], n_trials: int = 1, *, pairs: bool = False
-) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], Search]]:
-    """A halving at some of the usable levels, each n_trials times in a row, or as `repeated` has it in pairs.
-
-    -> the levels of its points [P], ends [stages] (see level_sequence), and `start(among)`, the search among classes
-    """
-    levels, ends = level_sequence(n_samples, len(usable))
-    stages = [repeated(usable[stage], n_trials, pairs=pairs) for stage in np.split(levels, ends[:-1])]
-    ends = ends * n_trials
-    return np.concatenate(stages), ends, lambda among: halving(len(among), ends, to_keep)
-
-
-def raced(
-    usable: np.ndarray,
-    arms: np.ndarray,
-    z: float,
-    most: int,
-    budget: float = np.inf,
-    n_trials: int = 1,
-    groups: np.ndarray | None = None,
-    *,
-    pairs: bool = False,
-) -> tuple[np.ndarray, Callable[[np.ndarray], Search]]:
-    """A race at `most` of the usable levels, each n_trials times; groups [classes], if any, race first.
-
-    In the order of spread_sequence, or with `pairs` of spread_pairs. -> the levels of its points [P], and
-    `start(among)`, the search among classes; arms [classes] as in `race`
-    """
-    spread = spread_pairs if pairs else spread_sequence
-    levels = repeated(usable[spread(most, len(usable))], n_trials, pairs=pairs)
-    if groups is not None:
-        return levels, lambda among: tree(levels, arms[among], groups[among], z, pairs=pairs)
-    return levels, lambda among: race(levels, arms[among], z, budget, pairs=pairs)
 
 
 def _raced(search: Search, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:

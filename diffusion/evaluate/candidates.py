@@ -1,21 +1,21 @@
-"""Which classes of an image compete: those of a first stage that costs little, or those that the data's table says.
+"""Which classes of an image compete: those that a cheap first stage ranks highest, or those of a column of the data.
 
-A stage is what it adds to run.json, its part of the folder's name, and `load(dtype, device)`. What that loads is
-`pick(index, image)`: which rows of the ascending class ids compete, the likeliest first, and what the record says of
-them.
+The search then runs between these alone.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL.Image import Image
 
 from diffusion import InputError, InputWarning
 from diffusion.data.datasets import Dataset
 from diffusion.data.prompts import Prompts
+from diffusion.evaluate.config import RunConfig
 from diffusion.io.atomic import sha256
 from diffusion.io.reading import is_id, read_npy
 from diffusion.io.wording import few, like
@@ -25,92 +25,119 @@ from diffusion.runs import results
 from diffusion.runs.naming import clip_tag, tag
 from diffusion.stats.metrics import class_errors, class_means, excess, rescore
 
-Stage = tuple[dict, str, Callable]
+
+class FirstStage:
+    """A ranking of classes that costs little. Subclasses have `rows`, and `prepare` if they load a model."""
+
+    K: int  # classes that compete for an image, at most
+    class_ids: np.ndarray  # [classes] ascending
+    options: dict  # its part of run.json
+    name: str  # its part of the folder's name
+
+    def prepare(self, dtype: str, device: torch.device) -> None:
+        """Load what is needed, before the first image."""
+
+    def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
+        """Rows of class_ids that compete for an image, the likeliest first, and more for its record."""
+        raise NotImplementedError
+
+    def pick(self, index: int, image: Image) -> dict:
+        """The part of an image's record: `candidates`, class ids, the likeliest first, and what `rows` adds."""
+        rows, more = self.rows(index, image)
+        return {"candidates": self.class_ids[rows].tolist()} | more
 
 
 def first_stage(
-    K: int,
-    source: str | None,
-    pretrained: str | None,
-    dataset: Dataset,
-    mine: list[int],
-    class_ids: np.ndarray,
-    prompts: Callable[[], Prompts],
-) -> Stage:
-    """The stage that --candidates K, --candidates_from and --pretrained ask for.
+    config: RunConfig, dataset: Dataset, mine: list[int], arms: list[tuple], prompts: Prompts | None
+) -> FirstStage | None:
+    """The stage that a column of the data or --candidates ask for; None: all classes compete.
 
-    class_ids [classes] ascending of those that compete, which prompts() has too; `mine` of the data set's images are
-    asked for. InputError where it cannot rank them.
+    arms as in run.json: (prompt or class id, name, class id). `mine` of the data set's images are to be classified.
+    `prompts` are those of clip:NAME. InputError: it cannot rank the classes of these images.
     """
+    class_ids = np.unique([class_id for *_, class_id in arms])
+    if dataset.candidates:
+        return ByColumn(dataset, class_ids, arms)
+    if config.candidates is None:
+        return None
+
+    K, source = config.candidates, config.candidates_from
     if not 2 <= K <= len(class_ids):
         raise InputError(f"--candidates {K}", f"must be in 2..{len(class_ids)}, the classes")
     if source is None:
         wanted = "wanted --candidates_from too, clip:NAME, a npy file or the folder of a run"
         raise InputError(f"--candidates {K}", wanted)
-    kind, _, name = source.partition(":")
-    by_name = kind == "clip" and name
-    if pretrained is not None and not by_name:
+    if config.pretrained is not None and not is_clip(source):
         raise InputError("--pretrained", "is for --candidates_from clip:NAME")
-    if by_name:
-        told = prompts()
-        if (unknown := np.setxor1d(told.classes, class_ids)).size:
-            differ = f"the prompts and the model differ in the classes {unknown[:10].tolist()}"
-            raise InputError(f"--candidates {K}", differ)
-        options, of, load = by_clip(name, pretrained, told, K)
-    elif os.path.isdir(expanded(source)):
-        options, of, load = by_run(expanded(source), dataset, K, class_ids, mine)
-    else:
-        options, of, load = by_scores(expanded(source), K, len(dataset), len(class_ids))
 
-    return {"candidates": K, "candidates_from": source} | options, f"{K}of_{of}", _named(load, class_ids)
+    if is_clip(source):
+        return ByClip(config, prompts, class_ids)
+    if os.path.isdir(expanded(source)):
+        return ByRun(config, dataset, class_ids, mine)
+    return ByScores(config, len(dataset), class_ids)
 
 
-def _named(load: Callable, class_ids: np.ndarray) -> Callable:
-    """A stage's `load` whose records name the candidates, of one that gives their rows alone."""
-
-    def load_named(dtype: str, device) -> Callable:
-        pick = load(dtype, device)
-
-        def named(index: int, image) -> tuple[np.ndarray, dict]:
-            rows, more = pick(index, image)
-            return rows, {"candidates": class_ids[rows].tolist()} | more
-
-        return named
-
-    return load_named
+def is_clip(source: str | None) -> bool:
+    """Whether --candidates_from names a CLIP."""
+    kind, _, name = (source or "").partition(":")
+    return kind == "clip" and bool(name)
 
 
-def by_column(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> Stage:
-    """From the column `candidates` of a table of own data; of empty cells, which are all classes, it warns.
+class ByColumn(FirstStage):
+    """The column `candidates` of a table of own data. Warns of empty cells, which mean all classes.
 
-    class_ids as in first_stage; arms as in run.json: (what is told, name, class id). Whole numbers are class ids,
-    unless labels are names. InputError names the line and the class that does not compete.
+    class_ids and arms as in first_stage. Whole numbers are class ids, unless labels are names. InputError names the
+    line, and the class that does not compete.
     """
-    named = [(name, class_id) for _, name, class_id in arms] + [(name, k) for k, name in enumerate(dataset.classes)]
+
+    def __init__(self, dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]):
+        self.class_ids = class_ids
+        ids = _ids_by_name(dataset, class_ids, arms)
+        self.candidates = []  # [images] class ids
+        empty = []
+        for line, names in dataset.candidates:
+            listed = [_id_of(name, ids, dataset, line) for name in names]
+            if not listed:
+                empty.append(line)
+            self.candidates.append(listed or class_ids.tolist())
+        if empty:
+            found = f"{len(empty)} of {len(self.candidates)} images have no candidates (line {few(empty, 1)})"
+            warnings.warn(f"{dataset.path}: {found}: all {len(class_ids)} classes compete", InputWarning, stacklevel=3)
+
+        self.K = max(map(len, self.candidates))
+        self.name = "candidates"
+        digest = sha256(repr(self.candidates))
+        self.options = {"candidates": self.K, "candidates_from": f"column, sha256 {digest}"}
+
+    def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
+        return np.searchsorted(self.class_ids, self.candidates[index]), {}
+
+
+def _ids_by_name(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> dict[str, set[int]]:
+    """The class ids that each text in the column may mean."""
+    pairs = [(name, class_id) for _, name, class_id in arms]
+    pairs += [(name, k) for k, name in enumerate(dataset.classes)]
     if not dataset.classes:
-        named = [(name, k) for name, k in named if not is_id(name)] + [(str(k), k) for k in class_ids.tolist()]
+        pairs = [(name, k) for name, k in pairs if not is_id(name)]
+        pairs += [(str(k), k) for k in class_ids.tolist()]
     ids: dict[str, set[int]] = {}
-    for name, class_id in named:
+    for name, class_id in pairs:
         ids.setdefault(name, set()).add(class_id)
+    return ids
 
-    def id_of(line: int, name: str) -> int:
-        known = ids.get(name if dataset.classes or not is_id(name) else str(int(name)), ())
-        if len(known) == 1:
-            return next(iter(known))
-        none = f"none of the classes that compete{like(name, ids) or f': {few(ids, 10)}'}"
-        why = "the name of several classes" if known else none
-        raise InputError(f"{dataset.path}, line {line}", f"candidates has {name!r}, {why}")
 
-    of = [[id_of(line, name) for name in names] or class_ids.tolist() for line, names in dataset.candidates]
-    if empty := [line for line, names in dataset.candidates if not names]:
-        some = f"{len(empty)} of {len(of)} images have no candidates (line {few(empty, 1)})"
-        warnings.warn(f"{dataset.path}: {some}: all {len(class_ids)} classes compete", InputWarning, stacklevel=2)
-    told = {"candidates": max(map(len, of)), "candidates_from": f"column, sha256 {sha256(repr(of))}"}
-
-    def pick(index: int, _) -> tuple[np.ndarray, dict]:
-        return np.searchsorted(class_ids, of[index]), {}
-
-    return told, "candidates", _named(lambda *_: pick, class_ids)
+def _id_of(name: str, ids: dict[str, set[int]], dataset: Dataset, line: int) -> int:
+    """The class id of a name in the column. InputError: none, or several."""
+    is_number = not dataset.classes and is_id(name)
+    meant = ids.get(str(int(name)) if is_number else name, set())
+    if len(meant) == 1:
+        return next(iter(meant))
+    if meant:
+        why = "the name of several classes"
+    else:
+        near = like(name, ids) or f": {few(ids, 10)}"
+        why = f"none of the classes that compete{near}"
+    raise InputError(f"{dataset.path}, line {line}", f"candidates has {name!r}, {why}")
 
 
 def best(scores: np.ndarray, K: int) -> np.ndarray:
@@ -118,40 +145,124 @@ def best(scores: np.ndarray, K: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:K]
 
 
-def by_scores(path: Path, K: int, images: int, classes: int) -> Stage:
-    """From a npy file of scores of each image of a data set, higher is better. [images, classes]"""
-    given = f"--candidates_from {path}"
-    scores = read_npy(path, given, "; else wanted clip:NAME or the folder of a run")
-    if scores.shape != (images, classes) or scores.dtype.kind not in "iuf":
-        found = f"holds {scores.dtype} {list(scores.shape)}"
-        wanted = f"wanted numbers [images, classes] = {[images, classes]}, the classes in ascending order of their ids"
-        raise InputError(given, f"{found}, {wanted}")
-    if np.isnan(scores).any():
-        raise InputError(given, f"nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
-    scores = scores.astype(np.float64)
-    told = {"candidates_from": f"npy, sha256 {sha256(scores.tobytes())}"}
-    return told, tag(path.stem), lambda *_: lambda index, _: (best(scores[index], K), {})
+class ByScores(FirstStage):
+    """A npy file of scores [images, classes] of a data set, higher is better."""
+
+    def __init__(self, config: RunConfig, n_images: int, class_ids: np.ndarray):
+        path = expanded(config.candidates_from)
+        where = f"--candidates_from {path}"
+        scores = read_npy(path, where, "; else wanted clip:NAME or the folder of a run")
+        wanted = n_images, len(class_ids)
+        if scores.shape != wanted or scores.dtype.kind not in "iuf":
+            found = f"holds {scores.dtype} {list(scores.shape)}"
+            order = "the classes in ascending order of their ids"
+            raise InputError(where, f"{found}, wanted numbers [images, classes] = {list(wanted)}, {order}")
+        if np.isnan(scores).any():
+            raise InputError(where, f"nan at {np.argwhere(np.isnan(scores))[0].tolist()}")
+
+        self.scores = scores.astype(np.float64)
+        self.K, self.class_ids = config.candidates, class_ids
+        self.name = f"{self.K}of_{tag(path.stem)}"
+        digest = sha256(self.scores.tobytes())
+        self.options = {"candidates": self.K, "candidates_from": f"npy, sha256 {digest}"}
+
+    def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
+        return best(self.scores[index], self.K), {}
 
 
-def by_clip(name: str, pretrained: str | None, prompts: Prompts, K: int) -> Stage:
-    """From the cosine similarities of an image and the prompts, of a class the mean over its own."""
-    found, pretrained = find_clip("clip", name, pretrained, "--candidates_from clip:")
-    arm_class = np.unique(prompts.classes, return_inverse=True)[1]
+class ByClip(FirstStage):
+    """The cosine similarities of an image and the prompts; for a class the mean over its own."""
 
-    def load(dtype: str, device) -> Callable:
-        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
-        texts = of_texts(prompts.texts)  # [arms, d]
-        return lambda _, image: (best(class_means((texts @ of_image(image)).numpy(), arm_class), K), {})
+    def __init__(self, config: RunConfig, prompts: Prompts, class_ids: np.ndarray):
+        unknown = np.setxor1d(prompts.classes, class_ids)
+        if unknown.size:
+            differ = f"the prompts and the model differ in the classes {unknown[:10].tolist()}"
+            raise InputError(f"--candidates {config.candidates}", differ)
 
-    known = clip_weights(found, pretrained).get("weights of CLIP", pretrained)
-    told = {"pretrained": known, "candidate_prompts": sha256(repr((prompts.texts, prompts.classes)))}
-    return told, f"clip_{clip_tag(name)}", load
+        name = config.candidates_from.removeprefix("clip:")
+        self.clip, self.pretrained = find_clip("clip", name, config.pretrained, "--candidates_from clip:")
+        self.texts, self.arm_class = prompts.texts, np.unique(prompts.classes, return_inverse=True)[1]
+        self.K, self.class_ids = config.candidates, class_ids
+        self.name = f"{self.K}of_clip_{clip_tag(name)}"
+        fingerprint = clip_weights(self.clip, self.pretrained).get("weights of CLIP", self.pretrained)
+        self.options = {
+            "candidates": self.K,
+            "candidates_from": config.candidates_from,
+            "pretrained": fingerprint,
+            "candidate_prompts": sha256(repr((prompts.texts, prompts.classes))),
+        }
+
+    def prepare(self, dtype: str, device: torch.device) -> None:
+        self._of_image, of_texts = load_clip(self.clip, self.pretrained, dtype=dtype, device=device)
+        self._embeddings = of_texts(self.texts)  # [arms, d]
+
+    def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
+        similarities = (self._embeddings @ self._of_image(image)).numpy()  # [arms]
+        return best(class_means(similarities, self.arm_class), self.K), {}
+
+
+class ByRun(FirstStage):
+    """A run on the same images; records note the cost of that run and of those before it.
+
+    InputError: a run on other images, or of other classes; one of the images `mine` whose record is missing, cannot be
+    read, or has fewer than K classes: its label may be among those that nobody measured.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, class_ids: np.ndarray, mine: list[int]):
+        path = expanded(config.candidates_from)
+        self.K, self.class_ids = config.candidates, class_ids
+        inner = path / dataset.split
+        try:
+            self.run = results.read(inner if (inner / "run.json").exists() else path)
+            self._check(dataset, mine)
+        except InputError as error:
+            raise InputError(f"--candidates_from {error.where}", error.problem) from None
+
+        folder = Path(os.path.abspath(self.run.folder))
+        folder = folder.parent if folder.name == dataset.split else folder
+        self.name = f"{self.K}of_run_{tag(folder.name)}"
+        digest = sha256(json.dumps(self.run.options, sort_keys=True))
+        self.options = {"candidates": self.K, "candidates_from": f"run, sha256 {digest}"}
+
+    def _check(self, dataset: Dataset, mine: list[int]) -> None:
+        for key, wanted in {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint}.items():
+            found = self.run.options.get(key)
+            if found != wanted:
+                other = f"a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}"
+                raise InputError(self.run.folder, other)
+        unknown = np.setxor1d(self.run.class_ids, self.class_ids)
+        if unknown.size:
+            differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"
+            raise InputError(self.run.folder, differ)
+        lacking = {index: self._lack(index) for index in mine}
+        lacking = {index: why for index, why in lacking.items() if why}
+        if lacking:
+            missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
+            raise InputError(self.run.folder, f"{missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
+
+    def _lack(self, index: int) -> str:
+        """Why the run has no K candidates of an image; else nothing."""
+        if index not in self.run.done:
+            return "no record"
+        try:
+            counts = results.record_of(self.run, index)["counts"]
+        except InputError as error:
+            return str(error)
+        n_classes = len(np.unique(self.run.class_ids[self.run.arm_class[counts.numpy() > 0]]))
+        if n_classes >= self.K:
+            return ""
+        return f"{self.run.done[index].name} has {n_classes} classes, wanted {self.K} and more"
+
+    def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
+        record = results.record_of(self.run, index)
+        nfe = record["nfe"] + record.get("first_nfe", 0)
+        return last_dropped(record, self.run.class_ids, self.run.arm_class, self.run.loss)[: self.K], {"first_nfe": nfe}
 
 
 def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str) -> np.ndarray:
     """The classes of a record, the likeliest first: columns of the ascending class ids, of those measured at all.
 
-    One that was measured at more points comes before one that was dropped earlier: whatever a search kept had been
+    A class measured at more points comes before one that was dropped earlier: whatever a search kept had been
     better, or not clearly worse, on the same points. Of those that came equally far the smaller mean error is first, so
     the winner is the very first. calibration.scores, the order of --top, may put a class that went after two noisy
     points before one that stayed for twenty. How many of digits-colour's 497 labels are among the best 5 and 10:
@@ -170,49 +281,3 @@ def last_dropped(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, los
     order = np.lexsort((difference, -points))[: np.count_nonzero(points)]
     columns = np.unique(class_ids, return_inverse=True)[1][order]
     return columns[np.sort(np.unique(columns, return_index=True)[1])]
-
-
-def by_run(path: Path, dataset: Dataset, K: int, class_ids: np.ndarray, mine: list[int]) -> Stage:
-    """From a run on the same images; the record says what that, and those before it, had cost.
-
-    Records are only looked at until they are asked for. InputError: a run on other images, or of other classes; one of
-    `mine` whose record is not there, or not to be read, or has fewer than K classes: then the label may be among those
-    that nobody measured.
-    """
-    try:
-        inner = path / dataset.split
-        run = results.read(inner if (inner / "run.json").exists() else path)
-        for key, wanted in {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint}.items():
-            if (found := run.options.get(key)) != wanted:
-                other = f"a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}"
-                raise InputError(run.folder, other)
-        if (unknown := np.setxor1d(run.class_ids, class_ids)).size:
-            differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"
-            raise InputError(run.folder, differ)
-        if lacking := {index: why for index in mine if (why := _lacks(run, index, K))}:
-            missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
-            raise InputError(run.folder, f"{missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
-    except InputError as error:
-        raise InputError(f"--candidates_from {error.where}", error.problem) from None
-
-    def pick(index: int, _) -> tuple[np.ndarray, dict]:
-        record = results.record_of(run, index)
-        nfe = record["nfe"] + record.get("first_nfe", 0)
-        return last_dropped(record, run.class_ids, run.arm_class, run.loss)[:K], {"first_nfe": nfe}
-
-    own = Path(os.path.abspath(run.folder))
-    told = {"candidates_from": f"run, sha256 {sha256(json.dumps(run.options, sort_keys=True))}"}
-    return told, f"run_{tag((own.parent if own.name == dataset.split else own).name)}", lambda *_: pick
-
-
-def _lacks(run: results.Run, index: int, K: int) -> str:
-    """Why K candidates of an image cannot be had from a run; else nothing."""
-    if index not in run.done:
-        return "no record"
-    name = run.done[index].name
-    try:
-        counts = results.record_of(run, index)["counts"]
-    except InputError as error:
-        return str(error)
-    measured = len(np.unique(run.class_ids[run.arm_class[counts.numpy() > 0]]))
-    return "" if measured >= K else f"{name} has {measured} classes, wanted {K} and more"

@@ -38,8 +38,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         words = message.removeprefix("unrecognized arguments: ")
-        if words != message and (unknown := [word.split("=")[0] for word in words.split() if word.startswith("--")]):
-            message += wording.like(unknown[0], [flag for action in self._actions for flag in action.option_strings])
+        if words != message:
+            unknown = [word.split("=")[0] for word in words.split() if word.startswith("--")]
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            message += wording.like(unknown[0], flags) if unknown else ""
         super().error(one_line(message, None))
 
 
@@ -52,14 +54,15 @@ def parser(description: str, words: str = "") -> Parser:
 def answered_early(parser):
     """Decorates a script's parser(): run from the shell, it answers before slow imports what it can.
 
-    That is --help, wrong options, and names that stand for no model, where the parser's default `reads` tells of
-    options (name, what the model is told). These imports end at a Ctrl-C with one line, as `run` does later on.
+    That is --help, wrong options, and names that stand for no model: the parser's default `reads` maps options to the
+    model's name and what it is conditioned on. These imports end at a Ctrl-C with one line, as `run` does later on.
     """
     if parser.__module__ == "__main__":
         _print_anything()
         signal.signal(signal.SIGINT, _interrupted)
         args = parser().parse_args()
-        if "reads" in args and (model := args.reads(args)):
+        model = args.reads(args) if "reads" in args else None
+        if model:
             try:
                 aliases.check_name(*model)
             except InputError as error:
@@ -160,10 +163,10 @@ def switch(group, flag: str, text: str, default: bool | None = False) -> None:
     group.add_argument(flag, action="store_true", default=default, help=text)
 
 
-def add_data(p: Parser, default: str, known: str, *, classes: bool = True):
+def add_data(p: Parser, default: str, datasets: str, *, classes: bool = True):
     """Which images; the group, for what else a script asks of them. `classes`: they have labels and splits."""
     g = p.add_argument_group("data")
-    add(g, "--dataset NAME", known, default)
+    add(g, "--dataset NAME", datasets, default)
     add(g, "--subset_path NPY", "use only the images whose indices this npy file lists; default all")
     add_value_range(g)
     if classes:
@@ -304,6 +307,8 @@ def add_fit(p: Parser, share: float) -> None:
 
 # ---- checks ----
 
+RACE_ONLY = ["z", "max_samples", "budget"]
+
 MOST = {"n_trials": 10_000}  # draws are listed, at every level, before the first is made
 
 
@@ -332,3 +337,12 @@ def refuse(args, parser: Parser, flags: Iterable[str], why: str) -> None:
     for flag in flags:
         if getattr(args, flag) != parser.get_default(flag):
             raise InputError(f"--{flag}", why)
+
+
+def check_candidates(args, parser: Parser, dataset) -> None:
+    """InputError: options of --candidates without it, or beside a column of the data that names the candidates."""
+    if dataset.candidates:
+        why = f"the column candidates of {dataset.name} says which classes compete"
+        refuse(args, parser, ["candidates", "candidates_from", "pretrained"], why)
+    elif args.candidates is None:
+        refuse(args, parser, ["candidates_from", "pretrained"], "is for --candidates K")

@@ -42,7 +42,7 @@ class Progress:
         self.left -= 1
         for sums in (self.now, self.all):
             self._count(sums, row)
-        self.spent = max(self.spent, self.now["nfe"])  # of models that do not tell of their calls
+        self.spent = max(self.spent, self.now["nfe"])  # a model may not report its calls
         self._show()
 
     def left_out(self) -> None:
@@ -66,8 +66,11 @@ class Progress:
         if "left" in time and not (done or self.exact):
             time = ""  # of a race nobody knows it yet
         speed = self.spent / max(self.bar.format_dict["elapsed"], 1e-3)
-        said = [f"{self.all['right'] / self.all['answers']:.1%} right"] if self.all["answers"] else []
-        said += [f"{self.all['nfe'] / all_done:,.0f} NFE each"] if all_done else []
-        said = ", ".join([*said, f"{speed:,.0f} NFE/s"])
-        self.bar.bar_format = f"{percent:3}%|{{bar}}| {done}/{self.images}, {time}{said}"
+        figures = []
+        if self.all["answers"]:
+            figures.append(f"{self.all['right'] / self.all['answers']:.1%} right")
+        if all_done:
+            figures.append(f"{self.all['nfe'] / all_done:,.0f} NFE each")
+        figures.append(f"{speed:,.0f} NFE/s")
+        self.bar.bar_format = f"{percent:3}%|{{bar}}| {done}/{self.images}, {time}{', '.join(figures)}"
         self.bar.update(self.spent - self.bar.n)

@@ -1,4 +1,4 @@
-"""Being one of many: which share of the images is ours, and ending well when the scheduler asks for the machine."""
+"""Sharding and graceful shutdown: this worker's share of the images, and an end when the scheduler asks for one."""
 
 import fcntl
 import math
@@ -23,12 +23,12 @@ class Stopped(BaseException):
 def share(
     n_workers: int | None, worker_idx: int | None, environ: Mapping[str, str] = os.environ, shard: str | None = None
 ) -> tuple[int, int]:
-    """(worker_idx, n_workers): as given; with shard "array" by this task's place in Slurm's; and torchrun's rank.
+    """(worker_idx, n_workers): the arguments; with shard "array" the place of this task in Slurm's; torchrun's rank.
 
-    An array may begin anywhere and have any step. With n_workers given, a task's number is its worker's: so a part of
-    an array can be started again, gaps and all. Without either an array shares nothing, since it may as well be one
-    over an option; that is warned of. A variable that is empty is one that is not there. Raises InputError for a worker
-    that there is none of.
+    An array may begin anywhere and have any step. With n_workers, a task's number is its worker_idx, so a part of an
+    array can be started again, gaps and all. Without either, every task of an array measures all images, since it may
+    be an array over an option; this is warned of. An empty variable counts as unset. InputError if worker_idx is out of
+    range.
     """
     place, places = 0, 1
     if shard not in (None, "", "array"):
@@ -79,10 +79,10 @@ def _place(task: int, environ: Mapping[str, str]) -> tuple[int, int]:
 
 @contextmanager
 def working(folder: Path, worker_idx: int, n_workers: int) -> Iterator[None]:
-    """Warns where another process is at work on some of the same images of a run's folder.
+    """Warns if another process measures some of the same images of a run's folder.
 
-    Each holds a lock on a file of its own there; of a process that was killed, the system has released it. In a folder
-    that cannot be written (any more), nothing is said of others.
+    Each process holds a lock on a file there; the system releases it when a process is killed. In a folder that cannot
+    be written, no warning is possible.
     """
     for path in folder.glob(".worker-*-of-*"):
         numbers = re.fullmatch(r"\.worker-(\d+)-of-(\d+)", path.name)
