@@ -25,6 +25,7 @@ def parser() -> options.Parser:
     options.add_text_model(model)
     options.add_network(model)
     search = options.add_search(p, "halving", "; default halving with --to_keep and --n_samples, else race")
+    options.add(search, "--preset", "the search and loss of the paper for this data set", choices=["paper"])
     options.add_stages(search)
     options.add_noise(search, "each image, by its index, has its own", randomize=False)
     options.add_candidates(search)
@@ -34,6 +35,7 @@ def parser() -> options.Parser:
     options.add_picture(stored)
     options.switch(stored, "--load_stats", "accuracy and NFE in the progress bar include the images of earlier calls")
     options.add_shards(p)
+    options.add_dry_run(p)
     p.set_defaults(reads=lambda args: (args.version, "text"))
     return p
 
@@ -54,8 +56,10 @@ from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
 from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.dry_run import describe
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
+from diffusion.evaluate.presets import with_preset
 from diffusion.evaluate.selection import choose_images
 from diffusion.io.atomic import sha256
 from diffusion.io.wording import ranges
@@ -130,7 +134,7 @@ def run_options(args, prompts: Prompts, table: list[tuple]) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+    args = with_preset(parser().parse_args(argv), parser())
     style.check_picture(args.picture)
     no_schedule = args.search == "halving" and args.to_keep is None and args.n_samples is None
     config = RunConfig.from_args(args, search="race" if no_schedule else args.search)
@@ -158,6 +162,12 @@ def main(argv: list[str]) -> int:
     usable = usable[weights[usable] > 0]
     K = first.K if first else None
     schedule = schedule_of(args, config, np.bincount(rows), usable, groups, K)
+    folder = run_folder(args, config, schedule, first)
+    exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
+    cost = Cost(schedule.most_nfe, exact)
+    if args.dry_run:
+        print("\n".join(describe(config, card, folder, len(texts), cost, mine, args.rate)))
+        return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)
 
     chosen = run_config.data_options(config, dataset)
@@ -173,14 +183,13 @@ def main(argv: list[str]) -> int:
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
     if no_schedule:
         print("No --to_keep/--n_samples: using --search race")
-    exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     return classify_dataset(
         config,
         dataset,
         mine,
-        Folder(run_folder(args, config, schedule, first), chosen, about),
+        Folder(folder, chosen, about),
         classifier,
-        Cost(schedule.most_nfe, exact),
+        cost,
         count_earlier=args.load_stats,
         picture=args.picture,
     )

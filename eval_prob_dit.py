@@ -49,6 +49,7 @@ def parser() -> options.Parser:
         stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
     options.add_picture(stored)
     options.add_shards(p)
+    options.add_dry_run(p)
     p.set_defaults(reads=lambda args: (args.version or f"dit-{args.image_size or 256}", "class"))
     return p
 
@@ -74,6 +75,7 @@ from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage, is_clip
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method
 from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.dry_run import describe
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
 from diffusion.evaluate.selection import choose_images
@@ -297,6 +299,15 @@ def main(argv: list[str]) -> int:
     of_class = np.unique(classes, return_counts=True)[1]
     schedule = schedule_of(args, config, of_class, usable, weights, first.K if first else None)
     folder = run_folder(args, config, card, schedule, first, keep)
+    kernel, shape = stored(keep, card.latent)
+    numbers = len(LOSSES)  # of an evaluation
+    if keep != "save_maps":
+        numbers += int(np.prod(shape))
+    size = f" in {schedule.most_nfe * numbers * 4 / 1e6:,.1f} MB"
+    cost = Cost(schedule.most_nfe, schedule.exact and first is None, size)
+    if args.dry_run:
+        print("\n".join(describe(config, card, folder, len(ids), cost, mine, args.rate)))
+        return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)
 
     chosen = run_config.data_options(config, dataset)
@@ -311,15 +322,9 @@ def main(argv: list[str]) -> int:
         "all_arms": wording.ranges(sorted(class_of)),
     }
 
-    kernel, shape = stored(keep, card.latent)
     method = Method(config, card, schedule, points, noise, kernel)
     arms = Arms(ids, np.arange(len(ids)), classes)
     classifier = ClassIdClassifier(method, dataset, arms, first, keep=keep, some=some)
-    numbers = len(LOSSES)  # of an evaluation
-    if keep != "save_maps":
-        numbers += int(np.prod(shape))
-    size = f" in {schedule.most_nfe * numbers * 4 / 1e6:,.1f} MB"
-    cost = Cost(schedule.most_nfe, schedule.exact and first is None, size)
     return classify_dataset(
         config, dataset, mine, Folder(folder, chosen, about), classifier, cost, picture=args.picture
     )

@@ -40,6 +40,8 @@ from diffusion.core.noise import ImageNoise
 from diffusion.core.search import spread_pairs, spread_sequence
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import centre_crop
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.points import usable_levels
 from diffusion.runs import naming
 from diffusion.runs.records import load_record, read_run
 
@@ -494,33 +496,16 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
     ],
 )
 def test_run_folder(change, name, monkeypatch):
-    published = {
-        "dataset": "cifar10",
-        "prompts": None,
-        "extra": None,
-        "version": "2-0",
-        "t5": None,
-        "lora": None,
-        "embeddings": None,
-        "n_trials": 1,
-        "search": "halving",
-        "to_keep": [5, 1],
-        "n_samples": [50, 500],
-        "interpolation": "bicubic",
-        "loss": "l1",
-        "img_size": None,
-        "levels": "0-1",
-        "weights": None,
-        "save_maps": None,
-        "noise": "independent",
-        "noise_path": None,
-    }
+    module = import_script(SCRIPT)
+    published = {"dataset": "cifar10", "loss": "l1", "device": "cpu"}
+    if "search" not in change:
+        published |= {"to_keep": [5, 1], "n_samples": [50, 500]}
+    args = Namespace(**vars(module.parser().parse_args([])) | published | change)
     monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
-    if "search" in change:
-        raced = {"z": 3.0, "levels": "0.2-0.8", "max_samples": 500, "budget": None, "noise": "antithetic"}
-        change = {"to_keep": None, "n_samples": None} | raced | change
-    folder = import_script(SCRIPT).run_folder(Namespace(**published | change))
-    assert str(folder) == f"data/{name}"
+    config = RunConfig.from_args(args, {})
+    usable = usable_levels(config.levels, 1000)
+    schedule = module.schedule_of(args, config, np.ones(10, dtype=int), usable, None, None)
+    assert str(module.run_folder(args, config, schedule, None)) == f"data/{name}"
 
 
 # ---- from the shell, and on your own pictures ----

@@ -25,6 +25,7 @@ from diffusion.core.search import spread_sequence
 from diffusion.data import catalogue
 from diffusion.data.datasets import class_arms, load_dataset
 from diffusion.data.images import adm_crop
+from diffusion.evaluate.config import RunConfig
 from diffusion.io import wording
 from diffusion.models.loading import Card, read_card
 from diffusion.runs import naming
@@ -320,13 +321,15 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
     ],
 )  # fmt: skip
 def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
-    given = {"dataset": "imagenet", "extra": None, "version": None, "cls": None, "n_trials": 1, "keep": None}
-    given |= {"search": "halving", "randomize_noise": False, "loss": "l2", "split": "test", "weights": None}
-    given |= {"noise": "antithetic" if "search" in change else "independent", "noise_path": None}
-    given |= {"levels": "0.2-0.8" if "search" in change else "0-1"} | change
+    module = import_script(SCRIPT)
+    keep = change.pop("keep", None)
+    stages = {"n_samples": n_samples or None, "to_keep": to_keep or None, "device": "cpu"}
+    args = Namespace(**vars(module.parser().parse_args([])) | stages | change)
     monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
+    config = RunConfig.from_args(args, {})
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
-    assert str(import_script(SCRIPT).run_folder(Namespace(**given), card, 1000, n_samples, to_keep)) == f"data/{name}"
+    schedule = module.schedule_of(args, config, np.ones(1000, dtype=int), np.arange(1000), np.ones(1000), None)
+    assert str(module.run_folder(args, config, card, schedule, None, keep)) == f"data/{name}"
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,12 @@ def add_shards(p: Parser) -> None:
     add(g, "--grace SECONDS", "time to finish images after SIGTERM or SIGUSR1", 20.0)
 
 
+def add_dry_run(p: Parser) -> None:
+    g = p.add_argument_group("before a run")
+    switch(g, "--dry_run", "print what the run would measure and cost, and end before weights are read")
+    add(g, "--rate RATE", "--dry_run: network evaluations per second of the machine, as a run's bar shows", 100.0)
+
+
 def reader(description: str, folder: str, loss: str | None = "decide by this loss; default the run's") -> Parser:
     """The parser of a script that reads a run."""
     p = parser(description, "FOLDER")

@@ -1,0 +1,68 @@
+"""What a run would measure and cost, from configurations and earlier records alone: --dry_run loads no model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion.core.constants import LOSSES
+from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.loop import Cost
+from diffusion.models.loading import Card, weights_size
+from diffusion.runs import results
+
+FLOAT = 4  # bytes of an error in a record
+
+
+def describe(
+    config: RunConfig, card: Card, folder: Path, n_arms: int, cost: Cost, mine: list[int], rate: float
+) -> list[str]:
+    """Lines on the images, NFE, GPU-hours at `rate` NFE/s, disk and memory of a run over the images `mine`.
+
+    If the run's folder holds records, as those of a pilot with --limit, the others are expected to cost as much. No
+    weights are read, so it is not checked that those records are of the same weights.
+    """
+    counts = [int(row["nfe"]) for row in earlier_rows(folder, mine)]
+    left = len(mine) - len(counts)
+    most = "" if cost.exact else "at most "
+    lines = [
+        f"images    {len(mine):,}, {len(counts):,} of them done",
+        f"compete   {n_arms:,} prompts or class ids",
+        f"NFE       {most}{cost.nfe:,} an image, {most}{cost.nfe * left:,} to do",
+        f"time      {most}{hours(cost.nfe * left / rate)} at {rate:g} NFE/s",
+    ]
+    if counts and not cost.exact:
+        mean, spread = np.mean(counts), np.std(counts, ddof=1) if len(counts) > 1 else 0.0
+        error = spread / len(counts) ** 0.5
+        lines.append(f"expected  {mean:,.0f} NFE an image (+- {error:,.0f}), as the {len(counts):,} that are done")
+        lines.append(f"          {hours(mean * left / rate)} at {rate:g} NFE/s")
+    per_image = np.mean(counts) if counts else cost.nfe
+    disk = per_image * len(LOSSES) * FLOAT * len(mine)
+    lines.append(f"disk      about {size(disk)} of errors")
+    weights = weights_size(card, getattr(torch, config.dtype))
+    lines.append(f"weights   {size(weights)} in {config.dtype}, of {card.source}")
+    lines.append(f"folder    {folder}")
+    return lines
+
+
+def earlier_rows(folder: Path, mine: list[int]) -> list[dict]:
+    """The rows of the records that a folder holds of the images `mine`."""
+    if not (folder / "run.json").exists():
+        return []
+    done = results.read(folder, answers=False).done
+    rows, _ = results.read_rows((done[k] for k in mine if k in done), own=True)
+    return rows
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in words: 3.4 MB, 12.1 GB."""
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+
+
+def hours(seconds: float) -> str:
+    """A time in words: 41 s, 12 min, 3.4 h, 1,383 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,99 @@
+"""Before a run: presets are the published commands, and a dry run's figures are those of the run."""
+
+import re
+
+import pytest
+from documents import DOCUMENTS
+from helpers import folder_of, import_script, records_of
+
+from diffusion import InputError
+from diffusion.data.catalogue import DATASETS
+from diffusion.evaluate.presets import PAPER, with_preset
+
+SCRIPT = "eval_prob_adaptive.py"
+EMBEDDED = ["--version", "digits", "--dataset", "digits", "--device", "cpu"]
+
+
+def options(*words):
+    return import_script(SCRIPT).parser().parse_args(list(map(str, words)))
+
+
+def published() -> list:
+    """The options of each command of commands.md that has stages, by data set; those of ours are left out."""
+    commands = [words[2:] for words in DOCUMENTS["commands.md"] if words[1:2] == [SCRIPT]]
+    parsed = [options(*words) for words in commands]
+    ours = [args for args in parsed if args.dataset in DATASETS]
+    return [args for args in ours if args.to_keep and args.version == "2-0" and not args.candidates]
+
+
+def test_a_preset_is_the_published_command():
+    found = {args.dataset: args for args in published()}
+    assert len(found) >= 15 and found.keys() <= PAPER.keys()
+    for name, args in found.items():
+        preset = PAPER[name]
+        assert (list(preset.to_keep), list(preset.n_samples), preset.loss) == (args.to_keep, args.n_samples, args.loss)
+
+
+def test_a_preset_sets_these_options_alone():
+    parser = import_script(SCRIPT).parser()
+    asked = options("--dataset", "pets", "--preset", "paper", "--seed", 3)
+    args = with_preset(asked, parser)
+    assert (args.to_keep, args.n_samples, args.loss) == ([5, 1], [25, 250], "l1")
+    assert {key for key in vars(args) if getattr(args, key) != getattr(asked, key)} == {"to_keep", "n_samples", "loss"}
+    assert with_preset(options("--dataset", "pets", "--preset", "paper", "--loss", "huber"), parser).loss == "huber"
+    plain = options("--dataset", "pets")
+    assert with_preset(plain, parser) == plain
+
+
+@pytest.mark.parametrize(
+    "words, where",
+    [
+        (["--dataset", "pets", "--to_keep", 1, "--n_samples", 4], "--to_keep"),
+        (["--dataset", "pets", "--n_samples", 4], "--n_samples"),
+        (["--dataset", "pets", "--search", "race"], "--search"),
+        (["--dataset", "digits-two"], "--preset paper --dataset digits-two"),
+        (["--dataset", "my/folder"], "--preset paper --dataset my/folder"),
+    ],
+)
+def test_what_a_preset_refuses(words, where):
+    with pytest.raises(InputError) as error:
+        with_preset(options("--preset", "paper", *words), import_script(SCRIPT).parser())
+    assert error.value.where == where
+
+
+def figures(out: str) -> dict[str, list[float]]:
+    """The numbers of each line of a dry run, by its first word."""
+    lines = [line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" ")]
+    return {name: [float(n.replace(",", "")) for n in re.findall(r"[\d,]*\d(?:\.\d+)?", text)] for name, text in lines}
+
+
+def test_a_dry_run_of_stages_has_the_figures_of_the_run(run_main, tmp_path):
+    words = [*EMBEDDED, "--to_keep", 3, 1, "--n_samples", 2, 6, "--limit", 4]
+    dry = run_main(SCRIPT, *words, "--dry_run", "--rate", 50)
+    assert dry.code == 0 and not list(tmp_path.glob("data/**/*")), "nothing is written"
+    found = figures(dry.out)
+    nfe = 2 * 10 + 4 * 3
+    assert found["images"] == [4, 0] and found["compete"] == [10] and found["NFE"] == [nfe, 4 * nfe]
+    assert found["time"] == [round(4 * nfe / 50), 50]
+
+    done = run_main(SCRIPT, *words)
+    assert sum(record["nfe"] for record in records_of(done).values()) == 4 * nfe
+    after = figures(run_main(SCRIPT, *words, "--dry_run").out)
+    assert after["images"] == [4, 4] and after["NFE"] == [nfe, 0]
+
+
+def test_a_dry_run_expects_what_a_pilot_cost(run_main):
+    race = [*EMBEDDED, "--search", "race", "--max_samples", 20]
+    pilot = run_main(SCRIPT, *race, "--limit", 3)
+    spent = [record["nfe"] for record in records_of(pilot).values()]
+    dry = run_main(SCRIPT, *race, "--limit", 9, "--dry_run", "--rate", 10)
+    assert dry.code == 0 and str(folder_of(pilot)) in dry.out
+    found = figures(dry.out)
+    assert found["images"] == [9, 3] and found["NFE"] == [200, 1200] and found["expected"][0] == round(sum(spent) / 3)
+
+
+@pytest.mark.parametrize("script", [SCRIPT, "eval_prob_dit.py"])
+def test_a_dry_run_loads_no_model(run_main, monkeypatch, script):
+    for name in ("load_model", "check_weights"):
+        monkeypatch.setattr(f"diffusion.models.loading.{name}", lambda *_, **__: pytest.fail("weights were read"))
+    assert run_main(script, *EMBEDDED, "--dry_run").code == 0
