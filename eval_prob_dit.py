@@ -215,7 +215,7 @@ def stored(keep: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tu
         "spatial": (losses.with_map, (h, w)),
         "save_maps": (losses.with_map, (h, w)),
         "save_eps": (losses.with_prediction, (c, h, w)),
-        "save_eps_and_var": (losses.with_answer, (2 * c, h, w)),
+        "save_eps_and_var": (losses.with_output, (2 * c, h, w)),
     }[keep]
 
 

@@ -61,6 +61,7 @@ from torch import Tensor
 
 from diffusion import InputError, InputWarning
 from diffusion.core import schedule as schedules
+from diffusion.core.conditions import Conditions
 from diffusion.core.image import Measured, Question
 from diffusion.core.schedule import Schedule
 from diffusion.core.search import Search, every, race_each
@@ -79,7 +80,7 @@ from diffusion.matching import scores
 from diffusion.matching.benchmarks import load_items
 from diffusion.matching.items import Items, Once
 from diffusion.models.clip import clip_weights, find_clip, load_clip
-from diffusion.models.loading import Model, digest
+from diffusion.models.loading import Model
 from diffusion.models.lora import check_used
 from diffusion.plots import gallery, style
 from diffusion.runs import records, results, show
@@ -229,7 +230,7 @@ class CaptionClassifier(DiffusionClassifier):
 
     def begin(self, model: Model) -> None:
         self.model = model
-        check_captions(self.views, cache(lambda caption: digest(embed(model, caption))))
+        check_captions(self.views, cache(lambda caption: embed(model, caption).digest()))
         self.latents = Once(self.views.identity(number) for number in self.views.mine)
         texts = (text for number in self.views.mine for text in self.texts(number))
         self.embeddings = Once(texts)
@@ -242,7 +243,7 @@ class CaptionClassifier(DiffusionClassifier):
         conditions = [self.embeddings(text, partial(embed, self.model)) for text in self.texts(number)]
         arms = np.arange(len(conditions))
         noise = self.method.noise.of_image(number)
-        return Question(x, torch.stack(conditions), arms, partial(self.start, number), noise), {}
+        return Question(x, Conditions.cat(conditions), arms, partial(self.start, number), noise), {}
 
     def start(self, number: int, among: np.ndarray) -> Search:
         """A race between the captions of an image; if several are right, of each with those that are not."""
@@ -263,9 +264,9 @@ class CaptionClassifier(DiffusionClassifier):
         return record | prediction(right, furthest) | {"margin": margin}
 
 
-def embed(model: Model, caption: str) -> Tensor:
+def embed(model: Model, caption: str) -> Conditions:
     """The conditions of one caption; computed twice over: kernels for one row round otherwise than for several."""
-    return model.conditions([caption, caption])[0].clone()
+    return model.conditions([caption, caption])[0]
 
 
 def check_captions(views: Views, digest_of: Callable[[str], str]) -> None:

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     model_id = same_for_copies(check_weights(card))
     model = load_model(card, dtype=getattr(torch, config.dtype), device=config.device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
-    shots = Shots(x, label, model.conditions(arms).clone())
+    shots = Shots(x, label, model.conditions(arms).map(torch.clone))
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(args.points, *card.latent, generator=generator).to(config.device)
     how = FitOptions(config.loss, config.batch_size, args.steps, args.lr, config.seed)

@@ -62,6 +62,7 @@ from tqdm import tqdm
 
 from diffusion import InputError
 from diffusion.core.batching import Block, together
+from diffusion.core.conditions import Conditions
 from diffusion.core.constants import MIDDLE
 from diffusion.core.image import Measured, Question, search_image
 from diffusion.core.noise import ImageNoise
@@ -97,7 +98,7 @@ def counted(model: Model) -> tuple[Model, list[int]]:
     """The model, and a list that grows by the rows of each of its calls."""
     calls: list[int] = []
 
-    def denoise(z: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
+    def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         calls.append(len(z))
         return model.denoise(z, time, conditions)
 
@@ -105,7 +106,7 @@ def counted(model: Model) -> tuple[Model, list[int]]:
 
 
 @torch.inference_mode()
-def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[int]) -> None:
+def bare(model: Model, latent: tuple[int, ...], conditions: Conditions, calls: list[int]) -> None:
     """The network alone, on random input, in calls of so many rows."""
     inputs = {n: torch.randn(n, *latent, device=model.device) for n in set(calls)}
     for n in calls:
@@ -113,14 +114,14 @@ def bare(model: Model, latent: tuple[int, ...], conditions: Tensor, calls: list[
 
 
 def search_all(
-    model: Model, images: list[Tensor], conditions: Tensor, levels, start: Callable, args, loras: list | None = None
+    model: Model, images: list[Tensor], conditions: Conditions, levels, start: Callable, args
 ) -> list[Measured]:
     """A search, `start(classes)`, on each encoded image [c, h, w]; each condition is a class. In their order."""
     points = Points(levels, noise_rows(levels, 1, True), None, np.ones(len(levels)))
     arm_class = np.arange(len(conditions))
 
     def one_image(k: int, x: Tensor):
-        question = Question(x, conditions, arm_class, start, ImageNoise(0, k, tuple(x.shape)), loras=loras)
+        question = Question(x, conditions, arm_class, start, ImageNoise(0, k, tuple(x.shape)))
         return k, (yield from search_image(question, points, loss="l2"))
 
     tasks = (one_image(k, x) for k, x in enumerate(images))
@@ -128,7 +129,7 @@ def search_all(
     return [done[k] for k in range(len(images))]
 
 
-def race_all(model: Model, images: list[Tensor], conditions: Tensor, args) -> list[Measured]:
+def race_all(model: Model, images: list[Tensor], conditions: Conditions, args) -> list[Measured]:
     usable = band(*MIDDLE, T)
     levels = usable[spread_sequence(500, len(usable))]
     arms = np.ones(len(conditions), dtype=int)
@@ -165,7 +166,7 @@ def lora(args, device: torch.device) -> None:
     for _ in tqdm(range(args.repeats), leave=False):
         for each, own in (model, None), (adapted, loras):
             told = each.conditions(texts, own)
-            work = partial(search_all, each, images, told, levels, lambda _: halving(10, [8], [1]), args, own)
+            work = partial(search_all, each, images, told, levels, lambda _: halving(10, [8], [1]), args)
             took.setdefault(own is None, []).append(seconds(work, device))
     ratio = statistics.median(ours / alone for ours, alone in zip(took[False], took[True], strict=True))
     print(f"lora: ten prompts by a LoRA each, batch {args.batch_size}: {ratio:.2f} of the model's time per NFE without")
@@ -213,8 +214,8 @@ def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
         )
     prepare(unet.to(dtype), compiled=args.compile)
 
-    def denoise(z: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        return unet(z.to(dtype), time.to(device), encoder_hidden_states=text).sample
+    def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        return unet(z.to(dtype), time.to(device), encoder_hidden_states=conditions["text"]).sample
 
     return fake_model(denoise, device), unet
 
@@ -224,7 +225,7 @@ def size(args, device: torch.device) -> None:
 
     model, unet = large_model(args, device)
     dtype, latent = unet.dtype, (4, args.latent, args.latent)
-    conditions = torch.randn(10, 77, 1024, dtype=dtype, device=device)
+    conditions = Conditions({"text": torch.randn(10, 77, 1024, dtype=dtype, device=device)})
     with FlopCounterMode(display=False) as counter:
         bare(model, latent, conditions, [1])
     flop = counter.get_total_flops()
@@ -318,8 +319,8 @@ def published(args, device: torch.device) -> None:
 def host(args, device: torch.device) -> None:
     """A network that answers at once; what it is told is the error of its answer."""
     cpu = torch.device("cpu")
-    model = fake_model(lambda z, time, conditions: conditions[:, :, None, None].expand(z.shape), cpu)
-    conditions = torch.randn(1000, 4)
+    model = fake_model(lambda z, time, conditions: conditions["error"][:, :, None, None].expand(z.shape), cpu)
+    conditions = Conditions({"error": torch.randn(1000, 4)})
     nested, ends = level_sequence([50, 100, 500, 1000], T)
     spread = spread_sequence(500, T)
     cases = {
@@ -357,7 +358,8 @@ def peak_memory(args, whole: bool, answer) -> None:
     before = peak()
     model, unet = large_model(args, device)
     latent = (4, args.latent, args.latent)
-    conditions = torch.randn(1000 if whole else args.batch_size, 77, 1024, dtype=unet.dtype, device=device)
+    n = 1000 if whole else args.batch_size
+    conditions = Conditions({"text": torch.randn(n, 77, 1024, dtype=unet.dtype, device=device)})
     if whole:  # 16 images in flight: each wants two points of one class, so that a full call takes all of them
 
         def start(_):

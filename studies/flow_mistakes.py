@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from diffusion import InputError
 from diffusion.core.batching import Block, together
+from diffusion.core.conditions import Conditions
 from diffusion.core.noise import ImageNoise
 from diffusion.core.process import Process
 from diffusion.core.search import even
@@ -82,7 +83,9 @@ def variants(model: Model, shift: float, offset: float, scale: float) -> list[tu
     ]
 
 
-def decide(model: Model, ways: Ways, images: list, conditions: Tensor, bar: tqdm) -> dict[str, dict[int, np.ndarray]]:
+def decide(
+    model: Model, ways: Ways, images: list, conditions: Conditions, bar: tqdm
+) -> dict[str, dict[int, np.ndarray]]:
     """Name -> number of points -> the winning prompt of each image, at so many levels even in the model's table."""
     levels = {n: even(n, len(model.process)) for n in POINTS}
     measured = np.unique(np.concatenate(list(levels.values())))

@@ -255,10 +255,10 @@ class Malicious:
 
 def answers(model) -> torch.Tensor:
     """What the whole of a model makes of two prompts and an image."""
-    told = model.conditions(["a photo of a red three.", "a photo of the number five."])
+    rows = model.conditions(["a photo of a red three.", "a photo of the number five."])
     x = model.encode(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
     with torch.inference_mode():
-        return torch.cat([model.denoise(x, model.process.time[[400]], row[None]) for row in told])
+        return torch.cat([model.denoise(x, model.process.time[[400]], rows[k]) for k in range(2)])
 
 
 def refused(done, tmp_path, *says: str) -> None:

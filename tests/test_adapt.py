@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from diffusion.core.batching import Block, differentiable, measure
+from diffusion.core.conditions import Conditions
 from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
 from diffusion.core.losses import plain
 from diffusion.core.process import Process
@@ -28,7 +29,7 @@ def problem(model_folder):
     prompts = [f"a photo of the number {word}." for word in ("one", "two", "six")]
     drawn = torch.Generator().manual_seed(0)
     x, noise = torch.randn(LATENT, generator=drawn), torch.randn(2, *LATENT, generator=drawn)
-    conditions = model.conditions(prompts).clone()
+    conditions = model.conditions(prompts).map(torch.clone)
 
     def rows(kernel, noise):
         block = Block(x, conditions, np.arange(3), torch.tensor([300, 700]), torch.arange(2), noise)
@@ -60,10 +61,10 @@ def test_the_gradient_is_the_slope(problem, loss):
 ONE = Process(torch.tensor([0.5]).double(), torch.tensor([0.5]).double(), torch.tensor([0]), "flow")
 
 
-def shifted(c: torch.Tensor):
-    """A flow of latents of one number, whose network says what arm a is told: its error is (eps - x - c_a)^2."""
+def shifted():
+    """A flow of latents of one number, whose network predicts its condition: errors are (eps - x - c_a)^2."""
     return SimpleNamespace(
-        process=ONE, device=torch.device("cpu"), denoise=lambda z, time, c: c[:, None, None, None].expand_as(z)
+        process=ONE, device=torch.device("cpu"), denoise=lambda z, time, c: c["c"][:, None, None, None].expand_as(z)
     )
 
 
@@ -74,8 +75,8 @@ def test_a_fit_in_closed_form():
     step is its rate while the gradient hardly changes, and the rates of n steps, a cosine from 0.1 to 0, sum to
     0.1 (n + 1) / 2.
     """
-    c = torch.tensor([1.0, -1.0])
-    model, x, levels = shifted(c), torch.zeros(5, 1, 1, 1), np.array([0])
+    c = Conditions({"c": torch.tensor([1.0, -1.0])})
+    model, x, levels = shifted(), torch.zeros(5, 1, 1, 1), np.array([0])
     noise = torch.tensor([-0.5]).view(1, 1, 1, 1)
     shots = Shots(x, np.zeros(5, dtype=int), c)
     options = FitOptions("l2", batch_size=16, steps=20, lr=0.1, seed=0)
@@ -89,8 +90,8 @@ def test_a_fit_in_closed_form():
 
 
 def test_calls_of_any_size_fit_the_same():
-    c = torch.tensor([1.0, -1.0, 0.3])
-    model, levels = shifted(c), np.array([0, 0, 0])
+    c = Conditions({"c": torch.tensor([1.0, -1.0, 0.3])})
+    model, levels = shifted(), np.array([0, 0, 0])
     drawn = torch.Generator().manual_seed(1)
     x, noise = torch.randn(7, 1, 1, 1, generator=drawn), torch.randn(3, 1, 1, 1, generator=drawn)
     label = np.array([0, 1, 2, 0, 1, 2, 0])

@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,6 +20,7 @@ from diffusion import InputError, InputWarning
 from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
+from diffusion.models import families
 from diffusion.models.loading import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
@@ -105,44 +107,44 @@ def test_the_network_is_called_as_in_sampling(saved, build):
     """At every step of the pipeline's own sampling: the same answer to the same z, time and prompt."""
     pipe = load(saved(build))
     sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
-    tell, say = ADAPTERS[type(pipe).__name__][2](pipe, torch.device("cpu"))
+    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
     assert len(sampling.calls) == 3
     with torch.no_grad():
         for k in range(3):
-            z, time, said = sampling.step(k)
-            ours = say(z, torch.tensor([time]), tell(PROMPTS[:1]))
-            torch.testing.assert_close(ours, said, rtol=1e-5, atol=1e-6)
+            z, time, theirs = sampling.step(k)
+            ours = adapter.predict(z, torch.tensor([time]), adapter.encode_prompts(PROMPTS[:1]))
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
-def test_what_is_said_of_a_prompt_does_not_depend_on_those_beside_it(saved, build):
-    """Told alone, or encoded and called together with one that is longer, and padded to its length."""
+def test_the_prediction_for_a_prompt_does_not_depend_on_those_beside_it(saved, build):
+    """Alone, or encoded and called together with one that is longer, and padded to its length."""
     model = load_model(read_card(str(saved(build)), SIZE))
     long = "a photo of the number three, of a red cat, and of " + ", ".join(PROMPTS)
-    alone, (beside, longer) = model.conditions(PROMPTS[2:])[0], model.conditions([PROMPTS[2], long])
-    assert alone.shape == beside.shape
+    alone, both = model.conditions(PROMPTS[2:]), model.conditions([PROMPTS[2], long])
     c, h, w = read_card(str(saved(build)), SIZE).latent
     z, target = torch.randn(2, 4, c, h, w, generator=torch.Generator().manual_seed(5))
     time = model.process.time[[0, 250, 500, 999]]
     with torch.inference_mode():
-        said = model.denoise(z, time, alone.expand(4, *alone.shape))
-        together = model.denoise(z.repeat(2, 1, 1, 1), time.repeat(2), torch.stack([longer] * 4 + [beside] * 4))
-    errors = [((each[:, :c] - target) ** 2).mean((1, 2, 3)) for each in (said, together[4:], together[:4])]
+        by_itself = model.denoise(z, time, alone[[0] * 4])
+        together = model.denoise(z.repeat(2, 1, 1, 1), time.repeat(2), both[[1] * 4 + [0] * 4])
+    errors = [((each[:, :c] - target) ** 2).mean((1, 2, 3)) for each in (by_itself, together[4:], together[:4])]
     torch.testing.assert_close(errors[1], errors[0], rtol=1e-5, atol=0)
     assert (errors[2] / errors[0] - 1).abs().max() > 1e-4, "the prompts say nothing to this network"
 
 
 @pytest.mark.parametrize("build", [tiny.qwen_image, tiny.z_image, tiny.cogview_4], ids=lambda build: build.__name__)
-def test_padding_is_not_seen(saved, build):
-    """Whatever it holds; in bfloat16 too, which cannot count to 300."""
+def test_padding_is_not_seen(saved, build, monkeypatch):
+    """Whatever it holds; in bfloat16 too, which cannot count to 300. What is kept of a prompt has none."""
     model = load_model(read_card(str(saved(build)), SIZE), dtype=torch.bfloat16)
-    told = model.conditions(["a" * 301, PROMPTS[0]])
-    assert (told[0, :, -1] == 1).sum() > 256
-    other = told.clone()
-    other[..., :-1][told[..., -1] == 0] = 9.0
+    conditions = model.conditions(["a" * 301, PROMPTS[0]])
+    long, short = map(len, conditions["text"])
+    assert long > 256 > short
     z, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5)), model.process.time[[200, 600]]
     with torch.inference_mode():
-        assert torch.equal(model.denoise(z, time, told), model.denoise(z, time, other))
+        wanted = model.denoise(z, time, conditions)
+        monkeypatch.setattr(families, "pad_sequence", partial(families.pad_sequence, padding_value=9.0))
+        assert torch.equal(model.denoise(z, time, conditions), wanted)
 
 
 @pytest.mark.parametrize("build", [*tiny.NEW, tiny.sana], ids=lambda build: build.__name__)
@@ -159,7 +161,7 @@ def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
 
         monkeypatch.setattr(cls, "__call__", watched)
     with torch.no_grad():
-        ADAPTERS[type(pipe).__name__][2](pipe, torch.device("cpu"))[0](PROMPTS[:1])
+        ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu")).encode_prompts(PROMPTS[:1])
     longest = {"qwen_image": 34 + 1024}  # of which the pipeline takes no more than 34 + 512
     for tokenizer, texts, limit in wanted:
         seen = [(text, most) for who, text, most in given if who is tokenizer and most is not None]
@@ -213,17 +215,18 @@ def test_kolors_names_the_package_that_it_needs(tmp_path):
         read_card(str(tmp_path))
 
 
-def test_cogview_is_told_the_time_before_the_shift(saved):
+def test_cogview_takes_the_time_before_the_shift(saved):
     """Whatever its scheduler's shift: exponential, or the same for every size."""
     pipe = load(saved(tiny.cogview_4))
     for how in ({"time_shift_type": "exponential"}, {"use_dynamic_shifting": False, "shift": 3.0}):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **how)
         sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
-        tell, say = ADAPTERS["CogView4Pipeline"][2](pipe, torch.device("cpu"))
+        adapter = ADAPTERS["CogView4Pipeline"].adapter(pipe, torch.device("cpu"))
         for k in range(3):
-            z, time, said = sampling.step(k)
+            z, time, theirs = sampling.step(k)
             with torch.no_grad():
-                torch.testing.assert_close(say(z, torch.tensor([time]), tell(PROMPTS[:1])), said, rtol=1e-5, atol=1e-5)
+                ours = adapter.predict(z, torch.tensor([time]), adapter.encode_prompts(PROMPTS[:1]))
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_class_ids_and_flow(run_main, tmp_path, saved):
@@ -254,13 +257,12 @@ def test_class_ids_and_flow(run_main, tmp_path, saved):
 
 
 def answers(model, prompts=tuple(PROMPTS)) -> torch.Tensor:
-    """What a model says of fixed latents at four levels, for each prompt."""
-    told = model.conditions(list(prompts))
+    """Predictions [prompts, 4, c, h, w] of fixed latents at four levels."""
+    conditions = model.conditions(list(prompts))
     z = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        return torch.stack(
-            [model.denoise(z, model.process.time[[0, 250, 500, 999]], row.expand(4, *row.shape)) for row in told]
-        )
+        times = model.process.time[[0, 250, 500, 999]]
+        return torch.stack([model.denoise(z, times, conditions[[k] * 4]) for k in range(len(prompts))])
 
 
 @pytest.mark.parametrize("build", [tiny.sdxl, tiny.sd3, tiny.flux], ids=lambda build: build.__name__)
@@ -280,12 +282,15 @@ def test_lora(tmp_path, saved, build):
     pipe.save_lora_weights(tmp_path / "lora", **layers)
     beside = load(folder)
     beside.load_lora_weights(str(tmp_path / "lora"))
-    tell, say = ADAPTERS[type(pipe).__name__][2](beside, torch.device("cpu"))
+    adapter = ADAPTERS[type(pipe).__name__].adapter(beside, torch.device("cpu"))
     (file,) = (tmp_path / "lora").iterdir()
     for lora in (tmp_path / "lora", file):
         model = load_model(read_card(str(folder), SIZE, lora=str(lora)))
         ours, without = answers(model), answers(load_model(read_card(str(folder), SIZE)))
-        theirs = answers(replace(model, conditions=tell, denoise=lambda z, time, c: say(z, time.float(), c)))
+        with_diffusers = replace(
+            model, conditions=adapter.encode_prompts, denoise=lambda z, time, c: adapter.predict(z, time.float(), c)
+        )
+        theirs = answers(with_diffusers)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         assert (ours - without).abs().max() > 1e-3
 
@@ -344,7 +349,7 @@ def test_half_precision_encodes_in_float32(saved):
     card = read_card(str(saved(tiny.sdxl)), SIZE)
     pixels = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4)) * 2 - 1
     half = load_model(card, dtype=torch.bfloat16)
-    assert half.conditions(PROMPTS).dtype == torch.bfloat16
+    assert half.conditions(PROMPTS)["text"].dtype == torch.bfloat16
     assert torch.equal(half.encode(pixels), load_model(card).encode(pixels))
 
 
@@ -359,15 +364,13 @@ def test_an_unknown_pipeline_names_the_known(run_main, tmp_path, saved):
 
 def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):
     """Raised as CUDA does, since here is none; before that, calls were halved."""
-    import diffusion.models.loading
+    family = ADAPTERS["StableDiffusionXLPipeline"]
 
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    class Full(family.adapter):
+        def predict(self, *_):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    known = ADAPTERS["StableDiffusionXLPipeline"]
-    monkeypatch.setitem(
-        diffusion.models.loading.ADAPTERS, "StableDiffusionXLPipeline", (*known[:2], lambda *_: (known[2](*_)[0], full))
-    )
+    monkeypatch.setitem(ADAPTERS, "StableDiffusionXLPipeline", family._replace(adapter=Full))
     done = run_main(
         SCRIPT, "--version", saved(tiny.sdxl), "--dataset", "digits", "--img_size", SIZE, "--search", "race",
         "--device", "cpu", "--batch_size", 64,

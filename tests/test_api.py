@@ -223,16 +223,12 @@ def test_float32_is_float32(monkeypatch):
     seen = []
     known = ADAPTERS["StableDiffusionPipeline"]
 
-    def adapter(pipeline, device):
-        conditions, predict = known[2](pipeline, device)
-
-        def spied(*given):
+    class Spied(known.adapter):
+        def predict(self, *args):
             seen.append(torch.backends.cudnn.allow_tf32)
-            return predict(*given)
+            return super().predict(*args)
 
-        return conditions, spied
-
-    monkeypatch.setitem(ADAPTERS, "StableDiffusionPipeline", (*known[:2], adapter))
+    monkeypatch.setitem(ADAPTERS, "StableDiffusionPipeline", known._replace(adapter=Spied))
     classify(load_model("digits"), GOOD, PROMPTS, max_samples=2)
     assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
 

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from diffusion import InputError, InputWarning
 from diffusion.core.process import Process
-from diffusion.models import aliases, families
+from diffusion.models import aliases
 from diffusion.models.config import read_card
 from diffusion.models.loading import ADAPTERS, _read_by, load_model
 from diffusion.models.scheduler import scheduler_of
@@ -59,11 +59,11 @@ def errors(model) -> torch.Tensor:
     """What the network predicts, less what is right, of one latent under two prompts at three levels."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 8, 8, generator=generator) if model.image_size == 32 else None
-    told = model.conditions(["a photo of the number three", "a red cat"])
+    conditions = model.conditions(["a photo of the number three", "a red cat"])
     levels, eps = torch.tensor([100, 500, 900]), torch.randn(3, 4, 8, 8, generator=generator)
     z, target = model.process.noised(x, eps, levels), model.process.target(x, eps, levels)
     with torch.inference_mode():
-        rows = [model.denoise(z, model.process.time[levels], row.expand(3, *row.shape)) for row in told]
+        rows = [model.denoise(z, model.process.time[levels], conditions[[k] * 3]) for k in range(2)]
     return torch.stack([row - target for row in rows])
 
 
@@ -108,14 +108,14 @@ def test_the_first_text_encoder_of_xl_may_be_null(tmp_path):
 
     pipe = tiny.save(build, tmp_path / "xl")
     model = load_model(read_card(str(tmp_path / "xl"), 32))
-    told = model.conditions(["a red cat", "a photo"])
+    conditions = model.conditions(["a red cat", "a photo"])
     z, time = torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
     with torch.no_grad():
         text, _, pooled, _ = pipe.encode_prompt(["a red cat", "a photo"], do_classifier_free_guidance=False)
         size = torch.tensor([[32, 32, 0, 0, 32, 32]]).expand(2, -1)
         added = {"text_embeds": pooled, "time_ids": size}
-        said = pipe.unet(z, time, encoder_hidden_states=text, added_cond_kwargs=added).sample
-    torch.testing.assert_close(model.denoise(z, time, told), said, rtol=1e-5, atol=1e-6)
+        wanted = pipe.unet(z, time, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        torch.testing.assert_close(model.denoise(z, time, conditions), wanted, rtol=1e-5, atol=1e-6)
 
     tiny.save(tiny.sdxl, tmp_path / "both")
     changed(tmp_path / "both", text_encoder=[None, None], tokenizer=[None, None])
@@ -232,7 +232,9 @@ def test_the_table_of_flow_families_is_diffusers_own():
         taken[name] = str(parameters["scheduler"].annotation) if "scheduler" in parameters else ""
     if "FlowMatch" not in taken.get("QwenImagePipeline", ""):
         pytest.fail(f"annotations are not what they were: {taken}")
-    assert {name for name, kind in taken.items() if "FlowMatch" in kind} | {"SanaPipeline"} == families.FLOW
+    assert {name for name, kind in taken.items() if "FlowMatch" in kind} | {"SanaPipeline"} == {
+        name for name, family in ADAPTERS.items() if family.flow
+    }
 
 
 FLOW = [build for build in tiny.TEXT if "sdxl" not in build.__name__ and "pixart" not in build.__name__]
@@ -245,7 +247,7 @@ def test_a_swapped_scheduler_leaves_a_flow_network_what_it_is(tmp_path, build, c
     """`from_config` of another class makes it epsilon; what the network predicts, and its time, stay as they were."""
     folder = tmp_path / "model"
     pipe = tiny.save(build, folder)
-    assert type(pipe).__name__ in families.FLOW
+    assert ADAPTERS[type(pipe).__name__].flow
     before = read_card(str(folder), 32)
     settings = {key: value for key, value in pipe.scheduler.config.items() if "flow" not in str(key) + str(value)}
     cls.from_config(settings | {"beta_schedule": "linear"}).save_pretrained(folder / "scheduler")
@@ -327,9 +329,9 @@ def test_sana_reads_what_its_pipeline_reads(tmp_path):
     with torch.no_grad():
         wanted, mask, *_ = pipe.encode_prompt(["a red cat"], complex_human_instruction=default, **how)
         without, *_ = pipe.encode_prompt(["a red cat"], **how)
-        told = load_model(read_card(str(tmp_path / "sana"), 32)).conditions(["a red cat"])
-    torch.testing.assert_close(told[..., :-1], wanted)
-    assert torch.equal(told[..., -1].bool(), mask.bool())
+        conditions = load_model(read_card(str(tmp_path / "sana"), 32)).conditions(["a red cat"])
+    torch.testing.assert_close(conditions["text"], wanted)
+    assert torch.equal(conditions["mask"], mask.bool())
     assert (wanted - without).abs().max() > 0.1
     ((_, (text,), limit),) = _read_by(pipe, ["a red cat"])
     assert text == "\n".join(default) + "a red cat" and limit == len(pipe.tokenizer.encode("\n".join(default))) + 298
@@ -340,12 +342,12 @@ def test_sana_reads_what_its_pipeline_reads(tmp_path):
 def test_a_tokenizer_that_says_no_length(copy, name, length):
     """Its text encoder's length is taken."""
     folder = copy(name)
-    wanted = load_model(str(folder)).conditions(["a photo of a red three."])
+    wanted = load_model(str(folder)).conditions(["a photo of a red three."]).digest()
     for path in folder.glob("tokenizer*/tokenizer_config.json"):
         config = json.loads(path.read_text())
         config.pop("model_max_length")
         path.write_text(json.dumps(config | ({"model_max_length": length} if length else {})))
-    assert torch.equal(load_model(str(folder)).conditions(["a photo of a red three."]), wanted)
+    assert load_model(str(folder)).conditions(["a photo of a red three."]).digest() == wanted
 
 
 # ---- time in half precision ----
@@ -358,11 +360,11 @@ def seen(build, folder, time: torch.Tensor) -> torch.Tensor:
     sinusoids = next(module for name, module in modules if name.endswith(("time_proj", "time_step_embed")))
     found = []
     hook = sinusoids.register_forward_hook(lambda module, args, _: found.append(args[0].double() * module.scale))
-    tell, say = ADAPTERS[type(pipe).__name__][2](pipe, torch.device("cpu"))
+    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
     with torch.inference_mode():
-        told = tell(["a red cat"])[0]
+        condition = adapter.encode_prompts(["a red cat"])
         for t in time.split(100):
-            say(torch.zeros(len(t), 4, 8, 8, dtype=torch.bfloat16), t, told.expand(len(t), *told.shape))
+            adapter.predict(torch.zeros(len(t), 4, 8, 8, dtype=torch.bfloat16), t, condition[[0] * len(t)])
     hook.remove()
     return torch.cat(found)
 

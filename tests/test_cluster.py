@@ -18,6 +18,7 @@ from helpers import ROOT, call_main
 
 from diffusion import InputError, InputWarning
 from diffusion.core import batching
+from diffusion.core.conditions import Conditions
 from diffusion.data.datasets import load_dataset
 from diffusion.evaluate import sharding
 from diffusion.evaluate.loop import evaluate
@@ -462,7 +463,8 @@ def test_memory_for_nothing(monkeypatch):
         device = torch.device("cpu")
 
     def task():
-        yield batching.Block(torch.zeros(1, 1, 1), torch.zeros(3), np.arange(3), torch.arange(9), torch.arange(9), None)
+        conditions = Conditions({"c": torch.zeros(3)})
+        yield batching.Block(torch.zeros(1, 1, 1), conditions, np.arange(3), torch.arange(9), torch.arange(9), None)
 
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
         list(batching.together(Model(), [task()], batch_size=20))

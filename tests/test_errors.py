@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusion.core.batching import Block, measure, together
+from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
 from diffusion.core.losses import losses, plain
 from diffusion.core.process import Process
@@ -51,11 +52,12 @@ def test_half_precision_answers_are_reduced_in_float32(dtype):
 
 
 def fake(process=PROCESS):
-    """A network that says z / 4 + c + i / 1000 for condition c, and the rows (z, i, c) of each of its calls."""
+    """A network that predicts z / 4 + c + i / 1000 for condition c, and the rows (z, i, c) of each of its calls."""
     asked = []
 
     def denoise(z, i, c):
         assert z.shape[1:] == SHAPE and len(z) == len(i) == len(c)
+        c = c["c"]
         asked.append(list(zip(z, i.tolist(), c.tolist(), strict=True)))
         return 0.25 * z + (c + i / 1000)[:, None, None, None]
 
@@ -70,7 +72,7 @@ def problem(arms, points):
 
 def block_of(x, c, levels, noise) -> Block:
     """Every condition at every level, each with its own draw."""
-    return Block(x, c, np.arange(len(c)), levels, torch.arange(len(levels)), noise)
+    return Block(x, Conditions({"c": c}), np.arange(len(c)), levels, torch.arange(len(levels)), noise)
 
 
 def errors(model, *problem, **how):
@@ -98,7 +100,7 @@ def expected(x, c, levels, noise, process=PROCESS):
 
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
-def test_errors_of_a_known_network(predicts):
+def test_errors_of_a_network_in_closed_form(predicts):
     process = Process(PROCESS.alpha, PROCESS.sigma, PROCESS.time, predicts)
     args = problem(3, 4)
     out = errors(fake(process)[0], *args, batch_size=32)
@@ -111,7 +113,7 @@ def test_a_perfect_network_has_no_error():
     model = SimpleNamespace(
         process=PROCESS,
         device=torch.device("cpu"),
-        denoise=lambda z, i, c: z / PROCESS.sigma[i].float()[:, None, None, None] + c[:, None, None, None],
+        denoise=lambda z, i, c: z / PROCESS.sigma[i].float()[:, None, None, None] + c["c"][:, None, None, None],
     )
     _, _, levels, noise = problem(2, 6)
     out = errors(model, torch.zeros(SHAPE), torch.tensor([0.0, 2.0]), levels, noise, batch_size=4)
@@ -145,8 +147,8 @@ def test_no_padding_where_the_batch_is_full():
 def test_a_call_of_parts_of_several_blocks():
     """Rows are point by point, arm by arm; arms, levels and draws are those of their own block."""
     (x, c, levels, noise), (y, d, others, draws) = problem(3, 4), problem(5, 6)
-    first = Block(x, c, np.array([0, 2]), levels, torch.tensor([3, 0, 1, 3]), noise)
-    second = Block(y, d, np.array([4, 1, 3]), others, torch.tensor([5, 5, 0, 2, 1, 4]), draws)
+    first = Block(x, Conditions({"c": c}), np.array([0, 2]), levels, torch.tensor([3, 0, 1, 3]), noise)
+    second = Block(y, Conditions({"c": d}), np.array([4, 1, 3]), others, torch.tensor([5, 5, 0, 2, 1, 4]), draws)
     model, asked = fake()
     out = measure(model, [(first, 3, 8), (second, 0, 18), (first, 0, 1)], 16, plain)
     assert [len(call) for call in asked] == [24]
@@ -160,7 +162,7 @@ def test_a_sign_turns_the_noise():
     """The errors of -1 times a draw are, bit for bit, those of a draw that is its negative."""
     x, c, levels, noise = problem(3, 4)
     signs = torch.tensor([1, -1, -1, 1], dtype=torch.int8)
-    signed = Block(x, c, np.arange(3), levels, torch.arange(4), noise, signs=signs)
+    signed = Block(x, Conditions({"c": c}), np.arange(3), levels, torch.arange(4), noise, signs=signs)
     turned = block_of(x, c, levels, noise * signs[:, None, None, None])
     out, wanted = (measure(fake()[0], [(block, 1, 11)], 16, plain) for block in (signed, turned))
     assert torch.equal(out, wanted)

@@ -97,7 +97,7 @@ def test_agrees_with_diffusers():
 
 
 def test_unknown_prediction_type():
-    with pytest.raises(ValueError, match=r"'score'.*epsilon, v_prediction, sample, flow, edm"):
+    with pytest.raises(ValueError, match=r"'score'.*epsilon, v_prediction, sample, flow or edm"):
         Process(torch.ones(5), torch.ones(5), torch.arange(5), "score").target(*points())
 
 

@@ -1,4 +1,4 @@
-"""Many tasks, one stream of network calls: how full the calls are, and that nobody can tell from the results."""
+"""Many tasks, one stream of network calls: how full the calls are, and that results do not depend on it."""
 
 import itertools
 from dataclasses import replace
@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler
 from helpers import ROOT
 
 from diffusion.core.batching import Block, measure, together
+from diffusion.core.conditions import Conditions
 from diffusion.core.image import Question, search_image
 from diffusion.core.losses import plain
 from diffusion.core.noise import ImageNoise
@@ -27,12 +28,12 @@ SHAPE = (2, 3, 4)  # c, h, w
 
 
 def fake(device: str = "cpu"):
-    """A network that says z + c, and how many rows each of its calls had. Its tensors are on the CPU in any case."""
+    """A network that predicts z + c, and the number of rows of each of its calls. Its tensors are on the CPU."""
     calls = []
 
     def denoise(z, i, c):
         calls.append(len(z))
-        return z + c[:, None, None, None]
+        return z + c["c"][:, None, None, None]
 
     return SimpleNamespace(process=PROCESS, device=torch.device(device), denoise=denoise), calls
 
@@ -44,14 +45,24 @@ def asking(k: int, *blocks: tuple[int, int]):
     sent = []
     for arms, points in blocks:
         levels = torch.randint(1000, (points,), generator=draw)
-        sent.append((yield Block(x, torch.linspace(0, 1, 10), np.arange(arms), levels, torch.arange(points), noise)))
+        conditions = Conditions({"c": torch.linspace(0, 1, 10)})
+        sent.append((yield Block(x, conditions, np.arange(arms), levels, torch.arange(points), noise)))
     return k, sent
 
 
 def several(n: int) -> list[list[tuple[int, int]]]:
     """For each of n tasks, its blocks: from none to five, of 1 to 81 rows."""
     rng = np.random.default_rng(n)
-    return [[tuple(rng.integers(1, 10, 2).tolist()) for _ in range(rng.integers(6))] for _ in range(n)]
+    blocks = []
+    for _ in range(n):
+        asked = rng.integers(6)
+        blocks.append([tuple(rng.integers(1, 10, 2).tolist()) for _ in range(asked)])
+    return blocks
+
+
+def rows_of(blocks: list[list[tuple[int, int]]]) -> int:
+    """Number of evaluations of these blocks of all tasks."""
+    return sum(arms * points for each in blocks for arms, points in each)
 
 
 def alone(model, task):
@@ -94,7 +105,7 @@ def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
         _, wanted = alone(fake()[0], asking(k, *blocks[k]))
         assert [tuple(errors.shape) for errors in sent] == [(*shape, 3) for shape in blocks[k]]
         assert all(torch.equal(errors, other) for errors, other in zip(sent, wanted, strict=True))
-    assert sum(counted) == sum(arms * points for each in blocks for arms, points in each)
+    assert sum(counted) == rows_of(blocks)
     assert len(calls) == len(counted) and all(16 <= n <= max(16, batch_size) for n in calls)
 
 
@@ -121,7 +132,7 @@ def test_elsewhere_than_on_a_cpu_every_call_has_the_same_shape(batch_size):
     blocks = several(20)
     done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, keep=keep))
     assert set(calls) == {batch_size}
-    assert sum(counted) == sum(arms * points for each in blocks for arms, points in each)
+    assert sum(counted) == rows_of(blocks)
     assert all(n == batch_size for n in counted[:-10]) and (batch_size == 1 or counted[-1] < batch_size)
     for k, sent in done.items():
         _, wanted = alone(fake()[0], asking(k, *blocks[k]))
@@ -230,10 +241,10 @@ def test_errors_of_a_task_are_not_swallowed(place):
 
 
 @pytest.mark.parametrize("batch_size, in_flight", [(16, None), (32, None), (23, 3), (64, 1)])
-def test_a_call_has_rows_of_the_same_loras(batch_size, in_flight):
-    """Which the model is told first; they are full as long as there are images, and each task is sent its own rows."""
-    loras = [(), ("a",), ("b:0.5",), ("a", "b:0.5"), ("a",), (), ("c",), (), ("b:0.5",), ("c",)]
-    shift = {each: 10.0 * k for k, each in enumerate(dict.fromkeys(loras))}
+def test_a_call_has_rows_of_the_same_setting(batch_size, in_flight):
+    """To which the model is switched first; calls are full while there are images."""
+    settings = [(), ("a",), ("b:0.5",), ("a", "b:0.5"), ("a",), (), ("c",), (), ("b:0.5",), ("c",)]
+    shift = {each: 10.0 * k for k, each in enumerate(dict.fromkeys(settings))}
     (model, calls), on, kept, before_the_end = fake(), [], [], []
     plainly = model.denoise
 
@@ -250,7 +261,8 @@ def test_a_call_has_rows_of_the_same_loras(batch_size, in_flight):
         def start(_):
             return halving(10, [2, 8], [4, 1])
 
-        question = Question(x, torch.zeros(10), np.arange(10), start, noise, loras=loras)
+        conditions = Conditions({"c": torch.zeros(10)}, tuple(settings))
+        question = Question(x, conditions, np.arange(10), start, noise)
         return k, (yield from search_image(question, points, loss="l2"))
 
     def tasks():
@@ -262,9 +274,9 @@ def test_a_call_has_rows_of_the_same_loras(batch_size, in_flight):
         for arm, errors in enumerate(measured.errors.split(measured.counts.tolist())):
             n = len(errors)
             z = PROCESS.noised(x.expand(n, *SHAPE), noise[:n], measured.levels[:n])
-            torch.testing.assert_close(errors[:, 0], ((z + shift[loras[arm]] - noise[:n]) ** 2).mean((1, 2, 3)))
+            torch.testing.assert_close(errors[:, 0], ((z + shift[settings[arm]] - noise[:n]) ** 2).mean((1, 2, 3)))
         kept.append(k)
-    assert sorted(kept) == list(range(60)) and len(on) == len(calls) and {*on} == {*loras}
+    assert sorted(kept) == list(range(60)) and len(on) == len(calls) and {*on} == {*settings}
     assert in_flight or set(calls[: before_the_end[0]]) == {batch_size}
 
 
@@ -301,7 +313,8 @@ def one_image(images, k: int):
 @pytest.fixture(scope="module")
 def by_themselves(images):
     found = dict(alone(images[0], one_image(images, k)) for k in IMAGES)
-    halved, raced = ([found[k] for k in IMAGES[start::2]] for start in (0, 1))
+    halved = [found[k] for k in IMAGES[::2]]
+    raced = [found[k] for k in IMAGES[1::2]]
     assert {measured.nfe for measured in halved} == {10 * 4 + 3 * 8}
     assert {len(measured.levels) for measured in raced} != {24}  # not all go to the end
     return found

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from diffusion import InputError, InputWarning, classify, score
+from diffusion.core.conditions import Conditions
 from diffusion.models.loading import _check_distinct, _near, load_model, read_card
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -75,31 +76,35 @@ def test_the_same_text_twice(model_folder):
 
 
 def test_near_rows_closed_form():
-    rows = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0.01, 0], [0, 0, 0], [0, 0, 0]])
+    rows = Conditions({"text": torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0.01, 0], [0, 0, 0], [0, 0, 0]])})
     assert _near(rows) == [0, 2, 3, 4]
-    assert _near(rows.to(torch.bfloat16)) == [0, 2, 3, 4] and _near(rows[:2]) == []
+    assert _near(rows.map(torch.Tensor.bfloat16)) == [0, 2, 3, 4] and _near(rows[:2]) == []
     wide = torch.zeros(2, 70_000)
     wide[:, 0], wide[1, -1] = 1, 1
-    assert _near(wide) == []  # what differs is in another part
+    assert _near(Conditions({"text": wide})) == []  # what differs is in another part
+    columns = {"text": rows["text"], "pooled": torch.tensor([[0.0], [0], [1], [0], [0]])}
+    assert _near(Conditions(columns)) == [3, 4]  # or in another column
+    texts = torch.ones(2, 3), torch.ones(2, 3), torch.ones(1, 3)
+    assert _near(Conditions({"text": texts})) == [0, 1]  # or in length
 
 
 def test_near_is_not_the_same():
     """Prompts of almost one meaning: only equal bits count."""
-    rows = torch.tensor([[1.0, 0], [1.0, 1e-6], [1.0, 0]])
-    of = dict(zip("abc", rows, strict=True))
+    rows = Conditions({"text": torch.tensor([[1.0, 0], [1.0, 1e-6], [1.0, 0]])})
     with pytest.warns(InputWarning) as caught:
-        _check_distinct(["a", "b", "c"], [None] * 3, rows, lambda prompt, own: of[prompt])
+        _check_distinct(["a", "b", "c"], [None] * 3, rows, lambda prompt, own: rows["abc".index(prompt)])
     assert len(caught) == 1 and "'a', 'c'" in str(caught[0].message)
 
 
 def test_prompts_with_other_loras_are_others(recwarn):
-    rows = torch.ones(2, 3)
+    rows = Conditions({"text": torch.ones(2, 3)})
     _check_distinct(["a", "b"], [("x",), ("y",)], rows, lambda prompt, own: rows[0])
     assert not recwarn
     with pytest.raises(InputError):
         _check_distinct(["a", "b"], [("x",), ("x",)], rows, lambda prompt, own: rows[0])
     with pytest.raises(InputError):  # the empty caption is beside the point
-        _check_distinct(["a", "b", ""], [None] * 3, torch.ones(3, 3), lambda prompt, own: rows[0] * len(prompt))
+        three = Conditions({"text": torch.ones(3, 3)})
+        _check_distinct(["a", "b", ""], [None] * 3, three, lambda prompt, own: rows[[0] * len(prompt)])
 
 
 def test_a_run(run_main, tmp_path):
@@ -207,7 +212,7 @@ def test_a_token_without_an_embedding(folder, model_folder):
     with pytest.raises(InputError, match="<cat-toy>"):
         model.conditions(["a photo of a <cat-toy>.", "a photo of a three."])
     prompts = ["a photo of a five.", "a photo of a three."]
-    assert torch.equal(model.conditions(prompts), load_model(str(model_folder)).conditions(prompts))
+    assert model.conditions(prompts).digest() == load_model(str(model_folder)).conditions(prompts).digest()
 
 
 # ---- embeddings ----
@@ -261,7 +266,7 @@ def test_pooled_text_is_that_at_the_end(tmp_path, where):
     wanted = load_model(read_card(str(tmp_path / "xl"), embeddings=embeddings)).conditions(prompts)
     path.write_text(json.dumps(json.loads(now) | {"eos_token_id": 2}))
     found = load_model(read_card(str(tmp_path / "xl"), embeddings=embeddings)).conditions(prompts)
-    assert torch.equal(found, wanted)
+    assert found.digest() == wanted.digest()
     path.write_text(now)
     with torch.no_grad():  # closed form: the text at the first end, times the projection
         pipe = _pipeline(tmp_path / "xl", embeddings)
@@ -270,7 +275,7 @@ def test_pooled_text_is_that_at_the_end(tmp_path, where):
         ).input_ids
         ends = (ids == pipe.tokenizer_2.eos_token_id).int().argmax(1)
         text = pipe.text_encoder_2(ids).last_hidden_state[range(3), ends] @ pipe.text_encoder_2.text_projection.weight.T
-    torch.testing.assert_close(found[:, -text.shape[1] :], text, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["pooled"], text, rtol=1e-4, atol=1e-5)
 
 
 def _pipeline(folder, embeddings):

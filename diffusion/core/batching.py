@@ -1,8 +1,12 @@
-"""The kernel: errors of conditions at shared points, many images in one network call."""
+"""The kernel: errors of conditions at shared points, many images in one network call.
+
+A search over one image is a generator, a *task*: it yields the `Block` of evaluations that it wants next and is sent
+their errors. `together` runs many tasks side by side and puts the rows of their blocks into full network calls.
+"""
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,87 +14,103 @@ import torch
 from torch import Tensor
 
 from diffusion import InputWarning
+from diffusion.core.conditions import Conditions, places_of
 from diffusion.core.losses import plain
 
 CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
 
 
-# ---- many images, one stream of network calls ----
-
-
 @dataclass(frozen=True)
 class Block:
-    """Evaluations wanted of one image: every arm at every point, a rows for each of p points."""
+    """Evaluations of one image: every arm at every point.
+
+    Its rows are the a * p pairs, point by point: row k is arm k mod a at point k // a.
+    """
 
     x: Tensor  # [c, h, w] clean latent
-    conditions: Tensor  # of all arms of the image, indexable by arm
-    arms: np.ndarray  # [a] which of them
+    conditions: Conditions  # of all arms of the image
+    arms: np.ndarray  # [a] the rows of `conditions` that are evaluated
     levels: Tensor  # [p]
     rows: Tensor  # [p] the noise draw of each point
-    noise: Tensor  # a bank [n, c, h, w], or anything that gives such when indexed by draws
-    loras: Sequence[tuple[str, ...]] | None = None  # of all arms of the image: the model's that each has for itself
-    signs: Tensor | None = None  # [p] 1 or -1, what the draw of each point is multiplied by; default 1
+    noise: Tensor  # a bank [n, c, h, w], or anything that gives [p, c, h, w] when indexed by draws [p]
+    signs: Tensor | None = None  # [p] 1 or -1, factor of each point's draw; default 1
 
     def __len__(self) -> int:
         return len(self.arms) * len(self.levels)
 
     @property
-    def on(self) -> tuple[str, ...] | None:
-        """The LoRAs of the first arm."""
-        return self.loras and self.loras[self.arms[0]]
-
-
-def alike(loras: Iterable) -> dict[tuple[str, ...] | None, list[int]]:
-    """The places of arms that have the same LoRAs."""
-    places: dict = {}
-    for place, own in enumerate(loras):
-        places.setdefault(own, []).append(place)
-    return places
+    def settings(self) -> list[Hashable]:
+        """The setting of each arm, None if there is none."""
+        if self.conditions.settings is None:
+            return [None] * len(self.arms)
+        return [self.conditions.settings[arm] for arm in self.arms]
 
 
 Task = Generator[Block, Tensor, object]  # yields blocks, is sent their errors [a, p, k] float32, returns a result
+Part = tuple[Block, int, int]  # rows [start, stop) of a block
 
 
-def differentiable(model, parts: list[tuple[Block, int, int]], size: int, keep: Callable) -> Tensor:
-    """One network call for rows [start, stop) of each block, filled up with copies of the last row to `size`.
+# ---- one network call ----
 
-    Arms have the same LoRAs, if any. The error of a row is ||target - network(z_i, i, c)|| under each loss. -> [n, k],
-    the k columns that `keep` keeps
+
+def differentiable(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
+    """Errors of some rows of several blocks, which all have one setting, by one network call.
+
+    The call is filled up to `size` rows with copies of the last one. The error of a row is
+    ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `keep` makes
     """
-    columns = []
-    for block, start, stop in parts:
-        point, arm = np.divmod(np.arange(start, stop), len(block.arms))
-        seen = slice(point[0], point[-1] + 1)  # its points: each is drawn once
-        eps = block.noise[block.rows[seen]].to(block.x.device, torch.float32)
-        if block.signs is not None:
-            eps = eps * block.signs[seen].to(eps)[:, None, None, None]
-        eps = eps[point - point[0]]
-        x = block.x.float().expand_as(eps)
-        columns.append((x, eps, block.levels[point], block.conditions[block.arms[arm]]))
-    x, eps, i, conditions = (torch.cat(column) for column in zip(*columns, strict=True))
-    z = model.process.noised(x, eps, i)  # levels stay on the host, where the tables are
+    inputs = [_inputs(*part) for part in parts]
+    x = torch.cat([each[0] for each in inputs])
+    eps = torch.cat([each[1] for each in inputs])
+    i = torch.cat([each[2] for each in inputs])
+    conditions = Conditions.cat([each[3] for each in inputs])
+    z = model.process.noised(x, eps, i)  # levels stay on the host, as the tables do
+
+    setting = parts[0][0].settings[0]
+    if setting is not None:
+        model.switch(setting)
     n = len(i)
-    if (loras := parts[0][0].on) is not None:
-        model.switch(loras)
-    shown = torch.arange(size).clamp(max=n - 1) if n < size else slice(None)
-    answer = model.denoise(z[shown], model.process.time[i[shown]], conditions[shown])[:n]
-    return keep(model.process, x, eps, i, answer)
+    time = model.process.time[i]
+    if n < size:
+        filled = torch.arange(size).clamp(max=n - 1)
+        z, time, conditions = z[filled], time[filled], conditions[filled]
+    prediction = model.denoise(z, time, conditions)[:n]
+    return keep(model.process, x, eps, i, prediction)
 
 
-measure = torch.inference_mode()(differentiable)  # the same, where nobody asks for a gradient
+measure = torch.inference_mode()(differentiable)  # the same without gradients
 
 
-@dataclass
-class _Asked:
-    """A block that a task waits for, or those of its arms that have the same LoRAs."""
+def _inputs(block: Block, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Conditions]:
+    """x and eps [n, c, h, w], levels [n] and conditions of rows [start, stop)."""
+    point, arm = np.divmod(np.arange(start, stop), len(block.arms))
+    points = slice(point[0], point[-1] + 1)
+    eps = block.noise[block.rows[points]].to(block.x.device, torch.float32)  # one draw for all arms of a point
+    if block.signs is not None:
+        eps = eps * block.signs[points].to(eps)[:, None, None, None]
+    eps = eps[point - point[0]]
+    x = block.x.float().expand_as(eps)
+    return x, eps, block.levels[point], block.conditions[block.arms[arm]]
 
-    number: int
-    task: Task
-    block: Block
-    places: list[int]  # of its arms among those that the task asked for
-    parts: list["_Asked"]  # all that the task asked for
-    sent: int = 0  # rows
-    answers: list[Tensor] = field(default_factory=list)
+
+# ---- many images, one stream of network calls ----
+
+
+@dataclass(eq=False)
+class _Request:
+    """The arms of one setting in a block that a task waits for."""
+
+    block: Block  # of these arms only
+    places: list[int]  # of these arms among those of the task's block
+    setting: Hashable
+    asked: "_Asked"
+    sent: int = 0  # leading rows that are part of a call
+    answers: list[Tensor] = field(default_factory=list)  # errors [n, k] of leading rows
+
+    @property
+    def unsent(self) -> int:
+        """Number of rows not sent yet."""
+        return len(self.block) - self.sent
 
     @property
     def answered(self) -> bool:
@@ -98,37 +118,95 @@ class _Asked:
 
     def errors(self) -> Tensor:
         """[a, p, k]"""
-        return torch.cat(self.answers).unflatten(0, (-1, len(self.block.arms))).transpose(0, 1)
+        by_point = torch.cat(self.answers).unflatten(0, (-1, len(self.block.arms)))
+        return by_point.transpose(0, 1)
 
 
-def _split(number: int, task: Task, block: Block) -> list[_Asked]:
-    """What a task asks for, in parts of which each has calls of its own."""
-    parts: list[_Asked] = []
-    for places in alike(block.loras and block.loras[arm] for arm in block.arms).values():
-        parts.append(_Asked(number, task, replace(block, arms=block.arms[places]), places, parts))
-    return parts
+@dataclass(eq=False)
+class _Asked:
+    """A task that waits for the errors of a block, in one request for each setting."""
+
+    number: int  # of the task; the lowest is served first
+    task: Task
+    requests: list[_Request] = field(default_factory=list)
+
+    @property
+    def answered(self) -> bool:
+        return all(request.answered for request in self.requests)
+
+    def errors(self) -> Tensor:
+        """[a, p, k], the arms in the order of the task's block."""
+        places = [place for request in self.requests for place in request.places]
+        errors = torch.cat([request.errors() for request in self.requests])
+        return errors[np.argsort(places)]
 
 
-def _rows(asked: list[_Asked]) -> int:
-    """How many are still to send."""
-    return sum(len(each.block) - each.sent for each in asked)
+class _Running:
+    """The tasks in progress, and their requests that have rows to send."""
+
+    def __init__(self, tasks: Iterable[Task], in_flight: int | None):
+        self.upcoming = enumerate(tasks)
+        self.in_flight = in_flight
+        self.running = 0
+        self.exhausted = False
+        self.requests: list[_Request] = []  # those of the oldest task first
+
+    @property
+    def may_start(self) -> bool:
+        return not self.exhausted and self.running != self.in_flight
+
+    def start(self) -> list:
+        """Start the next task; its result if it ended at once, as `resume`."""
+        try:
+            number, task = next(self.upcoming)
+        except StopIteration:
+            self.exhausted = True
+            return []
+        self.running += 1
+        return self.resume(number, task, None)
+
+    def resume(self, number: int, task: Task, errors: Tensor | None) -> list:
+        """Run a task until it asks for a block: []; or to its end: [its result]."""
+        try:
+            block = task.send(errors)
+        except StopIteration as end:
+            self.running -= 1
+            return [end.value]
+        asked = _Asked(number, task)
+        for setting, places in places_of(block.settings).items():
+            part = replace(block, arms=block.arms[places])
+            asked.requests.append(_Request(part, places, setting, asked))
+        self.requests += asked.requests
+        self.requests.sort(key=lambda request: request.asked.number)
+        return []
+
+    def next_requests(self) -> list[_Request]:
+        """Requests that may share a call: those of the setting with the most unsent rows."""
+        groups: dict[Hashable, list[_Request]] = {}
+        for request in self.requests:
+            groups.setdefault(request.setting, []).append(request)
+        return max(groups.values(), key=_unsent, default=[])
+
+    def mark_sent(self, taken: list[tuple[_Request, int, int]]) -> None:
+        for request, _, stop in taken:
+            request.sent = stop
+        self.requests = [request for request in self.requests if request.unsent]
 
 
-def _fullest(asked: list[_Asked]) -> list[_Asked]:
-    """Those that may share a call, being of the same LoRAs: of these, the most rows; all, where arms have none."""
-    same = alike(each.block.on for each in asked).values()
-    return max(([asked[k] for k in places] for places in same), key=_rows, default=[])
+def _unsent(requests: list[_Request]) -> int:
+    """Number of rows not sent yet."""
+    return sum(request.unsent for request in requests)
 
 
-def _take(asked: list[_Asked], room: int) -> list[tuple[_Asked, int, int]]:
-    """At most `room` of the rows still to send, from the first on: whose, and its rows [start, stop)."""
-    parts = []
-    for each in asked:
-        stop = min(each.sent + room, len(each.block))
-        if each.sent < stop:
-            parts.append((each, each.sent, stop))
-            room -= stop - each.sent
-    return parts
+def _take(requests: list[_Request], room: int) -> list[tuple[_Request, int, int]]:
+    """Unsent rows for one call, at most `room`: requests and their rows [start, stop)."""
+    taken = []
+    for request in requests:
+        n = min(request.unsent, room)
+        if n:
+            taken.append((request, request.sent, request.sent + n))
+            room -= n
+    return taken
 
 
 def together(
@@ -140,43 +218,33 @@ def together(
     keep: Callable = plain,
     spent: Callable[[int], None] = lambda nfe: None,
 ) -> Iterator:
-    """Run tasks side by side, so that every network call is full; yields what they return, as they end.
+    """Run tasks side by side, so that every network call is full; yields the results of tasks as they end.
 
-    Calls hold `batch_size` rows, of the oldest tasks first; when those in flight want fewer, the next task is started
-    (with `in_flight`, at most so many at a time). Where arms have LoRAs of their own, a call has rows of the same ones:
-    of those with the most rows to send. On a CPU the same row gives the same bits whatever shares its call (calls are
-    of at least CPU_ROWS rows); elsewhere every call is filled up to the same shape. The errors of one call are read
-    while the next one runs; then `spent` is told of its NFE, one per row of the blocks. A call that does not fit into
-    memory is made again in halves, and so are those after it.
+    Calls hold `batch_size` rows, those of the oldest tasks first; when the tasks in progress want fewer, the next one
+    is started (with `in_flight`, at most so many at a time). All rows of a call have the same setting: the one with the
+    most unsent rows is next. On a CPU a row has the same bits whatever shares its call (calls are of at least CPU_ROWS
+    rows); elsewhere every call is filled up to the same shape. The errors of one call are read while the next one runs;
+    then `spent` is called with its NFE, one per row of the blocks. A call that does not fit into memory is made again
+    in halves, and so are those after it.
     """
     on_cpu = model.device.type == "cpu"
     least = CPU_ROWS if on_cpu else 1
     batch_size = max(batch_size, least)
-    tasks = enumerate(tasks)
-    asked: list[_Asked] = []  # with rows to send, the oldest first
-    unread: deque[tuple[list, Tensor]] = deque()
-    running = 0
-
-    def go_on(number: int, task: Task, errors: Tensor | None) -> Iterator:
-        """Let a task run until it asks for a block, or else yield its result."""
-        nonlocal running
-        try:
-            asked.extend(_split(number, task, task.send(errors)))
-        except StopIteration as end:
-            running -= 1
-            yield end.value
+    running = _Running(tasks, in_flight)
+    unread: deque[tuple[list[tuple[_Request, int, int]], Tensor]] = deque()  # calls whose errors are on the device
 
     while True:
-        while (wanted := _rows(fullest := _fullest(asked))) < batch_size and running != in_flight:
-            if (new := next(tasks, None)) is None:
-                break
-            running += 1
-            yield from go_on(*new, None)
-        if wanted >= batch_size or (asked and not unread):
-            parts = _take(fullest, batch_size)
-            size = least if on_cpu else batch_size
+        requests = running.next_requests()
+        wanted = _unsent(requests)
+        if wanted < batch_size and running.may_start:
+            yield from running.start()
+            continue
+
+        if wanted >= batch_size or (wanted and not unread):
+            taken = _take(requests, batch_size)
+            parts = [(request.block, start, stop) for request, start, stop in taken]
             try:
-                answers = measure(model, [(a.block, start, stop) for a, start, stop in parts], size, keep)
+                errors = measure(model, parts, least if on_cpu else batch_size, keep)
             except torch.OutOfMemoryError:
                 if batch_size == least:
                     raise
@@ -184,20 +252,18 @@ def together(
                 halved = f"out of memory: from here on {batch_size} evaluations in a call"
                 warnings.warn(halved, InputWarning, stacklevel=2)
                 continue
-            for a, _, stop in parts:
-                a.sent = stop
-            asked = [a for a in asked if a.sent < len(a.block)]
-            unread.append((parts, answers))
+            running.mark_sent(taken)
+            unread.append((taken, errors))
+
         if not unread:
             return
         if len(unread) == 2 or wanted < batch_size:
-            parts, answers = unread.popleft()
-            answers = answers.cpu()
-            spent(len(answers))
-            answers = answers.split([stop - start for _, start, stop in parts])
-            for (a, _, _), part in zip(parts, answers, strict=True):
-                a.answers.append(part)
-                if all(each.answered for each in a.parts):
-                    order = np.argsort([place for each in a.parts for place in each.places])
-                    yield from go_on(a.number, a.task, torch.cat([each.errors() for each in a.parts])[order])
-            asked.sort(key=lambda a: a.number)
+            taken, errors = unread.popleft()
+            errors = errors.cpu()
+            spent(len(errors))
+            rows = errors.split([stop - start for _, start, stop in taken])
+            for (request, _, _), answer in zip(taken, rows, strict=True):
+                request.answers.append(answer)
+                asked = request.asked
+                if asked.answered:
+                    yield from running.resume(asked.number, asked.task, asked.errors())

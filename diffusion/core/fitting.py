@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.core.batching import CPU_ROWS, Block, Task, differentiable, together
+from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
 from diffusion.core.losses import plain
 from diffusion.stats.calibration import fit_temperature
@@ -24,7 +25,7 @@ class Shots:
 
     x: Tensor  # [n, c, h, w] latents
     label: np.ndarray  # [n] rows of the conditions
-    conditions: Tensor  # of the classes, one row each
+    conditions: Conditions  # of the classes, one row each
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def errors_before(
     return np.stack([found[k] for k in range(len(shots.x))])
 
 
-def block(x: Tensor, conditions: Tensor, arms: np.ndarray, levels: np.ndarray, noise: Tensor) -> Block:
+def block(x: Tensor, conditions: Conditions, arms: np.ndarray, levels: np.ndarray, noise: Tensor) -> Block:
     """Some arms of an image, each level with the draw of its place."""
     return Block(x, conditions, arms, torch.as_tensor(levels), torch.arange(len(levels)), noise)
 

@@ -1,6 +1,6 @@
 """One image: a search over errors, and the record of it."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.core.batching import Block
+from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
 from diffusion.core.schedule import Points
 from diffusion.core.search import Search
@@ -19,12 +20,11 @@ class Question:
     """One image, and the candidates that compete for it."""
 
     x: Tensor  # [c, h, w] clean latent
-    conditions: Tensor  # of all arms, indexable by arm
+    conditions: Conditions  # of all arms
     arm_class: np.ndarray  # [arms] the class of each arm, a row 0..K-1
     start: Callable[[np.ndarray], Search]  # start(among) is the search between the classes `among`
     noise: object  # a bank [n, c, h, w], or an object that returns such when indexed by draws (noise.ImageNoise)
     among: np.ndarray | None = None  # ascending rows of the classes that compete; None: all
-    loras: Sequence[tuple[str, ...]] | None = None  # per arm, the LoRAs that are switched on for it
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
                 levels[new],
                 draws[new],
                 question.noise,
-                question.loras,
                 None if signs is None else signs[new],
             )
             for arm, block in zip(arms, errors, strict=True):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.core.constants import LOSSES
 
-LOSS_OF = {  # each of names.LOSSES -> its function of prediction and target [n, c, h, w], at each place
+LOSS_OF = {  # each of LOSSES -> its function of prediction and target [n, c, h, w], at each place
     "l2": partial(F.mse_loss, reduction="none"),
     "l1": partial(F.l1_loss, reduction="none"),
     "huber": partial(F.huber_loss, reduction="none"),  # delta 1
@@ -49,7 +49,8 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     step = beta / (process.sigma * (1 - beta).sqrt())  # an error in eps, as an error in the mean
     kl = 0.5 * (wider + torch.expm1(-wider) + at(step**2 / posterior) * (prediction - eps) ** 2 * torch.exp(-wider))
     bound = kl.mean((-3, -2, -1))
-    if (first := (i == 0).to(eps.device)).any():
+    first = (i == 0).to(eps.device)
+    if first.any():
         off = (at(step) * (prediction - eps))[first]  # x - mean
         sd = torch.exp((at(posterior.log()) + wider)[first] / 2)
         x = x.float()[first]
@@ -63,33 +64,33 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
     return bound / math.log(2)
 
 
-# What is kept of the network's answers [n, c or 2c, h, w]: functions of (process, x [n, c, h, w], eps [n, c, h, w],
-# i [n], answer) -> [n, k], whose first three columns are the losses.
+# Functions of (process, x [n, c, h, w], eps [n, c, h, w], levels i [n], the network's output [n, c or 2c, h, w])
+# -> [n, k], the columns that are kept; the first three are the losses.
 
 
-def plain(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
+def plain(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses. [n, 3]"""
-    return losses(answer[:, : x.shape[1]], process.target(x, eps, i))
+    return losses(output[:, : x.shape[1]], process.target(x, eps, i))
 
 
-def with_bound(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
+def with_bound(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses and the term of the variational bound. [n, 4]"""
-    prediction, variance = answer.chunk(2, 1)
+    prediction, variance = output.chunk(2, 1)
     bound = variational_bound(process, x, eps, i, prediction, variance)
     return torch.cat([losses(prediction, process.target(x, eps, i)), bound[:, None]], 1)
 
 
-def with_map(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
+def with_map(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses and the squared error at each place of the latent, its mean over channels. [n, 3 + h w]"""
-    square = (answer[:, : x.shape[1]].float() - process.target(x, eps, i)) ** 2
-    return torch.cat([plain(process, x, eps, i, answer), square.mean(1).flatten(1)], 1)
+    square = (output[:, : x.shape[1]].float() - process.target(x, eps, i)) ** 2
+    return torch.cat([plain(process, x, eps, i, output), square.mean(1).flatten(1)], 1)
 
 
-def with_prediction(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
+def with_prediction(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses and what the network predicts. [n, 3 + c h w]"""
-    return with_answer(process, x, eps, i, answer[:, : x.shape[1]])
+    return with_output(process, x, eps, i, output[:, : x.shape[1]])
 
 
-def with_answer(process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
-    """The losses and all that the network says. [n, 3 + (c or 2c) h w]"""
-    return torch.cat([plain(process, x, eps, i, answer), answer.float().flatten(1)], 1)
+def with_output(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
+    """The losses and all channels of the output. [n, 3 + (c or 2c) h w]"""
+    return torch.cat([plain(process, x, eps, i, output), output.float().flatten(1)], 1)

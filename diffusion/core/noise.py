@@ -1,4 +1,4 @@
-"""Noise samples that depend on the seed, the image and the number of the draw alone."""
+"""Noise samples that depend only on the seed, the image and the number of the draw."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,9 @@ import torch
 
 
 class ImageNoise:
-    """Standard normal draws [n, c, h, w] that depend on (seed, dataset index, number of the draw) alone.
+    """Standard normal draws [n, c, h, w] that depend only on (seed, dataset index, number of the draw).
 
-    Indexed like a bank of noise; a draw is made when it is asked for, since a search uses few of them.
+    Indexed like a bank of noise; a draw is made when it is indexed, since a search uses few of them.
     """
 
     def __init__(self, seed: int, index: int, latent: tuple[int, int, int]):

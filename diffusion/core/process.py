@@ -1,4 +1,4 @@
-"""The affine Gaussian path z_i = alpha_i x + sigma_i eps, and what a network says about it."""
+"""The affine Gaussian path z_i = alpha_i x + sigma_i eps, and what a network predicts on it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Process:
 
     alpha: Tensor  # [T] float64
     sigma: Tensor  # [T] float64
-    time: Tensor  # [T] what the network is told at level i
+    time: Tensor  # [T] the network's time input at level i
     predicts: str  # "epsilon" | "v_prediction" | "sample" | "flow" | "edm"
     data: float = 1.0  # the standard deviation of x that EDM's preconditioning takes
 
@@ -24,7 +24,7 @@ class Process:
         return _at(self.alpha, i, eps) * x + _at(self.sigma, i, eps) * eps
 
     def target(self, x: Tensor, eps: Tensor, i: Tensor) -> Tensor:
-        """The network's right answer at z; shapes as `noised`.
+        """The prediction without error at z; shapes as `noised`.
 
         eps, v = alpha eps - sigma x (arXiv 2202.00512), x, u = dz/dsigma = eps - x (arXiv 2210.02747), or EDM's
         F = sigma x / data - alpha data eps (arXiv 2206.00364, eq. 8: c_skip z / c_in + c_out F = x).
@@ -39,15 +39,15 @@ class Process:
             return x.expand_as(eps)
         if self.predicts == "flow":
             return eps - x
-        raise ValueError(f"the network predicts {self.predicts!r}; known are epsilon, v_prediction, sample, flow, edm")
+        raise ValueError(f"the network predicts {self.predicts!r}; wanted epsilon, v_prediction, sample, flow or edm")
 
     @classmethod
     def from_scheduler(cls, scheduler) -> "Process":
         """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits.
 
-        Flow matching: alpha = 1 - sigma, and the network is told T sigma. Its T levels are even in sigma: a scheduler's
-        `shift` says where sampling steps and training are dense, and such levels decide worse (README, "Any model").
-        EDM: z is what the network sees, c_in (x + s eps); it is told log(s) / 4. The levels are the scheduler's s.
+        Flow matching: alpha = 1 - sigma and time T sigma. The T levels are even in sigma; a scheduler's `shift` makes
+        sampling steps and training dense at high noise, and such levels decide worse (README, "Any model").
+        EDM: z is the network's input, c_in (x + s eps), and time is log(s) / 4. The levels are the scheduler's s.
         """
         config = scheduler.config
         if type(scheduler).__name__.startswith("EDM"):
@@ -56,13 +56,13 @@ class Process:
             predicts = "edm" if config.prediction_type == "epsilon" else config.prediction_type
             return cls(alpha, alpha * s, s.log() / 4, predicts, data)
         predicts = config.get("prediction_type") or "epsilon"
-        if not hasattr(scheduler, "betas"):  # flow matching's; a prediction type in its file is another class's
+        if not hasattr(scheduler, "betas"):  # flow matching; a prediction type in its file is left from another class
             predicts = "flow"
         if predicts not in ("flow", "flow_prediction"):
             abar = (1 - scheduler.betas.double()).cumprod(0)
-            told = getattr(scheduler, "alphas_cumprod", abar).double()
-            if (told - abar).abs().max() > 1e-4:  # CogVideoX changes them once more
-                abar = told
+            changed = getattr(scheduler, "alphas_cumprod", abar).double()
+            if (changed - abar).abs().max() > 1e-4:  # CogVideoX rescales them
+                abar = changed
             return cls(abar.sqrt(), (1 - abar).sqrt(), torch.arange(len(abar)), predicts)
         T = config.num_train_timesteps
         sigma = torch.arange(1, T + 1, dtype=torch.float64) / T

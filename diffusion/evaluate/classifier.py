@@ -134,7 +134,6 @@ class DatasetClassifier(DiffusionClassifier):
             self.method.schedule.start,
             self.method.noise.of_image(index),
             among,
-            self.arms.loras,
         )
         return question, more
 

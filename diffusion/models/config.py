@@ -17,7 +17,7 @@ from diffusion.io import hub
 from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
-from diffusion.models.families import ADAPTERS, FLOW, PACKED, PACKS, SHIFTED
+from diffusion.models.families import ADAPTERS, PACKED
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
 from diffusion.settings import quiet_libraries
 
@@ -144,7 +144,8 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         raise InputError(
             f"--version {name}", f"{source} is a {pipeline}, which needs another package: pip install {missing}"
         )
-    part, takes, _ = ADAPTERS[pipeline]
+    family = ADAPTERS[pipeline]
+    part, takes = family.network, family.condition
     if takes != told:
         script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
         raise InputError(f"--version {name}", f"{source} is a {pipeline}, which is told a {takes}; that is {script}'s")
@@ -178,10 +179,10 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         _check_inputs(source, pipeline, parts, network, home)
     scheduler = scheduler_of(config["scheduler"], source)
     settings = scheduler.config
-    if pipeline in FLOW and Process.from_scheduler(scheduler).predicts != "flow":
+    if family.flow and Process.from_scheduler(scheduler).predicts != "flow":
         settings = config["scheduler"]
         scheduler = flow_scheduler(settings, source, pipeline)
-    if pipeline in SHIFTED and "use_dynamic_shifting" not in settings:
+    if family.shifted and "use_dynamic_shifting" not in settings:
         lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
         raise InputError(source, f"its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
     process = Process.from_scheduler(scheduler)
@@ -215,7 +216,7 @@ def _sizes(
 ) -> tuple[tuple[int, int, int], int]:
     """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
     factor, c = _of_vae(autoencoder, vae or source)
-    packed = PACKED if pipeline in PACKS else 1
+    packed = PACKED if ADAPTERS[pipeline].packed else 1
     if (takes := network["in_channels"]) != c * packed**2:
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
         more |= {c + 1: "a map of depths"}
@@ -320,7 +321,7 @@ def with_names(card: Card, file: str) -> Card:
         raise InputError(
             f"--classes {file}", f"line {names.index('') + 1} is empty; wanted a class's name in each line"
         )
-    kind = card.parts[ADAPTERS[card.pipeline][0]][1]
+    kind = card.parts[ADAPTERS[card.pipeline].network][1]
     classes, called = _named(card.source, kind, card.classes, names, f"--classes {file}")
     return replace(card, classes=classes, called=called)
 
@@ -343,7 +344,7 @@ def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[
 
 def _in_file(card: Card, file: str) -> Card:
     """A card of a single file, which knows what it was trained to predict."""
-    said = {} if card.pipeline in FLOW else single_file.trained_as(file)
+    said = {} if ADAPTERS[card.pipeline].flow else single_file.trained_as(file)
     told, betas = card.scheduler.config, hasattr(card.scheduler, "betas")  # flow matching has no use for either
     if changes := {key: value for key, value in said.items() if (betas or key in told) and told.get(key) != value}:
         config = dict(told) | changes | {"_class_name": type(card.scheduler).__name__}

@@ -5,20 +5,21 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from diffusion import InputError, InputWarning, one_line
-from diffusion.core.batching import alike
+from diffusion.core.conditions import Conditions, places_of
 from diffusion.core.constants import DTYPES
 from diffusion.core.process import Process
 from diffusion.data.images import to_grey
 from diffusion.io import hub
-from diffusion.io.atomic import sha256
 from diffusion.io.wording import few
 from diffusion.models import checkpoint, single_file
 from diffusion.models.aliases import ALIASES, EMBEDDED
@@ -40,8 +41,8 @@ class Model:
     device: torch.device
     image_size: int  # pixels
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
-    conditions: Callable[..., Tensor]  # n prompts or class ids -> conditions [n, ...], one row an arm
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]  # z [n, c, h, w], time, conditions [n] -> [n, c or 2c, h, w]
+    conditions: Callable[..., Conditions]  # n prompts or class ids -> n rows
+    denoise: Callable[[Tensor, Tensor, Conditions], Tensor]  # z [n, c, h, w], time [n], n rows -> [n, c or 2c, h, w]
     told: str = "text"  # or "class": what `conditions` takes
     classes: int | None = None  # how many class ids it knows, if it takes those
     tokens: tuple[str, ...] = ()  # of its embeddings
@@ -145,7 +146,7 @@ def check_weights(card: Card) -> dict[str, str]:
         _check_tokenizers(card)
         known = {}
         if card.lora or card.embeddings or card.own_lora or card.own_tokens:
-            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline][0]
+            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline].network
             known |= {f"weights of --embeddings {each}": embed(pipeline, each) for each in card.embeddings}
             known |= {f"weights of {OWN_TOKEN} {e}": embed(pipeline, e, OWN_TOKEN, name) for e, name in card.own_tokens}
             known |= {f"weights of --lora {each}": add(pipeline, part, each) for each in card.lora}
@@ -190,7 +191,7 @@ def load_model(
     The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
     encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
     (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
-    `conditions` is also told which each arm has. Raises InputError when there is no such device, and when weights are
+    `conditions` also takes those of each arm. Raises InputError when there is no such device, and when weights are
     missing or damaged.
     """
     if dtype not in [getattr(torch, name) for name in DTYPES]:
@@ -200,9 +201,10 @@ def load_model(
         raise InputError(f"condition {condition!r}", f"wanted {' or '.join(ALIASES)}")
     if not isinstance(card, Card):
         card = read_card(str(card), told=condition or _condition_of(str(card)))
-    elif condition not in (None, ADAPTERS[card.pipeline][1]):
-        raise InputError(f"condition {condition!r}", f"{card.source} is conditioned on {ADAPTERS[card.pipeline][1]}")
-    part, told, adapter = ADAPTERS[card.pipeline]
+    family = ADAPTERS[card.pipeline]
+    if condition not in (None, family.condition):
+        raise InputError(f"condition {condition!r}", f"{card.source} is conditioned on {family.condition}")
+    part, told = family.network, family.condition
     with _reading(card):
         _check_tokenizers(card)
         pipeline = _pipeline(card, dtype)
@@ -218,31 +220,34 @@ def load_model(
     release = _visiting(pipeline, network, device) if offload else lambda: None
     (network if offload else pipeline).to(device)
     prepare(network, compiled)
-    tell, say = adapter(pipeline, device)
+    adapter = family.adapter(pipeline, device)
 
     @guest()
     @torch.inference_mode()
-    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Tensor:
-        owns = loras or [None] * len(arms)
+    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Conditions:
+        settings = loras or [None] * len(arms)
         if told == "text":
             _check_tokens(pipeline, arms)
-        rows = {}
-        for own, places in alike(owns).items():
-            if own is not None:
-                switch(own)
-            some = (places[k : k + 64] for k in range(0, len(places), 64))
-            rows |= zip(places, torch.cat([tell([arms[place] for place in each]) for each in some]), strict=True)
-        found = torch.stack([rows[place] for place in range(len(arms))])
+        parts, order = [], []
+        for setting, places in places_of(settings).items():
+            if setting is not None:
+                switch(setting)
+            for k in range(0, len(places), 64):
+                parts.append(adapter.encode_prompts([arms[place] for place in places[k : k + 64]]))
+            order += places
+        rows = Conditions.cat(parts)
+        if loras:
+            rows = replace(rows[np.argsort(order)], settings=tuple(loras))
         if told == "text":
-            _check_distinct(arms, owns, found, encode_alone)
+            _check_distinct(arms, settings, rows, encode_alone)
         release()
-        return found
+        return rows
 
-    def encode_alone(prompt: str, own: tuple[str, ...] | None) -> Tensor:
+    def encode_alone(prompt: str, setting: tuple[str, ...] | None) -> Conditions:
         """The conditions of one prompt, whose bits do not depend on the prompts beside it."""
-        if own is not None:
-            switch(own)
-        return tell([prompt, prompt])[0]
+        if setting is not None:
+            switch(setting)
+        return adapter.encode_prompts([prompt, prompt])[0]
 
     @guest()
     @torch.inference_mode()
@@ -254,10 +259,10 @@ def load_model(
         release()
         return x
 
-    def denoise(z: Tensor, time: Tensor, told: Tensor) -> Tensor:
+    def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         time = time.float() if time.is_floating_point() else time  # MPS has no float64
         with exact_float32():
-            return say(z.to(dtype), time.to(device), told)
+            return adapter.predict(z.to(dtype), time.to(device), conditions)
 
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
     tokens = tuple(token_of(each) for each in card.embeddings)
@@ -273,7 +278,7 @@ def _condition_of(name: str) -> str:
         return "text"
     try:
         declared = json.loads((hub.look(name).folder / "model_index.json").read_text())
-        return ADAPTERS[declared["_class_name"]][1]
+        return ADAPTERS[declared["_class_name"]].condition
     except (OSError, ValueError, LookupError, TypeError):
         return "text"
 
@@ -397,10 +402,10 @@ def _check_tokens(pipeline, prompts: list[str]) -> None:
 def _check_distinct(
     prompts: list[str],
     loras: Sequence[tuple[str, ...] | None],
-    rows: Tensor,
-    encode_alone: Callable[[str, tuple[str, ...] | None], Tensor],
+    rows: Conditions,
+    encode_alone: Callable[[str, tuple[str, ...] | None], Conditions],
 ) -> None:
-    """Name different prompts whose conditions [n, ...] are the same: the network cannot tell them apart.
+    """Name different prompts whose conditions are the same: the network cannot distinguish them.
 
     A tokenizer may not know their words, or the encoder's length end before them. The same text twice is the caller's
     matter, and prompts with other LoRAs are others. InputError where all prompts, empty ones aside, are the same.
@@ -415,7 +420,7 @@ def _check_distinct(
     groups: dict[tuple, list[str]] = {}
     for k in near:
         prompt, own = arms[k]
-        groups.setdefault((own, digest(encode_alone(prompt, own))), []).append(prompt)
+        groups.setdefault((own, encode_alone(prompt, own).digest()), []).append(prompt)
     why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
     worded = {arm for arm in arms if arm[0].strip()}
     for (own, _), group in groups.items():
@@ -428,21 +433,17 @@ def _check_distinct(
         warnings.warn(alike, InputWarning, stacklevel=3)
 
 
-def _near(rows: Tensor) -> list[int]:
-    """Of rows [n, ...] those that are nearer to another than NEAR of their length."""
-    flat = rows.flatten(1)
-    products = torch.zeros(len(rows), len(rows), device=rows.device)
-    for part in flat.split(1 << 16, 1):  # so that half precision need not be copied whole
-        products += part.float() @ part.float().T
+def _near(rows: Conditions) -> list[int]:
+    """Places of the rows that are nearer to another than NEAR of their length."""
+    products = 0
+    for column in rows.columns.values():
+        same_length = column if isinstance(column, Tensor) else pad_sequence(column, batch_first=True)
+        for part in same_length.flatten(1).split(1 << 16, 1):  # so that half precision need not be copied whole
+            products = products + part.float() @ part.float().T
     square = products.diagonal()
     distance = square[:, None] + square - 2 * products
     distance.fill_diagonal_(torch.inf)
     return (distance <= NEAR**2 * square[:, None]).any(1).nonzero()[:, 0].tolist()
-
-
-def digest(condition: Tensor) -> str:
-    """A hash of the bits of a prompt's conditions."""
-    return sha256(condition.contiguous().cpu().view(torch.uint8).numpy().tobytes())
 
 
 def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
