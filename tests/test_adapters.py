@@ -1,5 +1,6 @@
 """Every adapter over a tiny pipeline of its real class, against what that pipeline does when it samples."""
 
+import inspect
 import json
 import shutil
 import warnings
@@ -7,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
+import diffusers
 import numpy as np
 import pytest
 import single_file
@@ -21,7 +23,7 @@ from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
 from diffusion.models import families
-from diffusion.models.loading import ADAPTERS, _latent, _read_by, load_model, read_card, weights_size
+from diffusion.models.loading import ADAPTERS, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -39,6 +41,11 @@ def saved(tmp_path_factory):
         return root / build.__name__
 
     return folder
+
+
+def size_of(build) -> int:
+    """Of images, in pixels."""
+    return 64 if build in (tiny.kandinsky_3, tiny.qwen_image_21) else SIZE
 
 
 def load(folder) -> DiffusionPipeline:
@@ -102,27 +109,29 @@ def test_errors_agree_with_the_pipeline_itself(run_main, tmp_path, saved, build)
     assert differ > 1e-4, "the prompts say nothing to this network: the test would not see a lost one"
 
 
-@pytest.mark.parametrize("build", tiny.TEXT, ids=lambda build: build.__name__)
-def test_the_network_is_called_as_in_sampling(saved, build):
-    """At every step of the pipeline's own sampling: the same answer to the same z, time and prompt."""
+@pytest.mark.parametrize("build", [*tiny.TEXT, *tiny.LATEST], ids=lambda build: build.__name__)
+def test_predictions_are_those_of_sampling(saved, build):
+    """At every step of the pipeline's own sampling: the same prediction at the same z, time and prompt."""
     pipe = load(saved(build))
-    sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
+    steps = tiny.sampling_steps(pipe, PROMPTS[0], size_of(build))
     adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
-    assert len(sampling.calls) == 3
+    assert len(steps) == 3
     with torch.no_grad():
-        for k in range(3):
-            z, time, theirs = sampling.step(k)
-            ours = adapter.predict(z, torch.tensor([time]), adapter.encode_prompts(PROMPTS[:1]))
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        condition, another = (adapter.encode_prompts([prompt]) for prompt in PROMPTS[:2])
+        for z, time, theirs in steps:
+            ours, other = (adapter.predict(z, torch.tensor([time]), each) for each in (condition, another))
+            c = min(ours.shape[1], theirs.shape[1])  # some pipelines drop a learned variance
+            torch.testing.assert_close(ours[:, :c], theirs[:, :c], rtol=1e-5, atol=1e-6)
+            assert (ours - other).abs().max() > 1e-4, "the prompts are the same to this network"
 
 
-@pytest.mark.parametrize("build", tiny.NEW, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [*tiny.NEW, *tiny.LATEST], ids=lambda build: build.__name__)
 def test_the_prediction_for_a_prompt_does_not_depend_on_those_beside_it(saved, build):
     """Alone, or encoded and called together with one that is longer, and padded to its length."""
-    model = load_model(read_card(str(saved(build)), SIZE))
+    model = load_model(read_card(str(saved(build)), size_of(build)))
     long = "a photo of the number three, of a red cat, and of " + ", ".join(PROMPTS)
     alone, both = model.conditions(PROMPTS[2:]), model.conditions([PROMPTS[2], long])
-    c, h, w = read_card(str(saved(build)), SIZE).latent
+    c, h, w = read_card(str(saved(build)), size_of(build)).latent
     z, target = torch.randn(2, 4, c, h, w, generator=torch.Generator().manual_seed(5))
     time = model.process.time[[0, 250, 500, 999]]
     with torch.inference_mode():
@@ -147,25 +156,32 @@ def test_padding_is_not_seen(saved, build, monkeypatch):
         assert torch.equal(model.denoise(z, time, conditions), wanted)
 
 
-@pytest.mark.parametrize("build", [*tiny.NEW, tiny.sana], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [*tiny.NEW, tiny.sana, *tiny.LATEST], ids=lambda build: build.__name__)
 def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
-    """What is warned of is counted in what the pipeline itself gives its tokenizers, templates and all."""
-    pipe, given = load(saved(build)), []
-    wanted = _read_by(pipe, PROMPTS[:1])
-    for cls in {type(tokenizer) for tokenizer, _, _ in wanted}:
+    """What is warned of is counted in the texts that the pipeline gives its tokenizers, templates and all."""
+    pipe, calls = load(saved(build)), []
+    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
+    for cls in {type(reading.tokenizer) for reading in adapter.read(PROMPTS[:1])}:
         plain = cls.__call__
 
         def watched(self, text=None, *args, plain=plain, **kwargs):
-            given.append((self, [text] if isinstance(text, str) else list(text), kwargs.get("max_length")))
+            texts = [text] if isinstance(text, str) else text
+            calls.extend((id(self), each, kwargs.get("max_length")) for each in texts)
             return plain(self, text, *args, **kwargs)
 
         monkeypatch.setattr(cls, "__call__", watched)
+    prompts = ['a red cat says "three"'] if build is tiny.hunyuan_image else PROMPTS[:1]
+    readings = adapter.read(prompts)
+    counted = {call[:2] for call in calls}
+    assert {who for who, _ in counted} == {id(reading.tokenizer) for reading in readings}
+    calls.clear()
     with torch.no_grad():
-        ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu")).encode_prompts(PROMPTS[:1])
+        adapter.encode_prompts(prompts)
+    assert counted <= {call[:2] for call in calls}
     longest = {"qwen_image": 34 + 1024}  # of which the pipeline takes no more than 34 + 512
-    for tokenizer, texts, limit in wanted:
-        seen = [(text, most) for who, text, most in given if who is tokenizer and most is not None]
-        assert seen == [(texts, longest.get(build.__name__, limit))]
+    for reading in readings:
+        limits = {most for who, text, most in calls if (who, text) in counted and who == id(reading.tokenizer)}
+        assert limits <= {None, longest.get(build.__name__, reading.limit)}
 
 
 def test_a_prompt_that_a_template_makes_too_long_is_named(saved):
@@ -194,6 +210,40 @@ def test_sizes_that_a_network_does_not_take(saved, build, tmp_path):
         read_card(folder, vae=str(tmp_path / "vae"))
 
 
+LATENTS = {  # what a size of the latest families comes to: the latent of 64 pixels, native pixels, their step
+    tiny.qwen_image_21: ((8, 4, 4), 1024, 32), tiny.krea_2: ((4, 16, 16), 512, 8),
+    tiny.ernie_image: ((4, 16, 16), 512, 8), tiny.ovis_image: ((4, 16, 16), 512, 8),
+    tiny.kandinsky_3: ((4, 8, 8), 1024, 64), tiny.longcat_image: ((16, 16, 16), 512, 8),
+    tiny.nucleus_image: ((4, 16, 16), 512, 8), tiny.bria: ((4, 16, 16), 512, 8),
+    tiny.hidream_image: ((4, 16, 16), 512, 8), tiny.kandinsky_5: ((4, 8, 8), 1024, 16),
+    tiny.hunyuan_image: ((4, 16, 16), 256, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("build", LATENTS, ids=lambda build: build.__name__)
+def test_sizes_of_the_latest_families(saved, build):
+    folder, (latent, native, step) = str(saved(build)), LATENTS[build]
+    assert read_card(folder, 64).latent == latent
+    assert read_card(folder).image_size == native
+    with pytest.raises(InputError, match=f"needs a multiple of {step}"):
+        read_card(folder, 64 + step // 2)
+
+
+@pytest.mark.parametrize("build", tiny.LATEST, ids=lambda build: build.__name__)
+def test_latents_of_the_latest_families(saved, build):
+    """What the pipeline makes of a latent before it decodes it is what its VAE encodes an image to."""
+    pipe = load(saved(build))
+    model = load_model(read_card(str(saved(build)), size_of(build)))
+    pixels = torch.rand(1, 3, size_of(build), size_of(build), generator=torch.Generator().manual_seed(6)) * 2 - 1
+    with torch.no_grad():
+        x = model.encode(pixels)
+        if build is tiny.deepfloyd_if:
+            assert torch.equal(x, pixels)
+            return
+        wanted, decoded = tiny.encoded(pipe, pixels), tiny.before_decoding(pipe, x)
+    torch.testing.assert_close(decoded, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_vae_may_scale_each_channel():
     """As Playground's: what its pipeline decodes, latents std / scale + mean, is what the VAE said."""
     mean, std = [0.3, -0.2, 0.1, 0.5], [1.5, 0.7, 2.0, 1.1]
@@ -220,10 +270,9 @@ def test_cogview_takes_the_time_before_the_shift(saved):
     pipe = load(saved(tiny.cogview_4))
     for how in ({"time_shift_type": "exponential"}, {"use_dynamic_shifting": False, "shift": 3.0}):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **how)
-        sampling = tiny.Sampling(pipe, PROMPTS[0], SIZE, steps=3)
+        steps = tiny.sampling_steps(pipe, PROMPTS[0], SIZE)
         adapter = ADAPTERS["CogView4Pipeline"].adapter(pipe, torch.device("cpu"))
-        for k in range(3):
-            z, time, theirs = sampling.step(k)
+        for z, time, theirs in steps:
             with torch.no_grad():
                 ours = adapter.predict(z, torch.tensor([time]), adapter.encode_prompts(PROMPTS[:1]))
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -353,13 +402,58 @@ def test_half_precision_encodes_in_float32(saved):
     assert torch.equal(half.encode(pixels), load_model(card).encode(pixels))
 
 
-def test_an_unknown_pipeline_names_the_known(run_main, tmp_path, saved):
+def test_an_unsupported_pipeline_names_the_supported(run_main, tmp_path, saved):
     folder = tmp_path / "other"
     shutil.copytree(saved(tiny.sdxl), folder)
-    index = json.loads((folder / "model_index.json").read_text()) | {"_class_name": "KandinskyPipeline"}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    done = run_main(SCRIPT, "--version", folder, "--dataset", "digits", "--search", "race", "--device", "cpu")
-    assert done.code == 2 and "KandinskyPipeline" in done.err and all(name in done.err for name in ADAPTERS)
+    index = json.loads((folder / "model_index.json").read_text())
+    for name in ("KandinskyPipeline", "FluxFillPipeline", "NoSuchPipeline"):
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+        done = run_main(SCRIPT, "--version", folder, "--dataset", "digits", "--search", "race", "--device", "cpu")
+        assert done.code == 2 and name in done.err and all(each in done.err for each in ADAPTERS)
+        assert families.why_unsupported(name, getattr(diffusers, name, None)) in done.err
+
+
+def test_every_pipeline_of_diffusers_is_supported_or_refused():
+    """Those that make an image of a text or of class ids and take nothing else: a new diffusers shows what is new."""
+    found = set()
+    for name in dir(diffusers):
+        cls = getattr(diffusers, name)
+        if not name.endswith("Pipeline") or "Modular" in name or hasattr(cls, "_backends"):
+            continue
+        parameters = inspect.signature(cls.__call__).parameters
+        if {"prompt", "class_labels"} & parameters.keys() and not families.takes_beside(parameters):
+            found.add(name)
+    assert len(found) > 60
+    tables = [set(ADAPTERS), set(families.SHARED), set(families.UNSUPPORTED)]
+    assert not found - set.union(*tables), "new in diffusers"
+    assert sum(map(len, tables)) == len(set.union(*tables)), "in two tables"
+    assert all(hasattr(diffusers, name) for name in set.union(*tables))
+    assert set(families.SHARED.values()) <= set(ADAPTERS)
+    assert all(families.UNSUPPORTED.values())
+
+
+PAG = {
+    "StableDiffusionPAGPipeline": tiny.sd, "StableDiffusionXLPAGPipeline": tiny.sdxl,
+    "StableDiffusion3PAGPipeline": tiny.sd3_with_t5, "PixArtSigmaPAGPipeline": tiny.pixart_sigma,
+    "SanaPAGPipeline": tiny.sana, "HunyuanDiTPAGPipeline": tiny.hunyuan_dit,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAG)
+def test_pipelines_that_share_a_network(saved, tmp_path, name):
+    """Loaded as the one whose network they share, which predicts what they sample with where PAG is off."""
+    shutil.copytree(saved(PAG[name]), tmp_path / "model")
+    path = tmp_path / "model/model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    card = read_card(str(tmp_path / "model"), SIZE, t5="3" in name)
+    assert card.pipeline == families.SHARED[name]
+    model = load_model(card)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert type(pipe).__name__ == name
+    with torch.no_grad():
+        for z, time, theirs in tiny.sampling_steps(pipe, PROMPTS[0], SIZE):
+            ours = model.denoise(z, torch.tensor([time]), model.conditions(PROMPTS[:1]))
+            torch.testing.assert_close(ours[:, :4], theirs[:, :4], rtol=1e-5, atol=1e-6)
 
 
 def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):

@@ -14,7 +14,11 @@ from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLHunyuanImage,
     AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
+    BriaPipeline,
+    BriaTransformer2DModel,
     ChromaPipeline,
     ChromaTransformer2DModel,
     CogView4Pipeline,
@@ -28,23 +32,44 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    ErnieImagePipeline,
+    ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    HunyuanImagePipeline,
+    HunyuanImageTransformer2DModel,
+    IFPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    Kandinsky5T2IPipeline,
+    Kandinsky5Transformer3DModel,
     KolorsPipeline,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     LDMPipeline,
+    LongCatImagePipeline,
+    LongCatImageTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
+    NucleusMoEImagePipeline,
+    NucleusMoEImageTransformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
@@ -65,6 +90,7 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
+    ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -74,17 +100,29 @@ from transformers import (
     GemmaTokenizer,
     GlmConfig,
     GlmModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
+    MistralConfig,
+    MistralModel,
     PixtralImageProcessor,
     PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLModel,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -103,10 +141,11 @@ def vae(cls=AutoencoderKL, blocks: int = 3, **config):
     return cls(**kl | ({"scaling_factor": 0.7} if cls is AutoencoderKL else {}) | config)
 
 
-def clip(cls=CLIPTextModelWithProjection, width: int = 16, **config):
+def clip(cls=CLIPTextModelWithProjection, width: int = 16, positions: int | None = None, **config):
     tok = CLIPTokenizer.from_pretrained(TOKENIZER)
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": width}
     ids = {"bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id, "pad_token_id": tok.pad_token_id}
+    tok.model_max_length = positions or tok.model_max_length
     few = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": tok.model_max_length}
     return tok, cls(CLIPTextConfig(vocab_size=len(tok), **sizes, **few, **ids, **config))
 
@@ -175,12 +214,12 @@ def bert(width: int = 16):
     return tok, BertModel(BertConfig(vocab_size=len(tok), hidden_size=width, **few))
 
 
-def sd(cls=StableDiffusionPipeline, scheduler=DDPMScheduler, **told) -> StableDiffusionPipeline:
+def sd(cls=StableDiffusionPipeline, scheduler=DDPMScheduler, **config) -> StableDiffusionPipeline:
     tokenizer, text_encoder = clip(CLIPTextModel)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        cross_attention_dim=16, **told,
+        cross_attention_dim=16, **config,
     )  # fmt: skip
     scheduler = scheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
     return cls(vae(), text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
@@ -190,18 +229,18 @@ def lcm() -> LatentConsistencyModelPipeline:
     return sd(LatentConsistencyModelPipeline, LCMScheduler, time_cond_proj_dim=12)
 
 
-def sd_told_guidance() -> StableDiffusionPipeline:
+def sd_guided() -> StableDiffusionPipeline:
     return sd(time_cond_proj_dim=12)
 
 
-def sdxl(**told) -> StableDiffusionXLPipeline:
+def sdxl(**config) -> StableDiffusionXLPipeline:
     (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = clip(CLIPTextModel), clip(width=24)
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, attention_head_dim=[2, 4],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
         cross_attention_dim=40, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 6 * 8, transformer_layers_per_block=[1, 2],
-        use_linear_projection=True, **told,
+        use_linear_projection=True, **config,
     )  # fmt: skip
     return StableDiffusionXLPipeline(
         vae(), text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet,
@@ -209,7 +248,7 @@ def sdxl(**told) -> StableDiffusionXLPipeline:
     )  # fmt: skip
 
 
-def sdxl_told_guidance() -> StableDiffusionXLPipeline:
+def sdxl_guided() -> StableDiffusionXLPipeline:
     return sdxl(time_cond_proj_dim=12)
 
 
@@ -257,7 +296,7 @@ def pixart(cls=PixArtAlphaPipeline, sample_size: int = 8, heads: int = 2, **conf
 
 
 def pixart_with_size() -> PixArtAlphaPipeline:
-    """As the one of 1024 pixels, which is told the size of the picture."""
+    """As the one of 1024 pixels, which takes the size of the picture."""
     return pixart(sample_size=128, heads=3, use_additional_conditions=True)
 
 
@@ -285,16 +324,20 @@ def euler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
 
 
+def flux_2_vae() -> AutoencoderKLFlux2:
+    autoencoder = vae(AutoencoderKLFlux2)
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return autoencoder
+
+
 def flux_2(cls=Flux2Pipeline, language=mistral, guidance: bool = True, **config):
     tokenizer, text_encoder = language()
     transformer = Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4,) * 4, guidance_embeds=guidance,
     )  # fmt: skip
-    autoencoder = vae(AutoencoderKLFlux2)
-    autoencoder.bn.running_mean.normal_()
-    autoencoder.bn.running_var.uniform_(0.5, 2)
-    return cls(euler(), autoencoder, text_encoder, tokenizer, transformer, **config)
+    return cls(euler(), flux_2_vae(), text_encoder, tokenizer, transformer, **config)
 
 
 def flux_2_klein() -> Flux2KleinPipeline:
@@ -317,11 +360,7 @@ def qwen_image(guidance: bool = False) -> QwenImagePipeline:
         in_channels=16, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=16,
         joint_attention_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance,
     )  # fmt: skip
-    autoencoder = AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True],
-        latents_mean=[0.3, -0.2, 0.1, 0.5], latents_std=[1.5, 0.7, 2.0, 1.1],
-    )  # fmt: skip
-    return QwenImagePipeline(euler(), autoencoder, text_encoder, tokenizer, transformer)
+    return QwenImagePipeline(euler(), video_vae(), text_encoder, tokenizer, transformer)
 
 
 def z_image() -> ZImagePipeline:
@@ -374,6 +413,190 @@ def cogview_4(scheduler=None) -> CogView4Pipeline:
     shift = {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
     scheduler = scheduler or FlowMatchEulerDiscreteScheduler(**shift)
     return CogView4Pipeline(tokenizer, text_encoder, vae(), transformer, scheduler)
+
+
+def qwen_3_vl(cls=Qwen3VLModel, layers: int = 2):
+    """Tokenizer and text encoder; a letter a token."""
+    tok, _ = qwen()
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    text = SMALL | {"num_hidden_layers": layers, "vocab_size": len(tok), "rope_parameters": rope}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    return tok, cls(Qwen3VLConfig(text_config=text, vision_config=vision))
+
+
+def qwen_3_processor(tok) -> Qwen3VLProcessor:
+    video = Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2)
+    tok.add_special_tokens({"additional_special_tokens": ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>"]})
+    return Qwen3VLProcessor(Qwen2VLImageProcessor(patch_size=16, merge_size=2), tok, video, chat_template=CHAT)
+
+
+def video_vae(cls=AutoencoderKLQwenImage, halvings: int = 2, c: int = 4, **config):
+    each = [0.3, -0.2, 0.1, 0.5], [1.5, 0.7, 2.0, 1.1]
+    mean, std = (values * (c // 4) for values in each)
+    down = [False, *[True] * (halvings - 1)]
+    return cls(
+        base_dim=8, z_dim=c, dim_mult=[1] * (halvings + 1), num_res_blocks=1, temperal_downsample=down,
+        latents_mean=mean, latents_std=std, **config,
+    )  # fmt: skip
+
+
+def qwen_image_21() -> QwenImage21Pipeline:
+    tok, text_encoder = qwen_3_vl(Qwen3VLForConditionalGeneration)
+    processor = qwen_3_processor(tok)
+    text_encoder.resize_token_embeddings(len(tok))
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=8, out_channels=8, num_layers=2, num_attention_heads=2, attention_head_dim=16, context_in_dim=16,
+        mlp_ratio=2, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    autoencoder = video_vae(AutoencoderKLQwenImage21, 4, 8, decoder_base_dim=8)
+    return QwenImage21Pipeline(euler(), autoencoder, text_encoder, processor, transformer)
+
+
+def krea_2() -> Krea2Pipeline:
+    tok, text_encoder = qwen_3_vl()
+    transformer = Krea2Transformer2DModel(
+        in_channels=16, num_layers=1, num_attention_heads=2, attention_head_dim=16, num_key_value_heads=1,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=16, num_text_layers=3, text_num_attention_heads=2,
+        text_num_key_value_heads=1, text_intermediate_size=16, num_layerwise_text_blocks=1, num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return Krea2Pipeline(euler(), video_vae(), text_encoder, tok, transformer, text_encoder_select_layers=(0, 1, 2))
+
+
+def ernie_image() -> ErnieImagePipeline:
+    tok = letters()
+    text = SMALL | {"vocab_size": len(tok), "num_hidden_layers": 2}
+    text_encoder = MistralModel(MistralConfig(**text))
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32, num_attention_heads=2, num_layers=1, ffn_hidden_size=32, in_channels=16, out_channels=16,
+        text_in_dim=16, rope_axes_dim=(4, 4, 8),
+    )  # fmt: skip
+    return ErnieImagePipeline(transformer, flux_2_vae(), text_encoder, tok, FlowMatchEulerDiscreteScheduler(shift=3.0))
+
+
+def ovis_image() -> OvisImagePipeline:
+    tok, text_encoder = qwen()
+    transformer = OvisImageTransformer2DModel(
+        in_channels=16, out_channels=16, num_layers=1, num_single_layers=1, num_attention_heads=2,
+        attention_head_dim=16, joint_attention_dim=16, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return OvisImagePipeline(euler(), vae(shift_factor=0.1), text_encoder, tok, transformer)
+
+
+def kandinsky_3() -> Kandinsky3Pipeline:
+    tokenizer, text_encoder = t5()
+    unet = Kandinsky3UNet(
+        time_embedding_dim=32, groups=4, attention_head_dim=4, layers_per_block=3, block_out_channels=(8, 16, 32, 64),
+        cross_attention_dim=8, encoder_hid_dim=32,
+    )  # fmt: skip
+    movq = VQModel(
+        block_out_channels=[32] * 4, latent_channels=4, scaling_factor=0.7, norm_type="spatial",
+        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+    )  # fmt: skip
+    return Kandinsky3Pipeline(tokenizer, text_encoder, unet, DDPMScheduler(beta_schedule="linear"), movq)
+
+
+def deepfloyd_if() -> IFPipeline:
+    tokenizer, text_encoder = t5()
+    unet = UNet2DConditionModel(
+        sample_size=32, in_channels=3, out_channels=6, block_out_channels=[8, 16], layers_per_block=1,
+        norm_num_groups=4, down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"], attention_head_dim=4,
+        cross_attention_dim=16, encoder_hid_dim=32, encoder_hid_dim_type="text_proj", addition_embed_type="text",
+        addition_embed_type_num_heads=2, resnet_time_scale_shift="scale_shift", act_fn="gelu",
+    )  # fmt: skip
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    return IFPipeline(tokenizer, text_encoder, unet, scheduler, None, None, None, requires_safety_checker=False)
+
+
+def longcat_image() -> LongCatImagePipeline:
+    tok, text_encoder = qwen(Qwen2_5_VLForConditionalGeneration)
+    tok.add_special_tokens({"additional_special_tokens": ["<|image_pad|>", "<|video_pad|>"]})
+    text_encoder.resize_token_embeddings(len(tok))
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), tok, Qwen2VLVideoProcessor(), chat_template=CHAT)
+    transformer = LongCatImageTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    return LongCatImagePipeline(
+        euler(), vae(shift_factor=0.1, latent_channels=16), text_encoder, tok, processor, transformer
+    )
+
+
+def nucleus_image() -> NucleusMoEImagePipeline:
+    tok, text_encoder = qwen_3_vl(Qwen3VLForConditionalGeneration, 8)
+    processor = qwen_3_processor(tok)
+    text_encoder.resize_token_embeddings(len(tok))
+    transformer = NucleusMoEImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=16,
+        num_key_value_heads=1, joint_attention_dim=16, axes_dims_rope=(4, 4, 8), moe_enabled=True, num_experts=4,
+        moe_intermediate_dim=16, capacity_factors=[4.0, 4.0], dense_moe_strategy="leave_first_block_dense",
+    )  # fmt: skip
+    for p in transformer.parameters():  # its experts are left as the memory was
+        torch.nn.init.normal_(p, std=0.3)
+    return NucleusMoEImagePipeline(transformer, euler(), video_vae(), text_encoder, processor)
+
+
+def bria() -> BriaPipeline:
+    tokenizer, text_encoder = t5()
+    transformer = BriaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=32, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    return BriaPipeline(transformer, euler(), vae(shift_factor=0.1), text_encoder, tokenizer)
+
+
+def hidream_image() -> HiDreamImagePipeline:
+    (tok, clip_l), (tok_2, clip_g) = clip(positions=128), clip(width=8, positions=128)
+    tok_3, text_encoder_3 = t5()
+    tok_4 = letters(eos_token="<unk>")
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(tok_4), num_hidden_layers=2, **SMALL))
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, caption_channels=[32, 16], text_emb_dim=24, num_routed_experts=2,
+        num_activated_experts=1, axes_dims_rope=(4, 4, 8), max_resolution=(8, 8), llama_layers=(0, 1),
+    )  # fmt: skip
+    return HiDreamImagePipeline(
+        FlowMatchEulerDiscreteScheduler(shift=3.0), vae(shift_factor=0.1), clip_l, tok, clip_g, tok_2, text_encoder_3,
+        tok_3, llama, tok_4, transformer,
+    )  # fmt: skip
+
+
+def kandinsky_5() -> Kandinsky5T2IPipeline:
+    tok, text_encoder = qwen(Qwen2_5_VLForConditionalGeneration)
+    tok.add_special_tokens({"additional_special_tokens": ["<|image_pad|>", "<|video_pad|>"]})
+    text_encoder.resize_token_embeddings(len(tok))
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), tok, Qwen2VLVideoProcessor(), chat_template=CHAT)
+    tok_2, text_encoder_2 = clip(CLIPTextModel, positions=77)
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=16, time_dim=16, model_dim=32, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 4, 8),
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return Kandinsky5T2IPipeline(
+        transformer, vae(blocks=4), text_encoder, processor, text_encoder_2, tok_2, scheduler
+    )  # fmt: skip
+
+
+def hunyuan_image() -> HunyuanImagePipeline:
+    tok, text_encoder = qwen(Qwen2_5_VLForConditionalGeneration, layers=4)
+    tok_2 = ByT5Tokenizer(extra_ids=0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": len(tok_2)}
+    transformer = HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, num_refiner_layers=1, num_attention_heads=2,
+        attention_head_dim=8, patch_size=(1, 1), guidance_embeds=True, text_embed_dim=16, text_embed_2_dim=16,
+        rope_axes_dim=(4, 4),
+    )  # fmt: skip
+    autoencoder = AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32, 32), layers_per_block=1,
+        scaling_factor=0.5, spatial_compression_ratio=4, sample_size=32,
+    )  # fmt: skip
+    return HunyuanImagePipeline(
+        FlowMatchEulerDiscreteScheduler(shift=7.0), autoencoder, text_encoder, tok, T5EncoderModel(T5Config(**sizes)),
+        tok_2, transformer,
+    )  # fmt: skip
 
 
 def kolors() -> KolorsPipeline:
@@ -464,8 +687,10 @@ def latent_vq() -> LDMPipeline:
 CLASS_UNETS = [grey_v, colour_variance, grey_sample, condition_unet, edm, edm_v, latent_kl, latent_vq]
 NEW = [flux_2, flux_2_klein, chroma, qwen_image, z_image, lumina_2, hunyuan_dit, aura_flow, cogview_4]
 NEW += [kolors] if find_spec("sentencepiece") else []
-TEXT = [lcm, sd_told_guidance, sdxl, sdxl_told_guidance, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size]
+TEXT = [lcm, sd_guided, sdxl, sdxl_guided, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size]
 TEXT += [pixart_sigma, sana, *NEW]
+LATEST = [qwen_image_21, krea_2, ernie_image, ovis_image, kandinsky_3, deepfloyd_if, longcat_image, nucleus_image]
+LATEST += [bria, hidream_image, kandinsky_5, hunyuan_image]
 
 
 def save(build, folder: Path):
@@ -480,44 +705,110 @@ def save(build, folder: Path):
     return pipe
 
 
-class Sampling:
-    """A network's calls while its pipeline samples without guidance, and the same calls with another z and time."""
+def sampling_steps(pipe, prompt: str, size: int, steps: int = 3) -> list[tuple[torch.Tensor, float, torch.Tensor]]:
+    """What a pipeline's scheduler gets while it samples without guidance, at each step.
 
-    def __init__(self, pipe, prompt: str, size: int, steps: int = 2):
+    z [1, c, h, w]; its time: 1000 sigma, or the scheduler's; the prediction [1, c, h, w] as the scheduler takes it, of
+    flow matching dz / dsigma. Latents are unpacked as the pipeline unpacks them before it decodes.
+    """
+    found = []
+    step = pipe.scheduler.step
+
+    def watched(output, t, sample, *args, **kwargs):
+        flow = isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+        time = 1000 * pipe.scheduler.sigmas[len(found)] if flow else t
+        found.append((_unpacked(pipe, sample, size), float(time), _unpacked(pipe, output, size)))
+        return step(output, t, sample, *args, **kwargs)
+
+    takes = inspect.signature(pipe.__call__).parameters
+    how = {"height": size, "width": size, "num_inference_steps": steps, "output_type": "latent"}
+    how |= {key: value for key, value in PLAINLY.items() if key in takes}
+    if type(pipe).__name__ in ("ZImagePipeline", "Krea2Pipeline"):  # add so much of the difference
+        how["guidance_scale"] = 0.0
+    if isinstance(pipe, IFPipeline):
+        how["output_type"] = "pt"
+    if isinstance(pipe, StableDiffusion3Pipeline) and pipe.text_encoder_3 is None:
+        how["max_sequence_length"] = pipe.tokenizer_max_length  # zeros for as many tokens as CLIP takes
+    if isinstance(pipe, HiDreamImagePipeline):
+        pipe.default_sample_size = size // pipe.vae_scale_factor  # to which it scales every size
+    if isinstance(pipe, Kandinsky5T2IPipeline):
+        pipe.resolutions = [(size, size)]
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler.step = watched
+    pipe(prompt=prompt, generator=torch.Generator().manual_seed(1), **how)
+    pipe.scheduler.step = step
+    return found
+
+
+def encoded(pipe, pixels: torch.Tensor) -> torch.Tensor:
+    """The VAE's code [1, c, h, w] of an image [1, 3, H, W]."""
+    autoencoder = pipe.movq if hasattr(pipe, "movq") else pipe.vae
+    if autoencoder.config.get("in_channels") == 4:
+        pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1)  # opaque
+    code = autoencoder.encode(pixels[:, :, None] if "z_dim" in autoencoder.config else pixels)
+    code = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+    return code[:, :, 0] if code.ndim == 5 else code
+
+
+def before_decoding(pipe, x: torch.Tensor) -> torch.Tensor:
+    """What a pipeline's __call__ gives its VAE to decode, of latents x [1, c, h, w], by hand."""
+    if isinstance(pipe, Kandinsky3Pipeline):
+        return x
+    config = pipe.vae.config
+    if "z_dim" in config:
+        mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+        return x * std + mean
+    if isinstance(pipe, ErnieImagePipeline):
+        squares = torch.nn.functional.pixel_unshuffle(x, 2)
+        std = (pipe.vae.bn.running_var + 1e-5) ** 0.5
+        return pipe._unpatchify_latents(squares * std.view(1, -1, 1, 1) + pipe.vae.bn.running_mean.view(1, -1, 1, 1))
+    return x / config.scaling_factor + (config.get("shift_factor") or 0)
+
+
+PLAINLY = {  # options of sampling without guidance, and without changing prompt or size
+    "guidance_scale": 1.0, "distilled_guidance_scale": 1.0, "clean_caption": False, "use_resolution_binning": False,
+    "use_pe": False, "enable_prompt_rewrite": False, "pag_scale": 0.0,
+}  # fmt: skip
+
+
+def _unpacked(pipe, z: torch.Tensor, size: int) -> torch.Tensor:
+    """Latents of a pipeline as [1, c, h, w]."""
+    if z.ndim == 3 and isinstance(pipe, Flux2Pipeline | Flux2KleinPipeline):
+        side = size // pipe.vae_scale_factor // 2
+        z = z.transpose(1, 2).unflatten(2, (side, side))
+    if hasattr(pipe, "_unpatchify_latents"):
+        return pipe._unpatchify_latents(z)
+    if z.ndim == 3:
+        sizes = {"height": size, "width": size, "vae_scale_factor": pipe.vae_scale_factor, "patch_size": 2}
+        takes = inspect.signature(pipe._unpack_latents).parameters
+        z = pipe._unpack_latents(z, **{key: value for key, value in sizes.items() if key in takes})
+    if isinstance(pipe, Kandinsky5T2IPipeline):
+        return z[:, 0].permute(0, 3, 1, 2)
+    return z[:, :, 0] if z.ndim == 5 else z
+
+
+class Sampling:
+    """A network's first call while its pipeline samples without guidance, and the same with another z and time."""
+
+    def __init__(self, pipe, prompt: str, size: int):
         self.pipe, self.calls, self.side = pipe, [], size // pipe.vae_scale_factor
         self.network = getattr(pipe, "unet", None) or pipe.transformer
         hook = self.network.register_forward_hook(self._watch, with_kwargs=True)
-        how = {"guidance_scale": 1.0, "height": size, "width": size, "num_inference_steps": steps}
-        how |= {"guidance_scale": 0.0} if isinstance(pipe, ZImagePipeline) else {}  # it adds so much of the difference
-        known = inspect.signature(pipe.__call__).parameters
-        how |= {key: False for key in ("clean_caption", "use_resolution_binning") if key in known}
-        if isinstance(pipe, StableDiffusion3Pipeline) and pipe.text_encoder_3 is None:
-            how["max_sequence_length"] = pipe.tokenizer_max_length  # zeros for as many tokens as CLIP takes
-        pipe.set_progress_bar_config(disable=True)
-        pipe(prompt=prompt, output_type="latent", generator=torch.Generator().manual_seed(1), **how)
+        sampling_steps(pipe, prompt, size, steps=2)
         hook.remove()
 
-    def _watch(self, network, args, kwargs, answer):
-        said = answer[0] if isinstance(answer, tuple) else answer.sample
-        self.calls.append((inspect.signature(network.forward).bind(*args, **kwargs).arguments, said))
-
-    def step(self, k: int) -> tuple[torch.Tensor, float, torch.Tensor]:
-        """z [1, c, h, w] of a step, its time (1000 sigma, or as the scheduler tells it), what the network predicts."""
-        seen, said = self.calls[k]
-        z = self._image(next(seen[key] for key in ("sample", "hidden_states", "x") if key in seen))
-        flow = isinstance(self.pipe.scheduler, FlowMatchEulerDiscreteScheduler)
-        time = 1000 * self.pipe.scheduler.sigmas[k] if flow else torch.as_tensor(seen["timestep"]).reshape(-1)[0]
-        return z, float(time), self._answer(said)
+    def _watch(self, network, args, kwargs, _):
+        self.calls.append(inspect.signature(network.forward).bind(*args, **kwargs).arguments)
 
     def again(self, z: torch.Tensor, time: float) -> np.ndarray:
-        """z [1, c, h, w], time as `step` gives it -> the network's answer [c, h, w], float64."""
-        seen, _ = self.calls[0]
-        told = {"x": self._shown(z)} if "x" in seen else {"hidden_states": self._shown(z)}
-        told = {"sample": z} if "sample" in seen else told
-        told |= {"t" if "t" in seen else "timestep": torch.tensor([self._told(time)], dtype=torch.float32)}
+        """z [1, c, h, w], time as `sampling_steps` has it -> the network's prediction [c, h, w], float64."""
+        inputs = dict(self.calls[0])
+        name = next(key for key in ("sample", "hidden_states", "x") if key in inputs)
+        inputs[name] = z if name == "sample" else self._shown(z)
+        inputs["t" if "t" in inputs else "timestep"] = torch.tensor([self._time(time)], dtype=torch.float32)
         with torch.no_grad():
-            said = self.network(**seen | told | {"return_dict": False})[0]
-        return self._answer(said)[0, : z.shape[1]].double().numpy()
+            output = self.network(**inputs | {"return_dict": False})[0]
+        return self._prediction(output)[0, : z.shape[1]].double().numpy()
 
     def _shown(self, z: torch.Tensor):
         if isinstance(self.pipe, Flux2Pipeline | Flux2KleinPipeline):
@@ -539,7 +830,7 @@ class Sampling:
         image = self.pipe._unpack_latents(shown, self.side * factor, self.side * factor, factor)
         return image[:, :, 0] if image.ndim == 5 else image
 
-    def _told(self, time: float) -> float:
+    def _time(self, time: float) -> float:
         if isinstance(self.pipe, ZImagePipeline | Lumina2Pipeline):
             return 1 - time / 1000
         if isinstance(self.pipe, CogView4Pipeline):  # what its scheduler shifts to sigma, by halving
@@ -553,9 +844,9 @@ class Sampling:
         in_levels = FluxPipeline | Flux2Pipeline | Flux2KleinPipeline | ChromaPipeline | QwenImagePipeline
         return time / 1000 if isinstance(self.pipe, in_levels | AuraFlowPipeline) else time
 
-    def _answer(self, said) -> torch.Tensor:
+    def _prediction(self, output) -> torch.Tensor:
         backwards = isinstance(self.pipe, ZImagePipeline | Lumina2Pipeline)
-        return -self._image(said) if backwards else self._image(said)
+        return -self._image(output) if backwards else self._image(output)
 
     def latent(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels [3, H, W] -> x [1, c, h, w], what the pipeline would decode to them."""

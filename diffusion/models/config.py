@@ -17,28 +17,22 @@ from diffusion.io import hub
 from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
-from diffusion.models.families import ADAPTERS, PACKED
+from diffusion.models.families import ADAPTERS, PACKED, SHARED, why_unsupported
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
 from diffusion.settings import quiet_libraries
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
-UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}  # parts of pipelines that say nothing of an image
+UNUSED = {  # parts of pipelines that classification does not use
+    "safety_checker", "feature_extractor", "image_encoder", "watermarker", "pe", "pe_tokenizer", "guider", "ocr_guider",
+}  # fmt: skip
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
-AUTOENCODERS = ("vae", "vqvae")
+AUTOENCODERS = ("vae", "vqvae", "movq")
 LIBRARIES = {  # of parts, as folders call them -> where their classes are
     "diffusers": "diffusers",
     "transformers": "transformers",
     "kolors": "diffusers.pipelines.kolors",
 }
-OTHERS = {  # pipelines that are told more than we have to tell -> what
-    "StableDiffusionInpaintPipeline": "a masked image and its mask",
-    "StableDiffusionXLInpaintPipeline": "a masked image and its mask",
-    "StableDiffusionInstructPix2PixPipeline": "the image before the change",
-    "StableDiffusionXLInstructPix2PixPipeline": "the image before the change",
-    "StableDiffusionDepth2ImgPipeline": "a map of depths",
-    "StableDiffusionUpscalePipeline": "a small image",
-}
-TEXT_PARTS = ("text_encoder", "tokenizer")  # what the names of parts begin with that read prompts
+TEXT_PARTS = ("text_encoder", "tokenizer", "processor")  # what the names of parts begin with that read prompts
 TEXT_ONLY = {"addition_embed_type": {None, "text"}, "encoder_hid_dim_type": {None, "text_proj"}}  # of a U-Net
 SIZED = {"StableDiffusionXLPipeline", "KolorsPipeline"}  # pipelines whose U-Net takes the size of the image
 CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}
@@ -135,10 +129,10 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         modular = "a modular repository (modular_model_index.json), whose pipeline is put together by code"
         raise InputError(f"--version {name}", f"{source} is {modular}; wanted one with model_index.json")
     pipeline, parts, config, declared = _read_configs(home)
-    if pipeline in OTHERS:
-        raise InputError(f"--version {name}", f"{source} is a {pipeline}, told {OTHERS[pipeline]} beside the text")
     if pipeline not in ADAPTERS:
-        raise InputError(f"--version {name}", f"{source} is a {pipeline}; known are {', '.join(ADAPTERS)}")
+        reason = why_unsupported(pipeline, class_of("diffusers", pipeline))
+        supported = f"supported are {', '.join(ADAPTERS)}"
+        raise InputError(f"--version {name}", f"{source} is a {pipeline}, which {reason}; {supported}")
     if needed := getattr(class_of("diffusers", pipeline), "_backends", []):  # diffusers' stand-in
         missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
         raise InputError(
@@ -149,12 +143,13 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     if takes != told:
         script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
         raise InputError(f"--version {name}", f"{source} is a {pipeline}, which is told a {takes}; that is {script}'s")
-    if t5 and T5 - parts.keys():
+    if t5 and (T5 - parts.keys() or pipeline != "StableDiffusion3Pipeline"):
         raise InputError(
             "--t5", f"is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without"
         )
-    lacks_t5 = not t5 and not T5 - parts.keys()
-    parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in T5)}
+    optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
+    lacks_t5 = not t5 and bool(optional) and not T5 - parts.keys()
+    parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in optional)}
     for key, (library, class_name) in parts.items():
         if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
             needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
@@ -187,7 +182,15 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         raise InputError(source, f"its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
     process = Process.from_scheduler(scheduler)
     latent, size = (
-        _sizes(pipeline, source, network, config[autoencoder], image_size, vae, told)
+        _sizes(
+            pipeline,
+            source,
+            network,
+            config[autoencoder],
+            image_size,
+            vae,
+            told,
+        )
         if autoencoder
         else _pixels(source, network, image_size)
     )
@@ -216,8 +219,10 @@ def _sizes(
 ) -> tuple[tuple[int, int, int], int]:
     """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
     factor, c = _of_vae(autoencoder, vae or source)
-    packed = PACKED if ADAPTERS[pipeline].packed else 1
-    if (takes := network["in_channels"]) != c * packed**2:
+    family = ADAPTERS[pipeline]
+    packed = PACKED if family.packed else 1
+    takes = network["in_channels"] if "in_channels" in network else network["in_visual_dim"]  # Kandinsky 5's
+    if takes != c * packed**2:
         more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
         more |= {c + 1: "a map of depths"}
         if takes in more and vae is None and packed == 1:
@@ -226,10 +231,12 @@ def _sizes(
             wanted = f"wanted {c * packed**2}, as its VAE gives {c} latent channels"
             raise InputError(source, f"its network takes {takes} channels; {wanted}")
         raise InputError(f"--vae {vae}", f"gives {c} latent channels, {source} takes {takes}")
-    side = _side(source, network) or 128  # Flux and others do not say; this is their pipelines'
+    side = _side(source, network) or family.side
     native = side * factor
     (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
-    size, step = native if image_size is None else image_size, factor * max(packed, patch)  # Qwen says that it packs
+    patch = patch if isinstance(patch, int) else patch[-1]  # of time, height and width
+    step = factor * max(packed, patch, family.multiple)  # Qwen's patches are packed squares
+    size = native if image_size is None else image_size
     if size < step or size % step:
         raise InputError(f"--img_size {size}", f"{source} needs a multiple of {step}")
     most = network.get("pos_embed_max_size") or size
@@ -384,13 +391,15 @@ def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], di
     from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 
     declared = DiffusionPipeline.load_config(home.folder)
-    takes = _takes(str(declared["_class_name"]))
+    pipeline = str(declared["_class_name"])
+    pipeline = SHARED.get(pipeline, pipeline)
+    takes = _takes(pipeline)
     parts = {key: tuple(value) for key, value in declared.items() if _is_part(value) and key in (takes or declared)}
     config = {}
     for part in {"unet", "transformer", *AUTOENCODERS, "scheduler"} & parts.keys():
         reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
         config[part] = reader.load_config(home.folder, subfolder=part)
-    return str(declared["_class_name"]), parts, config, declared
+    return pipeline, parts, config, declared
 
 
 def _is_part(value: object) -> bool:
@@ -418,7 +427,9 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
     A null text encoder is diffusers' way to leave out the first of Stable Diffusion XL or Stable Diffusion 3's T5.
     """
     xl = pipeline == "StableDiffusionXLPipeline"
-    optional = T5 | ({"text_encoder", "tokenizer"} if xl else set())
+    optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
+    if xl:
+        optional = {"text_encoder", "tokenizer"}
     lost = [key for key in sorted(_takes(pipeline) - parts.keys() - optional) if key.startswith(TEXT_PARTS)]
     if lost:
         raise InputError(source, f"has no {lost[0]} (null in model_index.json), which a {pipeline} wants")

@@ -1,7 +1,6 @@
 """The models: the pipeline that a card describes, loaded whole, and made ready for the kernel."""
 
 import contextlib
-import inspect
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from diffusion.io.wording import few
 from diffusion.models import checkpoint, single_file
 from diffusion.models.aliases import ALIASES, EMBEDDED
 from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
-from diffusion.models.families import ADAPTERS, PACKED, TAKEN, sana_instruction
+from diffusion.models.families import ADAPTERS, PACKED, Adapter
 from diffusion.models.lora import OWN, OWN_TOKEN, add, embed, switcher, token_of
 from diffusion.settings import exact_float32, guest
 
@@ -106,12 +105,11 @@ def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module
 
 
 def _pipeline(card: Card, dtype: torch.dtype | None):
-    from diffusers import DiffusionPipeline
-
     given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
     modules = _modules(card, dtype)
     with checkpoint.library_reads():
-        pipeline = DiffusionPipeline.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
+        cls = class_of("diffusers", card.pipeline)
+        pipeline = cls.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
     _limit_tokenizers(pipeline)
     return pipeline
 
@@ -227,7 +225,7 @@ def load_model(
     def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Conditions:
         settings = loras or [None] * len(arms)
         if told == "text":
-            _check_tokens(pipeline, arms)
+            _check_tokens(adapter, arms)
         parts, order = [], []
         for setting, places in places_of(settings).items():
             if setting is not None:
@@ -318,6 +316,8 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
 
 def _latent(vae, images: Tensor) -> Tensor:
     """The mean of the posterior as the network knows it: (mean - shift) scale."""
+    if vae.config.get("in_channels") == 4:  # Qwen-Image 2.1's takes RGBA: opaque
+        images = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0)
     video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
     code = vae.encode(images[:, :, None] if video else images)
     if hasattr(code, "latent_dist"):
@@ -380,23 +380,21 @@ def _mark_ends(pipeline) -> None:
                 module.eos_token_id = end
 
 
-def _check_tokens(pipeline, prompts: list[str]) -> None:
+def _check_tokens(adapter: Adapter, prompts: list[str]) -> None:
     """Name prompts that are longer than a text encoder takes; InputError for a token that it has no embedding of."""
     prompts = list(dict.fromkeys(prompts))
-    parts = [key for key, part in pipeline.components.items() if key.startswith("tokenizer") and part is not None]
-    for part, (tokenizer, texts, limit) in zip(parts, _read_by(pipeline, prompts), strict=True):
-        encoder = getattr(pipeline, part.replace("tokenizer", "text_encoder"))
-        known = len(encoder.get_input_embeddings().weight)
-        for prompt, ids in zip(prompts, tokenizer(texts).input_ids, strict=True):
+    for part, tokenizer, token_ids, limit in adapter.read(prompts):
+        embedded = len(getattr(adapter.pipeline, part).get_input_embeddings().weight)
+        for prompt, ids in zip(prompts, token_ids, strict=True):
             if len(ids) > limit:
                 cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
-            if max(ids[:limit], default=0) >= known:
-                token = tokenizer.convert_ids_to_tokens(max(ids[:limit]))
-                encoder = f"the text encoder has embeddings of {known} tokens, the {part} {len(tokenizer)}"
-                raise InputError(
-                    f"{prompt!r}", f"{encoder}, of which {token!r} has none; wanted the files of one training"
-                )
+            largest = max(ids[:limit], default=0)
+            if largest >= embedded:
+                token = tokenizer.convert_ids_to_tokens(largest)
+                lacks = f"the {part} has embeddings of {embedded} tokens, its tokenizer {len(tokenizer)}"
+                wanted = f"of which {token!r} has none; wanted the files of one training"
+                raise InputError(f"{prompt!r}", f"{lacks}, {wanted}")
 
 
 def _check_distinct(
@@ -444,39 +442,3 @@ def _near(rows: Conditions) -> list[int]:
     distance = square[:, None] + square - 2 * products
     distance.fill_diagonal_(torch.inf)
     return (distance <= NEAR**2 * square[:, None]).any(1).nonzero()[:, 0].tolist()
-
-
-def _read_by(pipeline, prompts: list[str]) -> list[tuple[object, list[str], int]]:
-    """Each tokenizer of a pipeline, what it is given of prompts, and how many of these tokens the network gets.
-
-    Some prompts are put into a chat's template or after an instruction, as the network was trained.
-    """
-    kind, found = type(pipeline).__name__, []
-    for key, tokenizer in pipeline.components.items():
-        if not key.startswith("tokenizer") or tokenizer is None:
-            continue
-        longest = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
-        texts, limit = prompts, longest and longest.default
-        if hasattr(pipeline, "maybe_convert_prompt"):  # a token of several vectors is as many tokens
-            texts = pipeline.maybe_convert_prompt(texts, tokenizer)
-        if kind == "HunyuanDiTPipeline":
-            limit = pipeline.transformer.config["text_len" if key == "tokenizer" else "text_len_t5"]
-        elif kind == "Lumina2Pipeline":
-            texts = [f"{pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
-        elif kind == "SanaPipeline" and sana_instruction(pipeline):
-            before = "\n".join(sana_instruction(pipeline))
-            texts = [before + each for each in prompts]
-            limit += len(tokenizer.encode(before)) - 2  # as its encode_prompt counts
-        elif kind == "QwenImagePipeline":
-            texts = [pipeline.prompt_template_encode.format(each) for each in prompts]
-            limit = TAKEN + pipeline.prompt_template_encode_start_idx
-        elif kind in ("ZImagePipeline", "Flux2KleinPipeline"):
-            how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": kind == "ZImagePipeline"}
-            texts = [tokenizer.apply_chat_template([{"role": "user", "content": each}], **how) for each in prompts]
-        elif kind == "Flux2Pipeline":
-            from diffusers.pipelines.flux2.pipeline_flux2 import format_input
-
-            texts = tokenizer.apply_chat_template(format_input(prompts, pipeline.system_message), tokenize=False)
-            tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
-        found.append((tokenizer, texts, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)))
-    return found
