@@ -72,17 +72,17 @@ def plain_errors(pipe, pixels, samplings, levels, noise) -> np.ndarray:
     for a, sampling in enumerate(samplings):
         for p, i in enumerate(levels):
             alpha, sigma, time = sigma_time(pipe.scheduler, i)
-            said = sampling.again(alpha * x + sigma * noise[p][None], time)
+            prediction = sampling.again(alpha * x + sigma * noise[p][None], time)
             right = {"epsilon": noise[p], "flow_prediction": noise[p] - x[0]}
             right["v_prediction"] = alpha * noise[p] - sigma * x[0]
-            d = said - right[predicts].double().numpy()
+            d = prediction - right[predicts].double().numpy()
             out[a, p] = (d**2).mean(), abs(d).mean()
     return out
 
 
 @pytest.mark.parametrize("build", tiny.TEXT, ids=lambda build: build.__name__)
 def test_errors_agree_with_the_pipeline_itself(run_main, tmp_path, saved, build):
-    """From the shell to the record: the pipeline's own sampling says what its network is told."""
+    """From the shell to the record: against the network as the pipeline's own sampling calls it."""
     folder = saved(build)
     csv, subset = tmp_path / "p.csv", tmp_path / "first.npy"
     csv.write_text("prompt,classname,classidx\n" + "".join(f"{p},{k},{k}\n" for k, p in enumerate(PROMPTS * 3 + ["a"])))
@@ -245,14 +245,14 @@ def test_latents_of_the_latest_families(saved, build):
 
 
 def test_a_vae_may_scale_each_channel():
-    """As Playground's: what its pipeline decodes, latents std / scale + mean, is what the VAE said."""
+    """As Playground's: what its pipeline decodes, latents std / scale + mean, is what the VAE encoded."""
     mean, std = [0.3, -0.2, 0.1, 0.5], [1.5, 0.7, 2.0, 1.1]
     vae = tiny.vae(latents_mean=mean, latents_std=std, scaling_factor=0.5).eval()
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(6)) * 2 - 1
     with torch.no_grad():
-        x, said = _latent(vae, pixels), vae.encode(pixels).latent_dist.mode()
+        x, wanted = _latent(vae, pixels), vae.encode(pixels).latent_dist.mode()
     for k in range(4):
-        torch.testing.assert_close(x[:, k] * std[k] / 0.5 + mean[k], said[:, k])
+        torch.testing.assert_close(x[:, k] * std[k] / 0.5 + mean[k], wanted[:, k])
 
 
 @pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="it is installed")
@@ -295,8 +295,8 @@ def test_class_ids_and_flow(run_main, tmp_path, saved):
             for p, i in enumerate(record["levels"].tolist()):
                 s = (i + 1) / 1000
                 z = (1 - s) * x + s * noise[p]
-                said = pipe.transformer(z, timestep=torch.tensor([1000 * s]), class_labels=torch.tensor([a])).sample
-                error = ((said[:, :4] - (noise[p] - x)) ** 2).mean()
+                output = pipe.transformer(z, timestep=torch.tensor([1000 * s]), class_labels=torch.tensor([a])).sample
+                error = ((output[:, :4] - (noise[p] - x)) ** 2).mean()
                 assert record["errors"][5 * a + p, 0].item() == pytest.approx(error.item(), rel=1e-5)
     refused = run_main("eval_prob_dit.py", *args, "--save_vb", "--extra", "vb")
     assert refused.code == 2 and "--save_vb" in refused.err
@@ -360,14 +360,14 @@ def test_t5_only_where_there_is_one(run_main, tmp_path, saved):
         done = run_main(SCRIPT, "--version", version, "--t5", *base)
         assert done.code == 2 and "--t5" in done.err
     np.save(tmp_path / "first.npy", np.array([0]))
-    said = {}
+    printed = {}
     for t5 in ([], ["--t5"]):
         done = run_main(
             SCRIPT, "--version", saved(tiny.sd3_with_t5), *t5, "--subset_path", tmp_path / "first.npy", *base
         )
         assert done.code == 0, done.err
-        said[bool(t5)] = done.out
-    assert "without T5 (--t5 loads it)" in said[False] and "T5" not in said[True]
+        printed[bool(t5)] = done.out
+    assert "without T5 (--t5 loads it)" in printed[False] and "T5" not in printed[True]
     assert len(list((tmp_path / "data" / "digits").iterdir())) == 2, "two runs, two folders"
 
 
@@ -380,18 +380,19 @@ def test_offload_changes_no_bit(saved, build):
     assert torch.equal(here.encode(pixels), away.encode(pixels))
 
 
-@pytest.mark.parametrize("build", [*tiny.TEXT, tiny.dit], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [*tiny.TEXT, *tiny.LATEST, tiny.dit], ids=lambda build: build.__name__)
 def test_the_size_of_the_weights(saved, build):
     """The parameters that are then loaded, counted without them; the VAE's in float32, T5's only if asked for."""
-    folder, told = saved(build), "class" if build is tiny.dit else "text"
+    folder, condition = saved(build), "class" if build is tiny.dit else "text"
     pipe = load(folder)
     for t5 in (False, True) if build is tiny.sd3_with_t5 else (False,):
-        card = read_card(str(folder), told=told, t5=t5)
-        loaded = {k: v for k, v in pipe.components.items() if isinstance(v, torch.nn.Module)}
-        if not t5:
-            loaded.pop("text_encoder_3", None)
-        bytes_ = {k: sum(p.numel() for p in v.parameters()) * (4 if k == "vae" else 2) for k, v in loaded.items()}
-        assert weights_size(card, torch.bfloat16) == sum(bytes_.values())
+        card = read_card(str(folder), told=condition, t5=t5)
+        total = 0
+        for name, part in pipe.components.items():
+            left_out = name == "text_encoder_3" and build is tiny.sd3_with_t5 and not t5
+            if isinstance(part, torch.nn.Module) and not left_out:
+                total += sum(p.numel() for p in part.parameters()) * (4 if name in ("vae", "movq") else 2)
+        assert weights_size(card, torch.bfloat16) == total
 
 
 def test_half_precision_encodes_in_float32(saved):

@@ -188,7 +188,7 @@ class Flux(Adapter):
 
 
 class Chroma(Adapter):
-    """Flow matching: T5's text; all padding but its first token is masked."""
+    """Flux without the pooled text; 1 is added to attention's scores of all but T5's padding, as its pipeline does."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         text, _, mask, *_ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
