@@ -65,7 +65,7 @@ from diffusion.core.conditions import Conditions
 from diffusion.core.image import Measured, Question
 from diffusion.core.schedule import Schedule
 from diffusion.core.search import Search, every, race_each
-from diffusion.data.datasets import fingerprint
+from diffusion.data.dataset import fingerprint
 from diffusion.data.prompts import read_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate import loop, sharding

@@ -26,12 +26,12 @@ def program(name: str) -> Path:
 
 
 def shipped(path: str | Path) -> Path:
-    """A file or folder of this name or, where there is none, the one that ships with us under it.
+    """The file or folder at this path or, if there is none, the one that this package ships under it.
 
     So prompts/pets_prompts.csv is found from every working folder.
     """
-    given = Path(path)
-    ours = DATA / given
-    if given.is_absolute() or os.path.exists(given) or not os.path.exists(ours):
-        return given
+    here = Path(path)
+    ours = DATA / here
+    if here.is_absolute() or os.path.exists(here) or not os.path.exists(ours):
+        return here
     return ours

@@ -32,7 +32,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "transformers": {"models/loading", "models/clip", "settings"},
     "open_clip": {"models/clip"},
     "timm": {"models/timm_classifier", "data/datasets"},
-    "datasets": {"data/folders", "matching/items"},
+    "datasets": {"data/hub", "matching/items"},
     "matplotlib": {"plots/style"},
     "pandas": {"tables"},
     "tqdm": {"evaluate/progress", "evaluate/machine", "evaluate/classifier"},

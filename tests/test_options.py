@@ -102,14 +102,14 @@ def test_the_help_says_which_search_is_run_without_a_schedule():
 
 @pytest.mark.parametrize("package", ["open_clip_torch", "timm", "datasets", "peft"])
 def test_a_missing_package_is_named_as_pip_knows_it(monkeypatch, package):
-    from diffusion.data import folders as data_folders
+    from diffusion.data import hub
     from diffusion.models import clip, lora, timm_classifier
 
     monkeypatch.setitem(sys.modules, package.removesuffix("_torch"), None)
     ask = {
         "open_clip_torch": clip._import,
         "timm": timm_classifier._import,
-        "datasets": lambda: data_folders.from_hub("x", "test"),
+        "datasets": lambda: hub.rows_of_hub("x", "test"),
         "peft": lambda: lora.add(Namespace(load_lora_weights=None), "unet", "a.safetensors"),
     }[package]
     with pytest.raises(InputError, match=f"the package '{package}': pip install {package}$"):

@@ -1,4 +1,5 @@
 """What is classified: images and their labels, prompts, names of classes.
 
-May import: io. Read datasets.py first: the table of data sets, and what a reader gives; folders.py reads users' data.
+May import: io. Read dataset.py first: what every reader returns; then datasets.py, the table; folders.py, tables.py and
+hub.py read users' data.
 """

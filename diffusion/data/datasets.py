@@ -19,75 +19,31 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
     imagenetA       imagenet-a/SYNSET/                              200 synsets; class ids are those of the 1000
     objectnet       objectnet-1.0/{images/CLASS/, mappings/}        the 113 classes that ImageNet knows
 
-`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. Own data is named by its path: own.py.
-
-Labels are known at once; images are decoded one at a time, when asked for, so one unreadable file costs one image.
+`digits`, `digits-colour`, `digits-unseen` and `digits-two` need no files. A user's data is named by its path
+(folders.py, tables.py) or hf:NAME (hub.py).
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets as tv
 from PIL import Image
 
 from diffusion import InputError
-from diffusion.data import digits, folders
+from diffusion.data import digits, folders, hub, tables
 from diffusion.data.catalogue import NO_LABEL
 from diffusion.data.classnames import meanings
+from diffusion.data.dataset import Dataset
 from diffusion.data.depth import check_range
 from diffusion.data.images import crop, to_rgb, with_ranges
-from diffusion.io.atomic import sha256
-from diffusion.io.reading import said
+from diffusion.io.reading import named_error
 from diffusion.io.wording import few, like
-
-Read = tuple  # labels, classes, open and, of files, their names, groups, candidates: what follows split in Dataset
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images by index: `labels[k]` is the class id of image k, `open(k)` decodes it (RGB; OSError if unreadable)."""
-
-    name: str
-    split: str
-    labels: list[int]
-    classes: list[str]  # names by class id; empty where the data does not say
-    open: Callable[[int], Image.Image]
-    files: list[str] = field(default_factory=list)  # of each image, as from the data's folder; [] where unknown
-    groups: list[str] = field(default_factory=list)  # of each image, where a table says; [] where not
-    candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # of each image: the table's line, classes
-    path: str | None = None  # of own data; its `name` is the last part, so that it may be moved
-    value_range: tuple[float, float] | None = None  # black and white of images of more than 8 bits, as asked for
-    ranges: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # the same as used, of each kind in depth.KINDS
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def fingerprint(self) -> str:
-        """What a run notes of the labels, of own data of the files too: one image more would shift the others."""
-        return fingerprint(self.labels if self.path is None else list(zip(self.files, self.labels, strict=True)))
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the images have labels; else each label is NO_LABEL."""
-        return NO_LABEL not in self.labels
-
-    def about(self, index: int) -> dict:
-        """What a record says of an image: index, label and, of own data, file and the group that a table gives it."""
-        said = {"index": index, "label": self.labels[index]} | ({"file": self.files[index]} if self.path else {})
-        return said | ({"group": self.groups[index]} if self.groups else {})
-
-
-def fingerprint(data: list) -> str:
-    return f"{len(data)}, sha256 {sha256(repr(data))}"
 
 
 def load_dataset(
@@ -100,8 +56,8 @@ def load_dataset(
 ) -> Dataset:
     """The data set called `name` (see above). InputError: unknown name, missing or damaged data, no such split.
 
-    image_column and label_column choose among those of a data set of the hub. value_range: which values of own images
-    of more than 8 bits are black and white; by default as images.with_ranges finds them.
+    image_column and label_column choose among those of a data set of the hub. value_range: black and white in a user's
+    images of more than 8 bits; by default as images.with_ranges finds them.
     """
     if (image_column or label_column) and not name.startswith("hf:"):
         flag = "image_column" if image_column else "label_column"
@@ -110,33 +66,34 @@ def load_dataset(
         raise InputError("--value_range", f"is for own images of more than 8 bits, not for {name}")
     try:
         if name in TABLE:
-            read = _read_known(name, split, Path(root))
-        elif name.startswith("hf:") and name != "hf:":
-            read = folders.read_hub(name.removeprefix("hf:"), split, image_column, label_column)
-        elif name.lower().endswith(folders.TABLES):
-            read = folders.read_table(name, split)
-        elif os.path.isdir(os.path.expanduser(name)):  # as Path's, but any text will do
-            read = folders.read_folder(name, split)
-        elif os.path.isfile(os.path.expanduser(name)):
-            read = folders.read_image(name, split)
-        else:
-            known = (
-                f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
-            )
-            raise InputError(f"dataset {name!r}", f"is {known}{like(name, TABLE)}")
+            return replace(_read_of_table(name, split, Path(root)), name=name, split=split)
+        data = _read_users(name, split, image_column, label_column)
     except ImportError as error:
         missing = f"the package {error.name!r}: pip install {error.name}"
         raise InputError(f"dataset {name!r}", f"needs {missing}") from error
-    if name in TABLE:
-        return Dataset(name, split, *read)
-    labels, classes, images, *rest = read
+
     value_range = check_range(value_range)
-    images = with_ranges(images, f"dataset {name!r}", value_range)
-    deep = {"value_range": value_range, "ranges": dict(images.ranges)}
+    images = with_ranges(data.open, f"dataset {name!r}", value_range)
+    data = replace(data, open=images, name=name, split=split, value_range=value_range, ranges=dict(images.ranges))
     if name.startswith("hf:"):
-        return Dataset(name, split, labels, classes, images, *rest, **deep)
+        return data
     path = os.path.abspath(os.path.expanduser(name))
-    return Dataset(Path(path).name, split, labels, classes, images, *rest, path=path, **deep)
+    return replace(data, name=Path(path).name, path=path)
+
+
+def _read_users(name: str, split: str, image_column: str | None, label_column: str | None) -> Dataset:
+    """Data of the hub, in a table, in a folder, or one image."""
+    if name.startswith("hf:") and name != "hf:":
+        return hub.read_hub(name.removeprefix("hf:"), split, image_column, label_column)
+    if name.lower().endswith(tables.SUFFIXES):
+        return tables.read_table(name, split)
+    path = os.path.expanduser(name)  # Path.expanduser refuses ~nobody
+    if os.path.isdir(path):
+        return folders.read_folder(name, split)
+    if os.path.isfile(path):
+        return folders.read_image(name, split, tables.SUFFIXES)
+    names = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
+    raise InputError(f"dataset {name!r}", f"is {names}{like(name, TABLE)}")
 
 
 def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
@@ -147,7 +104,7 @@ def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
 
 
 def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> torch.Tensor:
-    """Image `index` cropped as in images.crop, [3, size, size], for what needs each; InputError: it cannot be read."""
+    """Image `index` cropped as in images.crop, [3, size, size]. InputError, and not OSError, if it cannot be read."""
     try:
         return crop(dataset.open(index), size, interpolation)
     except OSError as error:
@@ -155,9 +112,9 @@ def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> tor
 
 
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
-    """Image `index` as the run of these options (of its run.json) cropped it, to look at. [h, w, 3] in 0..1
+    """Image `index` as a run with these options (from its run.json) cropped it, to look at. [h, w, 3] in 0..1
 
-    Raises InputError when it cannot be read any more.
+    InputError if it cannot be read any more.
     """
     size, interpolation = options.get("img_size", 224), options.get("interpolation", "bicubic")
     try:
@@ -167,38 +124,48 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
     return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
-# ---- readers: each gives labels, classes and a function that opens image k ----
+# ---- readers of the data sets in the table ----
 
 
-def _arrays(images: np.ndarray, labels: Iterable[int], classes: Iterable[str] = ()) -> Read:
-    """images [n, h, w] or [n, h, w, 3] uint8."""
-    return [int(label) for label in labels], list(classes), lambda k: to_rgb(Image.fromarray(images[k]))
+def arrays(images: np.ndarray, labels: Iterable[int], classes: Iterable[str] = ()) -> Dataset:
+    """Images [n, h, w] or [n, h, w, 3] uint8 with their labels."""
+    return Dataset([int(label) for label in labels], list(classes), lambda k: to_rgb(Image.fromarray(images[k])))
 
 
-def _listed(data, paths: str = "_image_files") -> Read:
-    """A torchvision data set that keeps paths. Its own loader is passed over: it knows neither EXIF nor deep greys."""
-    return folders.files(getattr(data, paths), data._labels, getattr(data, "classes", ()))
+def torchvision_files(data, paths: str = "_image_files") -> Dataset:
+    """A torchvision data set that keeps paths. Its own loader is not used: it handles neither EXIF nor deep greys."""
+    files = [str(path) for path in getattr(data, paths)]
+    return folders.in_files(files, [int(label) for label in data._labels], getattr(data, "classes", ()))
 
 
-def _stored(data) -> Read:
+def torchvision_arrays(data) -> Dataset:
     """A torchvision data set that keeps pixels."""
-    return _arrays(np.asarray(data.data), data.targets, data.classes)
+    return arrays(np.asarray(data.data), data.targets, data.classes)
 
 
-def _stl10(folder: Path, split: str) -> Read:
-    data = tv.STL10(folder.parent, split)
-    return _arrays(data.data.transpose(0, 2, 3, 1), data.labels, getattr(data, "classes", ()))
+def _torchvision(kind: str, folder: Path, split: str) -> Dataset:
+    """The torchvision data set whose class is called `kind`."""
+    import torchvision.datasets as tv  # takes a second, which the other readers save
+
+    match kind:
+        case "OxfordIIITPet":
+            return torchvision_files(tv.OxfordIIITPet(folder.parent, split), "_images")
+        case "FGVCAircraft":
+            return torchvision_files(tv.FGVCAircraft(folder.parent, split, "variant"))
+        case "Flowers102" | "Food101":
+            return torchvision_files(getattr(tv, kind)(folder.parent, split))
+        case "STL10":
+            data = tv.STL10(folder.parent, split)
+            return arrays(data.data.transpose(0, 2, 3, 1), data.labels, getattr(data, "classes", ()))
+        case _:  # MNIST, FashionMNIST, CIFAR10, CIFAR100
+            return torchvision_arrays(getattr(tv, kind)(folder.parent, split == "train"))
 
 
-def _by_name(folder: Path, names: list[str]) -> Read:
-    ids = {name: i for i, name in enumerate(names)}
-    return folders.tree(folder, ids, names)
-
-
-def _caltech101(folder: Path, _split: str) -> Read:
-    return _by_name(
-        folder, [name for name in folders.subfolders(folder) if name != "BACKGROUND_Google"]
-    )  # 101, not 102
+def _class_folders(folder: Path, _split: str) -> Dataset:
+    names = [
+        each.name for each in folders.Folder(folder).folders if each.name != "BACKGROUND_Google"
+    ]
+    return folders.tree(folder, {name: i for i, name in enumerate(names)}, names)
 
 
 def _imagenet_names() -> list[str]:
@@ -207,12 +174,12 @@ def _imagenet_names() -> list[str]:
     return ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
 
 
-def _synsets(folder: Path, _split: str) -> Read:
-    """ImageNet's folders. The ids come from the whole list of 1000, so part of ImageNet keeps the ids of the whole."""
+def _synsets(folder: Path, _split: str) -> Dataset:
+    """ImageNet's folders. Class ids are those of the whole list of 1000, also for a part of ImageNet."""
     from timm.data import ImageNetInfo
 
     ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    if ids.keys().isdisjoint(os.listdir(folder)) and folders.images_in(folder, deep=False):
+    if ids.keys().isdisjoint(os.listdir(folder)) and folders.Folder(folder).images(deep=False):
         tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
         sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
         how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
@@ -220,44 +187,42 @@ def _synsets(folder: Path, _split: str) -> Read:
     return folders.tree(folder, ids, _imagenet_names())
 
 
-def _imagenetv2(folder: Path, _split: str) -> Read:
+def _imagenetv2(folder: Path, _split: str) -> Dataset:
     return folders.tree(folder, {str(i): i for i in range(1000)}, _imagenet_names())
 
 
-def _objectnet(folder: Path, _split: str) -> Read:
+def _objectnet(folder: Path, _split: str) -> Dataset:
     names = _objectnet_classes(folder)
-    labels, classes, open_image, files, *_ = folders.tree(
-        folder / "images", {name: i for i, name in enumerate(names)}, names.values()
-    )
+    data = folders.tree(folder / "images", {name: i for i, name in enumerate(names)}, names.values())
 
     def open_inside(k: int) -> Image.Image:
-        image = open_image(k)
+        image = data.open(k)
         return image.crop((2, 2, image.width - 2, image.height - 2))  # ObjectNet marks its images with a red border
 
-    return labels, classes, open_inside, files
+    return replace(data, open=open_inside)
 
 
 def _objectnet_classes(folder: Path) -> dict[str, str]:
-    """Folder name -> class name, of the classes that ImageNet has too, in sorted order of the folders."""
+    """Folder name -> class name, for the classes that ImageNet has too, in sorted order of the folders."""
     names = json.loads((folder / "mappings/folder_to_objectnet_label.json").read_text())
     shared = json.loads((folder / "mappings/objectnet_to_imagenet_1k.json").read_text())
     return {key: names[key] for key in sorted(names) if names[key] in shared}
 
 
 def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
-    """ObjectNet's class names by class id. InputError where its own files are not to be had."""
+    """ObjectNet's class names by class id. InputError if its own files cannot be read."""
     folder = _find("objectnet", "objectnet-1.0", Path(root))
     try:
         return list(_objectnet_classes(folder).values())
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read", f"{said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read", named_error(error)) from error
 
 
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
-    """For each ObjectNet class id, the ImageNet class ids that mean it: by these a model of ImageNet is scored.
+    """For each ObjectNet class id, the ImageNet class ids that mean it: a model of ImageNet is scored by these.
 
     ObjectNet's files chain them: class -> ImageNet labels, label -> line number (an ILSVRC2012 id) -> class id.
-    InputError where one of them is missing or does not fit the others.
+    InputError if one of them is missing or does not fit the others.
     """
     folder = _find("objectnet", "objectnet-1.0", Path(root))
     try:
@@ -265,15 +230,19 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         lines = json.loads((folder / "mappings/pytorch_to_imagenet_2012_id.json").read_text())
         labels = (folder / "mappings/imagenet_to_label_2012_v2").read_text().splitlines()
         ids = {labels[line].strip(): int(i) for i, line in lines.items()}
-        return [[ids[label] for label in shared[name].split("; ")] for name in _objectnet_classes(folder).values()]
+        return [_imagenet_ids(shared[name], ids) for name in _objectnet_classes(folder).values()]
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read", f"{said(error)}") from error
+        raise InputError(f"{folder / 'mappings'} cannot be read", named_error(error)) from error
+
+
+def _imagenet_ids(labels: str, ids: dict[str, int]) -> list[int]:
+    return [ids[label] for label in labels.split("; ")]
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
-    """Class id of a model of `n_classes` -> class id of the data set: the arms when a model is told class ids.
+    """Class id of a model of `n_classes` -> class id of the data set: the arms of a model conditioned on class ids.
 
-    ImageNet-A asks for its 200 only; an ObjectNet class may be several of ImageNet's; elsewhere the two are the same.
+    ImageNet-A has 200 of the 1000; an ObjectNet class may be several of ImageNet's; elsewhere the two are the same.
     """
     if name == "imagenetA":
         lines = (resources.files("timm") / "data/_info/imagenet_a_indices.txt").read_text().split()
@@ -291,22 +260,23 @@ def model_arms(
     root: str | Path = "/datasets",
     called: Sequence[str] = (),
 ) -> dict[int, int]:
-    """`class_arms` of a `model` of `n_classes`; InputError where the classes of the data set are not the model's.
+    """`class_arms` of a `model` of `n_classes`. InputError if the classes of the data set are not the model's.
 
-    Where both name their classes (`called` are the model's), these are matched by name, and only those compete that
-    the data set has. Data of ImageNet and data whose classes are numbers go by number.
+    If both name their classes (`called` are the model's), they are matched by name, and only those that the data set
+    has compete. Data of ImageNet and data whose classes are numbers are matched by number.
     """
     if called and dataset.classes and name not in OF_IMAGENET:
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
         wanted = "call the folders by its class ids, or give its class names (--classes FILE of eval_prob_dit.py)"
-        said = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
-        raise InputError(f"--dataset {name}", f"{said}; {wanted}")
+        found = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
+        raise InputError(f"--dataset {name}", f"{found}; {wanted}")
     arms = class_arms(name, n_classes, root)
-    known = len(dataset.classes) if name != "objectnet" else 1000
-    if known not in (0, n_classes):  # 0: own data, whose folders are named by the class ids
-        raise InputError(f"--dataset {name}", f"is of {known} classes, {model} knows {n_classes}")
-    if strange := sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL}):
+    classes = len(dataset.classes) if name != "objectnet" else 1000
+    if classes not in (0, n_classes):  # 0: a user's data, whose folders are named by the class ids
+        raise InputError(f"--dataset {name}", f"is of {classes} classes, {model} knows {n_classes}")
+    strange = sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL})
+    if strange:
         raise InputError(f"--dataset {name}", f"labels {strange[:10]} are no classes of {model}")
     return arms
 
@@ -315,7 +285,7 @@ OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class 
 
 
 def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
-    """Class id of the model -> class id of the data set, of the same name, as `meanings` compares them."""
+    """Class id of the model -> class id of the data set with the same name, as `meanings` compares names."""
     meant = meanings(dataset.classes, {k: [name] for k, name in enumerate(called)})
     strange = [repr(name) for name, ids in zip(dataset.classes, meant, strict=True) if not ids]
     if strange:
@@ -335,11 +305,15 @@ def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[i
 
 @dataclass(frozen=True)
 class Source:
-    """A known data set: the folder it needs (`{}` is its own split), our split -> its own, and its reader."""
+    """A data set of the table.
+
+    `folder` is the one that it needs, in which `{}` is its own name of the split; None if it needs no files. `splits`:
+    our names of the splits -> its own. read(folder, its own name of the split) reads it.
+    """
 
     folder: str | None
     splits: dict[str, str]
-    read: Callable[[Path | None, str], Read]
+    read: Callable[[Path, str], Dataset]
 
 
 BOTH = {"train": "train", "test": "test"}
@@ -347,39 +321,39 @@ TRAINVAL = {"train": "trainval", "trainval": "trainval", "test": "test"}
 UNSPLIT = {"test": "all"}  # no official split: every image is for testing
 
 TABLE = {
-    "pets": Source("oxford-iiit-pet", TRAINVAL, lambda f, s: _listed(tv.OxfordIIITPet(f.parent, s), "_images")),
-    "flowers": Source("flowers-102", BOTH | {"val": "val"}, lambda f, s: _listed(tv.Flowers102(f.parent, s))),
-    "stl10": Source("stl10_binary", BOTH, _stl10),
-    "mnist": Source("MNIST", BOTH, lambda f, s: _stored(tv.MNIST(f.parent, s == "train"))),
-    "fashion-mnist": Source("FashionMNIST", BOTH, lambda f, s: _stored(tv.FashionMNIST(f.parent, s == "train"))),
-    "cifar10": Source("cifar-10-batches-py", BOTH, lambda f, s: _stored(tv.CIFAR10(f.parent, s == "train"))),
-    "cifar100": Source("cifar-100-python", BOTH, lambda f, s: _stored(tv.CIFAR100(f.parent, s == "train"))),
-    "food": Source("food-101", BOTH, lambda f, s: _listed(tv.Food101(f.parent, s))),
-    "aircraft": Source("fgvc-aircraft-2013b", TRAINVAL, lambda f, s: _listed(tv.FGVCAircraft(f.parent, s, "variant"))),
-    "caltech101": Source("caltech101/101_ObjectCategories", UNSPLIT, _caltech101),
-    "eurosat": Source("eurosat/2750", UNSPLIT, lambda f, s: _by_name(f, folders.subfolders(f))),
+    "pets": Source("oxford-iiit-pet", TRAINVAL, partial(_torchvision, "OxfordIIITPet")),
+    "flowers": Source("flowers-102", BOTH | {"val": "val"}, partial(_torchvision, "Flowers102")),
+    "stl10": Source("stl10_binary", BOTH, partial(_torchvision, "STL10")),
+    "mnist": Source("MNIST", BOTH, partial(_torchvision, "MNIST")),
+    "fashion-mnist": Source("FashionMNIST", BOTH, partial(_torchvision, "FashionMNIST")),
+    "cifar10": Source("cifar-10-batches-py", BOTH, partial(_torchvision, "CIFAR10")),
+    "cifar100": Source("cifar-100-python", BOTH, partial(_torchvision, "CIFAR100")),
+    "food": Source("food-101", BOTH, partial(_torchvision, "Food101")),
+    "aircraft": Source("fgvc-aircraft-2013b", TRAINVAL, partial(_torchvision, "FGVCAircraft")),
+    "caltech101": Source("caltech101/101_ObjectCategories", UNSPLIT, _class_folders),
+    "eurosat": Source("eurosat/2750", UNSPLIT, _class_folders),
     "imagenet": Source("{}", {"train": "train", "val": "val", "test": "val"}, _synsets),
     "imagenetv2": Source("imagenetv2-matched-frequency-format-val", UNSPLIT, _imagenetv2),
     "imagenetA": Source("imagenet-a", UNSPLIT, _synsets),
     "objectnet": Source("objectnet-1.0", UNSPLIT, _objectnet),
-    "digits": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.SEEN, coloured=False)),
-    "digits-colour": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.SEEN, coloured=True)),
-    "digits-unseen": Source(None, BOTH, lambda f, s: digits.read_one(s, digits.UNSEEN, coloured=True)),
-    "digits-two": Source(None, BOTH, lambda f, s: digits.read_two(s)),
+    "digits": Source(None, BOTH, lambda _, split: digits.read_one(split, digits.SEEN, coloured=False)),
+    "digits-colour": Source(None, BOTH, lambda _, split: digits.read_one(split, digits.SEEN, coloured=True)),
+    "digits-unseen": Source(None, BOTH, lambda _, split: digits.read_one(split, digits.UNSEEN, coloured=True)),
+    "digits-two": Source(None, BOTH, lambda _, split: digits.read_two(split)),
 }
 
 
-def _read_known(name: str, split: str, root: Path) -> Read:
+def _read_of_table(name: str, split: str, root: Path) -> Dataset:
     source = TABLE[name]
     folders.check_split(name, split, source.splits)
     theirs = source.splits[split]
-    folder = None if source.folder is None else _find(name, source.folder.format(theirs), root)
+    folder = Path() if source.folder is None else _find(name, source.folder.format(theirs), root)
     try:
         return source.read(folder, theirs)
     except (InputError, ImportError):
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
-        why = said(error).partition(" You can use download=True")[0]
+        why = named_error(error).partition(" You can use download=True")[0]
         raise InputError(f"dataset {name!r}", f"{folder} is incomplete or damaged: {why}") from error
 
 

@@ -4,7 +4,6 @@ The last 497 of the 1797 digits are the test split; no model here is trained on 
 pairs that no training canvas shows, alone or beside another digit: captions of them test composition, not memory.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from diffusion.data.dataset import Dataset
 
 SIZE = 32  # pixels of a canvas
 SPLITS = {"train": slice(0, 1300), "test": slice(1300, None)}
@@ -70,7 +71,7 @@ def one(ink: Tensor, colour: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def two(ink: Tensor, colour: Tensor, vertical: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Canvases [n, 3, 32, 32] with two small digits, the first on the left or, where `vertical` [n], on top.
+    """Canvases [n, 3, 32, 32] with two small digits; the first is on the left or, if `vertical` [n], on top.
 
     ink [n, 2, 8, 8], colour [n, 2].
     """
@@ -87,8 +88,11 @@ def picture(canvas: Tensor) -> Image.Image:
 
 
 def colours_of(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Of `pairs` (colour, digit), the colours of each digit 0..9."""
-    return [[c for c, d in pairs if d == digit] for digit in range(10)]
+    """The colours of each digit 0..9 in `pairs` (colour, digit)."""
+    found: list[list[int]] = [[] for _ in range(10)]
+    for colour, digit in pairs:
+        found[digit].append(colour)
+    return found
 
 
 def caption_one(digit: int, colour: int | None = None) -> str:
@@ -113,14 +117,14 @@ def names_of_two() -> list[str]:
     return [f"{left} to the left of a {right}" for left in names_of_one() for right in names_of_one()]
 
 
-Canvases = tuple[list[int], list[str], Callable[[int], Image.Image]]  # class ids, names by class id, open
+# ---- as data sets ----
 
 
-def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Canvases:
-    """Every handwritten digit that `pairs` (colour, digit) has a colour for, large, in one of those colours.
+def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Dataset:
+    """Large digits, one on each canvas: every handwritten one for which `pairs` (colour, digit) has a colour.
 
-    Image k is drawn from its own generator, so it does not depend on which others are opened. With `coloured` the class
-    id is colour * 10 + digit, else the digit.
+    Each is drawn in one of those colours. Image k has its own generator, so it does not depend on which others are
+    opened. With `coloured` the class id is colour * 10 + digit, else the digit.
     """
     ink, digit = handwriting(split)
     colours = colours_of(pairs)
@@ -131,16 +135,17 @@ def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Canvas
         return int(rng.choice(colours[digit[j]])), rng
 
     def open_canvas(k: int) -> Image.Image:
-        colour, rng = choose(j := kept[k])
+        j = kept[k]
+        colour, rng = choose(j)
         return picture(one(ink[j : j + 1], torch.tensor([colour]), rng)[0])
 
     if coloured:
-        return [choose(j)[0] * 10 + int(digit[j]) for j in kept], names_of_one(), open_canvas
-    return [int(digit[j]) for j in kept], list(WORDS), open_canvas
+        return Dataset([choose(j)[0] * 10 + int(digit[j]) for j in kept], names_of_one(), open_canvas)
+    return Dataset([int(digit[j]) for j in kept], list(WORDS), open_canvas)
 
 
-def read_two(split: str) -> Canvases:
-    """As many canvases as there are digits: digit j, in a colour training has shown it in, left of another such.
+def read_two(split: str) -> Dataset:
+    """As many canvases as there are digits: digit j left of another one, each in a colour training has shown it in.
 
     The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
     """
@@ -158,6 +163,7 @@ def read_two(split: str) -> Canvases:
 
     labels = []
     for j in range(len(ink)):
-        left, right = (10 * c + int(digit[k]) for k, c in zip(*choose(j)[:2], strict=True))
+        both, colour, _ = choose(j)
+        left, right = (10 * c + int(digit[k]) for k, c in zip(both, colour, strict=True))
         labels.append(60 * left + right)
-    return labels, names_of_two(), open_canvas
+    return Dataset(labels, names_of_two(), open_canvas)

@@ -1,6 +1,7 @@
 """Images: decoded as they are to be seen, and the two crops."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,14 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torchvision.transforms.functional as TF
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from diffusion import InputWarning
 from diffusion.data import depth
 from diffusion.data.depth import Found, Range
-from diffusion.io.reading import said
+from diffusion.io.reading import named_error
 from diffusion.io.wording import few
 
 LOOKED_AT = 32  # images of a data set, before a run: are they deep, which values do they have
@@ -28,7 +28,7 @@ def open_rgb(
     ranges: Mapping[str, Range] = NO_RANGES,
     guessed: Collection[str] = (),
 ) -> Image.Image:
-    """The image in `file` as RGB; OSError naming it (or `name`) whatever keeps it from being decoded whole.
+    """The image in `file` as RGB. OSError, which names it (or `name`), if it cannot be decoded whole.
 
     ranges and guessed as in to_rgb.
     """
@@ -43,22 +43,22 @@ def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable):
                 image.filename = ""  # with width for height; it maps nothing that has no name
             return use(image)
     except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
-        raise OSError(f"cannot read image {name or file}: {said(error)}") from error
+        raise OSError(f"cannot read image {name or file}: {named_error(error)}") from error
 
 
 def hub_cell(cell: dict | None, name: str) -> tuple[str | BinaryIO, str]:
-    """File and name of the image in an undecoded cell of the hub's library, {"bytes", "path"}; OSError: it is empty."""
+    """File and name of the image in an undecoded cell of the hub's library, {"bytes", "path"}. OSError if empty."""
     if cell is None:
         raise OSError(f"{name} is missing")
     return (cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])), name
 
 
 def to_rgb(image: Image.Image, ranges: Mapping[str, Range] = NO_RANGES, guessed: Collection[str] = ()) -> Image.Image:
-    """Any PIL image as 8-bit RGB: upright by its EXIF tag if that can be read, on white where transparent.
+    """Any PIL image as 8-bit RGB: upright by its EXIF tag if that can be read, transparent pixels on white.
 
-    More than 8 bits are scaled by the range of their kind (depth.KINDS) in `ranges`, or by what depth.range_of finds
-    of this image alone: ValueError if that is nothing. OSError where an image does not fit into the range of a kind
-    that was `guessed`.
+    More than 8 bits are scaled by the range of their kind (depth.KINDS) in `ranges`, or else by the range that
+    depth.range_of finds for this image alone: ValueError if it finds none. OSError if the range of a kind was `guessed`
+    and the image does not fit into it.
     """
     samples = depth.read_samples(image)
     image.load()
@@ -79,7 +79,7 @@ def to_rgb(image: Image.Image, ranges: Mapping[str, Range] = NO_RANGES, guessed:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1, upright, where the EXIF data are broken: the pixels are whole all the same."""
+    """The EXIF tag; 1, upright, if the EXIF data are broken: the pixels are whole all the same."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises SyntaxError, struct.error, ... on them
@@ -87,7 +87,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """An image of 8 bits as RGB. A fourth band of a TIFF without the tag ExtraSamples is no transparency."""
+    """An image of 8 bits as RGB. The fourth band of a TIFF without the tag ExtraSamples is not transparency."""
     tags = getattr(image, "tag_v2", None)
     if image.format == "TIFF" and image.mode == "RGBA" and tags and depth.EXTRA_SAMPLES not in tags:
         return image.convert("RGB")
@@ -109,53 +109,45 @@ class ImageFiles:
     place: Callable[[int], tuple[str | Path | BinaryIO, str | None]]  # k -> file, its name in messages
     number: int
     ranges: Mapping[str, Range] = field(default_factory=dict)  # kind -> black, white: of images of more than 8 bits
-    guessed: Collection[str] = ()  # kinds whose range nothing says
+    guessed: Collection[str] = ()  # kinds whose range is a guess
 
     def __call__(self, k: int) -> Image.Image:
         return open_rgb(*self.place(k), self.ranges, self.guessed)
 
 
-def listed(paths: Sequence[Path]) -> ImageFiles:
-    return ImageFiles(lambda k: (paths[k], None), len(paths))
+def listed(paths: Sequence[str | Path], folder: str | Path = "") -> ImageFiles:
+    """Images in files, whose paths are absolute or as from the folder."""
+    start = "" if str(folder) == "." else str(folder)
+    return ImageFiles(lambda k: (os.path.join(start, paths[k]), None), len(paths))
 
 
 def with_ranges(images: ImageFiles, what: str, value_range: Sequence[float] | None = None) -> ImageFiles:
-    """The same images, all read by one rule: black and white are those of `value_range`, or what some of them say.
+    """The same images, all with one range: black and white are `value_range`, or found in a sample of the images.
 
-    Looks at LOOKED_AT of them, spread evenly. Warns, beginning with `what` they are, of the range that is taken if they
-    have more than 8 bits, of animations and pages of which the first is, and of fourth bands that are hardly
-    transparency.
+    Looks at LOOKED_AT of them, spread evenly. If they have more than 8 bits, a warning names the range that is used.
+    Other warnings are of animations and pages, of which the first is used, and of fourth bands that are hardly
+    transparency. They begin with `what`, the name of the images.
     """
     value_range = depth.check_range(value_range)
-    looks = {}
-    for k in np.unique(np.linspace(0, images.number - 1, min(images.number, LOOKED_AT)).round().astype(int)).tolist():
-        try:
-            looks[k] = _opened(*images.place(k), _look)
-        except OSError:  # when its turn comes
-            continue
+    looks = _look_at_some(images)
     named = {k: str(images.place(k)[1] or images.place(k)[0]) for k in looks}
-    if several := [named[k] for k, look in looks.items() if look.frames]:
+    several = [named[k] for k, look in looks.items() if look.frames]
+    if several:
         _warn(f"{what}: of animations and files of several pages the first is taken, as of {few(several, 2)}")
-    if doubtful := [named[k] for k, look in looks.items() if look.veiled]:
+    doubtful = [named[k] for k, look in looks.items() if look.veiled]
+    if doubtful:
         band = "says that it is transparency, and is laid on white; if it is another band, write the files without it"
         _warn(f"{what}: the fourth band of {few(doubtful, 2)} {band}")
+
     deep = [look.found for look in looks.values() if look.found]
-    ranges, guessed = {}, []
+    ranges: dict[str, Range] = {}
+    guessed = []
     for kind in sorted({each.kind for each in deep}):
         found = [each for each in deep if each.kind == kind]
-        low, high = min(each.low for each in found), max(each.high for each in found)
-        seen = f"{len(found)} of the {len(looks)} images looked at hold values from {low:g} to {high:g} ({kind})"
-        try:
-            ranges[kind] = value_range or depth.range_of(kind, found)
-        except ValueError:
-            ranges[kind] = depth.guess(kind, found)
+        ranges[kind], is_guess = _range_of(kind, found, value_range)
+        if is_guess:
             guessed.append(kind)
-            seen += ", and nothing says which of them are black and white. A guess"
-        black, white = ranges[kind]
-        if value_range is None:
-            _warn(f"{what}: {seen}: black is {black:g}, white {white:g}; --value_range LOW HIGH says otherwise")
-        elif low < black or high > white:
-            _warn(f"{what}: {seen}; --value_range {black:g} {white:g} cuts those beyond")
+        _warn_of_range(what, kind, found, len(looks), ranges[kind], value_range, is_guess)
     if value_range is not None:
         if not deep:
             _warn(f"{what}: --value_range is for images of more than 8 bits, none of the {len(looks)} looked at is one")
@@ -163,17 +155,52 @@ def with_ranges(images: ImageFiles, what: str, value_range: Sequence[float] | No
     return replace(images, ranges=ranges, guessed=guessed)
 
 
+def _look_at_some(images: ImageFiles) -> dict[int, "_Look"]:
+    looks = {}
+    for k in np.unique(np.linspace(0, images.number - 1, min(images.number, LOOKED_AT)).round().astype(int)).tolist():
+        try:
+            looks[k] = _opened(*images.place(k), _look)
+        except OSError:  # it is reported when its turn comes
+            continue
+    return looks
+
+
+def _range_of(kind: str, found: list[Found], value_range: Range | None) -> tuple[Range, bool]:
+    """The range of images of one kind, and whether it is a guess."""
+    if value_range is not None:
+        return value_range, False
+    try:
+        return depth.range_of(kind, found), False
+    except ValueError:
+        return depth.guess(kind, found), True
+
+
+def _warn_of_range(
+    what: str, kind: str, found: list[Found], looked_at: int, used: Range, asked: Range | None, is_guess: bool
+) -> None:
+    """Name the range that is used unless it was asked for; then warn only if it cuts values."""
+    low, high = min(each.low for each in found), max(each.high for each in found)
+    seen = f"{len(found)} of the {looked_at} images looked at hold values from {low:g} to {high:g} ({kind})"
+    if is_guess:
+        seen += ", and nothing says which of them are black and white. A guess"
+    black, white = used
+    if asked is None:
+        _warn(f"{what}: {seen}: black is {black:g}, white {white:g}; --value_range LOW HIGH says otherwise")
+    elif low < black or high > white:
+        _warn(f"{what}: {seen}; --value_range {black:g} {white:g} cuts those beyond")
+
+
 def _warn(text: str) -> None:
-    warnings.warn(text, InputWarning, stacklevel=3)
+    warnings.warn(text, InputWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What is seen of an image before a run."""
+    """Properties of an image that are looked at before a run."""
 
-    found: Found | None  # of its values, if it has more than 8 bits
-    frames: bool  # it has several
-    veiled: bool  # its fourth band is called transparency, and most of it is neither clear nor opaque
+    found: Found | None  # statistics of its values, if it has more than 8 bits
+    frames: bool  # whether it has several
+    veiled: bool  # whether its fourth band is called transparency, and most of it is neither clear nor opaque
 
 
 def _look(image: Image.Image) -> _Look:
@@ -191,7 +218,7 @@ def _look(image: Image.Image) -> _Look:
 
 
 def _has_frames(image: Image.Image) -> bool:
-    """Whether there is more to be seen than the first: thumbnails of JPEG and smaller copies in TIFF are no more."""
+    """Whether there are frames or pages after the first. JPEG's thumbnails and smaller copies in TIFF do not count."""
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return False
     if image.format != "TIFF":
@@ -200,10 +227,13 @@ def _has_frames(image: Image.Image) -> bool:
     return not image.tag_v2.get(254, 0) & 5  # NewSubfileType: a smaller copy, or a mask
 
 
-def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
-    """`centre_crop`, or `adm_crop` where the interpolation is "adm". [3, size, size]
+# ---- crops ----
 
-    OSError where the image is so narrow that resizing it would take gigabytes.
+
+def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
+    """`centre_crop`, or `adm_crop` if the interpolation is "adm". [3, size, size]
+
+    OSError if the image is so narrow that resizing it would take gigabytes.
     """
     if max(image.size) * size**2 > 2**27 * min(image.size):
         raise OSError(f"an image of {image.width}x{image.height} pixels is too narrow to be resized to {size}")
@@ -212,6 +242,8 @@ def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
 
 def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
     """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
+    import torchvision.transforms.functional as TF  # not needed to read labels; takes a second to import
+
     image = TF.resize(image, size, TF.InterpolationMode(interpolation))
     return TF.to_tensor(TF.center_crop(image, [size, size])) * 2 - 1
 
@@ -221,12 +253,14 @@ def adm_crop(image: Image.Image, size: int) -> Tensor:
 
     Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle.
     """
+    from torchvision.transforms.functional import to_tensor
+
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2  # rounds down; torchvision's centre is to even
-    return TF.to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
+    return to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
 
 
 def to_grey(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import DATASETS, NO_LABEL
 from diffusion.data.classnames import as_tokenized, is_untranslated, meanings, words_of
-from diffusion.io.reading import is_id, read_header, read_numbers, read_rows
+from diffusion.io.reading import csv_header, is_id, read_csv, read_numbers
 from diffusion.io.wording import few, split_weight
 from diffusion.paths import DATA, shipped
 
@@ -41,10 +41,10 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
     InputError names the file and the line at fault.
     """
-    header = read_header(path)
+    header = csv_header(path)
     keys = ("prompt", "classname", *(key for key in ("classidx", "group", *ADDED) if key in header))
-    rows = read_rows(path, keys)
-    columns = dict(zip(keys, map(list, zip(*rows.values(), strict=True)), strict=True))
+    table = read_csv(path, keys)
+    rows, columns = table.lines, table.columns
     texts, groups = columns["prompt"], columns.get("group")
     names = [name.strip() for name in columns["classname"]]
     numbered = "classidx" not in columns

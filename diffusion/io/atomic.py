@@ -15,7 +15,7 @@ def sha256(data: bytes | str) -> str:
 
 
 def _link(temporary: Path, path: Path) -> None:
-    """Give a file its name, if nobody has it: FileExistsError. Where there are no hard links, the last one has it."""
+    """Give a file its name; FileExistsError if the name is taken. Without hard links, the last writer wins."""
     try:
         os.link(temporary, path)
     except OSError as error:
@@ -27,8 +27,8 @@ def _link(temporary: Path, path: Path) -> None:
 def write_atomic(path: Path, write, replace: bool = True) -> None:
     """`write(file)` into a temporary file beside `path`, then rename: a reader sees all of it or none of it.
 
-    Without `replace`, FileExistsError when the path is there: of several writers the first wins. Raises InputError
-    when the disk is full, the folder cannot be written, and the like; `path` is as it was then.
+    Without `replace` the first of several writers wins; FileExistsError for the others. InputError, with `path` as it
+    was before, if the disk is full, the folder cannot be written, and the like.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
     try:
@@ -43,12 +43,12 @@ def write_atomic(path: Path, write, replace: bool = True) -> None:
                 else:
                     _link(temporary, path)
                 return
-            except FileNotFoundError:  # another worker took our temporary file for a dead one's: once more
+            except FileNotFoundError:  # another worker took our temporary file for a dead worker's: try again
                 if last:
                     raise
             finally:
                 temporary.unlink(missing_ok=True)
     except FileExistsError:
         raise
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write fails
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if a write fails
         raise InputError(path, f"cannot be written ({one_line(error)})") from error

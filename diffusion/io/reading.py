@@ -3,7 +3,9 @@
 import csv
 import math
 import zipfile
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, MutableSequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +20,8 @@ FOLDER = 0x10  # the attribute of MS-DOS in a zip archive's directory
 def check_zip(archive: Path | BinaryIO) -> None:
     """Compare every part of a zip archive, as torch.save writes them, with its checksum (CRC-32).
 
-    torch.load (2.14) does not: a flipped bit of a tensor comes back as another number. Nor does it read a part that the
-    archive's directory calls a folder: a tensor of that is whatever was in memory. ValueError: damaged.
+    torch.load (2.14) does not: a tensor with a flipped bit comes back as another number. Nor does it read a part that
+    the archive's directory marks as a folder: such a tensor is whatever was in memory. ValueError if it is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -36,7 +38,10 @@ def check_zip(archive: Path | BinaryIO) -> None:
 
 
 def check_pt(path: Path) -> None:
-    """`check_zip` of a file that torch.save wrote. InputError: damaged. Its older form, no zip, has no checksums."""
+    """Apply `check_zip` to a file that torch.save wrote; its older form, no zip, has no checksums.
+
+    InputError if it is damaged or cannot be read.
+    """
     try:
         if zipfile.is_zipfile(path):
             check_zip(path)
@@ -46,17 +51,17 @@ def check_pt(path: Path) -> None:
         raise InputError(path, error) from None
 
 
-def read_npy(path: Path, given: str, otherwise: str = "") -> np.ndarray:
-    """The array in a npy file; InputError, beginning with what was `given`, where it is none."""
+def read_npy(path: Path, where: str, hint: str = "") -> np.ndarray:
+    """The array in a npy file. InputError at `where`, ending with the hint, if there is none."""
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, MemoryError, RecursionError) as error:  # a header may ask for any size
-        raise InputError(given, f"cannot be read as npy ({error}){otherwise}") from None
+        raise InputError(where, f"cannot be read as npy ({error}){hint}") from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbers of a file's lines that are not blank, and these; InputError where it cannot be read."""
+    """Pairs of (number, line) for the lines of a file that are not blank. InputError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line breaks may stand in a text
     except (OSError, UnicodeDecodeError) as error:
@@ -64,13 +69,27 @@ def json_lines(path: Path) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
+# ---- csv ----
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a table, as text, and the line of the file that each row ends on."""
+
+    lines: MutableSequence[int]  # [rows]
+    columns: dict[str, list]  # name -> [rows]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
 def _delimiter(path: str | Path, header: str) -> str:
     marks = "\t,;" if str(path).lower().endswith(".tsv") else ",;\t"
     return next((mark for mark in marks if mark in header), marks[0])
 
 
-def read_header(path: str | Path) -> list[str]:
-    """The columns of a csv; [] where it cannot be read, of which `read_rows` says why."""
+def csv_header(path: str | Path) -> list[str]:
+    """The names of a csv's columns, in lower case; [] if it cannot be read (`read_csv` says why)."""
     try:
         with open(shipped(path), encoding="utf-8-sig", newline="") as file:
             header = file.readline()
@@ -80,66 +99,78 @@ def read_header(path: str | Path) -> list[str]:
         return []
 
 
-def read_rows(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[int, list[str]]:
-    """Line number -> the fields of `columns` and of those `optional` ones that there are, as text.
+def read_csv(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
+    """The `columns` of a csv, and those `optional` ones that it has. InputError names the line at fault.
 
-    Fields are separated by commas, or by what the header has: semicolons or tabs; blanks after them do not count, nor
-    does the case of a column's name.
-    The csv module and not pandas: it keeps "None" and "nan" as they are, counts lines, and leaves rows with an
-    unquoted comma too long, where pandas moves every column by one.
+    Fields are separated by commas, or by the semicolons or tabs of the header. Blanks after them do not count, nor
+    does the case of a column's name. The csv module and not pandas reads them: it keeps "None" and "nan" as they are,
+    counts lines, and leaves rows with an unquoted comma too long, where pandas 3.1 may move every column by one.
     """
-    rows = {}
     try:
         with open(shipped(path), encoding="utf-8-sig", newline="") as file:
-            by = _delimiter(path, file.readline())
+            delimiter = _delimiter(path, file.readline())
             file.seek(0)
-            reader = csv.reader(file, strict=True, delimiter=by, skipinitialspace=True)
-            header = [column.strip().lower() for column in next(reader, [])]
-            missing = [column for column in columns if column not in header]
-            columns += tuple(column for column in optional if column in header)
-            if missing:
-                found = ", ".join(header) or "an empty file"
-                raise InputError(path, f"no column {', '.join(missing)}; found {found}")
-            for row in reader:
-                if not row:  # a blank line
-                    continue
-                if len(row) != len(header):
-                    sizes = f"{len(row)} fields, wanted {len(header)}"
-                    raise InputError(f"{path}, line {reader.line_num}", f"{sizes}; quote a text that has commas")
-                rows[reader.line_num] = [row[header.index(column)] for column in columns]
+            table = _read_csv(csv.reader(file, strict=True, delimiter=delimiter, skipinitialspace=True), path,
+                              columns, optional)  # fmt: skip
     except UnicodeDecodeError as error:
-        raise InputError(path, f"is not UTF-8 ({said(error)}); Excel saves such as 'CSV UTF-8'") from error
+        raise InputError(path, f"is not UTF-8 ({named_error(error)}); Excel saves such as 'CSV UTF-8'") from error
     except (OSError, csv.Error) as error:
-        raise InputError(path, f"cannot be read as csv: {said(error)}") from error
-    if not rows:
+        raise InputError(path, f"cannot be read as csv: {named_error(error)}") from error
+    return table
+
+
+def _read_csv(reader, path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...]) -> Table:
+    header = [column.strip().lower() for column in next(reader, [])]
+    missing = [column for column in columns if column not in header]
+    if missing:
+        found = ", ".join(header) or "an empty file"
+        raise InputError(path, f"no column {', '.join(missing)}; found {found}")
+    wanted = [*columns, *(column for column in optional if column in header)]
+    table = Table(array("q"), {column: [] for column in wanted})
+
+    places = [(header.index(column), table.columns[column]) for column in wanted]
+    width = len(header)
+    for row in reader:
+        if not row:  # a blank line
+            continue
+        if len(row) != width:
+            sizes = f"{len(row)} fields, wanted {width}"
+            raise InputError(f"{path}, line {reader.line_num}", f"{sizes}; quote a text that has commas")
+        table.lines.append(reader.line_num)
+        for place, cells in places:
+            cells.append(row[place])
+
+    if not table.lines:
         raise InputError(path, f"no row below the header {','.join(header)}")
-    return rows
+    return table
 
 
 def read_numbers(path: Path, key: str, keys: range, column: str, most: float, wanted: str) -> dict[int, float]:
-    """What a csv with the columns `key` and `column` says of whole numbers: each one of `keys`, once. Ascending
+    """The numbers of a csv with the columns `key` and `column`, by key: each one of `keys`, once. Ascending
 
-    Values are from 0 to `most`, or else not what was `wanted`. InputError names the file and the line at fault.
+    Numbers are from 0 to `most`; `wanted` describes them for the error. InputError names the line at fault.
     """
+    table = read_csv(path, (key, column))
     found: dict[int, float] = {}
-    for line, (at, value) in read_rows(path, (key, column)).items():
+    for line, at, cell in zip(table.lines, table.columns[key], table.columns[column], strict=True):
         if not (is_id(at) and int(at) in keys):
             raise InputError(f"{path}, line {line}", f"{key} is {at!r}, wanted an integer in {keys[0]}..{keys[-1]}")
         if int(at) in found:
             raise InputError(f"{path}, line {line}", f"{key} {int(at)} stands there twice")
         try:
-            found[int(at)] = float(value)
+            number = float(cell)
         except ValueError:
-            found[int(at)] = math.nan
-        if not 0 <= found[int(at)] <= most:
-            raise InputError(f"{path}, line {line}", f"{column} is {value!r}, wanted {wanted}")
+            number = math.nan
+        if not 0 <= number <= most:
+            raise InputError(f"{path}, line {line}", f"{column} is {cell!r}, wanted {wanted}")
+        found[int(at)] = number
     return dict(sorted(found.items()))
 
 
 def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
-    """Accuracies, as shares, of a csv with the columns `column`,accuracy: integers in least..most, percent. Ascending
+    """Accuracies as shares, ascending, from a csv with the columns `column` and accuracy.
 
-    InputError names the file and the line at fault.
+    The column holds integers in least..most, accuracies are in percent. InputError names the line at fault.
     """
     curve = read_numbers(path, column, range(least, most + 1), "accuracy", 100, "percent, from 0 to 100")
     if max(curve.values()) <= 1:
@@ -148,9 +179,10 @@ def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, floa
 
 
 def is_id(text: str) -> bool:
-    """Whether a text is a whole number from 0 up."""
-    return text.strip().isascii() and text.strip().isdigit() and len(text) < 19  # an int64
+    """Whether a text is a whole number from 0 up that fits into an int64."""
+    return text.strip().isascii() and text.strip().isdigit() and len(text) < 19
 
 
-def said(error: Exception) -> str:
+def named_error(error: Exception) -> str:
+    """An error's type and message, in one line."""
     return f"{type(error).__name__}: {one_line(error, None)}"

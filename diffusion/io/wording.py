@@ -1,6 +1,7 @@
 """Lists and numbers in messages: the first few, the nearest name, ranges."""
 
 import difflib
+import itertools
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -8,26 +9,34 @@ from collections.abc import Collection, Iterable, Sequence
 from diffusion import InputError
 
 
-def like(name: str, known: Iterable[str]) -> str:
-    """What ends a refusal of a name: the known one that is nearest, if any is near."""
-    near = difflib.get_close_matches(name, known, 1)
+def like(name: str, names: Iterable[str]) -> str:
+    """Suffix of an unknown-name error: the nearest of the `names` that there are, if one is near."""
+    near = difflib.get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def few(each: Collection, most: int = 3, between: str = ", ") -> str:
-    """The first of many, for a message."""
-    return between.join([*map(str, list(each)[:most]), *["..."] * (len(each) > most)])
+def few(items: Collection, most: int = 3, between: str = ", ") -> str:
+    """The first few items, for a message."""
+    words = [str(item) for item in itertools.islice(items, most)]
+    if len(items) > most:
+        words.append("...")
+    return between.join(words)
 
 
 def shared(names: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """How many parts all begin with and, of what is left, how many all end with; of every name one part is left."""
-
-    def alike(most: int, step: int) -> int:
-        return next((k for k in range(most) if len({name[::step][k] for name in names}) > 1), most)
-
+    """How many parts all names begin with and, in the rest, how many all end with; one part of each name is left."""
     shortest = min(map(len, names))
-    first = alike(shortest - 1, 1)
-    return first, alike(shortest - 1 - first, -1)
+    first = _alike(names, shortest - 1)
+    last = _alike([name[::-1] for name in names], shortest - 1 - first)
+    return first, last
+
+
+def _alike(names: Sequence[Sequence[str]], most: int) -> int:
+    """How many parts, at most `most`, all names begin with."""
+    for k in range(most):
+        if len({name[k] for name in names}) > 1:
+            return k
+    return most
 
 
 # ---- numbers as words ----
@@ -35,8 +44,11 @@ def shared(names: Sequence[Sequence[str]]) -> tuple[int, int]:
 
 def bounds(words: Iterable[str]) -> list[tuple[int, int]]:
     """First and last number of words such as 7 and 0-99."""
-    ends = [[int(end) for end in word.split("-")] for word in words]
-    return [(first_last[0], first_last[-1]) for first_last in ends]
+    found = []
+    for word in words:
+        ends = [int(end) for end in word.split("-")]
+        found.append((ends[0], ends[-1]))
+    return found
 
 
 def numbers(words: Iterable[str]) -> list[int]:
@@ -55,15 +67,15 @@ def ranges(numbers: Iterable[int]) -> str:
     return " ".join("-".join(map(str, run)) for run in runs)
 
 
-def split_weight(given: str, flag: str = "--lora") -> tuple[str, float]:
-    """A LoRA as it is given, `A` or `A:0.7`, as its name and its weight; a file's own name may hold colons."""
-    name, colon, number = given.rpartition(":")
-    if not colon or os.path.exists(os.path.expanduser(given)):
-        return given, 1.0
+def split_weight(lora: str, flag: str = "--lora") -> tuple[str, float]:
+    """Name and weight of a LoRA, which is written `A` or `A:0.7`; the name of a file may itself hold colons."""
+    name, colon, number = lora.rpartition(":")
+    if not colon or os.path.exists(os.path.expanduser(lora)):
+        return lora, 1.0
     try:
         weight = float(number)
     except ValueError:
-        return given, 1.0
+        return lora, 1.0
     if not math.isfinite(weight) or weight == 0:
-        raise InputError(f"{flag} {given}", f"a weight of {number} changes nothing that can be measured")
+        raise InputError(f"{flag} {lora}", f"a weight of {number} changes nothing that can be measured")
     return name, weight

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion import InputError, InputWarning, one_line
-from diffusion.data.folders import from_hub
+from diffusion.data.hub import rows_of_hub
 from diffusion.data.images import ImageFiles, hub_cell, listed, open_rgb, to_rgb, with_ranges
 from diffusion.io.reading import json_lines
 
@@ -259,7 +259,7 @@ def hub(
 
     None where a row makes none: those are counted in a warning. By default, Winoground's.
     """
-    data = from_hub(name, split)
+    data = rows_of_hub(name, split)
     import datasets
 
     if missing := [each for each in columns if each not in data.features]:

@@ -1,0 +1,68 @@
+"""A data set in memory: what every reader returns."""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from diffusion.data.catalogue import NO_LABEL
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by index, with their labels.
+
+    A reader gives at least the first three fields. Labels are there from the start; images are decoded one at a time,
+    when they are asked for, so an unreadable file costs one image. The last fields are set by datasets.load_dataset.
+    """
+
+    labels: list[int]  # [n] class ids; NO_LABEL: none
+    classes: list[str]  # names by class id; [] if the data has none
+    open: Callable[[int], Image.Image]  # image k as RGB; OSError if it is unreadable
+    files: list[str] = field(default_factory=list)  # [n] as from the folder of the data; [] if unknown
+    groups: list[str] = field(default_factory=list)  # [n]; [] if a table gives none
+    candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # [n] line of the table, names of classes
+
+    name: str = ""
+    split: str = "test"
+    path: str | None = None  # of a user's data; its name is the last part, so the folder may be moved
+    value_range: tuple[float, float] | None = None  # black and white of images of more than 8 bits, as asked for
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # the same as used, by kind (depth.KINDS)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What run.json notes of the labels and, for a user's data, of the files: one new image would shift others."""
+        return fingerprint(self.labels if self.path is None else zip(self.files, self.labels, strict=True))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return NO_LABEL not in self.labels
+
+    def about(self, index: int) -> dict:
+        """What a record notes of an image: index and label; its file in a user's data; its group if it has one."""
+        noted = {"index": index, "label": self.labels[index]}
+        if self.path:
+            noted["file"] = self.files[index]
+        if self.groups:
+            noted["group"] = self.groups[index]
+        return noted
+
+
+def fingerprint(items: Iterable, chunk: int = 10_000) -> str:
+    """The number of items, and the digest of the list of them as Python writes it."""
+    digest = hashlib.sha256(b"[")
+    number = 0
+    left = iter(items)
+    for some in iter(lambda: list(itertools.islice(left, chunk)), []):
+        between = ", " if number else ""
+        digest.update((between + ", ".join(map(repr, some))).encode())
+        number += len(some)
+    digest.update(b"]")
+    return f"{number}, sha256 {digest.hexdigest()}"

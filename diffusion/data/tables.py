@@ -1,0 +1,219 @@
+"""A user's images in a table: csv, tsv or jsonl.
+
+Columns are path,label[,group][,candidates][,split]. Paths are taken as they are, or from the table's folder. A table
+without the column label has images without labels. `candidates` are written cat;dog;lynx, in jsonl a list will do;
+`split` is train, val or test, for --split.
+"""
+
+import ast
+import json
+import math
+import os
+from array import array
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+
+from diffusion import InputError
+from diffusion.data.catalogue import NO_LABEL
+from diffusion.data.dataset import Dataset
+from diffusion.data.folders import check_split, class_ids, split_of
+from diffusion.data.images import listed
+from diffusion.io.reading import Table, csv_header, json_lines, read_csv
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+OPTIONAL = ("label", "group", "candidates", "split")
+NO_CLASS = {  # what spreadsheets and pandas write if there is no value
+    "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+
+
+def read_table(name: str, split: str) -> Dataset:
+    """The images of a table. Class ids are those of the whole table, whichever the split. InputError: the line at fault
+
+    Columns and not rows are handled, since a table may have a million rows.
+    """
+    path = Path(os.path.expanduser(name))  # Path.expanduser refuses ~nobody
+    table = _read_json_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    cells = {key: [text.strip() for text in table.columns[key]] for key in table.columns if key in FILLED}
+    _check_filled(path, table, cells)
+    ids, classes = class_ids(cells["label"]) if "label" in cells else ({}, [])
+
+    rows = _rows_of_split(name, path, table, split)
+    places, names = _places(path.parent, [cells["path"][k] for k in rows])
+    if not any(os.path.exists(os.path.join(path.parent, place)) for place in places):
+        where = "paths are taken as they are, or from the folder of the table"
+        first = path.parent / places[0]
+        raise InputError(path, f"none of its {len(places)} images is there, such as {first}; {where}")
+    labels = [ids[cells["label"][k]] for k in rows] if "label" in cells else [NO_LABEL] * len(rows)
+    return Dataset(
+        labels,
+        classes,
+        listed(places, path.parent),
+        names,
+        [cells["group"][k] for k in rows] if "group" in cells else [],
+        _candidates_of(path, table, rows),
+    )
+
+
+FILLED = ("path", "label", "group")  # columns whose cells must not be empty
+
+
+def _read_csv(path: Path) -> Table:
+    header = csv_header(path)
+    is_unlabelled = bool(header) and set(header) <= {"path", "candidates", "split"}
+    columns = ("path",) if is_unlabelled else ("path", "label")
+    table = read_csv(path, columns, OPTIONAL[1:])
+    _check_labels(path, table)
+    return table
+
+
+def _check_labels(path: Path, table: Table) -> None:
+    """InputError if a cell holds what other programs write for no label, or a list of labels."""
+    labels = table.columns.get("label", [])
+    wrong = {label for label in set(labels) if _why_no_label(label.strip())}
+    if wrong:
+        k, first = next((k, label) for k, label in enumerate(labels) if label in wrong)
+        problem = f"label is {first.strip()!r}, {_why_no_label(first.strip())}"
+        raise InputError(f"{path}, line {table.lines[k]}", problem)
+
+
+def _why_no_label(text: str) -> str:
+    if text in NO_CLASS:
+        return "which spreadsheets and pandas write for none; a class of this name can stand in a jsonl"
+    if text.startswith(("[", "(", "{")) and _is_list(text):
+        return "wanted one class for each image"
+    return ""
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return isinstance(ast.literal_eval(text), list | tuple | set | dict)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def _check_filled(path: Path, table: Table, cells: dict[str, list[str]]) -> None:
+    """InputError if a path, a label or a group is empty."""
+    empty = [column.index("") for column in cells.values() if "" in column]
+    if not empty:
+        return
+    k = min(empty)
+    fields = [table.columns[key][k] for key in table.columns if key in FILLED]
+    wanted = {1: "wanted a path", 2: "wanted both", 3: "wanted all"}[len(fields)]
+    called = "path and label, and group" if len(fields) > 2 else "path and label"
+    raise InputError(f"{path}, line {table.lines[k]}", f"{called} are {', '.join(map(repr, fields))}, {wanted}")
+
+
+def _rows_of_split(name: str, path: Path, table: Table, split: str) -> Sequence[int]:
+    """The rows whose column `split` names this split; all, if the table has no such column. InputError: none."""
+    if "split" not in table.columns:
+        check_split(name, split, ["test"])
+        return range(len(table))
+    theirs = table.columns["split"]
+    meant = {cell: split_of(cell.strip()) for cell in set(theirs)}
+    if None in meant.values():
+        k, first = next((k, cell) for k, cell in enumerate(theirs) if meant[cell] is None)
+        raise InputError(f"{path}, line {table.lines[k]}", f"split is {first!r}, wanted train, val or test")
+    if split not in meant.values():
+        found = f"its column split has {', '.join(sorted(set(meant.values())))}"
+        raise InputError(f"dataset {name!r} has no split {split!r}", found)
+    return [k for k, cell in enumerate(theirs) if meant[cell] == split]
+
+
+def _candidates_of(path: Path, table: Table, rows: Sequence[int]) -> list[tuple[int, list[str]]]:
+    """Line and candidates of each row; [] if the table has no such column."""
+    if "candidates" not in table.columns:
+        return []
+    cells = table.columns["candidates"]
+    return [(table.lines[k], _candidates(path, table.lines[k], cells[k])) for k in rows]
+
+
+def _candidates(path: Path, line: int, cell: str | list | None) -> list[str]:
+    """The classes that a cell names: a list, or a text with semicolons between them; none if it is empty."""
+    parts = cell if isinstance(cell, list) else str("" if cell is None else cell).split(";")
+    stripped = [str(part).strip() for part in parts]
+    names = [name for name in stripped if name]
+    if len(names) == 1:
+        wanted = "wanted two classes or more, as in cat;dog, or nothing, which is all of them"
+        raise InputError(f"{path}, line {line}", f"candidates is {names[0]!r}, {wanted}")
+    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    if twice:
+        raise InputError(f"{path}, line {line}", f"candidates has {twice[0]!r} twice")
+    return names
+
+
+def _read_json_lines(path: Path) -> Table:
+    """Columns path and, if the first line has them, label, group (not without label), candidates and split.
+
+    All are texts, but candidates as they stand there. InputError names the line at fault.
+    """
+    table = Table(array("q"), {})
+    for number, line in json_lines(path):
+        try:
+            row = json.loads(line)
+            more = [key for key in OPTIONAL if key in row]
+            if not table.columns:
+                wanted = ["path", *(key for key in more if key != "group" or "label" in row)]
+                table.columns.update({key: [] for key in wanted})
+            cells = {key: row[key] for key in table.columns}
+            surplus = [key for key in more if key != "group" and key not in table.columns]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            keys = list(table.columns) if len(table.columns) > 1 else ["path", "label"]
+            raise InputError(f"{path}, line {number}", f"is no JSON object with {' and '.join(keys)}") from None
+        if surplus:
+            raise InputError(f"{path}, line {number}", f"has {surplus[0]}, the first line has none")
+        table.lines.append(number)
+        for key, value in cells.items():
+            table.columns[key].append(value if key == "candidates" else _text_of(path, number, key, value))
+    if not table.lines:
+        raise InputError(path, "holds no line")
+    return table
+
+
+def _text_of(path: Path, line: int, key: str, value: object) -> str:
+    """A text or a number of a jsonl as text. InputError for null, nan, lists and objects, which are no value."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if not isinstance(value, str) and not is_number:
+        raise InputError(f"{path}, line {line}", f"{key} is {value!r:.60}, wanted a text or a number")
+    return str(value)
+
+
+# ---- paths ----
+
+
+def _places(folder: Path, cells: list[str]) -> tuple[list[str], list[str]]:
+    """Paths as from the folder, and the names of the files: as from the folder, or the last part of a path elsewhere.
+
+    Only cells that are not plain go through pathlib, which takes 20 times as long.
+    """
+    start = os.path.join(folder, "")
+    places = []
+    names = []
+    for cell in cells:
+        if not _is_plain(cell):
+            path = _resolved(folder, cell)
+            inside = path.is_relative_to(folder)
+            place = path.relative_to(folder).as_posix() if inside else str(path)
+            name = place if inside else path.name
+        elif not cell.startswith("/"):
+            place = name = cell
+        else:
+            place = cell
+            name = cell[len(start) :] if cell.startswith(start) else os.path.basename(cell)
+        places.append(place)
+        names.append(name)
+    return places, names
+
+
+def _is_plain(cell: str) -> bool:
+    """Whether a path is already as pathlib would write it, and without ~ and backslashes."""
+    odd = ("\\" in cell, "//" in cell, "/./" in cell, cell.startswith(("~", "./")), cell.endswith(("/", "/.")))
+    return not any(odd)
+
+
+def _resolved(folder: Path, cell: str) -> Path:
+    """A path in a table: as it is, or as Windows would write it."""
+    path = folder / os.path.expanduser(cell)
+    if "\\" in cell and not path.exists():
+        return folder / PureWindowsPath(cell).as_posix()
+    return path
