@@ -80,7 +80,7 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
     not, nan: it is not asked; right: all that is asked is; nfe.
     """
-    done, problems = matching_scores.read(run)
+    done, problems = matching_scores.read_done(run)
     if not done:
         raise InputError(run.folder, f"{problems[0] if problems else 'no example is done yet'}")
     race = matching_scores.raced(run)
@@ -123,9 +123,9 @@ def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
 def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
     """What is reported of `rows_of` a run: accuracies, or the scores of matching; [] where there are no labels."""
     if is_matching(run):
-        done, _ = matching_scores.read(run)
+        done, _ = matching_scores.read_done(run)
         columns = matching_scores.columns(
-            done, matching_scores.told(run), race=matching_scores.raced(run), normal=False
+            done, matching_scores.items_of_run(run), race=matching_scores.raced(run), normal=False
         )
         found = []
         for name, column in columns.items():

@@ -290,7 +290,7 @@ def test_clip_by_the_same_items_and_table(run_main, tmp_path, monkeypatch):
     assert f"{len(SHAPES)} examples with 11 images of at most 3 NFE, 11 NFE to do" in result.out
     for number, record in records_of(result).items():
         assert record["losses"] == ["cosine"] and record["nfe"] == 1, number
-    done, _ = matching_scores.read(results.read(folder_of(result), answers=False))
+    done, _ = matching_scores.read_done(results.read(folder_of(result), answers=False))
     assert [len(d.item.captions) for d in done] == [len(shape[1]) for shape in SHAPES.values()]
 
 
@@ -315,7 +315,7 @@ def test_the_picture_shows_boxes_and_the_closest_captions(run_main, tmp_path, mo
     folder = write(tmp_path / "own", shown, line("3x1"))
     result = run_main(SCRIPT, *options(model_folder, "--dataset", folder, "--gallery", tmp_path / "g.png"))
     assert result.code == 0
-    done, _ = matching_scores.read(results.read(folder_of(result), answers=False))
+    done, _ = matching_scores.read_done(results.read(folder_of(result), answers=False))
     captions = gallery.captions_of(done[0], False)
     assert len(captions) == 5 and 10 in captions and captions == sorted(captions)
     others = sorted(range(10), key=lambda c: done[0].means[c, 0])

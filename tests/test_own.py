@@ -225,7 +225,7 @@ def test_what_classes_lack_is_said(tmp_path):
     csv.write_text("prompt,classname,classidx\nan a,airplane,0\na b,bird,1\n")
     with pytest.warns(InputWarning, match="none of its classnames is a class of mine: 'airplane' is taken for 'a'"):
         prompts_for("mine", [0, 1], ["a", "b"], csv)
-    with pytest.raises(InputError, match=r"no class 2 \(c\), which"):
+    with pytest.raises(InputError, match=r"no class 2 \(c\) there, which"):
         prompts_for("mine", [0, 2], ["airplane", "bird", "c"], csv)
     with pytest.raises(InputError, match="has the class 'a' alone, so it needs --prompt_path"):
         prompts_for("mine", [0], ["a"])
@@ -330,7 +330,7 @@ def test_numbers_as_names(tmp_path):
     data = load_dataset(str(tmp_path))
     assert (data.labels, data.classes, data.files) == ([1, 2, 10], [], ["01/0.png", "2/0.png", "10/0.png"])
     image(tmp_path / "1" / "0.png")
-    with pytest.raises(InputError, match="'01' and '1' are both the class id 1"):
+    with pytest.raises(InputError, match="'01' and '1': are both the class id 1"):
         load_dataset(str(tmp_path))
 
 

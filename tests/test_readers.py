@@ -281,7 +281,7 @@ def test_why_winoground_is_hard(tmp_path):
     assert load_items("winoground", tmp_path)[0].tags == ("Both",)
     assert load_items("winoground:hard", tmp_path)[0].tags == ("UnusualText", "NonCompositional")
     put(tmp_path, {"winoground/why_winoground_hard.json": {"1": ["NoTag"]}})
-    assert "says nothing of example 0" in refusal("winoground:hard", tmp_path)
+    assert "no entry for example 0" in refusal("winoground:hard", tmp_path)
 
 
 # ---- the hub ----

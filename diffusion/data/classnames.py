@@ -1,4 +1,4 @@
-"""What classes are called: the words of a class's name, and which class a name means."""
+"""Names of classes: the words of a name, and which class a name means."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ NUMBERED = re.compile(r"(\d+)([._) -]+)([^\W\d_].*)")  # 001.Black_footed_Albatr
 
 
 def as_tokenized(text: str) -> str:
-    """A text as CLIP's tokenizers see it: Unicode NFC, lower case, one blank between words."""
+    """A text as CLIP's tokenizers normalise it: Unicode NFC, lower case, one blank between words."""
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
@@ -31,7 +31,7 @@ def lemmas() -> dict[str, str]:
 
 
 def is_untranslated(name: str) -> bool:
-    """Whether a name is a WordNet id whose words are not known here."""
+    """Whether a name is a WordNet id that `lemmas` does not have."""
     match = SYNSET.fullmatch(name)
     return match is not None and match[2] is None and name not in lemmas()
 
@@ -39,9 +39,8 @@ def is_untranslated(name: str) -> bool:
 def _without_numbers(names: Sequence[str]) -> list[str]:
     """Names such as 001.Albatross without their numbers, if all names are numbered; else as they are.
 
-    They are if every name begins with a number of its own, and what follows are different words; and the numbers either
-    follow one another, or are of one width with zeros before them or points after them. So "2_euro, 50_cent" keep
-    theirs.
+    They are numbered if every name begins with another number, followed by other words; and the numbers are
+    consecutive, or are of one width with zeros before them or points after them. So "2_euro, 50_cent" keep theirs.
     """
     found = [NUMBERED.fullmatch(name) for name in names]
     if len(names) < 2 or not all(found):
@@ -59,7 +58,7 @@ def _without_numbers(names: Sequence[str]) -> list[str]:
 def words_of(names: Sequence[str]) -> list[str]:
     """The words for classes in a prompt: WordNet ids translated, numbers before all names left out, blanks for _.
 
-    Of a WordNet id's names the first counts. What has no words stays as it is.
+    A WordNet id becomes the first of its names. A name without words stays as it is.
     """
     found = []
     for name in _without_numbers(names):
@@ -71,15 +70,15 @@ def words_of(names: Sequence[str]) -> list[str]:
 
 
 def _loose(name: str) -> str:
-    """A name without what people write differently: case, Unicode form, blanks or _ between words."""
+    """A name without the differences of case, Unicode form, and blanks or _ between words."""
     return as_tokenized(name.replace("_", " ")) or name
 
 
 def _forms(names: Sequence[str]) -> list[tuple[set[str], ...]]:
-    """The forms of each name, from the exact to the loosest: as it is, as `_loose` gives it, and its words.
+    """The forms of each name, from the exact to the loosest: the name itself, `_loose`, and its words.
 
-    Its words are also each of several names between commas, as in "tench, Tinca tinca", and those of a WordNet id.
-    Hyphens between letters count as blanks, zeros before a number do not count.
+    Its words include each of several names between commas, as in "tench, Tinca tinca", and those of a WordNet id.
+    Hyphens between letters count as blanks; zeros before a number do not count.
     """
     found = []
     for name, words in zip(names, words_of(names), strict=True):

@@ -162,9 +162,7 @@ def _torchvision(kind: str, folder: Path, split: str) -> Dataset:
 
 
 def _class_folders(folder: Path, _split: str) -> Dataset:
-    names = [
-        each.name for each in folders.Folder(folder).folders if each.name != "BACKGROUND_Google"
-    ]
+    names = [each.name for each in folders.Folder(folder).folders if each.name != "BACKGROUND_Google"]
     return folders.tree(folder, {name: i for i, name in enumerate(names)}, names)
 
 

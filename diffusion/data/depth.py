@@ -1,15 +1,15 @@
 """Images of more than 8 bits a sample: the values that a file holds, and which of them are black and white.
 
-Values of 8 bits are 0..255. Deeper files often use a part of their type only, as 12 bits of 16 do, and a wrong range
+Values of 8 bits are 0..255. Deeper files often use only a part of their type, as 12 bits of 16, and a wrong range
 makes images nearly black, or cuts them, without an error. So the range is, in this order,
 
-    value_range     what the user asks for
-    declared        what the file says: BitsPerSample of 9 to 15, SMinSampleValue and SMaxSampleValue (or
+    value_range     the one that the user asks for
+    declared        the one in the file: BitsPerSample of 9 to 15, SMinSampleValue and SMaxSampleValue (or
                     MinSampleValue and MaxSampleValue) of TIFF, maxval of PGM, the precision of JPEG 2000, sBIT of PNG;
-                    of a data set, if all of its images say the same: else these are statistics of each image
+                    for a data set, if all of its images declare the same: else they are statistics of each image
     the type's      0..65535, 0..4294967295, or 0..1 of floats, if some image has one pixel in 1000 in its upper half
-    guessed         of a data set, from the values of all images looked at, with a warning; images that do not fit in
-                    are not counted. Of an image alone nothing is guessed: ValueError, which says what was found
+    guessed         for a data set, from the values of all images looked at, with a warning; images that do not fit
+                    are not counted. For a single image nothing is guessed: ValueError with the values found
 
 It is one range for all images of a data set: stretching each image would change how bright they are beside each other.
 
@@ -70,12 +70,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Found:
-    """What was seen of one image."""
+    """Statistics of one image."""
 
     kind: str
     low: float
     high: float
-    bright: float  # the share BRIGHT of the values is not above it: single pixels may mark what was not measured
+    bright: float  # the quantile BRIGHT: single brighter pixels may mark that nothing was measured there
     declared: Range | None
 
 
@@ -95,7 +95,7 @@ def check_range(value_range: Sequence[float] | None) -> Range | None:
 
 
 def range_of(kind: str, found: Sequence[Found]) -> Range:
-    """Black and white of images of one kind, by what was found of them. ValueError where nothing says it."""
+    """Black and white of images of one kind, from statistics of some of them. ValueError if these do not decide it."""
     low, high = min(each.low for each in found), max(each.high for each in found)
     declared = {each.declared for each in found if each.high > each.low}  # of a flat image nothing is to be seen
     if len(declared) == 1 and None not in declared:
@@ -126,7 +126,7 @@ def guess(kind: str, found: Sequence[Found]) -> Range:
 
 
 def check_guess(samples: Samples, span: Range) -> None:
-    """OSError where more than BEYOND of an image's values are outside a range that was guessed from others."""
+    """OSError if more than BEYOND of an image's values are outside a range that was guessed from other images."""
     outside = ((samples.values < span[0]) | (samples.values > span[1])).mean()
     if outside > BEYOND:
         found, share = samples.found, f"{100 * outside:.0f}% of its values"
@@ -142,7 +142,7 @@ def to_bytes(values: np.ndarray, span: Range) -> np.ndarray:
 
 
 def as_bytes(samples: Samples, span: Range) -> np.ndarray:
-    """The values of an image as 8 bits, with the highest one white. OSError where they cannot be had in this range."""
+    """The values of an image as 8 bits, the highest is white. OSError if they were not decoded in this range."""
     if samples.eight is not None and span != (0.0, samples.eight):
         raise OSError(
             f"only the upper 8 bits of its values can be decoded, not a range of {span[0]:g} to {span[1]:g}; wanted"
@@ -158,7 +158,7 @@ def as_bytes(samples: Samples, span: Range) -> np.ndarray:
 def read_samples(image: Image.Image) -> Samples | None:
     """The values of an image of more than 8 bits a sample, else None. The image is best not loaded yet.
 
-    OSError where they cannot be decoded as they are.
+    OSError if they cannot be decoded unchanged.
     """
     readers = {"PNG": _png, "TIFF": _tiff, "PPM": _ppm, "JPEG2000": _jpeg2000}
     return readers.get(image.format, _plain)(image)
@@ -275,7 +275,8 @@ def _tiff(image: Image.Image) -> Samples | None:
             return Samples(values, "float32", declared, inverted=inverted)
         if tags.get(SAMPLE_FORMAT, (2,))[0] == 1:
             return Samples(values.view(np.uint32), "uint32", declared, inverted=inverted)
-        return Samples(values, f"int{bits if bits in (16, 32) else 32}", declared, inverted=inverted)
+        kind = "int16" if bits == 16 else "int32"
+        return Samples(values, kind, declared, inverted=inverted)
     if bits <= 8:
         return None
     if tags.get(PLANAR) == 2:

@@ -1,9 +1,9 @@
-"""The csv of prompts, and that of what each noise level counts."""
+"""Prompts and the classes that they are for; the weights of noise levels."""
 
 import os
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,90 +12,112 @@ import numpy as np
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import DATASETS, NO_LABEL
 from diffusion.data.classnames import as_tokenized, is_untranslated, meanings, words_of
-from diffusion.io.reading import csv_header, is_id, read_csv, read_numbers
+from diffusion.io.reading import Table, csv_header, is_id, read_csv, read_numbers
 from diffusion.io.wording import few, split_weight
 from diffusion.paths import DATA, shipped
 
 PROMPTS = DATA / "prompts"
-ADDED = ("lora", "embedding")  # columns: what a prompt adds to the model for itself
+ADDED = ("lora", "embedding")  # columns of files that a prompt adds to the model for itself
 SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One entry per arm: the prompt, the name of its class, the class id and, where classes have one, its group."""
+    """One entry per arm: the prompt, the name of its class and the class id; the group of the class, if there are any.
+
+    loras and embeddings are the files that a prompt adds to the model for itself, as --lora and --embeddings take them.
+    """
 
     texts: list[str]
     names: list[str]
     classes: list[int]
     groups: list[str] | None = None
-    loras: list[tuple[str, ...]] | None = None  # where prompts have LoRAs of their own: as --lora takes them
-    embeddings: list[tuple[str, ...]] | None = None  # where they have tokens of their own: as --embeddings takes them
+    loras: list[tuple[str, ...]] | None = None
+    embeddings: list[tuple[str, ...]] | None = None
     numbered: bool = False  # the csv has no class ids: names are classes, numbered as they come
+
+
+# ---- csv ----
 
 
 def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     """The arms in a csv with columns prompt,classname[,classidx] and, if classes have groups, group.
 
-    Without classidx, classes are the names, numbered in the order of the csv.
-    `added`: also lora and embedding, what a prompt adds to the model for itself; who has no use for them refuses them.
-    InputError names the file and the line at fault.
+    Without classidx, classes are the names, numbered in the order of the csv. `added`: also the columns lora and
+    embedding, which are refused otherwise. InputError names the file and the line at fault.
     """
     header = csv_header(path)
     keys = ("prompt", "classname", *(key for key in ("classidx", "group", *ADDED) if key in header))
     table = read_csv(path, keys)
-    rows, columns = table.lines, table.columns
-    texts, groups = columns["prompt"], columns.get("group")
+    columns = table.columns
     names = [name.strip() for name in columns["classname"]]
     numbered = "classidx" not in columns
-    if numbered:
-        number_of: dict[str, int] = {}
-        ids = [str(number_of.setdefault(name, len(number_of))) for name in names]
-    else:
-        ids = columns["classidx"]
-    group_of: dict[int, str] = {}
-    for line, text, name, class_id, group in zip(rows, texts, names, ids, groups or [None] * len(rows), strict=True):
+    ids = _numbered(names) if numbered else columns["classidx"]
+    _check_rows(path, table, names, ids, numbered)
+    if len(set(map(int, ids))) < 2:
+        same = f"classname {names[0]!r}" if numbered else f"classidx {int(ids[0])}"
+        raise InputError(path, f"every prompt has {same}, wanted at least two classes")
+
+    files = {column: _files(Path(path), table.lines, column, columns[column]) for column in ADDED if column in columns}
+    if not added:
+        for column, found in files.items():
+            if found:
+                raise InputError(path, f"column {column}: is for eval_prob_adaptive.py alone; wanted a csv without it")
+    classes = [int(class_id) for class_id in ids]
+    return Prompts(
+        columns["prompt"], names, classes, columns.get("group"), files.get("lora"), files.get("embedding"), numbered
+    )
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """The number of each name, in the order in which names appear."""
+    number_of: dict[str, int] = {}
+    return [str(number_of.setdefault(name, len(number_of))) for name in names]
+
+
+def _check_rows(path: str | Path, table: Table, names: list[str], ids: list[str], numbered: bool) -> None:
+    """InputError for an empty prompt or name, a class id that is none, a class in two groups."""
+    texts = table.columns["prompt"]
+    groups = table.columns.get("group", [None] * len(table))
+    group_of: dict[int, str | None] = {}
+    for line, text, name, class_id, group in zip(table.lines, texts, names, ids, groups, strict=True):
         if not text.strip():
             raise InputError(f"{path}, line {line}", "the prompt is empty")
         if numbered and not name:
             raise InputError(f"{path}, line {line}", "the classname is empty, wanted one, or a column classidx")
         if not is_id(class_id):
             raise InputError(f"{path}, line {line}", f"classidx is {class_id!r}, wanted an integer from 0 up")
-        if group != (known := group_of.setdefault(int(class_id), group)):
-            raise InputError(f"{path}, line {line}", f"class {class_id} is in group {group!r}, and above in {known!r}")
-    if len({int(i) for i in ids}) < 2:
-        same = f"classname {names[0]!r}" if numbered else f"classidx {int(ids[0])}"
-        raise InputError(path, f"every prompt has {same}, wanted at least two classes")
-    of_prompts = {column: dict(zip(rows, columns[column], strict=True)) for column in keys if column in ADDED}
-    own = {column: _files(Path(path), column, cells) for column, cells in of_prompts.items()}
-    if not added and (given := [column for column in own if own[column]]):
-        raise InputError(path, f"column {given[0]}: is for eval_prob_adaptive.py alone; wanted a csv without it")
-    return Prompts(texts, names, [int(i) for i in ids], groups, own.get("lora"), own.get("embedding"), numbered)
+        above = group_of.setdefault(int(class_id), group)
+        if group != above:
+            raise InputError(f"{path}, line {line}", f"class {class_id} is in group {group!r}, and above in {above!r}")
 
 
-def _files(path: Path, column: str, cells: dict[int, str]) -> list[tuple[str, ...]] | None:
-    """The files that each cell of a column (by its line) names, those beside the csv by their path; None: none does."""
+def _files(path: Path, lines: Sequence[int], column: str, cells: list[str]) -> list[tuple[str, ...]] | None:
+    """The files that each cell of a column names, those beside the csv by their path; None if no cell names any."""
     found = []
-    for line, cell in cells.items():
+    for line, cell in zip(lines, cells, strict=True):
         try:
-            given = shlex.split(cell)
+            words = shlex.split(cell)
         except ValueError as error:
             raise InputError(f"{path}, line {line}", f"{column} is {cell!r}: {error}") from None
-        names = [split_weight(each, f"{path}, line {line}: lora")[0] if column == "lora" else each for each in given]
-        there = [any(map(os.path.exists, (path.parent / name, name))) for name in names]
-        found.append(tuple(str(path.parent / g) if t else g for g, t in zip(given, there, strict=True)))
+        files = []
+        for word in words:
+            name = split_weight(word, f"{path}, line {line}: lora")[0] if column == "lora" else word
+            is_file = os.path.exists(path.parent / name) or os.path.exists(name)
+            files.append(str(path.parent / word) if is_file else word)
+        found.append(tuple(files))
     return found if any(found) else None
 
 
 def prompts_file(dataset: str) -> str:
-    """The name of the csv in prompts/ that a known data set is scored with."""
+    """The name of the csv in prompts/ that a data set of the table is scored with."""
     return f"{SAME_PROMPTS.get(dataset, dataset).replace('-', '_')}_prompts.csv"
 
 
-def own_csv(dataset: str) -> Path | None:
+def csv_of(dataset: str) -> Path | None:
     """The csv that a data set of the table is scored with: prompts/DATASET_prompts.csv, here or as it ships with us.
 
-    None for own data, which are paths, and for a data set that has none.
+    None for a user's data, which are paths, and for a data set that has none.
     """
     csv = Path("prompts", prompts_file(dataset))
     if dataset in DATASETS or (not os.path.exists(dataset) and os.path.exists(shipped(csv))):
@@ -103,27 +125,34 @@ def own_csv(dataset: str) -> Path | None:
     return None
 
 
+# ---- prompts that are alike ----
+
+
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
-    """Prompts that stand for more than one class, each with the names of the classes it cannot tell apart."""
+    """Prompts that stand for more than one class, each with the names of the classes."""
     return [(same[0], names) for same, names in _alike(prompts, lambda text: text)]
 
 
 def near_duplicates(prompts: Prompts) -> list[str]:
-    """What is to be said of prompts of several classes that differ as no CLIP's tokenizer tells apart."""
+    """Warnings of prompts of several classes whose differences CLIP's tokenizers drop."""
     found = []
     for texts, names in _alike(prompts, as_tokenized):
         if len(texts) > 1:
             differ = f"{few(list(map(ascii, texts)))} differ in case, blanks or Unicode form alone"
-            alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be told apart"
+            alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be distinguished"
             found.append(f"{differ}: {alike}")
     return found
 
 
 def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
-    """Prompts of one form, with the same files, that stand for several classes: the texts, and the names of these."""
+    """Prompts of one form, with the same files, that stand for several classes: their texts, the names of the classes.
+
+    The form of a prompt is form(text).
+    """
+    none = [()] * len(prompts.texts)
+    added = zip(prompts.loras or none, prompts.embeddings or none, strict=True)
     found: dict[tuple, tuple[dict[str, None], dict[int, str]]] = {}
-    own = zip(*(column or [()] * len(prompts.texts) for column in (prompts.loras, prompts.embeddings)), strict=True)
-    for text, name, class_id, files in zip(prompts.texts, prompts.names, prompts.classes, own, strict=True):
+    for text, name, class_id, files in zip(prompts.texts, prompts.names, prompts.classes, added, strict=True):
         same, names = found.setdefault((form(text), files), ({}, {}))
         same[text] = None
         names.setdefault(class_id, name)
@@ -133,10 +162,13 @@ def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str]
 def warn_of_alike(prompts: Prompts) -> None:
     """Warn of `duplicates` and `near_duplicates`."""
     for prompt, names in duplicates(prompts):
-        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be distinguished"
         warnings.warn(alike, InputWarning, stacklevel=2)
     for alike in near_duplicates(prompts):
         warnings.warn(alike, InputWarning, stacklevel=2)
+
+
+# ---- the prompts of a data set ----
 
 
 def prompts_for(
@@ -148,20 +180,22 @@ def prompts_for(
     *,
     added: bool = False,
 ) -> Prompts:
-    """The prompts of a csv, or of the data set `name`'s own, or "a photo of a CLASS." for data without one.
+    """The prompts of the csv at `path`, or of the csv of the data set `name`, or "a photo of a CLASS." if it has none.
 
-    labels are of its images; classes are names by class id, empty where the data does not say; `texts` are the prompts
-    themselves, for images without labels; `added` as in read_prompts. Classes of a csv become those of the data as
-    `_classes_of` says. Raises InputError when they are not prompts for the classes of the data set; warns of classes
-    with the same prompt, and where the words of a prompt are not the name of its class.
+    labels are of its images; classes are names by class id, [] if the data has none; `texts` are the prompts
+    themselves, for images without labels; `added` as in read_prompts. `_classes_of` maps the classes of a csv to those
+    of the data. InputError if they are not prompts for the classes of the data set. Warns of classes with the same
+    prompt, and of prompts whose words are not the name of the class.
     """
-    csv = own_csv(name)
+    csv = csv_of(name)
     called = _called(name, labels, classes) if path else {}
     if texts:
-        if path or NO_LABEL not in labels:
+        wanted = "wanted a csv that says which class each prompt is of, or neither"
+        if path:
+            raise InputError("--prompts", f"--prompt_path {path} says it already; {wanted}")
+        if NO_LABEL not in labels:
             some = f" ({few(classes, 3)})" if classes else ""
-            why = f"--prompt_path {path} says it already" if path else f"the images of {name} have labels{some}"
-            raise InputError("--prompts", f"{why}; wanted a csv that says which class each prompt is of, or neither")
+            raise InputError("--prompts", f"the images of {name} have labels{some}; {wanted}")
         if len(texts) < 2 or not all(text.strip() for text in texts):
             raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")
         prompts = Prompts(texts, texts, list(range(len(texts))))
@@ -181,11 +215,12 @@ def prompts_for(
         _warn_of_words(name, classes, words)
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
-        called = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
-        raise InputError("prompts", f"no class {', '.join(called)} there, which images of {name} are labelled with")
+        named = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
+        problem = f"no class {', '.join(named)} there, which images of {name} are labelled with"
+        raise InputError(path or csv or "prompts", problem)
     unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
     if unused and csv:  # elsewhere they are distractors
-        raise InputError("prompts", f"class ids {unused[:10]} there, {name} has only 0..{len(classes) - 1}")
+        raise InputError(path or csv, f"class ids {unused[:10]} there, {name} has only 0..{len(classes) - 1}")
     if path:
         _warn_of_others(prompts, called, path, name)
     warn_of_alike(prompts)
@@ -193,7 +228,7 @@ def prompts_for(
 
 
 def _warn_of_words(name: str, classes: list[str], words: list[str]) -> None:
-    """Warn where prompts do not have the names of classes, or have such as no one would write."""
+    """Warn of prompts with other words than the name of the class, and of WordNet ids in prompts."""
     changed = [f"{each!r} is {word!r}" for each, word in zip(classes, words, strict=True) if _is_other(each, word)]
     if changed:
         how = "WordNet ids are translated and numbers before names left out"
@@ -210,10 +245,11 @@ def _is_other(name: str, words: str) -> bool:
 
 
 def _called(name: str, labels: list[int], classes: list[str]) -> dict[int, list[str]]:
-    """Class id -> names of the class: the data's own and, for known data, those of its prompts; else the number.
+    """Class id -> names of the class, or its number if it has none.
 
-    Both, because ImageNet's classes 657 and 744 are "missile" and "projectile" to torchvision, and both are "missile"
-    in the prompts that were published for CLIP.
+    Names are those in the data and, for a data set of the table, those in its prompts. Both, because ImageNet's classes
+    657 and 744 are "missile" and "projectile" to torchvision, and both are "missile" in the prompts that were published
+    for CLIP.
     """
     if not classes:
         return {label: [str(label)] for label in sorted(set(labels) - {NO_LABEL})}
@@ -229,15 +265,15 @@ def _called(name: str, labels: list[int], classes: list[str]) -> dict[int, list[
 def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> list[int]:
     """The class id, in the data set `name`, of each prompt of a csv; `called`: class id there -> names.
 
-    classidx is the class as long as no name of one class is a name of another one. Else, in own data, the names decide
-    if every name is of one class, whatever the order of the csv; a class that the data does not have gets an id of its
-    own. Known data keeps classidx; a csv in another order is refused. Without classidx the names decide.
+    classidx is the class as long as no name of one class is a name of another one. Else, in a user's data, the names
+    decide if every name is of one class, whatever the order of the csv; a class that the data does not have gets a new
+    id. A data set of the table keeps classidx; a csv in another order is refused. Without classidx the names decide.
     """
     named: dict[int, set[int]] = {}  # class of the csv -> classes of the data that have one of its names
     owners: dict[str, set[int]] = {}  # name -> classes of the csv
-    for said, class_id, meant in zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True):
+    for each, class_id, meant in zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True):
         named.setdefault(class_id, set()).update(meant)
-        owners.setdefault(said, set()).add(class_id)
+        owners.setdefault(each, set()).add(class_id)
     if prompts.numbered:
         return _by_name(prompts, named, called, path, name) if called else prompts.classes
     shared = set().union(*(each for each in owners.values() if len(each) > 1))
@@ -247,10 +283,11 @@ def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name
     if contrary:
         agreeing = sum(k in meant for k, meant in named.items())
         first = min(contrary)
-        said = prompts.names[prompts.classes.index(first)]
+        classname = prompts.names[prompts.classes.index(first)]
         there = min(contrary[first])
         is_there = f"is {called[first][0]!r}" if first in called else "has no images"
-        problem = f"classname {said!r} has classidx {first}, which in {name} {is_there}; {said!r} is {there} there"
+        problem = f"classname {classname!r} has classidx {first}, which in {name} {is_there}"
+        problem += f"; {classname!r} is {there} there"
         exchanged = any(meant & contrary.keys() for meant in contrary.values())
         if exchanged or len(contrary) > agreeing or name not in DATASETS:
             raise InputError(path, problem)
@@ -259,19 +296,19 @@ def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name
 
 
 def _warn_of_others(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> None:
-    """Warn where classidx makes a class of the data of one that has another name: of known data only if all have.
+    """Warn of classes of the csv that classidx maps to a class of another name.
 
-    A name that is the class's number is no other name.
+    For a data set of the table, only if this is so for all of them. A name that is the class's number does not count.
     """
     if all(each == [str(k)] for k, each in called.items()):
         return  # the data has no names
     found = list(zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True))
     named = {k for _, k, meant in found if meant}
-    pairs = [(said, k) for said, k, _ in found if k in called and k not in named]
-    others = {said: k for said, k in pairs if said.lstrip("0") != str(k).lstrip("0")}
+    pairs = [(each, k) for each, k, _ in found if k in called and k not in named]
+    others = {each: k for each, k in pairs if each.lstrip("0") != str(k).lstrip("0")}
     none = not named
     if others and (none or name not in DATASETS):
-        taken = few([f"{said!r} is taken for {called[k][0]!r}" for said, k in others.items()], 2, "; ")
+        taken = few([f"{each!r} is taken for {called[k][0]!r}" for each, k in others.items()], 2, "; ")
         what = f"none of its classnames is a class of {name}" if none else f"classnames that {name} does not have"
         warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=3)
 
@@ -279,25 +316,25 @@ def _warn_of_others(prompts: Prompts, called: dict[int, list[str]], path: Path, 
 def _by_name(
     prompts: Prompts, named: dict[int, set[int]], called: dict[int, list[str]], path: Path, name: str
 ) -> list[int]:
-    """Class ids by names alone. InputError where a name is of several classes, or none is a class of the data."""
-    said: dict[int, str] = {}
+    """Class ids by names alone. InputError if a name is of several classes, or no name is a class of the data."""
+    names: dict[int, str] = {}
     for class_id, first in zip(prompts.classes, prompts.names, strict=True):
-        said.setdefault(class_id, first)
+        names.setdefault(class_id, first)
     several = [k for k, meant in named.items() if len(meant) > 1]
     if several:
         meant = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
-        raise InputError(path, f"classname {said[several[0]]!r} is a name of the classes {meant} of {name}")
+        raise InputError(path, f"classname {names[several[0]]!r} is a name of the classes {meant} of {name}")
     if not any(named.values()):
         theirs = few([repr(each[0]) for each in called.values()])
-        found = few(list(map(repr, said.values())))
+        found = few(list(map(repr, names.values())))
         raise InputError(path, f"no column classidx, and no classname ({found}) is a class of {name} ({theirs})")
     meant = [min(each) for each in named.values() if each]
     twice = [k for k in meant if meant.count(k) > 1]
     if twice and not prompts.numbered:
-        both = [repr(said[k]) for k, each in named.items() if twice[0] in each]
+        both = [repr(names[k]) for k, each in named.items() if twice[0] in each]
         alike = f"classnames {few(both)} have a classidx each, and are one class of {name}: {called[twice[0]][0]!r}"
         raise InputError(path, alike)
-    lacking = [said[k] for k, meant in named.items() if not meant]
+    lacking = [names[k] for k, meant in named.items() if not meant]
     if lacking and name in DATASETS:
         raise InputError(path, f"classname {lacking[0]!r} is no class of {name}, and there is no column classidx")
     taken = {*called, *(k for k, meant in named.items() if not meant)}
@@ -314,10 +351,10 @@ def _by_name(
 
 
 def read_weights(path: Path | None, T: int) -> np.ndarray:
-    """What an error counts at each of T levels, from a csv with the columns level,weight. [T] float64, their mean is 1
+    """The weight of an error at each of T levels, from a csv with the columns level,weight. [T] float64, of mean 1
 
-    Between the levels of the csv weights are interpolated, beyond them they are those of the ends; without a csv they
-    are all 1. InputError names the file and the line at fault.
+    Weights are interpolated between the levels of the csv, and constant beyond them; without a csv they are all 1.
+    InputError names the file and the line at fault.
     """
     if path is None:
         return np.ones(T)

@@ -34,7 +34,7 @@ def read_table(name: str, split: str) -> Dataset:
     """
     path = Path(os.path.expanduser(name))  # Path.expanduser refuses ~nobody
     table = _read_json_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
-    cells = {key: [text.strip() for text in table.columns[key]] for key in table.columns if key in FILLED}
+    cells = {key: _stripped(table.columns[key]) for key in FILLED if key in table.columns}
     _check_filled(path, table, cells)
     ids, classes = class_ids(cells["label"]) if "label" in cells else ({}, [])
 
@@ -56,6 +56,10 @@ def read_table(name: str, split: str) -> Dataset:
 
 
 FILLED = ("path", "label", "group")  # columns whose cells must not be empty
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
 
 
 def _read_csv(path: Path) -> Table:
@@ -130,7 +134,9 @@ def _candidates_of(path: Path, table: Table, rows: Sequence[int]) -> list[tuple[
 
 def _candidates(path: Path, line: int, cell: str | list | None) -> list[str]:
     """The classes that a cell names: a list, or a text with semicolons between them; none if it is empty."""
-    parts = cell if isinstance(cell, list) else str("" if cell is None else cell).split(";")
+    if cell is None:
+        return []
+    parts = cell if isinstance(cell, list) else str(cell).split(";")
     stripped = [str(part).strip() for part in parts]
     names = [name for name in stripped if name]
     if len(names) == 1:

@@ -17,13 +17,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffusion import InputError, one_line
 from diffusion.io.wording import few
 from diffusion.matching import digits as digit_items
-from diffusion.matching.items import Item, Items, Shown, choice, hub, opener, own, pair, search
+from diffusion.matching.items import Item, Items, Shown, choice, opener, pair, read_examples, read_hub, search
 
 NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 COCO = ("val2017", "../coco/val2017", "../coco/images/val2017")
@@ -47,7 +47,7 @@ def _named(names: str, pattern: str = "{}.json") -> dict[str, str]:
     return {name: pattern.format(name) for name in names.split()}
 
 
-# ---- what a row says ----
+# ---- rows as items ----
 
 
 def _sugarcrepe(part, key, row):
@@ -121,9 +121,10 @@ def _svo(part, key, row):
 
 
 def _vl_checklist(part, key, row):
-    image, said = row
-    right = range(len(said["POS"]))
-    yield choice(f"{part}/{key}", image, [*said["POS"], *said["NEG"]], part.split("/")[0], part, right=right)
+    image, captions = row
+    right = range(len(captions["POS"]))
+    both = [*captions["POS"], *captions["NEG"]]
+    yield choice(f"{part}/{key}", image, both, part.split("/")[0], part, right=right)
 
 
 def _imagecode(part, key, row):
@@ -142,12 +143,12 @@ def _vismin(k: int, row: dict) -> Item:
 def _countbench(k: int, row: dict) -> Item | None:
     number = NUMBERS[int(row["number"]) - 2]
     captions = [re.sub(rf"\b{number}\b", each, row["text"], flags=re.IGNORECASE) for each in NUMBERS]
-    if len(set(captions)) == len(NUMBERS):  # else its text does not say the number as a word
+    if len(set(captions)) == len(NUMBERS):  # else the number is no word of its text
         return choice(str(k), f"row {k}", captions, number, right=[NUMBERS.index(number)])
     return None
 
 
-HUB = {  # NAME -> id on the hub, split, columns, what a row says
+HUB = {  # NAME -> id on the hub, split, columns, the item of a row
     "vismin": ("mair-lab/vismin-bench", "test", ("image_0", "image_1", "text_0", "text_1", "category"), _vismin),
     "countbench": ("nielsr/countbench", "train", ("image", "text", "number"), _countbench),
 }
@@ -191,50 +192,55 @@ def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[
 
     value_range as in datasets.load_dataset.
     """
-    known, _, part = name.partition(":")
+    benchmark, _, part = name.partition(":")
     root = Path(root).expanduser()
     if name in digit_items.TABLE:
         if value_range is not None:
             raise InputError("--value_range", f"is for own images of more than 8 bits, not for {name}")
         return digit_items.TABLE[name]()
-    if known in TABLE:
-        return read(known, part, root / known, value_range)
+    if benchmark in TABLE:
+        return read_benchmark(benchmark, part, root / benchmark, value_range)
     if name.startswith("hf:") and name != "hf:":
-        return hub(name.removeprefix("hf:"), value_range=value_range)
+        return read_hub(name.removeprefix("hf:"), value_range=value_range)
     folder = os.path.expanduser(name)
-    if os.path.isdir(folder):  # as Path's, but any text will do
+    if os.path.isdir(folder):  # unlike Path.is_dir, for any text
         if is_geneval(Path(folder)):
-            return read("geneval", "", Path(folder), value_range)
-        return own(Path(folder), value_range)
+            return read_benchmark("geneval", "", Path(folder), value_range)
+        return read_examples(Path(folder), value_range)
     tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
     first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
     raise InputError(f"--dataset {name}", f"wanted {first}; or one of {tables}")
 
 
-def read(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
+def read_benchmark(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
     """A benchmark of the table, or a part of it, from its folder. InputError: not there, damaged, no such part."""
     if name == "winoground":
         return _winoground(part, folder, value_range)
     if name in HUB:
         id_, split, columns, item = HUB[name]
-        _known(name, part, [])
-        return hub(str(folder) if folder.is_dir() else id_, columns, item, split, value_range)
+        _check_part(name, part, [])
+        return read_hub(str(folder) if folder.is_dir() else id_, columns, item, split, value_range)
     if name == "geneval":
         return _placed(list(_geneval(folder, part)), folder, (), value_range)
     reader = TABLE[name]
-    parts = reader.parts or {each.relative_to(folder).with_suffix("").as_posix(): each.relative_to(folder).as_posix()
-                             for each in sorted(folder.rglob("*.json"))}  # fmt: skip
+    parts = reader.parts or _json_files(folder)
     if not parts:
         raise InputError(f"--dataset {name}", f"no json files in {folder}")
     chosen = [each for each in parts if not part or each == part or each.startswith((f"{part}.", f"{part}/"))]
-    _known(name, part, [*parts] if not chosen else [part])
+    _check_part(name, part, [part] if chosen else list(parts))
     items = []
     for each in chosen:
         items += _items_of(_annotations(folder, parts[each]), each, reader.items)
     return _placed(items, folder, reader.places, value_range)
 
 
-def _known(name: str, part: str, parts: list[str]) -> None:
+def _json_files(folder: Path) -> dict[str, str]:
+    """PART -> its file, for all json files below a folder."""
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.json"))]
+    return {file.with_suffix("").as_posix(): file.as_posix() for file in files}
+
+
+def _check_part(name: str, part: str, parts: list[str]) -> None:
     if part and part not in parts:
         has = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
         raise InputError(f"--dataset {name}:{part}", has)
@@ -242,13 +248,14 @@ def _known(name: str, part: str, parts: list[str]) -> None:
 
 def _annotations(folder: Path, file: str) -> Path:
     places = [folder / file, folder / "data" / file]
-    if found := [path for path in places if path.is_file()]:
-        return found[0]
+    for path in places:
+        if path.is_file():
+            return path
     raise InputError(f"{places[0]}", f"no such file, nor {places[1]}; commands.md says where its authors have it")
 
 
 def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
-    """The items of one file of annotations. InputError, naming file and key, where a row is not as it should be."""
+    """The items of one file of annotations. InputError names the file and the key of a row that makes none."""
     for key, row in _rows(path):
         try:
             yield from items(part, key, row)
@@ -274,48 +281,51 @@ def _rows(path: Path) -> Iterator[tuple[object, object]]:
 
 
 def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_range: Sequence[float] | None) -> Items:
-    """Items whose images are sought; those whose images are not there lack them. InputError where all do."""
+    """Items with their images, or a note that these are missing. InputError if they are missing everywhere."""
     if not items:
         raise InputError(folder, "holds no examples")
     files = dict.fromkeys(shown.file for item in items for shown in item.images)
     found = {file: _find(folder, places, file) for file in files}
     lacking = {}
     for k, item in enumerate(items):
-        if gone := [shown.file for shown in item.images if found[shown.file] is None]:
+        gone = [shown.file for shown in item.images if found[shown.file] is None]
+        if gone:
             lacking[k] = f"no such image: {gone[0]}"
     if len(lacking) == len(items):
         sought = few([folder / place for place in ("", *places)])
-        gone = sum(path is None for path in found.values())
-        none = f"{len(items)} examples in the file, but {gone} of {len(files)} images are missing, so none is whole"
+        missing = sum(path is None for path in found.values())
+        none = f"{len(items)} examples in the file, but {missing} of {len(files)} images are missing, so none is whole"
         raise InputError(folder, f"{none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
     open_file = opener(filter(None, found.values()), f"dataset {str(folder)!r}", value_range)
     return Items(items, lambda k, i: open_file(found[items[k].images[i].file] or items[k].images[i].file), lacking)
 
 
 def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
-    """Where an image is: below one of the places, with as many of the folders that its name tells as are there."""
+    """The path of an image below one of the places, with as many folders of its name as are there; None if missing."""
     parts = Path(file).parts
     for place in ("", "images", "data", *places):
         for k in range(len(parts)):
-            if os.path.isfile(path := os.path.join(folder, place, *parts[k:])):
+            path = os.path.join(folder, place, *parts[k:])
+            if os.path.isfile(path):
                 return path
     return None
 
 
 def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) -> Items:
-    """Winoground; its part `hard` has the tags that say why an example is hard (arXiv 2211.00768), not its own."""
+    """Winoground; in its part `hard` tags are the reasons why an example is hard (arXiv 2211.00768)."""
     if (folder / "examples.jsonl").exists():
-        items = own(folder, value_range)
+        items = read_examples(folder, value_range)
     else:
-        items = hub("facebook/winoground", value_range=value_range)
-    _known("winoground", part, ["hard"])
+        items = read_hub("facebook/winoground", value_range=value_range)
+    _check_part("winoground", part, ["hard"])
     if not part:
         return items
     path = _annotations(folder, TABLE["winoground"].parts[part])
-    why = {str(key): tuple(tags) for key, tags in _rows(path)}
-    if unknown := [item.id for item in items.items if item.id not in why]:
-        raise InputError(path, f"says nothing of example {unknown[0]}")
-    return Items([Item(i.id, i.images, i.captions, i.right, why[i.id]) for i in items.items], items.open)
+    reasons = {str(key): tuple(tags) for key, tags in _rows(path)}
+    unknown = [item.id for item in items.items if item.id not in reasons]
+    if unknown:
+        raise InputError(path, f"no entry for example {unknown[0]}")
+    return Items([replace(item, tags=reasons[item.id]) for item in items.items], items.open)
 
 
 # ---- folders of generated images ----
@@ -348,18 +358,19 @@ def _metadata(path: Path) -> dict:
 
 
 def _geneval(folder: Path, part: str) -> Iterator[Item]:
-    """Each image among the prompts of its tag, or those that its own metadata list as `candidates`."""
-    told = {}
-    for path in sorted(folder.glob("*/metadata.jsonl")):
-        told[path.parent] = _metadata(path)
-    if not told:
+    """Each image with the prompts of its tag as captions, or with the `candidates` in its metadata."""
+    rows = {path.parent: _metadata(path) for path in sorted(folder.glob("*/metadata.jsonl"))}
+    if not rows:
         raise InputError(folder, "no 00000/metadata.jsonl, 00001/metadata.jsonl, ... there")
-    tags = {row["tag"] for row in told.values()}
-    _known("geneval", part, sorted(tags))
-    for place, row in told.items():
-        if part in ("", row["tag"]):
-            others = row.get("candidates") or [each["prompt"] for each in told.values() if each["tag"] == row["tag"]]
-            captions = list(dict.fromkeys([row["prompt"], *others]))
-            for file in sorted((place / "samples").glob("*.*")) or [place / "samples/0000.png"]:
-                name = file.relative_to(folder).as_posix()
-                yield choice(name, name, captions, row["tag"], prompt=place.name)
+    prompts: dict[str, list[str]] = {}
+    for row in rows.values():
+        prompts.setdefault(row["tag"], []).append(row["prompt"])
+    _check_part("geneval", part, sorted(prompts))
+    for place, row in rows.items():
+        if part not in ("", row["tag"]):
+            continue
+        others = row.get("candidates") or prompts[row["tag"]]
+        captions = list(dict.fromkeys([row["prompt"], *others]))
+        for file in sorted((place / "samples").glob("*.*")) or [place / "samples/0000.png"]:
+            name = file.relative_to(folder).as_posix()
+            yield choice(name, name, captions, row["tag"], prompt=place.name)

@@ -8,8 +8,8 @@
     digits-order        1x5, 150: the same words in four other orders
     digits-retrieval    6x1, 100: the image of the caption, and five with something exchanged or replaced
 
-Every object is one that training has shown in that colour, so that only the composition is asked for. The images of an
-item are all of other handwriting.
+Every object is one that training has shown in that colour, so that only the composition is tested. All images of an
+item are of different handwriting.
 """
 
 from collections.abc import Callable
@@ -43,33 +43,39 @@ def _draw(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
 
 
 def _items(items: list[Item], canvases: list[list[Canvas]], *seed: int) -> Items:
-    """Items and what each of their images shows. Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
-    return Items(items, lambda k, i: _draw(canvases[k][i], np.random.default_rng([k, i, *seed, DIGITS_SEED])))
+    """Items with the canvases of their images. Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
+
+    def open_image(k: int, i: int) -> Image.Image:
+        return _draw(canvases[k][i], np.random.default_rng([k, i, *seed, DIGITS_SEED]))
+
+    return Items(items, open_image)
 
 
 def _two(rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two objects that differ in colour and digit, of which training has seen each in both colours."""
+    """Two objects that differ in colour and digit; training has shown both digits in both colours."""
     while True:
-        (c1, c2), (d1, d2) = rng.choice(6, 2, replace=False).tolist(), rng.choice(10, 2, replace=False).tolist()
+        c1, c2 = rng.choice(6, 2, replace=False).tolist()
+        d1, d2 = rng.choice(10, 2, replace=False).tolist()
         if {(c1, d1), (c2, d2), (c1, d2), (c2, d1)} <= set(digits.SEEN):
             return (c1, d1), (c2, d2)
 
 
 def _other(objects: tuple, rng: np.random.Generator, *, keep: int | None = None) -> tuple[int, int]:
-    """A seen object of neither the digits nor, unless it keeps the digit of `keep`, the colours of these."""
-    colours, numbers = ({each[axis] for each in objects} for axis in (0, 1))
-    those = [(c, d) for c, d in digits.SEEN if c not in colours and (d not in numbers if keep is None else d == keep)]
+    """An object that training has shown, of another colour than these, and of another digit or of the digit `keep`."""
+    colours = {colour for colour, _ in objects}
+    numbers = set(range(10)) - {digit for _, digit in objects} if keep is None else {keep}
+    those = [(c, d) for c, d in digits.SEEN if c not in colours and d in numbers]
     return those[rng.integers(len(those))]
 
 
-def _said(objects: tuple, relations: tuple[str, str], turned: bool) -> str:
+def _caption(objects: tuple, relations: tuple[str, str], turned: bool) -> str:
     """The caption of two objects, from the first to the second or, `turned`, from the second to the first."""
     forward, backward = relations
     return digits.caption_two(*objects[::-1], backward) if turned else digits.caption_two(*objects, forward)
 
 
 def _swapped(n: int):
-    """Of n items: the tag, both canvases, both captions."""
+    """The tag, both canvases and both captions of n items."""
     for k in range(n):
         rng = np.random.default_rng([k, DIGITS_SEED])
         tag = list(SWAPS)[k % len(SWAPS)]
@@ -77,7 +83,7 @@ def _swapped(n: int):
         first = _two(rng)
         sides = first, SWAPS[tag](*first)
         turned = rng.random() >= 0.5
-        yield tag, [(side, vertical) for side in sides], [_said(side, relations, turned) for side in sides]
+        yield tag, [(side, vertical) for side in sides], [_caption(side, relations, turned) for side in sides]
 
 
 def pairs(n: int = 450) -> Items:
@@ -100,17 +106,17 @@ def _replaced(tag: str, rng: np.random.Generator) -> tuple[Canvas, str, str]:
         those = [d for c, d in digits.SEEN if c == first[0] and d != first[1]]
         other = those[rng.integers(len(those))]
         return ((first,), False), digits.caption_one(first[1], first[0]), digits.caption_one(other, first[0])
-    said = _said((first, second), relations, turned)
+    caption = _caption((first, second), relations, turned)
     canvas = (first, second), vertical
     if tag == "position":
-        wrong = [name for name in OPPOSITES if name not in said]
-        return canvas, said, said.replace(relations[turned], wrong[rng.integers(3)])
+        wrong = [name for name in OPPOSITES if name not in caption]
+        return canvas, caption, caption.replace(relations[turned], wrong[rng.integers(3)])
     if tag == "colour":
         new = _other((first, second), rng, keep=second[1])
     else:  # the digit, in the same colour
         those = [(c, d) for c, d in digits.SEEN if c == second[0] and d not in (first[1], second[1])]
         new = those[rng.integers(len(those))]
-    return canvas, said, _said((first, new), relations, turned)
+    return canvas, caption, _caption((first, new), relations, turned)
 
 
 def replace(n: int = 600) -> Items:
@@ -144,21 +150,25 @@ def places(n: int = 100) -> Items:
     made, canvases = [], []
     for k in range(n):
         first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
-        said = {name: digits.caption_two(first, second, name) for name in OPPOSITES}
+        captions = {name: digits.caption_two(first, second, name) for name in OPPOSITES}
         for vertical, *both in digits.RELATIONS:
+            direction = "vertical" if vertical else "horizontal"
             for relation, objects in zip(both, ((first, second), (second, first)), strict=True):
-                others = [text for name, text in said.items() if name != relation]
-                groups = {"pair": f"{k} {'vertical' if vertical else 'horizontal'}", "set": str(k)}
-                item = choice(f"{k} {relation}", f"{len(made)}/0", [said[relation], *others], relation, **groups)
-                made.append(item)
+                others = [text for name, text in captions.items() if name != relation]
+                groups = {"pair": f"{k} {direction}", "set": str(k)}
+                texts = [captions[relation], *others]
+                made.append(choice(f"{k} {relation}", f"{len(made)}/0", texts, relation, **groups))
                 canvases.append([(objects, vertical)])
     return _items(made, canvases, 4)
 
 
-def _orders(said: str, rng: np.random.Generator) -> list[str]:
-    """The caption, then as in ARO (arXiv 2210.01936) its words exchanged: colours and digits; all others; triples of
-    words; the words within each triple. Each differs from all before."""
-    words, texts = said[:-1].split(), [said]
+def _orders(caption: str, rng: np.random.Generator) -> list[str]:
+    """The caption, then four orders of its words, as in ARO (arXiv 2210.01936). Each differs from all before.
+
+    Exchanged are the colours and digits; all other words; triples of words; the words within each triple.
+    """
+    words = caption[:-1].split()
+    texts = [caption]
     named = np.array([word in digits.NAMES or word in digits.WORDS for word in words])
     triples = [range(k, min(k + 3, len(words))) for k in range(0, len(words), 3)]
 
@@ -167,15 +177,22 @@ def _orders(said: str, rng: np.random.Generator) -> list[str]:
         order[places] = rng.permutation(places)
         return order.tolist()
 
+    def triples_exchanged() -> list[int]:
+        return [k for t in rng.permutation(len(triples)) for k in triples[t]]
+
+    def exchanged_in_triples() -> list[int]:
+        return [k for triple in triples for k in rng.permutation(triple)]
+
     ways = [
         lambda: among(np.flatnonzero(named)),
         lambda: among(np.flatnonzero(~named)),
-        lambda: [k for t in rng.permutation(len(triples)) for k in triples[t]],
-        lambda: [k for t in triples for k in rng.permutation(t)],
+        triples_exchanged,
+        exchanged_in_triples,
     ]
     for way in ways:
-        while (text := " ".join(words[k] for k in way()) + ".") in texts:
-            pass
+        text = caption
+        while text in texts:
+            text = " ".join(words[k] for k in way()) + "."
         texts.append(text)
     return texts
 
@@ -186,7 +203,7 @@ def order(n: int = 150) -> Items:
         rng = np.random.default_rng([k, 5, DIGITS_SEED])
         vertical, *relations = digits.RELATIONS[rng.integers(2)]
         objects = _two(rng)
-        made.append(choice(str(k), f"{k}/0", _orders(_said(objects, relations, bool(rng.integers(2))), rng)))
+        made.append(choice(str(k), f"{k}/0", _orders(_caption(objects, relations, bool(rng.integers(2))), rng)))
         canvases.append([(objects, vertical)])
     return _items(made, canvases, 5)
 
@@ -199,10 +216,10 @@ def retrieval(n: int = 100) -> Items:
         first, second = _two(rng)
         shown = [(first, second), *(change(first, second) for change in SWAPS.values())]
         shown += [(first, _other((first, second), rng)), (first, _other((first, second), rng, keep=second[1]))]
-        own = int(rng.integers(len(shown)))
-        shown[0], shown[own] = shown[own], shown[0]
-        said = _said((first, second), relations, bool(rng.integers(2)))
-        made.append(search(str(k), [f"{k}/{i}" for i in range(len(shown))], said, right=own))
+        right = int(rng.integers(len(shown)))
+        shown[0], shown[right] = shown[right], shown[0]
+        caption = _caption((first, second), relations, bool(rng.integers(2)))
+        made.append(search(str(k), [f"{k}/{i}" for i in range(len(shown))], caption, right=right))
         canvases.append([(objects, vertical) for objects in shown])
     return _items(made, canvases, 6)
 

@@ -1,9 +1,9 @@
-"""Items of matching benchmarks, in one form: images, captions, which belong together; own ones, and the hub's.
+"""Items of matching benchmarks, in one form: images, captions, which belong together; read from a folder or the hub.
 
-A line of examples.jsonl has either id, image_0, image_1, caption_0, caption_1, tag: two images, two captions, each its
-own; or images, a list of files or of {"file": ..., "box": [left, top, width, height]}; captions, a list; right, a list
-of [caption, image], both counted from 0; and, if wanted, id, tags, a list, and groups, {"pair": NAME, ...}. Images lie
-beside it. A tag sorts items into groups that are counted apart.
+A line of examples.jsonl has either id, image_0, image_1, caption_0, caption_1, tag: two images and two captions, which
+belong together in this order; or images, a list of files or of {"file": ..., "box": [left, top, width, height]};
+captions, a list; right, a list of [caption, image], both counted from 0; and, if wanted, id, tags, a list, and groups,
+{"pair": NAME, ...}. Images lie beside it. A tag sorts items into groups that are counted apart.
 """
 
 import json
@@ -22,7 +22,7 @@ from diffusion.data.hub import rows_of_hub
 from diffusion.data.images import ImageFiles, hub_cell, listed, open_rgb, to_rgb, with_ranges
 from diffusion.io.reading import json_lines
 
-OWN = {(0, 0), (1, 1)}  # of two images and two captions, each its own
+DIAGONAL = {(0, 0), (1, 1)}  # two captions and two images, which belong together in this order
 TAGS = ("collapsed_tag", "tag")  # the first that a line or a row has
 
 
@@ -36,7 +36,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Item:
-    """n images, k captions, and what is asked: which caption is right for which image."""
+    """n images, k captions, and which caption is right for which image."""
 
     id: str
     images: tuple[Shown, ...]
@@ -46,9 +46,10 @@ class Item:
     groups: dict[str, str] = field(default_factory=dict)  # kind -> which: items that are also counted as one
 
     def __post_init__(self):
-        """ValueError where this is no item."""
+        """ValueError if this is no item."""
         shape = len(self.captions), len(self.images)
-        if wrong := [text for text in self.captions if not isinstance(text, str) or not text.strip()]:
+        wrong = [text for text in self.captions if not isinstance(text, str) or not text.strip()]
+        if wrong:
             raise ValueError(f"caption {wrong[0]!r:.60}, wanted a text")
         if not all(isinstance(text, str) and text for text in (*self.tags, *self.groups, *self.groups.values())):
             raise ValueError(f"tags {self.tags!r:.60}, groups {self.groups!r:.60}, wanted texts")
@@ -58,7 +59,9 @@ class Item:
             right = f"right {sorted(self.right)!r:.60}, wanted pairs of caption and image"
             raise ValueError(f"{right} of {shape[0]} captions, {shape[1]} images")
         table = self.table
-        if not (table.any(0) & ~table.all(0)).any() and not (shape[1] > 1 and (table.sum(1) == 1).any()):
+        has_text_score = (table.any(0) & ~table.all(0)).any()
+        has_image_score = shape[1] > 1 and (table.sum(1) == 1).any()
+        if not has_text_score and not has_image_score:
             raise ValueError(f"{shape[0]} captions and {shape[1]} images, of which none is wrong: nothing is asked")
 
     @property
@@ -68,6 +71,17 @@ class Item:
         for pair in self.right:
             table[pair] = True
         return table
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether these are two images and two captions in order, without boxes."""
+        has_box = any(shown.box for shown in self.images)
+        return self.right == DIAGONAL and self.table.shape == (2, 2) and not has_box
+
+    @property
+    def shown(self) -> list[tuple[str, tuple[float, float, float, float] | None]]:
+        """File and box of each image."""
+        return [(shown.file, shown.box) for shown in self.images]
 
 
 @dataclass(frozen=True)
@@ -86,13 +100,10 @@ class Items:
 
     @property
     def data(self) -> list:
-        """What a run notes of its items: of pairs their captions, of others all but names."""
-        if all(
-            item.right == OWN and item.table.shape == (2, 2) and not any(s.box for s in item.images)
-            for item in self.items
-        ):
+        """The part of the items that results depend on: captions of plain pairs; all but names of others."""
+        if all(item.is_pair for item in self.items):
             return [item.captions for item in self.items]
-        return [(i.captions, [(s.file, s.box) for s in i.images], sorted(i.right)) for i in self.items]
+        return [(item.captions, item.shown, sorted(item.right)) for item in self.items]
 
     def seen(self, k: int, i: int) -> Image.Image:
         """Image i of item k, cut to its box. OSError if unreadable, or the box is beside it."""
@@ -101,7 +112,7 @@ class Items:
 
 
 class Once:
-    """Values that are made once, however often their keys come, and kept until they have come for the last time."""
+    """A cache that drops a value after its last expected use; `keys` are all uses."""
 
     def __init__(self, keys: Iterable[Hashable]):
         self.left, self.made = Counter(keys), {}
@@ -114,7 +125,7 @@ class Once:
 
 
 def cut(image: Image.Image, shown: Shown) -> Image.Image:
-    """The part of an image in the box; what of the box lies beside the image does not count, OSError where all does."""
+    """The part of an image in the box, which is clipped to the image. OSError if nothing is left."""
     left, top, width, height = shown.box
     edges = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)
     edges = tuple(round(edge) for edge in edges)
@@ -124,25 +135,25 @@ def cut(image: Image.Image, shown: Shown) -> Image.Image:
 
 
 def pair(id_: str, images: Iterable[str], captions: Iterable[str], *tags: str) -> Item:
-    """Two images, two captions, each its own."""
-    return Item(id_, tuple(map(Shown, images)), tuple(captions), frozenset(OWN), tuple(tag for tag in tags if tag))
+    """Two images and two captions, which belong together in this order."""
+    return Item(id_, tuple(map(Shown, images)), tuple(captions), frozenset(DIAGONAL), tuple(tag for tag in tags if tag))
 
 
 def choice(id_: str, image: str | Shown, captions: Iterable[str], *tags: str, right: Iterable[int] = (0,), **groups):
-    """An image among whose captions these are right."""
+    """One image with several captions, of which those at `right` are right."""
     shown = image if isinstance(image, Shown) else Shown(image)
     return Item(id_, (shown,), tuple(captions), frozenset((c, 0) for c in right), tags, groups)
 
 
 def search(id_: str, images: Iterable[str], caption: str, *tags: str, right: int = 0) -> Item:
-    """A caption for one of these images."""
+    """A caption with several images, of which the one at `right` is right."""
     return Item(id_, tuple(map(Shown, images)), (caption,), frozenset({(0, right)}), tags)
 
 
 def opener(paths: Iterable[str], what: str, value_range: Sequence[float] | None) -> Callable[[str], Image.Image]:
-    """What opens one of these files as RGB, OSError if unreadable; all by one range, as images.with_ranges.
+    """A function that opens one of these files as RGB; OSError if it is unreadable.
 
-    A npy file holds an array of blue, green, red.
+    All have one range, as from images.with_ranges. A npy file holds an array of blue, green, red.
     """
     pictures = [Path(path) for path in dict.fromkeys(paths) if not path.endswith(".npy")]
     images = with_ranges(listed(pictures), what, value_range)
@@ -162,24 +173,26 @@ def _open_npy(path: str) -> Image.Image:
         raise OSError(f"cannot read image {path}: {type(error).__name__}: {one_line(error)}") from error
 
 
-# ---- own examples ----
+# ---- examples.jsonl ----
 
 
-def own(folder: Path, value_range: Sequence[float] | None = None) -> Items:
-    """The items of a folder's examples.jsonl. InputError, naming the line, where it holds anything else."""
+def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> Items:
+    """The items of a folder's examples.jsonl. InputError, which names the line, if it holds anything else."""
     path = folder / "examples.jsonl"
     items, files = [], {}
     for number, line in json_lines(path):
         try:
             row = json.loads(line)
-            item = _normal(row, len(items)) if "images" in row or "captions" in row else _winoground(row, len(items))
+            read = _normal if "images" in row or "captions" in row else _winoground
+            item = read(row, len(items))
         except (ValueError, TypeError, RecursionError) as error:
             why = error if isinstance(error, _Wrong) else "is no JSON object"
             raise InputError(f"{path}, line {number}", why) from None
         for shown in item.images:
-            if shown.file not in files and (found := _image(folder, shown.file)) is None:
+            found = files.get(shown.file) or _image(folder, shown.file)
+            if found is None:
                 raise InputError(f"{path}, line {number}", f"no such image: {shown.file}")
-            files[shown.file] = files.get(shown.file) or found
+            files[shown.file] = found
         items.append(item)
     if not items:
         raise InputError(path, "holds no examples")
@@ -188,7 +201,7 @@ def own(folder: Path, value_range: Sequence[float] | None = None) -> Items:
 
 
 class _Wrong(ValueError):
-    """What is wrong with a line that is JSON."""
+    """A line is JSON, but no item."""
 
 
 def _winoground(row: dict, k: int) -> Item:
@@ -203,11 +216,14 @@ def _winoground(row: dict, k: int) -> Item:
     return pair(str(row.get("id", k)), (first, second), captions, tag_of(row))
 
 
+KEYS = {"id", "images", "captions", "right", "tags", "groups"}
+
+
 def _normal(row: dict, k: int) -> Item:
     """A line in the normal form."""
-    known = {"id", "images", "captions", "right", "tags", "groups"}
-    if unknown := [key for key in row if key not in known]:
-        raise _Wrong(f"{unknown[0]} is there, wanted {', '.join(sorted(known))}; or Winoground's form")
+    unknown = [key for key in row if key not in KEYS]
+    if unknown:
+        raise _Wrong(f"{unknown[0]} is there, wanted {', '.join(sorted(KEYS))}; or Winoground's form")
     try:
         images = [each if isinstance(each, dict) else {"file": each} for each in row["images"]]
         shown = tuple(Shown(each["file"], _box(each.get("box"))) for each in images)
@@ -225,18 +241,18 @@ def _normal(row: dict, k: int) -> Item:
         raise _Wrong(str(error)) from None
 
 
-def _box(given) -> tuple[float, float, float, float] | None:
-    if given is None:
+def _box(value) -> tuple[float, float, float, float] | None:
+    if value is None:
         return None
-    if not isinstance(given, list | tuple) or len(given) != 4 or not all(isinstance(v, int | float) for v in given):
-        raise ValueError(f"box {given!r:.60}, wanted left, top, width, height")
-    return tuple(given)
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
+        raise ValueError(f"box {value!r:.60}, wanted left, top, width, height")
+    return tuple(value)
 
 
 def _image(folder: Path, name: str) -> Path | None:
-    """Winoground's own file names its images without suffix, and keeps them in a folder of their own."""
+    """The path of an image. Winoground's examples.jsonl names them without suffix, and keeps them in images/."""
     places = [folder / name, folder / "images" / name, folder / "images" / f"{name}.png"]
-    return next((place for place in places if os.path.isfile(place)), None)  # as Path's, but any text will do
+    return next((place for place in places if os.path.isfile(place)), None)  # unlike Path.is_file, for any text
 
 
 def tag_of(row: dict) -> str:
@@ -248,24 +264,25 @@ def tag_of(row: dict) -> str:
 WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")
 
 
-def hub(
+def read_hub(
     name: str,
     columns: tuple[str, ...] = WINOGROUND,
     item: Callable | None = None,
     split: str = "test",
     value_range: Sequence[float] | None = None,
 ) -> Items:
-    """A data set of the hub: columns whose names begin with image hold images, item(k, row) makes the others an item.
+    """The items of a data set of the hub; by default it has the columns of Winoground.
 
-    None where a row makes none: those are counted in a warning. By default, Winoground's.
+    Columns whose names begin with image hold images; item(k, row) makes an item of the other columns, or None: such
+    rows are left out and counted in a warning.
     """
     data = rows_of_hub(name, split)
     import datasets
 
-    if missing := [each for each in columns if each not in data.features]:
-        raise InputError(
-            f"--dataset hf:{name}", f"has no column {', '.join(missing)}; found {', '.join(data.features)}"
-        )
+    missing = [each for each in columns if each not in data.features]
+    if missing:
+        problem = f"has no column {', '.join(missing)}; found {', '.join(data.features)}"
+        raise InputError(f"--dataset hf:{name}", problem)
     pictures = [each for each in columns if each.startswith("image")]
     encoded = data.select_columns(pictures)
     for column in pictures:
@@ -275,17 +292,17 @@ def hub(
         for each in columns:
             if each not in pictures and not row[each]:
                 raise InputError(f"--dataset hf:{name}", f"{each} of example {k} is {row[each]!r}, wanted a text")
-        if made := item(k, row) if item else _of_hub(k, row):
+        made = (item or _of_hub)(k, row)
+        if made:
             items.append(made)
             rows.append(k)
     if not items:
         raise InputError(f"hf:{name}", "holds no examples")
     if len(rows) < len(data):
         without = next(k for k in range(len(data)) if k not in rows)
-        left = (
-            f"{len(data) - len(rows)} of {len(data)} rows make no example and are left out, the first is row {without}"
-        )
-        warnings.warn(f"hf:{name}: {left}", InputWarning, stacklevel=2)
+        number = f"{len(data) - len(rows)} of {len(data)} rows"
+        left_out = f"{number} make no example and are left out, the first is row {without}"
+        warnings.warn(f"hf:{name}: {left_out}", InputWarning, stacklevel=2)
 
     def place(number: int) -> tuple:
         k, i = divmod(number, len(pictures))

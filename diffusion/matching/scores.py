@@ -1,5 +1,6 @@
-"""A run of run_winoground.py, read: its items, their scores, the table."""
+"""A run of run_winoground.py read back: its items, their scores, the table."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,21 +18,21 @@ class Done:
 
     index: int
     item: Item
-    text: float  # margins (see metrics.text_margin), nan: not asked
-    means: np.ndarray  # [captions (and, at last, the empty one), images] mean errors, each over its own points
+    text: float  # margin of the text score (see metrics.text_margin); nan if the item has none
+    means: np.ndarray  # [captions (the empty one last, if it was measured), images] mean errors over the points of each
     nfe: int
 
     def scores(self, normalized: bool) -> np.ndarray:
-        """Mean errors with a minus, [captions, images]; normalized: above that of the empty caption."""
+        """Negative mean errors, [captions, images]; normalized: relative to that of the empty caption."""
         k = len(self.item.captions)
         return self.means[k] - self.means[:k] if normalized else -self.means[:k]
 
     def image(self, normalized: bool) -> float:
-        """Margin of the image score, nan: not asked."""
+        """Margin of the image score; nan if the item has none."""
         return metrics.image_margin(-self.scores(normalized), self.item.table)
 
     def margin(self, normalized: bool, raced: bool = False) -> float:
-        """Of all that the item asks, the worst; of a race, of its text score."""
+        """The smallest margin of the item's scores; in a race, the margin of its text score."""
         margins = np.array([self.text] if raced else [self.text, self.image(normalized)])
         return float(np.nanmin(margins, initial=np.inf))
 
@@ -40,33 +41,30 @@ class Done:
 
 
 def about(items: Items, chosen: list[int]) -> dict:
-    """What run.json tells of a benchmark and of those of its items that are chosen."""
+    """The part of run.json on a benchmark and on its items that are chosen."""
+    most = max(len(item.captions) for item in items.items)
+    examples = {}
+    others = {}
+    for k, item in enumerate(items.items):
+        examples[k] = {"id": item.id, "captions": item.captions, "tag": item.tags[0] if item.tags else ""}
+        images = [[shown.file, shown.box] for shown in item.images]
+        others[k] = {"images": images, "right": sorted(item.right), "tags": item.tags, "groups": item.groups}
     return {
         "images": sum(len(items[k].images) for k in chosen),
-        "arms": [(f"caption {c}", f"caption {c}", c) for c in range(max(len(i.captions) for i in items.items))],
-        "examples": {
-            k: {"id": i.id, "captions": i.captions, "tag": i.tags[0] if i.tags else ""}
-            for k, i in enumerate(items.items)
-        },
-        "items": {
-            k: {
-                "images": [[shown.file, shown.box] for shown in i.images],
-                "right": sorted(i.right),
-                "tags": i.tags,
-                "groups": i.groups,
-            }
-            for k, i in enumerate(items.items)
-        },
+        "arms": [(f"caption {c}", f"caption {c}", c) for c in range(most)],
+        "examples": examples,
+        "items": others,
         "chosen": len(chosen),
         "lacking": {k: items.lacking[k] for k in chosen if k in items.lacking},
     }
 
 
-def told(run: Run) -> dict[int, Item]:
-    """The items of a run's benchmark by index. InputError where it is no run of items, or run.json is damaged."""
+def items_of_run(run: Run) -> dict[int, Item]:
+    """The items of a run's benchmark by index. InputError if it is no run of items, or run.json is damaged."""
     if "examples" not in run.about:
         raise InputError(run.folder, "is no run of run_winoground.py")
-    if missing := sorted({"items", "chosen", "lacking"} - run.about.keys()):
+    missing = sorted({"items", "chosen", "lacking"} - run.about.keys())
+    if missing:
         raise InputError(f"{run.folder / 'run.json'}", f"no {' and no '.join(missing)} there")
     more = run.about["items"]
     items = {}
@@ -82,20 +80,21 @@ def told(run: Run) -> dict[int, Item]:
             wanted = "wanted its id, tag and captions, its images and what is right"
             raise InputError(f"{run.folder / 'run.json'}", f"example {e} is {example!r:.60}, {wanted}") from None
     if sorted(items) != list(range(len(items))):
-        raise InputError(f"{run.folder / 'run.json'}", f"tells of {len(items)} examples, not of each from 0 on")
+        raise InputError(f"{run.folder / 'run.json'}", f"has {len(items)} examples, wanted each from 0 on")
     return dict(sorted(items.items()))
 
 
 def numbers(items: list[Item]) -> np.ndarray:
-    """The number of each item's first image, and of one more: images are counted through, item by item. [items + 1]"""
+    """The number of each item's first image, then the number of images; they are counted item by item. [items + 1]"""
     return np.cumsum([0, *(len(item.images) for item in items)])
 
 
-def read(run: Run) -> tuple[list[Done], list[str]]:
-    """The complete items of a run, and what is wrong with others."""
-    items = told(run)
+def read_done(run: Run) -> tuple[list[Done], list[str]]:
+    """The complete items of a run, and problems with others."""
+    items = items_of_run(run)
     first = numbers(list(items.values()))
-    found, problems = {}, []
+    found: dict[int, dict[int, tuple[list, int]]] = {}  # item -> image of it -> errors of its captions, NFE
+    problems = []
     for number, path in run.done.items():
         e = int(np.searchsorted(first, number, "right")) - 1
         if e not in items:
@@ -103,8 +102,9 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
         try:
             record = records.load_record(path, run.wanted)
             errors = metrics.arm_errors(record, run.loss)
-            if len(errors) not in (k := len(items[e].captions), k + 1):
-                raise InputError(path, f"{len(errors)} captions, example {e} has {k}")
+            captions = len(items[e].captions)
+            if len(errors) not in (captions, captions + 1):
+                raise InputError(path, f"{len(errors)} captions, example {e} has {captions}")
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
             continue
@@ -112,21 +112,28 @@ def read(run: Run) -> tuple[list[Done], list[str]]:
             problems.append(str(error))
             continue
         found.setdefault(e, {})[number - first[e]] = (errors, int(record["nfe"]))
-    done = []
-    for e, measured in sorted(found.items()):
-        if len(measured) == len(items[e].images):
-            of_images = [measured[i][0] for i in range(len(measured))]
-            asked = zip(of_images, items[e].table.T, strict=True)
-            texts = [metrics.text_margin(each[: len(right)], right) for each, right in asked]
-            text = min((margin for margin in texts if not np.isnan(margin)), default=np.nan)
-            most = max(map(len, of_images))
-            means = np.array([[arm.mean() for arm in each] + [np.nan] * (most - len(each)) for each in of_images]).T
-            done.append(Done(e, items[e], text, means, sum(nfe for _, nfe in measured.values())))
-    return done, problems
+
+    complete = [e for e in sorted(found) if len(found[e]) == len(items[e].images)]
+    return [_done(e, items[e], found[e]) for e in complete], problems
+
+
+def _done(e: int, item: Item, measured: dict[int, tuple[list, int]]) -> Done:
+    """Item e, of whose images the errors of each caption and the NFE are `measured`."""
+    of_images = [measured[i][0] for i in range(len(measured))]
+    margins = []
+    for errors, right in zip(of_images, item.table.T, strict=True):
+        margin = metrics.text_margin(errors[: len(right)], right)
+        if not np.isnan(margin):
+            margins.append(margin)
+
+    means = np.full((max(map(len, of_images)), len(of_images)), np.nan)
+    for i, errors in enumerate(of_images):
+        means[: len(errors), i] = [arm.mean() for arm in errors]
+    return Done(e, item, min(margins, default=np.nan), means, sum(nfe for _, nfe in measured.values()))
 
 
 def raced(run: Run) -> bool:
-    """Then two images may have been measured at different points, and only captions of one can be compared."""
+    """Whether it is a race: then only captions of one image were measured at the same points."""
     return run.options.get("search") == "race"
 
 
@@ -140,14 +147,14 @@ def normalized(done: list[Done]) -> bool:
 
 @dataclass(frozen=True)
 class Column:
-    """A score: of items, or of groups of them."""
+    """A score of items, or of groups of them."""
 
     hits: np.ndarray  # [n] bool
     tags: list[frozenset[str]]  # [n]
     keys: list[list]  # [n] what others may share: images and groups
 
     def cell(self, tag: str | None, rows: int) -> str:
-        """The share that is right with its interval, of all or of a tag; how many, where the line says otherwise."""
+        """The share that is right with its interval, for all or a tag; their number, if it is not that of the line."""
         chosen = np.array([tag is None or tag in tags for tags in self.tags], dtype=bool)
         if not chosen.any() and rows:
             return "-"
@@ -163,14 +170,15 @@ def keys_of(d: Done) -> list:
 
 
 def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: bool) -> dict[str, Column]:
-    """text, image, group and, where items have groups, those kinds: a group is right if all that its items ask is.
+    """Scores by name: text, image, group; then the kinds of groups that items have.
 
-    Of a race, without images. A group counts once all its items are done.
+    A group is right if all scores of its items are; it counts once all its items are done. A race has no scores of
+    images, since two images may have been measured at different points.
     """
     margins = {"text": np.array([d.text for d in done])}
     if not race:
         margins["image"] = np.array([d.image(normal) for d in done])
-        margins["group"] = np.minimum(*margins.values())  # nan unless both are asked
+        margins["group"] = np.minimum(*margins.values())  # nan unless the item has both
     found = {}
     keys = [keys_of(d) for d in done]
     tags = [frozenset(d.item.tags) for d in done]
@@ -178,49 +186,81 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
         asked = np.flatnonzero(~np.isnan(margin))
         if len(asked) or (not done and name == "text"):
             found[name] = Column(margin[asked] > 0, [tags[k] for k in asked], [keys[k] for k in asked])
+
     right = np.array([d.margin(normal, race) > 0 for d in done], dtype=bool)
     for kind in dict.fromkeys(kind for item in items.values() for kind in item.groups):
-        members = {}
-        for e, item in items.items():
-            members.setdefault(item.groups.get(kind), set()).add(e)
-        at = {d.index: k for k, d in enumerate(done)}
-        whole = [[at[e] for e in each] for name, each in members.items() if name is not None and each <= at.keys()]
+        whole = _whole_groups(kind, items, done)
         if any(len(each) > 1 for each in whole):
-            found[kind] = Column(
-                metrics.all_right(right, whole),
-                [frozenset.intersection(*(tags[k] for k in each)) for each in whole],
-                [[key for k in each for key in keys[k]] for each in whole],
-            )
+            tags_of_all = []
+            keys_of_any = []
+            for each in whole:
+                tags_of_all.append(frozenset.intersection(*(tags[k] for k in each)))
+                keys_of_any.append(list(itertools.chain.from_iterable(keys[k] for k in each)))
+            found[kind] = Column(metrics.all_right(right, whole), tags_of_all, keys_of_any)
     return found
 
 
-def print_scores(run: Run) -> int:
-    """Print the scores that the items allow (of a race, without those of images), of all and by tag. The exit code.
+def _whole_groups(kind: str, items: dict[int, Item], done: list[Done]) -> list[list[int]]:
+    """The groups of one kind all of whose items are done: places of the items in `done`."""
+    members: dict[str, list[int]] = {}
+    for e, item in items.items():
+        if kind in item.groups:
+            members.setdefault(item.groups[kind], []).append(e)
+    place = {d.index: k for k, d in enumerate(done)}
+    whole = []
+    for each in members.values():
+        if all(e in place for e in each):
+            whole.append([place[e] for e in each])
+    return whole
 
-    Where the empty caption was measured, also with its error subtracted from its image's.
+
+def print_scores(run: Run) -> int:
+    """Print the scores that the items have, over all items and by tag. The exit code.
+
+    A race has none of images. If the empty caption was measured, scores are also printed with its error subtracted.
     """
-    items, (done, problems) = told(run), read(run)
+    items = items_of_run(run)
+    done, problems = read_done(run)
     lacking = run.about["lacking"]
-    chosen = max(run.about["chosen"], len(done))
-    print(f"{'examples':<16}{len(done)} of {chosen}" + (f" in the file, {len(lacking)} lack an image" * bool(lacking)))
-    race, plain = raced(run), all(len(i.images) == len(i.captions) == 2 for i in items.values())
-    if done and (race or not plain):
-        print(f"{'NFE per example':<16}{np.mean([d.nfe for d in done]):,.1f}  (in all {sum(d.nfe for d in done):,})")
-    tables = {"": columns(done, items, race=race, normal=False)}
+    race = raced(run)
+    _print_counts(run, items, done)
+
+    tables = {"score": columns(done, items, race=race, normal=False)}
     if not race and normalized(done):
-        tables[", normalized"] = columns(done, items, race=race, normal=True)
-    cluster = metrics.clusters([keys_of(d) for d in done])
-    if (n := len(np.unique(cluster))) < len(done):
-        print(f"{'clusters':<16}{n}, of examples that share an image or a group; the intervals allow for that")
-    tags = list(dict.fromkeys(tag for d in done for tag in d.item.tags))
-    for how, scores in tables.items():
-        rows = {"all": None} | {tag: tag for tag in tags}
-        counts = {tag: sum(tag is None or tag in d.item.tags for d in done) for tag in rows.values()}
-        cells = {name: [column.cell(tag, counts[tag]) for column in scores.values()] for name, tag in rows.items()}
-        width = max([24, *(len(cell) + 2 for row in cells.values() for cell in row)])
-        first = max([20, *(len(name) + 1 for name in rows)])
-        print(f"\n{'score' + how:<{first}}{'n':>6}" + "".join(f"{name:>{width}}" for name in scores))
-        for name, row in cells.items():
-            print(f"{name:<{first}}{counts[rows[name]]:>6}" + "".join(f"{cell:>{width}}" for cell in row))
+        tables["score, normalized"] = columns(done, items, race=race, normal=True)
+    tags = dict.fromkeys(tag for d in done for tag in d.item.tags)
+    rows = {"all": None} | {tag: tag for tag in tags}
+    for title, scores in tables.items():
+        _print_table(title, rows, done, scores)
     problems += [f"example {e}: {why}" for e, why in lacking.items()]
     return show.report(problems)
+
+
+def _print_counts(run: Run, items: dict[int, Item], done: list[Done]) -> None:
+    """Print how many examples are done, their NFE unless all are plain pairs on a grid, and clusters if there are."""
+    lacking = len(run.about["lacking"])
+    chosen = max(run.about["chosen"], len(done))
+    more = f" in the file, {lacking} lack an image" if lacking else ""
+    print(f"{'examples':<16}{len(done)} of {chosen}{more}")
+
+    is_plain = all(len(item.images) == len(item.captions) == 2 for item in items.values())
+    if done and (raced(run) or not is_plain):
+        nfe = [d.nfe for d in done]
+        print(f"{'NFE per example':<16}{np.mean(nfe):,.1f}  (in all {sum(nfe):,})")
+    clusters = len(np.unique(metrics.clusters([keys_of(d) for d in done])))
+    if clusters < len(done):
+        print(f"{'clusters':<16}{clusters}, of examples that share an image or a group; the intervals allow for that")
+
+
+def _print_table(title: str, rows: dict[str, str | None], done: list[Done], scores: dict[str, Column]) -> None:
+    """Print a line for each row: its name, the number of items with its tag (None: all), a cell for each score."""
+    counts = {}
+    cells = {}
+    for name, tag in rows.items():
+        counts[name] = len(done) if tag is None else sum(tag in d.item.tags for d in done)
+        cells[name] = [column.cell(tag, counts[name]) for column in scores.values()]
+    width = max([24, *(len(cell) + 2 for row in cells.values() for cell in row)])
+    first = max([20, *(len(name) + 1 for name in rows)])
+    print(f"\n{title:<{first}}{'n':>6}" + "".join(f"{name:>{width}}" for name in scores))
+    for name, row in cells.items():
+        print(f"{name:<{first}}{counts[name]:>6}" + "".join(f"{cell:>{width}}" for cell in row))

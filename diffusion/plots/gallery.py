@@ -24,7 +24,7 @@ def draw(run: Run, items: Items, path: Path) -> None:
     if matching_scores.raced(run):
         wanted = f"wanted a grid; {run.folder} is a race, its images were measured at different points"
         raise InputError("--gallery", wanted)
-    done, _ = matching_scores.read(run)
+    done, _ = matching_scores.read_done(run)
     if not done:
         raise InputError(run.folder, "no example is done yet")
     normal = matching_scores.normalized(done)
