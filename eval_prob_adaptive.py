@@ -112,7 +112,8 @@ class ZeroShotClassifier(DatasetClassifier):
 
 def run_folder(args, config: RunConfig, schedule: Schedule, first: FirstStage | None) -> Path:
     """The published name: suffixes appear only for options that are not bicubic, l2, 512."""
-    typed = args.prompts and f"prompts-{sha256(repr(args.prompts))[:8]}"  # other words are another run
+    words = args.prompts or args.template
+    typed = words and f"prompts-{sha256(repr(words))[:8]}"  # other words are another run
     name = naming.joined(
         run_config.model_tag(config),
         typed,
@@ -148,7 +149,15 @@ def main(argv: list[str]) -> int:
         config.value_range,
     )
     images, mine = choose_images(config, dataset.labels)
-    prompts = prompts_for(config.dataset, dataset.labels, dataset.classes, args.prompt_path, args.prompts, added=True)
+    prompts = prompts_for(
+        config.dataset,
+        dataset.labels,
+        dataset.classes,
+        args.prompt_path,
+        args.prompts,
+        added=True,
+        templates=args.template,
+    )
     texts, tokens = own_tokens(prompts.texts, prompts.embeddings)
     card = text_card(config, prompts.loras or (), tokens)
     class_ids, first_arm, rows = np.unique(prompts.classes, return_index=True, return_inverse=True)
@@ -177,6 +186,7 @@ def main(argv: list[str]) -> int:
     chosen |= first.options if first else {}
     check_used(card.embeddings, texts)
     about = {"images": len(images), "schedule": card.levels, "indices": ranges(images), "arms": table}
+    about["prompts"] = str(prompts)
 
     method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
     arms = Arms(texts, rows, class_ids, prompts.loras)

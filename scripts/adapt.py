@@ -68,7 +68,8 @@ def check(args) -> None:
     if not args.lr > 0:
         raise InputError(f"--lr {args.lr:g}", "must be greater than 0")
     if args.condition == "class":
-        options.refuse(args, parser(), ["prompt_path"], "is for --condition text, not for --condition class")
+        why = "is for --condition text, not for --condition class"
+        options.refuse(args, parser(), ["prompt_path", "template"], why)
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))) or os.path.isdir(args.out):
         raise InputError(f"--out {args.out}", "wanted a file in a folder that exists")
 
@@ -79,7 +80,8 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
         conditions, classes = list(arms), list(arms.values())
     else:
-        prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
+        prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, templates=args.template)
+        print(prompts)
         conditions, classes = prompts.texts, prompts.classes
     if len(set(classes)) < max(len(classes), 2):
         found = f"{len(conditions)} prompts or ids for {len(set(classes))} classes"

@@ -58,7 +58,7 @@ def by_clip(args, name: str, dataset, device, dtype: str):
     Its weights are loaded at once, so that a run does not begin without them.
     """
     found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
-    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path)
+    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, templates=args.template)
     arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
 
     def ready(dtype: str):
@@ -66,20 +66,18 @@ def by_clip(args, name: str, dataset, device, dtype: str):
         return of_image, of_texts(prompts.texts)  # [arms, d]
 
     loaded = {dtype: ready(dtype)}
+    about = {"arms": arms, "prompts": str(prompts)}
 
     def load(dtype: str):
         of_image, texts = loaded.get(dtype) or ready(dtype)
         return lambda image: 1 - texts @ of_image(image)
 
-    return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), {"arms": arms}, load
+    return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), about, load
 
 
 def by_timm(args, name: str, dataset, device, dtype: str):
     """The same for a classifier: each of its classes is an arm, and where several mean one class the best counts."""
-    if args.prompt_path or args.pretrained:
-        raise InputError(
-            f"--{'prompt_path' if args.prompt_path else 'pretrained'}", f"is for CLIP, not for {args.model}"
-        )
+    options.refuse(args, parser(), ["prompt_path", "template", "pretrained"], f"is for CLIP, not for {args.model}")
     found, n_classes = find_timm(name)
     class_of = model_arms(args.dataset, dataset, args.model, n_classes, catalogue.DATASET_ROOT)
     called = dataset.classes or [str(k) for k in range(n_classes)]

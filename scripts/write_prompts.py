@@ -1,22 +1,27 @@
-"""Write the prompts of one data set, a csv with the columns prompt,classname,classidx: one prompt per class.
+"""Write the prompts of one data set, a csv with the columns prompt,classname,classidx.
 
     python scripts/write_prompts.py pets            # prompts/pets_prompts.csv
     python scripts/write_prompts.py pets --template "a painting of a {}." --out paintings.csv
+    python scripts/write_prompts.py PATH/TO/FOLDER --template "a photo of the number {}." --out mine.csv
 
-The names come from the libraries that ship them, in the order of the labels that torchvision's data sets give.
-ObjectNet names its classes only in its own files, which are read from $DATASET_ROOT.
+The names of known data sets come from the libraries that ship them, in the order of the labels that torchvision's data
+sets give. ObjectNet names its classes only in its own files, which are read from $DATASET_ROOT. Those of your own data
+are read from the data, as eval_prob_adaptive.py does.
 """
 
 import csv
 import json
 import runpy
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion import InputError
 from diffusion.data import catalogue
-from diffusion.data.prompts import SAME_PROMPTS, prompts_file
+from diffusion.data.classnames import library_file
+from diffusion.data.prompts import SAME_PROMPTS, filled, prompts_file, prompts_for, templates_of
 from diffusion.evaluate import options
+
+Row = tuple[str, str, int]  # prompt, classname, classidx
 
 TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it so
     "pets": "a photo of a {}, a type of pet.",
@@ -38,14 +43,6 @@ TEMPLATES = {  # "a airplane" is wrong on purpose: the paper's numbers have it s
     "digits-two": "a photo of a {}.",
     "sixteen": "a bad photo of a {}.",  # the classes of model-vs-human, as arXiv 2309.16779 prompts them
 }
-
-
-def library_file(package: str, requirement: str, file: str) -> Path:
-    """A data file of an installed package, found without importing the package."""
-    spec = find_spec(package)
-    if spec is None:
-        raise InputError(f"{package} is not installed and names these classes", f"pip install --no-deps {requirement}")
-    return Path(spec.submodule_search_locations[0], file)
 
 
 def clip_benchmark(key: str) -> list[str]:
@@ -81,8 +78,8 @@ def class_names(dataset: str) -> dict[int, str]:
         case "objectnet":
             from diffusion.data.datasets import objectnet_classes
 
-            known = objectnet_classes(catalogue.DATASET_ROOT)
-            found = [name.lower() for name in known]  # as clip-benchmark has them; CLIP ignores case
+            names = objectnet_classes(catalogue.DATASET_ROOT)
+            found = [name.lower() for name in names]  # as clip-benchmark has them; CLIP ignores case
         case "stl10":  # in no library; the order of its class_names.txt
             found = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
         case "sixteen":
@@ -116,18 +113,28 @@ def with_species(breeds: dict[int, str]) -> dict[int, str]:
     return {i: name if name.endswith(species[i]) else f"{name} {species[i]}" for i, name in breeds.items()}
 
 
-def prompts(dataset: str, template: str | None = None) -> list[tuple[str, str, int]]:
-    """Rows of the csv: prompt, classname, classidx."""
+def prompts(dataset: str, templates: Sequence[str] | None = None) -> list[Row]:
+    """Rows of the csv of a known data set; by default with its published template."""
     dataset = SAME_PROMPTS.get(dataset, dataset)
-    template = TEMPLATES[dataset] if template is None else template
-    if "{}" not in template:
-        raise InputError(f"template {template!r}", "has no {{}} for the class name")
+    found = templates_of(templates) if templates else [TEMPLATES[dataset]]
     classes = class_names(dataset)
     phrases = with_species(classes) if dataset == "pets" else classes
-    return [(template.replace("{}", phrases[i]), name, i) for i, name in classes.items()]
+    rows = []
+    for i, name in classes.items():
+        rows += [(filled(template, phrases[i]), name, i) for template in found]
+    return rows
 
 
-def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
+def prompts_of_users(dataset: str, split: str, templates: Sequence[str] | None) -> tuple[str, list[Row]]:
+    """The name of a user's data set, and the rows of its csv."""
+    from diffusion.data.datasets import load_dataset  # imports torch
+
+    data = load_dataset(dataset, split)
+    found = prompts_for(dataset, data.labels, data.classes, templates=templates)
+    return Path(data.name).stem, list(zip(found.texts, found.names, found.classes, strict=True))
+
+
+def write(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("prompt", "classname", "classidx"), *rows])
@@ -135,17 +142,23 @@ def write(path: Path, rows: list[tuple[str, str, int]]) -> None:
 
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    p.add_argument("dataset", choices=[*TEMPLATES, *SAME_PROMPTS], metavar="DATASET", help=", ".join(TEMPLATES))
+    options.add(p, "dataset DATASET", f"{', '.join(TEMPLATES)}; {options.OWN}")
     options.add(p, "--out CSV", "file to write; default prompts/DATASET_prompts.csv")
-    template = 'the prompt with {} for the class name, as "a photo of a {}."; default the published one'
-    options.add(p, "--template TEXT", template)
+    template = "prompts with {} for the name of the class and a(n) for a or an, as in 'a photo of a(n) {}.'"
+    usual = "default the published one; openai-imagenet, simple-imagenet: those published for CLIP"
+    options.add(p, "--template TEXT", f"{template}; {usual}", nargs="+")
+    options.add(p, "--split", "which part of your own data", "test", choices=catalogue.SPLITS)
     return p
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    path = args.out or Path("prompts", prompts_file(args.dataset))
-    rows = prompts(args.dataset, args.template)
+    if args.dataset in TEMPLATES or args.dataset in SAME_PROMPTS:
+        options.refuse(args, parser(), ["split"], f"is for your own data, not for {args.dataset}")
+        name, rows = args.dataset, prompts(args.dataset, args.template)
+    else:
+        name, rows = prompts_of_users(args.dataset, args.split, args.template)
+    path = args.out or Path("prompts", prompts_file(name))
     try:
         write(path, rows)
     except OSError as error:

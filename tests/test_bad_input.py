@@ -141,7 +141,7 @@ def test_no_cuda(refused):
         (HEAD + TEN + "a, b,c,9\n", "line 12: 4 fields"),
         (HEAD + TEN.replace("3,3", "3,2"), "no class 3 (three)"),
         (HEAD + TEN[: TEN.index("a 7.")], "no class 7 (seven), 8 (eight), 9 (nine)"),
-        (HEAD + TEN + "a 10.,10,10\n", "class ids [10], digits only 0..9"),
+        (HEAD + TEN + "a 10.,10,10\n", "class ids [10] there, digits has only 0..9"),
         (HEAD + "a 0.,0,0\na nought.,0,0\n", "classidx 0, wanted at least two classes"),
     ],
 )

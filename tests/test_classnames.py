@@ -66,7 +66,7 @@ def test_without_timm_ids_stay(monkeypatch):
         prompts, told = said(prompts_for, "mine", [0, 1], ["n01440764", "n02119789"])
     finally:
         classnames.lemmas.cache_clear()
-    assert prompts.texts == ["a photo of a n01440764.", "a photo of a n02119789."]
+    assert prompts.texts == ["a photo of an n01440764.", "a photo of an n02119789."]
     assert len(told) == 1 and "'n01440764', 'n02119789'" in told[0] and "--prompt_path" in told[0]
 
 
@@ -250,7 +250,7 @@ def test_words_in_prompts_are_said():
     assert prompts.texts == ["a photo of a Black footed Albatross.", "a photo of a Laysan Albatross."]
     assert "'001.Black_footed_Albatross' is 'Black footed Albatross'" in told[0]
     prompts, told = said(prompts_for, "mine", [0, 1], ["n99999999", "sea_lake"])
-    assert prompts.texts == ["a photo of a n99999999.", "a photo of a sea lake."]
+    assert prompts.texts == ["a photo of an n99999999.", "a photo of a sea lake."]
     assert len(told) == 1 and "'n99999999'" in told[0]
     assert said(prompts_for, "mine", [0, 1], ["sea_lake", "forest"])[1] == []
 

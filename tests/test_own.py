@@ -1,12 +1,20 @@
 """Own images as people have them: without labels, in folders of any depth, in tables of any kind."""
 
+import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
 from diffusion import InputError, InputWarning
+from diffusion.data.dataset import fingerprint
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import crop
 from diffusion.data.prompts import prompts_for
@@ -431,3 +439,64 @@ def test_a_label_of_the_hub_that_is_none(hub, tmp_path, label):
     rows.save_to_disk(str(tmp_path / "one"))
     with pytest.raises(InputError, match="wanted one class for each image"):
         load_dataset(f"hf:{tmp_path / 'one'}")
+
+
+# ---- large data ----
+
+
+def test_paths_of_a_table_are_those_of_pathlib(tmp_path, monkeypatch):
+    """However they are written; from the table's folder, which may itself be relative."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    for file in ("data/0.png", "data/a b/0.png", "1.png", "elsewhere/2.png", "home/3.png"):
+        image(tmp_path / file)
+    cells = ["0.png", "a b/0.png", "./0.png", "a b//0.png", "a b/./0.png", "../1.png", "../elsewhere/2.png",
+             f"{tmp_path}/data/0.png", f"{tmp_path}/elsewhere/2.png", f"{tmp_path}//data/./0.png", "~/3.png",
+             "a b\\0.png", "none/..png", ".hidden/4.png"]  # fmt: skip
+    (tmp_path / "data/t.csv").write_text("path,label\n" + "".join(f'"{cell}",a{k}\n' for k, cell in enumerate(cells)))
+    for table in (tmp_path / "data/t.csv", Path("data/t.csv")):
+        data = load_dataset(str(table))
+        folder = table.parent
+        wanted = []
+        for cell in cells:
+            path = folder / os.path.expanduser(cell.replace("\\", "/"))
+            wanted.append(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name)
+            at = cells.index(cell)
+            if path.exists():
+                assert data.open(at).size == (8, 9)
+            else:
+                with pytest.raises(OSError, match=re.escape(str(path))):
+                    data.open(at)
+        assert data.files == wanted
+    monkeypatch.chdir(tmp_path / "data")
+    assert load_dataset("t.csv").files[:7] == data.files[:7]
+
+
+def test_a_fingerprint_is_that_of_the_whole_list():
+    for n in (0, 1, 3, 10_000, 20_001):
+        items = [(f"{k}'.png", k % 7) for k in range(n)]
+        assert fingerprint(items) == f"{n}, sha256 {hashlib.sha256(repr(items).encode()).hexdigest()}"
+        assert fingerprint(iter(items), 7) == fingerprint(items)
+
+
+@pytest.mark.parametrize("layout", ["", "train", "birds_train", "archive/images"])
+def test_a_folder_is_listed_once(tmp_path, monkeypatch, layout):
+    """And the images of a split that is not asked for are not looked for beyond the first."""
+    classes(tmp_path / layout, n=3)
+    if "train" in layout:
+        classes(tmp_path / layout.replace("train", "test"), n=3)
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    data = load_dataset(str(tmp_path), "train" if "train" in layout else "test")
+    assert len(data) == 6 and len(listed) == len(set(listed))
+    assert not [path for path in listed if path.endswith("test/b")]
+
+
+def test_labels_are_read_without_torchvision(tmp_path):
+    """Which takes a second to import."""
+    code = "import sys; from diffusion.data.datasets import load_dataset; load_dataset(sys.argv[1])"
+    code += "; assert 'torchvision' not in sys.modules"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, classes(tmp_path)], check=True, env=env)

@@ -176,9 +176,10 @@ def test_data_sets_that_share_prompts_share_a_file():
 
 def test_template_is_filled_or_refused():
     prompts = SCRIPT["prompts"]
-    assert prompts("digits", "{x} a {}!")[2] == ("{x} a two!", "two", 2)
-    with pytest.raises(InputError, match="has no"):
-        prompts("digits", "a photo.")
+    assert prompts("digits", ["{x} a {}!"])[2] == ("{x} a two!", "two", 2)
+    with pytest.raises(InputError) as refused:
+        prompts("digits", ["a photo."])
+    assert refused.value.where == "--template 'a photo.'"
 
 
 def test_names_read_from_the_data_set(tmp_path, monkeypatch):

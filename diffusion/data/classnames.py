@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from diffusion import InputError
+
 SYNSET = re.compile(r"(n\d{8})(?:[-_. ]+(.+))?")  # n02119789; n02085620-Chihuahua, as Stanford Dogs has them
 NUMBERED = re.compile(r"(\d+)([._) -]+)([^\W\d_].*)")  # 001.Black_footed_Albatross
 
@@ -20,14 +22,25 @@ def as_tokenized(text: str) -> str:
 @functools.cache
 def lemmas() -> dict[str, str]:
     """WordNet id -> its names, such as "kit fox, Vulpes macrotis": the list that timm 1.0 ships; {} without timm."""
-    spec = find_spec("timm")  # found without an import, which takes seconds
-    if spec is None or not spec.submodule_search_locations:
+    try:
+        path = library_file("timm", "timm", "data/_info/imagenet_synset_to_lemma.txt")
+    except InputError:
         return {}
-    path = Path(spec.submodule_search_locations[0], "data/_info/imagenet_synset_to_lemma.txt")
     if not path.is_file():
         return {}
     lines = (line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines())
     return {synset: names.strip() for synset, _, names in lines if names.strip()}
+
+
+def library_file(package: str, requirement: str, file: str) -> Path:
+    """A data file of an installed package, found without importing the package, which may take seconds.
+
+    InputError, with the command that installs it, if it is not there.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{package} is not installed", f"it is needed here: pip install --no-deps {requirement}")
+    return Path(spec.submodule_search_locations[0], file)
 
 
 def is_untranslated(name: str) -> bool:
@@ -67,6 +80,39 @@ def words_of(names: Sequence[str]) -> list[str]:
             name = match[2] or lemmas().get(match[1], name).split(",")[0]
         found.append(" ".join(name.replace("_", " ").split()) or name)
     return found
+
+
+# ---- a or an ----
+
+VOWEL_SOUND = re.compile(  # words that begin with the sound of a vowel: hour, an X, an 8, an 11, an 1800, an 18000
+    r"h(?:eir|onest|onou?r|ors$|our(?!i))|[aefhilmnorsx]$|8\d*$|1[18](?:\d\d|(?:\d{3})+)?$|y[^aeiou]|[aeiou]"
+)
+CONSONANT_SOUND = re.compile(  # and those that do so in letters alone: one, European, ewe, uniform, user, a U
+    r"onc?e\b|eu|ewe|oui|u$|uk$|u(?:bi|fo|ga|ke|kr|ku|ra|ri|ro|ru|se|si|su|ta|te|ti|to)|uni(?!d|n|m(?!od|an))"
+)
+
+
+def article(words: str) -> str:
+    """The indefinite article before some words: "a" or "an", by the sound of the first word.
+
+    Words in capitals that have no vowel, or at most three letters, are spelled, as are a letter alone and one before a
+    digit: an LCD screen, a UFO, an X-ray, an F16. Read as words are others: a NASA rocket. The rule is short, so it
+    errs on rare words (an unionized atom, a ukase).
+    """
+    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().replace("'", "")
+    first = re.search(r"[A-Za-z]+|\d+", plain)
+    if first is None:
+        return "a"
+    word = first[0]
+    after = plain[first.end() : first.end() + 1]
+    is_spelled = word.isupper() and (len(word) <= 3 or not set(word) & set("AEIOUY"))
+    if word.isalpha() and (is_spelled or after.isdigit()):
+        word = word[0]
+    has_vowel_sound = VOWEL_SOUND.match(word.lower()) and not CONSONANT_SOUND.match(word.lower())
+    return "an" if has_vowel_sound else "a"
+
+
+# ---- which class a name means ----
 
 
 def _loose(name: str) -> str:

@@ -1,9 +1,11 @@
 """Prompts and the classes that they are for; the weights of noise levels."""
 
 import os
+import re
+import runpy
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import DATASETS, NO_LABEL
-from diffusion.data.classnames import as_tokenized, is_untranslated, meanings, words_of
+from diffusion.data.classnames import article, as_tokenized, is_untranslated, library_file, meanings, words_of
 from diffusion.io.reading import Table, csv_header, is_id, read_csv, read_numbers
 from diffusion.io.wording import few, split_weight
 from diffusion.paths import DATA, shipped
@@ -35,6 +37,13 @@ class Prompts:
     loras: list[tuple[str, ...]] | None = None
     embeddings: list[tuple[str, ...]] | None = None
     numbered: bool = False  # the csv has no class ids: names are classes, numbered as they come
+    source: str = ""  # the file or option that the prompts come from
+
+    def __str__(self) -> str:
+        """One line: how many, their source, and three of them."""
+        n = len(self.texts)
+        some = [repr(self.texts[k]) for k in sorted({0, n // 2, n - 1})]
+        return f"{n} prompts of {len(set(self.classes))} classes, from {self.source}, such as {', '.join(some)}"
 
 
 # ---- csv ----
@@ -65,7 +74,14 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
                 raise InputError(path, f"column {column}: is for eval_prob_adaptive.py alone; wanted a csv without it")
     classes = [int(class_id) for class_id in ids]
     return Prompts(
-        columns["prompt"], names, classes, columns.get("group"), files.get("lora"), files.get("embedding"), numbered
+        columns["prompt"],
+        names,
+        classes,
+        columns.get("group"),
+        files.get("lora"),
+        files.get("embedding"),
+        numbered,
+        str(path),
     )
 
 
@@ -168,6 +184,61 @@ def warn_of_alike(prompts: Prompts) -> None:
         warnings.warn(alike, InputWarning, stacklevel=2)
 
 
+# ---- templates ----
+
+DEFAULT = "a photo of a(n) {}."
+OF_OPEN_CLIP = {  # name -> that of open_clip's list: templates published for CLIP
+    "openai-imagenet": "OPENAI_IMAGENET_TEMPLATES",
+    "simple-imagenet": "SIMPLE_IMAGENET_TEMPLATES",
+}
+GAP = re.compile(r"(?:\b(a)\(n\) )?\{\}", re.IGNORECASE)
+
+
+def templates_of(words: Sequence[str]) -> list[str]:
+    """Templates, each with {} for the name of the class, from templates and names of sets of them (OF_OPEN_CLIP).
+
+    InputError for one without {}, with a(n) elsewhere than before it, or that stands there twice.
+    """
+    found: list[str] = []
+    for word in words:
+        if word in OF_OPEN_CLIP:
+            path = library_file("open_clip", "open_clip_torch", "zero_shot_metadata.py")
+            found += [make("{}") for make in runpy.run_path(str(path))[OF_OPEN_CLIP[word]]]
+            continue
+        where = f"--template {word!r}"
+        if "{}" not in word:
+            sets = ", ".join(OF_OPEN_CLIP)
+            raise InputError(where, f"has no {{}} for the name of the class, and is none of {sets}")
+        if "a(n)" in GAP.sub("", word).lower():
+            raise InputError(where, "a(n), which becomes a or an, must stand directly before {}")
+        found.append(word)
+    twice = [template for k, template in enumerate(found) if template in found[:k]]
+    if twice:
+        raise InputError(f"--template {twice[0]!r}", "is there twice")
+    return found
+
+
+def filled(template: str, words: str) -> str:
+    """A template with the words of a class for {}, and a or an, by the sound of these words, for a(n) before it."""
+
+    def fill(gap: re.Match) -> str:
+        if gap[1] is None:
+            return words
+        return f"{gap[1]}{article(words)[1:]} {words}"
+
+    return GAP.sub(fill, template)
+
+
+def by_templates(classes: Mapping[int, str], templates: Sequence[str], source: str) -> Prompts:
+    """The prompts of classes, class id -> its name: one for each template, class by class."""
+    texts = []
+    ids = []
+    for (class_id, _), words in zip(classes.items(), words_of(list(classes.values())), strict=True):
+        texts += [filled(template, words) for template in templates]
+        ids += [class_id] * len(templates)
+    return Prompts(texts, [classes[k] for k in ids], ids, source=source)
+
+
 # ---- the prompts of a data set ----
 
 
@@ -179,15 +250,20 @@ def prompts_for(
     texts: list[str] | None = None,
     *,
     added: bool = False,
+    templates: Sequence[str] | None = None,
 ) -> Prompts:
-    """The prompts of the csv at `path`, or of the csv of the data set `name`, or "a photo of a CLASS." if it has none.
+    """The prompts of the csv at `path`, or of the csv of the data set `name`, or of DEFAULT if it has none.
 
     labels are of its images; classes are names by class id, [] if the data has none; `texts` are the prompts
-    themselves, for images without labels; `added` as in read_prompts. `_classes_of` maps the classes of a csv to those
-    of the data. InputError if they are not prompts for the classes of the data set. Warns of classes with the same
-    prompt, and of prompts whose words are not the name of the class.
+    themselves, for images without labels; `templates`, as templates_of takes them, make prompts of the names of
+    classes in place of the csv of the data set; `added` as in read_prompts. `_classes_of` maps the classes of a csv to
+    those of the data. InputError if they are not prompts for the classes of the data set. Warns of classes with the
+    same prompt, and of prompts whose words are not the name of the class.
     """
     csv = csv_of(name)
+    if templates and (path or texts):
+        flag = "--prompt_path" if path else "--prompts"
+        raise InputError(f"--template {templates[0]!r}", f"not with {flag}, which has whole prompts")
     called = _called(name, labels, classes) if path else {}
     if texts:
         wanted = "wanted a csv that says which class each prompt is of, or neither"
@@ -198,10 +274,14 @@ def prompts_for(
             raise InputError("--prompts", f"the images of {name} have labels{some}; {wanted}")
         if len(texts) < 2 or not all(text.strip() for text in texts):
             raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")
-        prompts = Prompts(texts, texts, list(range(len(texts))))
+        prompts = Prompts(texts, texts, list(range(len(texts))), source="--prompts")
     elif path:
         prompts = read_prompts(path, added=added)
         prompts = replace(prompts, classes=_classes_of(prompts, called, path, name), numbered=False)
+    elif csv and templates:
+        theirs = read_prompts(csv)
+        names = dict(zip(theirs.classes, theirs.names, strict=True))
+        prompts = _of_templates(names, templates)
     elif csv:
         prompts = read_prompts(csv)
     elif len(classes) < 2:
@@ -209,10 +289,8 @@ def prompts_for(
         why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
         raise InputError(f"--dataset {name}", f"{why}, so it needs {flags}")
     else:
-        words = words_of(classes)
-        texts = [f"a photo of a {each}." for each in words]
-        prompts = Prompts(texts, classes, list(range(len(texts))))
-        _warn_of_words(name, classes, words)
+        prompts = _of_templates(dict(enumerate(classes)), templates)
+        _warn_of_words(name, classes, words_of(classes))
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
         named = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
@@ -225,6 +303,13 @@ def prompts_for(
         _warn_of_others(prompts, called, path, name)
     warn_of_alike(prompts)
     return prompts
+
+
+def _of_templates(names: Mapping[int, str], templates: Sequence[str] | None) -> Prompts:
+    """The prompts of classes, class id -> name, by templates as they are typed, or by the default one."""
+    if not templates:
+        return by_templates(names, [DEFAULT], f"the default template {DEFAULT!r}")
+    return by_templates(names, templates_of(templates), f"--template {' '.join(map(repr, templates))}")
 
 
 def _warn_of_words(name: str, classes: list[str], words: list[str]) -> None:

@@ -76,6 +76,8 @@ def classify_dataset(
     mine = in_turns(mine, dataset.labels)
     about = folder.about | ({"path": dataset.path} if dataset.path else {})
     todo, earlier = join_run(folder.path, folder.options, about, mine)
+    if "prompts" in about:
+        print(about["prompts"])
     most = "" if cost.exact else "at most "
     images = f"{len(mine)} images, {len(mine) - len(todo)} done before"
     nfe = f"{most}{cost.nfe:,} NFE each{cost.size}, {most}{cost.nfe * len(todo):,} NFE to do"

@@ -187,6 +187,9 @@ def add_value_range(group) -> None:
 def add_prompts(group, why: str = "", more: str = "") -> None:
     csv = f"csv of prompt,classname[,classidx][,group]{more}; default prompts/DATASET_prompts.csv"
     add(group, "--prompt_path CSV", why + csv)
+    templates = "prompts with {} for the name of the class and a(n) for a or an, as in 'a photo of a(n) {}.'"
+    sets = "or openai-imagenet, simple-imagenet: those published for CLIP; several make several prompts of each class"
+    add(group, "--template TEXT", f"{why}{templates}; {sets}", nargs="+")
 
 
 def add_interpolation(group, default: str) -> None:
