@@ -1,4 +1,4 @@
-"""Fetch a data set with torchvision to where the other scripts read it; shows terms, source and size first, and asks.
+"""Download a data set with torchvision to the folder that the other scripts read; first show its terms, and ask.
 
 python scripts/download.py pets
 """
@@ -6,7 +6,7 @@ python scripts/download.py pets
 from diffusion.data import catalogue
 from diffusion.evaluate import options
 
-SOURCES = {  # torchvision's class, the data set's page, the size of the download, and its terms where they were found
+SOURCES = {  # torchvision's class, the data set's page, the size of the download, and its terms, or None if not found
     "pets": ("OxfordIIITPet", "https://www.robots.ox.ac.uk/~vgg/data/pets/", "0.8 GB",
              "CC BY-SA 4.0, as the card of timm/oxford-iiit-pet on huggingface.co has it"),
     "flowers": ("Flowers102", "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/", "0.35 GB", None),
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         try:
             agreed = input("Download it? [y/N] ").strip().lower() in ("y", "yes")
         except EOFError:
-            raise InputError("--yes", "wanted, as nobody is there to ask; nothing is downloaded") from None
+            raise InputError("--yes", "wanted: there is no terminal to ask on; nothing is downloaded") from None
         if not agreed:
             return 1
     try:

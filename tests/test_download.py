@@ -72,7 +72,7 @@ def test_what_goes_wrong_is_one_line(run_main, served, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("builtins.input", nobody)
-        assert "wanted --yes" in refused(run_main(SCRIPT, "mnist"))
+        assert "--yes: wanted" in refused(run_main(SCRIPT, "mnist"))
     (served / "t10k-images-idx3-ubyte.gz").write_bytes(b"another file")
     assert "mnist: cannot be downloaded" in refused(run_main(SCRIPT, "mnist", "--yes"))
     (served / "t10k-images-idx3-ubyte.gz").unlink()

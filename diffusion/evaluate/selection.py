@@ -62,6 +62,8 @@ def spread_over(indices: list[int], labels: list, per_class: int | None, limit: 
     before any (k + 1)-th, and labels, and the images of each, come in the order of `spread_order`. Warns of labels that
     have fewer than `per_class` images.
     """
+    if per_class is None and limit is None:
+        return sorted(indices)
     images = by_label(indices, labels)
     ordered_labels = sorted(images)
     if per_class is not None:
@@ -81,8 +83,13 @@ def spread_over(indices: list[int], labels: list, per_class: int | None, limit: 
 
 def in_turns(indices: list[int], labels: list) -> list[int]:
     """The same images in an order whose every beginning has its share of each label: accuracy means something early."""
-    share = {}  # index -> how far it comes among the images of its label, 0..1
-    for images in by_label(indices, labels).values():
-        for k, index in enumerate(images):
-            share[index] = (k + 0.5) / len(images)
-    return sorted(indices, key=lambda index: (share[index], index))
+    if not indices:
+        return []
+    images = np.array(indices)
+    _, label = np.unique([labels[index] for index in indices], return_inverse=True)
+    counts = np.bincount(label)
+    order = np.argsort(label, kind="stable")
+    turn = np.empty(len(images))
+    turn[order] = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
+    share = (turn + 0.5) / counts[label]  # how far an image comes among those of its label
+    return images[np.lexsort((images, share))].tolist()

@@ -7,9 +7,9 @@
     NAME[:PART]     a published benchmark under $DATASET_ROOT/NAME, or a part of it (TABLE)
 
 A published one lies under $DATASET_ROOT/NAME: its annotations there or in data/ (as in the authors' repositories);
-its images there, in images/ or data/, or where the table says, such as $DATASET_ROOT/coco/val2017. Every part has one
-file of annotations. A row of it (an entry of a list, a key and its value, two lines of a csv) makes items, none or
-several.
+its images there, in images/ or data/, or in a folder that the table names, such as $DATASET_ROOT/coco/val2017. Every
+part has one file of annotations. A row of it (an entry of a list, a key and its value, two lines of a csv) makes no
+item, one or several.
 """
 
 import csv
