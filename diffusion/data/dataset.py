@@ -1,4 +1,4 @@
-"""A data set in memory: what every reader returns."""
+"""A data set in memory; every reader returns one."""
 
 import functools
 import hashlib
@@ -37,7 +37,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What run.json notes of the labels and, for a user's data, of the files: one new image would shift others."""
+        """The digest of the labels and, for a user's data, of the files, for run.json: one new image would shift others."""
         return fingerprint(self.labels if self.path is None else zip(self.files, self.labels, strict=True))
 
     @property
@@ -46,7 +46,7 @@ class Dataset:
         return NO_LABEL not in self.labels
 
     def about(self, index: int) -> dict:
-        """What a record notes of an image: index and label; its file in a user's data; its group if it has one."""
+        """The part of a record on the image: index and label; its file in a user's data; its group if it has one."""
         noted = {"index": index, "label": self.labels[index]}
         if self.path:
             noted["file"] = self.files[index]

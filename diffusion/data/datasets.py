@@ -1,4 +1,4 @@
-"""One table of data sets, and own data.
+"""One table of data sets; and reading any data set by its name.
 
 Each data set lies under `root` in a folder of its own name, laid out as torchvision lays it out (`root/NAME/FOLDER`);
 `root/FOLDER` will do as well. Nothing is downloaded. FOLDER is

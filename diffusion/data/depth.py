@@ -135,7 +135,7 @@ def check_guess(samples: Samples, span: Range) -> None:
 
 
 def to_bytes(values: np.ndarray, span: Range) -> np.ndarray:
-    """Values as 8 bits: black is 0, white 255, what is beyond them is cut; not a number is black. uint8"""
+    """Values as 8 bits: black is 0, white 255, values beyond them are cut; nan is black. uint8"""
     black, white = span
     shares = (np.nan_to_num(values.astype(np.float64), nan=black) - black) / (white - black)
     return (shares.clip(0, 1) * 255).round().astype(np.uint8)
@@ -181,7 +181,7 @@ def _array(image: Image.Image) -> np.ndarray:
 
 
 def _eight(image: Image.Image, top: float, declared: Range | None) -> Samples:
-    """Samples of an image of which Pillow gives 8 bits a sample."""
+    """Samples of an image that Pillow decodes to 8 bits."""
     image.load()
     alpha = np.asarray(image.getchannel("A")) if image.mode in ("RGBA", "LA") else None
     values = np.asarray(image.convert("RGB")) * (top / 255)

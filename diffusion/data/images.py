@@ -1,4 +1,4 @@
-"""Images: decoded as they are to be seen, and the two crops."""
+"""Decoding of images to RGB, and the two crops."""
 
 import io
 import os

@@ -165,7 +165,7 @@ class Column:
 
 
 def keys_of(d: Done) -> list:
-    """What an item may share with others."""
+    """The images and groups of an item, which others may share."""
     return [*(shown.file for shown in d.item.images), *d.item.groups.items()]
 
 
