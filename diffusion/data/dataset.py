@@ -37,7 +37,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The digest of the labels and, for a user's data, of the files, for run.json: one new image would shift others."""
+        """For run.json: the labels and, in a user's data, the files, since one new image would shift others."""
         return fingerprint(self.labels if self.path is None else zip(self.files, self.labels, strict=True))
 
     @property
