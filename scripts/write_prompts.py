@@ -85,7 +85,7 @@ def class_names(dataset: str) -> dict[int, str]:
         case "sixteen":
             from diffusion.data.folders import SIXTEEN
 
-            found = SIXTEEN
+            found = list(SIXTEEN)
         case "fashion-mnist":
             from torchvision.datasets import FashionMNIST
 

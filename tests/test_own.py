@@ -157,7 +157,7 @@ def test_by_the_script(run_main, tmp_path, model_folder, capsys):
     texts = ["--prompts", "a photo of the number three.", "a photo of the number five."]
     done = run_main(*args, "--dataset", tmp_path / "mine", *texts)
     assert done.code == 0, done.err
-    assert "predictions only" in done.out and "accuracy" not in done.out and "it is --search race" in done.out
+    assert "predictions only" in done.out and "accuracy" not in done.out and "using --search race" in done.out
     (path,) = (tmp_path / "data" / "mine").glob("*/1.pt")
     record = load_record(path)
     assert (record["file"], record["label"]) == ("1.png", -1) and record["pred"] in (0, 1)

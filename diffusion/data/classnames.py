@@ -55,8 +55,9 @@ def _without_numbers(names: Sequence[str]) -> list[str]:
     They are numbered if every name begins with another number, followed by other words; and the numbers are
     consecutive, or are of one width with zeros before them or points after them. So "2_euro, 50_cent" keep theirs.
     """
-    found = [NUMBERED.fullmatch(name) for name in names]
-    if len(names) < 2 or not all(found):
+    matches = [NUMBERED.fullmatch(name) for name in names]
+    found = [match for match in matches if match is not None]
+    if len(names) < 2 or len(found) < len(names):
         return list(names)
     numbers = sorted(int(match[1]) for match in found)
     words = [match[3] for match in found]
@@ -120,7 +121,7 @@ def _loose(name: str) -> str:
     return as_tokenized(name.replace("_", " ")) or name
 
 
-def _forms(names: Sequence[str]) -> list[tuple[set[str], ...]]:
+def _forms(names: Sequence[str]) -> list[tuple[set[str], set[str], set[str]]]:
     """The forms of each name, from the exact to the loosest: the name itself, `_loose`, and its words.
 
     Its words include each of several names between commas, as in "tench, Tinca tinca", and those of a WordNet id.
@@ -152,15 +153,15 @@ def meanings(names: Sequence[str], called: Mapping[int, Sequence[str]]) -> list[
     theirs = list(itertools.chain.from_iterable(called.values()))
     for class_id, name, forms in zip(owners, theirs, _forms(theirs), strict=True):
         each = {name, *_between_commas(name)}
-        alternatives = (each, set(map(_loose, each)), forms[-1])
-        for table, these in zip(tables, alternatives, strict=True):
-            for form in these:
+        by_table = (each, set(map(_loose, each)), forms[-1])
+        for table, alternatives in zip(tables, by_table, strict=True):
+            for form in alternatives:
                 table.setdefault(form, set()).add(class_id)
     found = []
     for forms in _forms(names):
         meant: set[int] = set()
         for table, alternatives in zip(tables, forms, strict=True):
             if not meant:
-                meant = set().union(*(table.get(form, set()) for form in alternatives))
+                meant = {class_id for form in alternatives for class_id in table.get(form, set())}
         found.append(meant)
     return found

@@ -47,7 +47,7 @@ class Dataset:
 
     def about(self, index: int) -> dict:
         """The part of a record on the image: index and label; its file in a user's data; its group if it has one."""
-        noted = {"index": index, "label": self.labels[index]}
+        noted: dict[str, int | str] = {"index": index, "label": self.labels[index]}
         if self.path:
             noted["file"] = self.files[index]
         if self.groups:

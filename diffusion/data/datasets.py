@@ -41,7 +41,7 @@ from diffusion.data.catalogue import NO_LABEL
 from diffusion.data.classnames import meanings
 from diffusion.data.dataset import Dataset
 from diffusion.data.depth import check_range
-from diffusion.data.images import crop, to_rgb, with_ranges
+from diffusion.data.images import ImageFiles, crop, to_rgb, with_ranges
 from diffusion.io.reading import named_error
 from diffusion.io.wording import few, like
 
@@ -73,6 +73,7 @@ def load_dataset(
         raise InputError(f"dataset {name!r}", f"needs {missing}") from error
 
     value_range = check_range(value_range)
+    assert isinstance(data.open, ImageFiles)
     images = with_ranges(data.open, f"dataset {name!r}", value_range)
     data = replace(data, open=images, name=name, split=split, value_range=value_range, ranges=dict(images.ranges))
     if name.startswith("hf:"):

@@ -97,10 +97,10 @@ def check_range(value_range: Sequence[float] | None) -> Range | None:
 def range_of(kind: str, found: Sequence[Found]) -> Range:
     """Black and white of images of one kind, from statistics of some of them. ValueError if these do not decide it."""
     low, high = min(each.low for each in found), max(each.high for each in found)
-    declared = {each.declared for each in found if each.high > each.low}  # of a flat image nothing is to be seen
-    if len(declared) == 1 and None not in declared:
+    declared = {each.declared for each in found if each.high > each.low}  # a flat image declares nothing
+    if len(declared) == 1:
         (span,) = declared
-        if span[0] <= low and high <= span[1]:
+        if span is not None and span[0] <= low and high <= span[1]:
             return span
     if kind in WHOLE:
         black, white = WHOLE[kind]

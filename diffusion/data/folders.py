@@ -251,7 +251,12 @@ def split_folders(name: str, folder: Folder) -> dict[str, Folder]:
     them are then left out, with a warning if they hold images. InputError if it cannot be decided.
     """
     inside = {each.name: each for each in folder.full}
-    splits = {each: split_of(each) for each in inside if split_of(each)} or _splits_of_one_name(name, list(inside))
+    splits = {}
+    for each in inside:
+        split = split_of(each)
+        if split:
+            splits[each] = split
+    splits = splits or _splits_of_one_name(name, list(inside))
     others = [each for each in inside if each not in splits]
     if not splits:
         return {}

@@ -5,6 +5,7 @@ NAME may also be a local folder that the hub's library reads or has saved.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from diffusion import InputError
@@ -34,7 +35,7 @@ def rows_of_hub(name: str, split: str, config: str | None = None):
     errors = []
     for each in names:
         try:
-            return briefly(lambda each=each: datasets.load_dataset(name, config, split=each))  # never remote code
+            return briefly(partial(datasets.load_dataset, name, config, split=each))  # never remote code
         except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
             errors.append(error)
             if not str(error).startswith("Unknown split"):

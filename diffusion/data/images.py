@@ -214,7 +214,8 @@ def _look(image: Image.Image) -> _Look:
         alpha = np.asarray(image.getchannel("A"))
     if image.format == "TIFF" and alpha is not None:
         is_veiled = bool(((alpha > 0) & (alpha < 255)).mean() > 0.5)
-    return _Look(samples and samples.found, _has_frames(image), is_veiled)
+    found = None if samples is None else samples.found
+    return _Look(found, _has_frames(image), is_veiled)
 
 
 def _has_frames(image: Image.Image) -> bool:

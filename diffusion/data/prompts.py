@@ -5,8 +5,9 @@ import re
 import runpy
 import shlex
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class Prompts:
     loras: list[tuple[str, ...]] | None = None
     embeddings: list[tuple[str, ...]] | None = None
     numbered: bool = False  # the csv has no class ids: names are classes, numbered as they come
-    source: str = ""  # the file or option that the prompts come from
+    source: str = field(default="", compare=False)  # the file or option that the prompts come from
 
     def __str__(self) -> str:
         """One line: how many, their source, and three of them."""
@@ -407,14 +408,14 @@ def _by_name(
         names.setdefault(class_id, first)
     several = [k for k, meant in named.items() if len(meant) > 1]
     if several:
-        meant = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
-        raise InputError(path, f"classname {names[several[0]]!r} is a name of the classes {meant} of {name}")
+        classes = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
+        raise InputError(path, f"classname {names[several[0]]!r} is a name of the classes {classes} of {name}")
     if not any(named.values()):
-        theirs = few([repr(each[0]) for each in called.values()])
+        classes = few([repr(each[0]) for each in called.values()])
         found = few(list(map(repr, names.values())))
-        raise InputError(path, f"no column classidx, and no classname ({found}) is a class of {name} ({theirs})")
-    meant = [min(each) for each in named.values() if each]
-    twice = [k for k in meant if meant.count(k) > 1]
+        raise InputError(path, f"no column classidx, and no classname ({found}) is a class of {name} ({classes})")
+    theirs = Counter(min(meant) for meant in named.values() if meant)
+    twice = [k for k, n in theirs.items() if n > 1]
     if twice and not prompts.numbered:
         both = [repr(names[k]) for k, each in named.items() if twice[0] in each]
         alike = f"classnames {few(both)} have a classidx each, and are one class of {name}: {called[twice[0]][0]!r}"

@@ -119,7 +119,7 @@ def _rows_of_split(name: str, path: Path, table: Table, split: str) -> Sequence[
         k, first = next((k, cell) for k, cell in enumerate(theirs) if meant[cell] is None)
         raise InputError(f"{path}, line {table.lines[k]}", f"split is {first!r}, wanted train, val or test")
     if split not in meant.values():
-        found = f"its column split has {', '.join(sorted(set(meant.values())))}"
+        found = f"its column split has {', '.join(sorted(map(str, set(meant.values()))))}"
         raise InputError(f"dataset {name!r} has no split {split!r}", found)
     return [k for k, cell in enumerate(theirs) if meant[cell] == split]
 

@@ -39,7 +39,7 @@ class Reader:
     """How one benchmark is read."""
 
     parts: dict[str, str]  # PART -> its file
-    items: Callable  # (part, key, row) -> items
+    items: Callable | None  # (part, key, row) -> items; None: has a reader of its own
     places: tuple[str, ...] = ()  # folders with images, seen from the benchmark's own
 
 
@@ -82,7 +82,7 @@ def _whatsup(part, key, row):
     of = f"{part} {first} {last}"
     sides = "sides" if relation in ("left", "right") else "others"
     groups = {"pair": f"{of} {sides}", "set": of}
-    return [choice(f"{part}/{key}", row["image_path"], row["caption_options"], part, relation, **groups)]
+    return [choice(f"{part}/{key}", row["image_path"], row["caption_options"], part, relation, groups=groups)]
 
 
 def _cola(part, key, row):
@@ -223,12 +223,13 @@ def read_benchmark(name: str, part: str, folder: Path, value_range: Sequence[flo
     if name == "geneval":
         return _placed(list(_geneval(folder, part)), folder, (), value_range)
     reader = TABLE[name]
+    assert reader.items is not None  # those without are read above
     parts = reader.parts or _json_files(folder)
     if not parts:
         raise InputError(f"--dataset {name}", f"no json files in {folder}")
     chosen = [each for each in parts if not part or each == part or each.startswith((f"{part}.", f"{part}/"))]
     _check_part(name, part, [part] if chosen else list(parts))
-    items = []
+    items: list[Item] = []
     for each in chosen:
         items += _items_of(_annotations(folder, parts[each]), each, reader.items)
     return _placed(items, folder, reader.places, value_range)
@@ -264,7 +265,7 @@ def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
             raise InputError(f"{path}, item {key}", f"{lacks}; found {row!r:.120}") from None
 
 
-def _rows(path: Path) -> Iterator[tuple[object, object]]:
+def _rows(path: Path) -> Iterator[tuple]:
     """(key, value) of a dict, (number, entry) of a list, (number, two lines) of a csv."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -321,7 +322,7 @@ def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) ->
     if not part:
         return items
     path = _annotations(folder, TABLE["winoground"].parts[part])
-    reasons = {str(key): tuple(tags) for key, tags in _rows(path)}
+    reasons = {str(key): tuple(map(str, tags)) for key, tags in _rows(path)}
     unknown = [item.id for item in items.items if item.id not in reasons]
     if unknown:
         raise InputError(path, f"no entry for example {unknown[0]}")
@@ -373,4 +374,4 @@ def _geneval(folder: Path, part: str) -> Iterator[Item]:
         captions = list(dict.fromkeys([row["prompt"], *others]))
         for file in sorted((place / "samples").glob("*.*")) or [place / "samples/0000.png"]:
             name = file.relative_to(folder).as_posix()
-            yield choice(name, name, captions, row["tag"], prompt=place.name)
+            yield choice(name, name, captions, row["tag"], groups={"prompt": place.name})

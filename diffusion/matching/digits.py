@@ -12,7 +12,7 @@ Every object is one that training has shown in that colour, so that only the com
 item are of different handwriting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -68,10 +68,11 @@ def _other(objects: tuple, rng: np.random.Generator, *, keep: int | None = None)
     return those[rng.integers(len(those))]
 
 
-def _caption(objects: tuple, relations: tuple[str, str], turned: bool) -> str:
+def _caption(objects: tuple, relations: Sequence[str], turned: bool) -> str:
     """The caption of two objects, from the first to the second or, `turned`, from the second to the first."""
+    first, second = objects
     forward, backward = relations
-    return digits.caption_two(*objects[::-1], backward) if turned else digits.caption_two(*objects, forward)
+    return digits.caption_two(second, first, backward) if turned else digits.caption_two(first, second, forward)
 
 
 def _swapped(n: int):
@@ -103,8 +104,8 @@ def _replaced(tag: str, rng: np.random.Generator) -> tuple[Canvas, str, str]:
     first, second = _two(rng)
     turned = bool(rng.integers(2))
     if tag == "single":
-        those = [d for c, d in digits.SEEN if c == first[0] and d != first[1]]
-        other = those[rng.integers(len(those))]
+        others = [d for c, d in digits.SEEN if c == first[0] and d != first[1]]
+        other = others[rng.integers(len(others))]
         return ((first,), False), digits.caption_one(first[1], first[0]), digits.caption_one(other, first[0])
     caption = _caption((first, second), relations, turned)
     canvas = (first, second), vertical
@@ -120,7 +121,8 @@ def _replaced(tag: str, rng: np.random.Generator) -> tuple[Canvas, str, str]:
 
 
 def replace(n: int = 600) -> Items:
-    made, canvases = [], []
+    made: list[Item] = []
+    canvases: list[list[Canvas]] = []
     for k in range(n):
         tag = ("single", "two", "colour", "position")[k % 4]
         canvas, *captions = _replaced(tag, np.random.default_rng([k, 2, DIGITS_SEED]))
@@ -130,7 +132,8 @@ def replace(n: int = 600) -> Items:
 
 
 def add(n: int = 300) -> Items:
-    made, canvases = [], []
+    made: list[Item] = []
+    canvases: list[list[Canvas]] = []
     for k in range(n):
         rng = np.random.default_rng([k, 3, DIGITS_SEED])
         shown, second = _two(rng)
@@ -147,7 +150,8 @@ def add(n: int = 300) -> Items:
 
 def places(n: int = 100) -> Items:
     """n sets; the first caption of an item is right."""
-    made, canvases = [], []
+    made: list[Item] = []
+    canvases: list[list[Canvas]] = []
     for k in range(n):
         first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
         captions = {name: digits.caption_two(first, second, name) for name in OPPOSITES}
@@ -157,7 +161,7 @@ def places(n: int = 100) -> Items:
                 others = [text for name, text in captions.items() if name != relation]
                 groups = {"pair": f"{k} {direction}", "set": str(k)}
                 texts = [captions[relation], *others]
-                made.append(choice(f"{k} {relation}", f"{len(made)}/0", texts, relation, **groups))
+                made.append(choice(f"{k} {relation}", f"{len(made)}/0", texts, relation, groups=groups))
                 canvases.append([(objects, vertical)])
     return _items(made, canvases, 4)
 
@@ -198,7 +202,8 @@ def _orders(caption: str, rng: np.random.Generator) -> list[str]:
 
 
 def order(n: int = 150) -> Items:
-    made, canvases = [], []
+    made: list[Item] = []
+    canvases: list[list[Canvas]] = []
     for k in range(n):
         rng = np.random.default_rng([k, 5, DIGITS_SEED])
         vertical, *relations = digits.RELATIONS[rng.integers(2)]
@@ -209,7 +214,8 @@ def order(n: int = 150) -> Items:
 
 
 def retrieval(n: int = 100) -> Items:
-    made, canvases = [], []
+    made: list[Item] = []
+    canvases: list[list[Canvas]] = []
     for k in range(n):
         rng = np.random.default_rng([k, 6, DIGITS_SEED])
         vertical, *relations = digits.RELATIONS[rng.integers(2)]

@@ -107,15 +107,15 @@ class Items:
 
     def seen(self, k: int, i: int) -> Image.Image:
         """Image i of item k, cut to its box. OSError if unreadable, or the box is beside it."""
-        image, shown = self.open(k, i), self.items[k].images[i]
-        return image if shown.box is None else cut(image, shown)
+        return cut(self.open(k, i), self.items[k].images[i])
 
 
 class Once:
     """A cache that drops a value after its last expected use; `keys` are all uses."""
 
     def __init__(self, keys: Iterable[Hashable]):
-        self.left, self.made = Counter(keys), {}
+        self.left = Counter(keys)
+        self.made: dict[Hashable, object] = {}
 
     def __call__(self, key: Hashable, make: Callable):
         if key not in self.made:
@@ -126,9 +126,11 @@ class Once:
 
 def cut(image: Image.Image, shown: Shown) -> Image.Image:
     """The part of an image in the box, which is clipped to the image. OSError if nothing is left."""
+    if shown.box is None:
+        return image
     left, top, width, height = shown.box
-    edges = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)
-    edges = tuple(round(edge) for edge in edges)
+    exact = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)
+    edges = tuple(round(edge) for edge in exact)
     if edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise OSError(f"image {shown.file}: {image.width} x {image.height} pixels, nothing of the box {shown.box}")
     return image.crop(edges)
@@ -139,10 +141,17 @@ def pair(id_: str, images: Iterable[str], captions: Iterable[str], *tags: str) -
     return Item(id_, tuple(map(Shown, images)), tuple(captions), frozenset(DIAGONAL), tuple(tag for tag in tags if tag))
 
 
-def choice(id_: str, image: str | Shown, captions: Iterable[str], *tags: str, right: Iterable[int] = (0,), **groups):
+def choice(
+    id_: str,
+    image: str | Shown,
+    captions: Iterable[str],
+    *tags: str,
+    right: Iterable[int] = (0,),
+    groups: dict[str, str] | None = None,
+) -> Item:
     """One image with several captions, of which those at `right` are right."""
     shown = image if isinstance(image, Shown) else Shown(image)
-    return Item(id_, (shown,), tuple(captions), frozenset((c, 0) for c in right), tags, groups)
+    return Item(id_, (shown,), tuple(captions), frozenset((c, 0) for c in right), tags, groups or {})
 
 
 def search(id_: str, images: Iterable[str], caption: str, *tags: str, right: int = 0) -> Item:
@@ -179,7 +188,8 @@ def _open_npy(path: str) -> Image.Image:
 def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> Items:
     """The items of a folder's examples.jsonl. InputError, which names the line, if it holds anything else."""
     path = folder / "examples.jsonl"
-    items, files = [], {}
+    items: list[Item] = []
+    files: dict[str, Path] = {}
     for number, line in json_lines(path):
         try:
             row = json.loads(line)
