@@ -307,7 +307,7 @@ def test_from_python(tmp_path):
         assert np.array_equal(np.asarray(_rgb(given, (-1000, 2000))), expected(array, -1000, 2000))
     for given in (array, Image.fromarray(array.astype("i4"))):
         with pytest.raises(InputError, match="value_range"):
-            _rgb(given)
+            _rgb(given, None)
 
 
 def test_images_of_a_matching_benchmark(tmp_path):
