@@ -175,6 +175,7 @@ def main(argv: list[str]) -> int:
     exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     cost = Cost(schedule.most_nfe, exact)
     if args.dry_run:
+        print(prompts)
         print("\n".join(describe(config, card, folder, len(texts), cost, mine, args.rate)))
         return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)

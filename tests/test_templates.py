@@ -155,6 +155,8 @@ def test_a_run_shows_its_prompts_and_does_not_go_on_with_others(mine, tmp_path):
     assert folder_of(typed) != folder and templates[1] in typed.out
     arms = json.loads((folder_of(typed) / "run.json").read_text())["arms"]
     assert arms == [[each.replace("{}", w), w, k] for k, w in enumerate(("eight", "three")) for each in templates]
+    dry = call_main(tmp_path / "data", *args, "--template", "my {}", "--dry_run")
+    assert dry.code == 0 and "'my eight', 'my three'" in dry.out
     once_more = call_main(tmp_path / "data", *args, "--template", *templates)
     assert once_more.code == 0 and "2 done before" in once_more.out
 
