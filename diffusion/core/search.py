@@ -1,13 +1,13 @@
-"""Who is measured next, and when to stop. Pure: numbers in, classes out; it knows no diffusion.
+"""Which class is measured next, and when to stop. Pure: numbers in, classes out; nothing here depends on diffusion.
 
-A search is a generator: it yields `(classes, points)`, "measure these classes, ascending, which have all come equally
-far, up to that many leading points", is sent the classes' errors at the new points, and returns the classes that are
-left, the leader first; more than one where its budget ended before it came to a decision.
+A search is a generator. It yields `(classes, points)`: measure these classes, ascending, up to that many leading
+points; all of them have been measured equally far. It is sent their errors at the new points [classes, new points]. It
+returns the classes that are left, the leader first; more than one only if its budget ended before a decision.
 """
 
 import itertools
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -15,12 +15,13 @@ from scipy.special import ndtr, stdtrit
 from diffusion import InputError, InputWarning
 
 Search = Generator[tuple[np.ndarray, int], np.ndarray, np.ndarray]
+Measuring = Generator[tuple[np.ndarray, int], np.ndarray, None]  # a part of a search that decides nothing
 
 
 def even(n: int, total: int) -> np.ndarray:
     """n indices spread evenly over range(total): floor((k + 1/2) total / n). [n]
 
-    Where n divides total this is the published `range(total//n//2, total, total//n)`; elsewhere that one stops short.
+    If n divides total, this is the published `range(total//n//2, total, total//n)`; otherwise that range stops short.
     """
     return (2 * np.arange(n) + 1) * total // (2 * n)
 
@@ -28,8 +29,8 @@ def even(n: int, total: int) -> np.ndarray:
 def level_sequence(n_samples: list[int], T: int) -> tuple[np.ndarray, np.ndarray]:
     """The order in which levels are measured, and how many of them each stage has seen when it ends.
 
-    A stage of n samples takes n levels spread evenly over the grid of max(n_samples), less those taken before.
-    Stages that nest (50 in 500) end at n; others (500 in 1000) cost more: 50/100/500/1000 ends at 50, 150, 550, 1000.
+    A stage of n samples takes n levels spread evenly over the grid of max(n_samples), except those taken before. Stages
+    that nest (50 in 500) end at n. Others (500 in 1000) cost more: 50/100/500/1000 ends at 50, 150, 550, 1000.
     -> levels [P], ends [stages]
     """
     grid = even(max(n_samples), T)
@@ -61,8 +62,8 @@ def spread_sequence(n: int, T: int) -> np.ndarray:
 def spread_pairs(n: int, T: int) -> np.ndarray:
     """n levels spread evenly over range(T), in pairs of neighbours, whose every even prefix is spread over all. [n]
 
-    Points 2k and 2k + 1 of this order are the levels 2j and 2j + 1 of the n, ascending, for the j of spread_sequence;
-    of an odd n the highest level has no neighbour and comes last.
+    Points 2k and 2k + 1 of this order are the levels 2j and 2j + 1 of the n, ascending, for the j of spread_sequence.
+    If n is odd, the highest level has no neighbour and comes last.
     """
     first = 2 * spread_sequence(n // 2, n // 2)
     last = [n - 1] * (n % 2)
@@ -75,7 +76,7 @@ def band(low: float, high: float, T: int) -> np.ndarray:
 
 
 def every(interval: int, T: int) -> int:
-    """How many of T levels --t_interval takes. Raises InputError unless it divides T."""
+    """The number of levels that --t_interval takes of T. Raises InputError unless it divides T."""
     if interval < 1 or T % interval:
         raise InputError(f"--t_interval {interval}", f"must divide the {T} levels")
     return T // interval
@@ -94,12 +95,12 @@ def noise_rows(levels: np.ndarray, n_trials: int, randomize: bool) -> np.ndarray
 def antithetic_rows(
     levels: np.ndarray, ends: np.ndarray, n_trials: int, randomize: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which noise draw each point takes, and its sign, where points share a draw eps in pairs: eps and -eps.
+    """Which noise draw each point takes, and its sign, if points share a draw eps in pairs: eps and -eps.
 
-    Of each stage, which `ends` [stages] says where it ends, the points 2k and 2k + 1 are a pair; of an odd number the
-    last is alone. levels [P] as `repeated` gives them. With `randomize`, each pair has its own draw, numbered in the
-    order of the pairs' first levels, so that it does not depend on when the pair is measured; else every trial has one
-    draw for all pairs, whose signs then come in turn. -> rows [P], signs [P] of 1 and -1
+    In each stage, points 2k and 2k + 1 are a pair; if their number is odd, the last point is alone. levels [P] as from
+    `repeated`; ends [stages] is the number of points when each stage ends. With `randomize`, each pair has its own
+    draw, numbered in the order of the pairs' first levels, so that it does not depend on when the pair is measured;
+    otherwise each trial has one draw for all pairs, and the signs alternate. -> rows [P], signs [P] of 1 and -1
     """
     place = np.concatenate([np.arange(n) % 2 for n in np.diff(ends, prepend=0)])
     pair = np.cumsum(place == 0) - 1
@@ -121,7 +122,7 @@ def draws(
 def repeated(levels: np.ndarray, n_trials: int, *, pairs: bool) -> np.ndarray:
     """Levels [P] of a stage, each n_trials times in a row; with `pairs`, each two of them in turn, as a, b, a, b. [P]
 
-    Of an odd number of levels the last is repeated alone.
+    If the number of levels is odd, the last is repeated alone.
     """
     if not pairs:
         return np.repeat(levels, n_trials)
@@ -131,8 +132,8 @@ def repeated(levels: np.ndarray, n_trials: int, *, pairs: bool) -> np.ndarray:
 
 
 def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: int) -> None:
-    """Raises InputError unless the schedule can be run on T levels; warns where its first stage keeps all classes."""
-    given = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"
+    """Raises InputError unless the schedule can be run on T levels; warns if its first stage keeps all classes."""
+    flags = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"
     problem = None
     if len(to_keep) != len(n_samples):
         problem = "the two need one number per stage each, so equally many"
@@ -147,22 +148,22 @@ def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: 
     elif n_samples[-1] > T:
         problem = f"the model has only {T} noise levels"
     if problem:
-        raise InputError(given, problem)
+        raise InputError(flags, problem)
     if to_keep[0] > n_classes:
-        warnings.warn(f"{given}: the first stage keeps all classes, there are {n_classes}", InputWarning, stacklevel=2)
+        warnings.warn(f"{flags}: the first stage keeps all classes, there are {n_classes}", InputWarning, stacklevel=2)
 
 
-def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:
+def halving(n_classes: int, ends: Sequence[int] | np.ndarray, to_keep: list[int]) -> Search:
     """The paper's successive elimination (arXiv 2303.16203, Algorithm 2).
 
     Stage s measures the classes that are left up to `ends[s]` points and keeps the `to_keep[s]` with the smallest mean
-    error over all their points; a tie goes to the smaller class. Is sent errors [classes, new points].
+    error over all their points; a tie goes to the smaller class.
     """
     left = np.arange(n_classes)
     total = np.zeros(n_classes)
     seen = 0
     for end, keep in zip(ends, to_keep, strict=True):
-        if end > seen:  # else all its levels were measured before
+        if end > seen:  # otherwise all its levels were measured before
             errors = yield left, end
             total[left] += errors.sum(1, dtype=np.float64)
             seen = end
@@ -170,34 +171,37 @@ def halving(n_classes: int, ends: list[int], to_keep: list[int]) -> Search:
     return left
 
 
-PRIOR = 8  # degrees of freedom, at most, that the spread of the nearest classes counts as beside a class's own
-NEAREST = 9  # these are so many, and at least a tenth of the classes left
+PRIOR = 8  # most degrees of freedom that the pooled variance of the nearest classes counts as, beside a class's own
+NEAREST = 9  # number of nearest classes; a tenth of the classes left if that is more
 ASSUMED = -0.4  # correlation within a pair that a race begins with
-TRUST = 4  # degrees of freedom that this counts as beside what the pairs show
+TRUST = 4  # degrees of freedom that ASSUMED counts as, beside the measured pairs
 SCOUT = 3.5  # standard errors that drop a class after a single point
 
 
 def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf, *, pairs: bool = False) -> Search:
-    """Drop a class as soon as it is clearly worse than the leader: looks at two points, then at each eighth more.
+    """Drop a class as soon as it is clearly worse than the leader: looks at two points, then after each eighth more.
 
-    levels [P] of the points in the order of measurement, best spread_sequence's or with `pairs` spread_pairs'; arms
-    [classes] is how many arms each class has. A class goes when its mean difference to the leader, at the n points that
-    both were measured on, is more than t standard errors. Their square is s^2 / m (1 - n / P), of m observations: the
-    sample is part of a finite set, and when that is used up the smaller mean wins, as in the full grid. An observation
-    is a point, or the mean of a pair. s^2 and its degrees of freedom f come from `_of_points` or `_of_pairs`: the
-    class's own, drawn towards the mean over all pairs among the leader and the NEAREST classes. That of far classes is
-    larger and says nothing about near ones; that of pairs with the leader would be small whenever the leader's own
-    noise is. Beside the class itself, m such classes tell it (m - 1) f degrees of freedom, which count as PRIOR at
-    most: classes differ. So between two classes nothing is pooled, and the first look decides nothing. t is Student's
-    quantile at the normal z. With `pairs`, of more than NEAREST + 1 classes some go after one point (`_scouted`).
+    levels [P] of the points in the order of measurement, best that of spread_sequence, or of spread_pairs with `pairs`;
+    arms [classes] is the number of arms of each class. A class is dropped when its mean difference to the leader, over
+    the n points measured for both, exceeds t standard errors. The squared standard error is s^2 / m (1 - n / P), of m
+    observations: the sample is part of a finite set, and when that is used up the smaller mean wins, as in the full
+    grid. An observation is a point, or the mean of a pair.
 
-    What the numbers rest on: PRIOR, NEAREST and the looks were chosen on training images of the embedded models; that
-    few classes need more care showed on published differences of Stable Diffusion 2.0 (tests/test_race.py). What the
-    race promises: nothing at a single look beyond a test of that z; and it looks often. How many decisions of the full
-    grid it keeps is measured, not proved. `budget` ends it before the evaluation that would exceed it; always measured
-    is the first look, at most two points of every class.
+    s^2 and its degrees of freedom f come from `_of_points` or `_of_pairs`: the class's own variance, drawn towards the
+    mean over all pairs among the leader and the NEAREST classes. Far classes are left out because their variance is
+    larger and does not predict that of near ones; pairs with the leader alone would be too small whenever the leader's
+    own noise is small. m such classes contribute (m - 1) f degrees of freedom, which count as PRIOR at most, since
+    classes differ. Between two classes nothing is pooled, and the first look decides nothing. t is Student's quantile
+    at the normal z. With `pairs` and more than NEAREST + 1 classes, some are dropped after one point (`_scouted`).
+
+    PRIOR, NEAREST and the looks were chosen on training images of the embedded models. That few classes need more care
+    showed on published differences of Stable Diffusion 2.0 (tests/test_race.py). Each look is a single test at z; since
+    there are many looks, there is no overall error guarantee: how many decisions of the full grid it keeps is measured,
+    not proved. `budget` ends the race before the evaluation that would exceed it; the first look, at most two points of
+    every class, is always measured.
     """
-    P, size = len(levels), 2 if pairs else 1
+    P = len(levels)
+    size = 2 if pairs else 1
     nearest = max(NEAREST, (len(arms) - 1) // 10) + 1
     if pairs and nearest < len(arms) and P > 1:
         left, errors, spent = yield from _scouted(arms, nearest, z, P)
@@ -209,9 +213,10 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf,
         leader, *others = np.argsort(errors.mean(1), kind="stable")
         difference = errors - errors[leader]
         near = [leader, *others[: max(NEAREST, len(others) // 10)]]
-        own, pooled, free = _of_pairs(difference, near, levels) if pairs else _of_points(difference, near, levels)
+        variance_of = _of_pairs if pairs else _of_points
+        each, pooled, free = variance_of(difference, near, levels)
         prior = min(PRIOR, max(0, len(others) - 1) * free)
-        variance = (prior * pooled + free * own) / (prior + free)
+        variance = (prior * pooled + free * each) / (prior + free)
         t = stdtrit(free + prior, ndtr(z))
         stays = ~(difference.mean(1) > t * np.sqrt(variance / (n // size) * (1 - n / P)))  # nan stays
         left, errors = left[stays], errors[stays]
@@ -225,32 +230,32 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf,
 
 
 def _of_points(difference: np.ndarray, near: list[int], levels: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """The variance of a difference to the leader at a point; difference [classes, n], levels [P] -> [classes].
+    """The variance of the difference to the leader at one point; difference [classes, n], levels [P].
 
-    And its mean over the differences between two of the classes `near`, and the degrees of freedom of a class's own,
-    n - 1: it comes from the successive differences in the order of levels (von Neumann, 1941), which do not take a
-    trend over levels for noise.
+    It comes from the successive differences in the order of levels (von Neumann, 1941), so that a trend over levels
+    does not count as noise. -> variance of each class [classes]; its mean over the differences between any two of the
+    classes `near`; degrees of freedom of a class's own variance, n - 1
     """
     steps = np.diff(difference[:, np.argsort(levels[: difference.shape[1]], kind="stable")])  # [classes, n - 1]
     return (steps**2).mean(1) / 2, _between(steps, near), steps.shape[1]
 
 
 def _of_pairs(difference: np.ndarray, near: list[int], levels: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """As _of_points, the variance of the mean difference of a pair; of an odd number of points the last is left out.
+    """As `_of_points`, for the mean difference of a pair; if the number of points is odd, the last is left out.
 
-    m pairs say it twice: by the m - 1 steps from pair to pair, in the order of levels; and by the differences within
-    them, half of whose mean square over 2 would be the variance if the points of a pair were independent, and is times
-    (1 + rho) / (1 - rho) if they correlate by rho. That ratio is taken from all near classes: their variance by steps
-    over that within, drawn towards the ratio of ASSUMED, which counts as TRUST degrees of freedom. So there are
-    2 m - 1 degrees of freedom, and a first look at one pair.
+    m pairs estimate this variance twice. First, by the m - 1 steps from pair to pair, in the order of levels. Second,
+    by the differences within pairs: half of their mean square over 2 is the variance if the points of a pair are
+    independent, and must be multiplied by (1 + rho) / (1 - rho) if they correlate by rho. This ratio is estimated from
+    all near classes: their variance by steps over that within, drawn towards the ratio of ASSUMED, which counts as
+    TRUST degrees of freedom. So there are 2 m - 1 degrees of freedom, and a first look at one pair is possible.
 
-    What the numbers rest on: on 80 to 120 training images each, the differences to the nearest three classes correlate
-    within pairs by -0.55 and -0.60 (Stable Diffusion, ten and 60 classes), -0.50 (DiT), -0.52 (Fashion-MNIST) and -0.40
-    (flow matching), trends over levels left out; ASSUMED is the weakest of them. A race that assumes 0 drops little at
-    its first look and costs 0.9 to 1.1 of one with independent noise, this one 0.67 to 0.80; none of their decisions
-    differed from the full grid's. TRUST of 2 or 8 costs the same within 2%. Where nothing cancels, simulated races
-    between 10 and 40 classes keep 97.5 to 99% of their decisions (tests/test_race.py), on Pets one of z 3 gives up 0.8
-    points of accuracy (docs/speed.md).
+    On 80 to 120 training images each, the differences to the nearest three classes correlate within pairs by -0.55 and
+    -0.60 (Stable Diffusion, ten and 60 classes), -0.50 (DiT), -0.52 (Fashion-MNIST) and -0.40 (flow matching), with
+    trends over levels removed; ASSUMED is the weakest of them. A race that assumes 0 drops little at its first look and
+    costs 0.9 to 1.1 of one with independent noise, this one 0.67 to 0.80; none of their decisions differed from the
+    full grid's. TRUST of 2 or 8 costs the same within 2%. If nothing cancels, simulated races between 10 and 40 classes
+    keep 97.5 to 99% of their decisions (tests/test_race.py), and on Pets one of z 3 loses 0.8 points of accuracy
+    (docs/speed.md).
     """
     m = difference.shape[1] // 2
     pair = difference[:, : 2 * m].reshape(len(difference), m, 2)
@@ -259,30 +264,33 @@ def _of_pairs(difference: np.ndarray, near: list[int], levels: np.ndarray) -> tu
     within, between = _between(inner, near), _between(steps, near)
     ratio = (1 + ASSUMED) / (1 - ASSUMED)
     if within > 0:
-        told = (m - 1) * min(max(1, len(near) - 2), PRIOR)
-        ratio = (told * between + TRUST * ratio * within) / ((told + TRUST) * within)
+        seen = (m - 1) * min(max(1, len(near) - 2), PRIOR)
+        ratio = (seen * between + TRUST * ratio * within) / ((seen + TRUST) * within)
     free = 2 * m - 1
-    own = ((steps**2).sum(1) + ratio * (inner**2).sum(1)) / (2 * free)
-    return own, ((m - 1) * between + m * ratio * within) / free, free
+    each = ((steps**2).sum(1) + ratio * (inner**2).sum(1)) / (2 * free)
+    return each, ((m - 1) * between + m * ratio * within) / free, free
 
 
 def _between(steps: np.ndarray, near: list[int]) -> float:
-    """The mean over any two of the classes `near` of half the mean square of their steps' difference; 0 for none.
+    """Half the mean square of the difference of the steps of two classes `near`, averaged over all such pairs.
 
-    steps [classes, n] of differences to one class. That is their variance over classes.
+    This equals the variance of the steps over classes. steps [classes, n], of differences to one class; 0 if there is
+    no pair of classes or no step.
     """
     return float(steps[near].var(0, ddof=1).mean()) if len(near) > 1 and steps.shape[1] else 0.0
 
 
-def _scouted(arms: np.ndarray, nearest: int, z: float, P: int) -> Generator:
-    """The first pair of many classes: all at its first point, the `nearest` of them at its second, then those in reach.
+def _scouted(
+    arms: np.ndarray, nearest: int, z: float, P: int
+) -> Generator[tuple[np.ndarray, int], np.ndarray, tuple[np.ndarray, np.ndarray, int]]:
+    """The first pair of many classes: all at its first point, the `nearest` at its second, then those within reach.
 
-    Out of reach is what is behind the leader of the nearest by t standard deviations of a difference at one point;
-    their square is half the mean square within the pairs of the nearest, which is at least the variance where these do
-    not correlate positively. t is Student's quantile at the normal z, or at SCOUT if that is more: the leader was
-    chosen for its luck at this very point. Simulated races between 40 classes lose two decisions in 500 at 3, none at
-    3.5; on training images of `digits-colour` it saves 7% of the evaluations.
-    -> classes left, their errors [left, 2], evaluations spent; arms as in `race`
+    A class is out of reach if it is behind the leader of the nearest by more than t standard deviations of a difference
+    at one point. The squared standard deviation is half the mean square within the pairs of the nearest, which is at
+    least the variance unless these correlate positively. t is Student's quantile at the normal z, or at SCOUT if that
+    is more: the leader was chosen for its luck at this very point. Simulated races between 40 classes lose two
+    decisions in 500 at 3, none at 3.5; on training images of `digits-colour` it saves 7% of the evaluations. arms
+    [classes] as in `race` -> classes left, their errors [left, 2], evaluations spent
     """
     everyone = np.arange(len(arms))
     first = np.asarray((yield everyone, 1), dtype=np.float64)[:, 0]
@@ -303,64 +311,69 @@ def _scouted(arms: np.ndarray, nearest: int, z: float, P: int) -> Generator:
 
 
 def tree(levels: np.ndarray, arms: np.ndarray, groups: np.ndarray, z: float, *, pairs: bool = False) -> Search:
-    """A race of groups of classes, then one of the classes of the group that won.
+    """A race of groups of classes, then a race of the classes of the group that won.
 
-    groups [classes] is the group of each class; the first class of a group speaks for it, so this is right where what
-    one class of a group tells about an image holds for all of it. levels, arms, z and pairs as in `race`. What the
-    first race measured is not measured again. At last the winner is measured as far as any class was, and is the
-    smallest mean of those, so that a reader of the errors finds the same answer.
+    groups [classes] is the group of each class. The first class of a group represents it, so this is right if all
+    classes of a group resemble it. levels, arms, z and pairs as in `race`. Nothing is measured twice. At the end the
+    winner is measured as far as any class was, and is the smallest mean of those, so that a reader of the errors finds
+    the same answer.
     """
-    known = {}  # class -> its errors [points]
+    measured: dict[int, np.ndarray] = {}  # class -> its errors [points]
     first = np.sort(np.unique(groups, return_index=True)[1])
-    (leader,) = yield from _raced(race(levels, arms[first], z, pairs=pairs), first, known)
+    (leader,) = yield from _raced(race(levels, arms[first], z, pairs=pairs), first, measured)
     same = np.flatnonzero(groups == groups[leader])
-    (winner,) = yield from _raced(race(levels, arms[same], z, pairs=pairs), same, known)
-    P = max(map(len, known.values()))
-    yield from _measured(np.array([winner]), P, known)
-    means = {k: errors.mean() for k, errors in sorted(known.items()) if len(errors) == P}
-    return np.array([min(means, key=means.get)])
+    (winner,) = yield from _raced(race(levels, arms[same], z, pairs=pairs), same, measured)
+    P = max(map(len, measured.values()))
+    yield from _measure(np.array([winner]), P, measured)
+    means = {k: errors.mean() for k, errors in sorted(measured.items()) if len(errors) == P}
+    return np.array([min(means, key=lambda k: means[k])])
 
 
 def race_each(levels: np.ndarray, z: float, right: np.ndarray, *, pairs: bool = False) -> Search:
-    """A race of each class that is right with all that are not, until one is lost: right [classes] bool.
+    """Race each class that is right against all that are not, until one is lost: right [classes] bool.
 
-    Those that are right do not race each other. levels, z and pairs as in `race`. What an earlier race measured is not
-    measured again. Returns the winner of the last race.
+    Classes that are right do not race each other. levels, z and pairs as in `race`. Nothing is measured twice. Returns
+    the winner of the last race.
     """
-    known = {}
-    for own in np.flatnonzero(right):
-        among = np.flatnonzero(~right | (np.arange(len(right)) == own))
+    measured: dict[int, np.ndarray] = {}  # class -> its errors [points]
+    for k in np.flatnonzero(right):
+        among = np.flatnonzero(~right | (np.arange(len(right)) == k))
         search = race(levels, np.ones(len(among), dtype=int), z, pairs=pairs)
-        (winner,) = yield from _raced(search, among, known)
-        if winner != own:
+        (winner,) = yield from _raced(search, among, measured)
+        if winner != k:
             break
     return np.array([winner])
 
 
-def _raced(search: Search, classes: np.ndarray, known: dict[int, np.ndarray]) -> Search:
-    """A race between some classes, of which some points are `known`; these grow."""
-    sent = np.zeros(len(classes), dtype=int)  # points of each that the race has seen
+def _raced(search: Search, classes: np.ndarray, measured: dict[int, np.ndarray]) -> Search:
+    """Run a race between `classes` and return those left; points that are `measured` already are not measured again.
+
+    measured: class -> its errors [points]; it grows.
+    """
+    sent = np.zeros(len(classes), dtype=int)  # points of each class that the race has seen
     try:
         places, end = next(search)
         while True:
-            yield from _measured(classes[places], end, known)
+            yield from _measure(classes[places], end, measured)
             seen, sent[places] = sent[places[0]], end
-            errors = np.stack([known[k][seen:end] for k in classes[places].tolist()])
+            errors = np.stack([measured[k][seen:end] for k in classes[places].tolist()])
             places, end = search.send(errors)
     except StopIteration as stop:
         return classes[stop.value]
 
 
-def _measured(classes: np.ndarray, end: int, known: dict[int, np.ndarray]) -> Search:
-    """Measure classes up to `end` points, from wherever they are."""
-    far = np.array([len(known.get(k, ())) for k in classes.tolist()])
-    for n in np.unique(far[far < end]):
-        for k, errors in zip(classes[far == n].tolist(), (yield classes[far == n], end), strict=True):
-            known[k] = np.concatenate([known.get(k, np.empty(0)), errors])
+def _measure(classes: np.ndarray, end: int, measured: dict[int, np.ndarray]) -> Measuring:
+    """Measure classes up to `end` points, each from the number of points that it has; `measured` as in `_raced`."""
+    points = np.array([len(measured.get(k, ())) for k in classes.tolist()])
+    for n in np.unique(points[points < end]):
+        behind = classes[points == n]
+        errors_of = yield behind, end  # [classes, end - n]
+        for k, errors in zip(behind.tolist(), errors_of, strict=True):
+            measured[k] = np.concatenate([measured.get(k, np.empty(0)), errors])
 
 
 def replay(search: Search, errors: np.ndarray, arms: np.ndarray) -> tuple[int, int]:
-    """The winner of a search on errors [classes, points] and its NFE; arms [classes] is what a class costs a point."""
+    """The winner of a search on errors [classes, points], and its NFE; arms [classes]: arms of each class."""
     seen = np.zeros(len(arms), dtype=int)
     try:
         classes, end = next(search)
