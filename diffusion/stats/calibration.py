@@ -3,14 +3,15 @@
     p_k = softmax_k(-d_k / T)
 
 d_k is how much larger the mean error of class k is than the winner's, over the points that both were measured on; T,
-the temperature, is fitted on labelled images. Mean errors are so close that with T = 1, the plain softmax
-of -error, everyone gets nearly 1/K.
+the temperature, is fitted on labelled images. Mean errors are so close that with T = 1, the plain softmax of -error,
+every class gets nearly 1/K.
 
-Why d_k and not d_k over its standard error: that says how sure it is that class k is worse, not how much; it grows with
-the points, so that the temperature of a race, which measures most classes at a few points, would not do after a
-halving. On held-out images of seven races, with three models, its NLL was the worse one each time, by 0.03 to 0.19
-nats. Nor was any other better everywhere: over the spread of a point, times the root of the points, less some standard
-errors, shrunk by n / (n + n0), with a fitted exponent, with a heavier tail, mixed with the uniform distribution.
+Why d_k and not d_k over its standard error: the latter measures how certain it is that class k is worse, not how much
+worse it is. It grows with the points, so that the temperature of a race, which measures most classes at a few points,
+would not fit a halving. On held-out images of seven races, with three models, its NLL was worse each time, by 0.03 to
+0.19 nats. No other variant was better everywhere: d_k over the spread of a point, times the root of the points, minus
+some standard errors, shrunk by n / (n + n0), with a fitted exponent, with a heavier tail, mixed with the uniform
+distribution.
 """
 
 import numpy as np
@@ -26,9 +27,9 @@ EPS = np.finfo(float).eps  # the smallest probability that costs its logarithm, 
 def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str) -> np.ndarray:
     """-d of each class, from a record: 0 for the winner, -inf for a class that was never measured.
 
-    class_ids [rows] and arm_class [arms] as results.competitors gives them. Where several rows stand for one class, its
-    score is that of its best. A class that was dropped early and yet, at the few points that they share, better than
-    the later winner has the winner's 0: a tie. -> [K] float64, class ids ascending
+    class_ids [rows] and arm_class [arms] as from results.competitors. If several rows stand for one class, its score
+    is that of the best row. A class that was dropped early although it was better than the later winner at the few
+    points that they share has the winner's score 0: a tie. -> [K] float64, class ids ascending
     """
     difference = excess(record, arm_class, rescore(record, arm_class, loss), loss)
     _, column = np.unique(class_ids, return_inverse=True)
@@ -38,9 +39,9 @@ def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str
 
 
 def rank(scores: np.ndarray, label: int, pred: int) -> int:
-    """How many classes come before the label's, 0 if it won; scores [K], label and pred in 0..K-1; a tie is wrong.
+    """The number of classes before the label's, 0 if it won; scores [K], label and pred in 0..K-1; a tie is wrong.
 
-    The answer is before all others, where votes chose it too, whatever its score.
+    The answer is before all others whatever its score, as votes may have chosen it.
     """
     before = scores >= scores[label]
     before[pred] = True
@@ -53,7 +54,7 @@ def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _unlikely(log_p: np.ndarray, label: np.ndarray) -> float:
-    """Minus the log likelihood of labels [n] under log_p [n, K], and of the two images that `fit_temperature` adds."""
+    """Negative log likelihood of labels [n] and of the two images that `fit_temperature` adds; log_p [n, K]."""
     sure = np.exp(log_p.max(1))
     right, wrong = np.mean(sure), np.mean(1 - sure)
     chosen = np.maximum(log_p[np.arange(len(label)), label], np.log(EPS))
@@ -61,13 +62,13 @@ def _unlikely(log_p: np.ndarray, label: np.ndarray) -> float:
 
 
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
-    """The temperature with the smallest negative log likelihood of labels [n] in 0..K-1, given scores [n, K].
+    """The temperature with the smallest negative log likelihood of labels [n] in 0..K-1, from scores [n, K].
 
-    With one image more of average confidence c that is right, and one that is wrong (Laplace's rule of succession):
+    Two images of average confidence c are added, one right and one wrong (Laplace's rule of succession):
 
         sum_i -log p_i(label_i) - log c - log(1 - c)
 
-    Without these two, images that all are right would make T = 0 and their like infinitely sure.
+    Without these two, T would be 0 if all images are right, and every answer certain.
     """
 
     def loss(log_t: float) -> float:
@@ -80,7 +81,7 @@ def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
 
 
 def no_better_than_equal(scores: np.ndarray, label: np.ndarray, temperature: float) -> bool:
-    """Whether equal probabilities of all measured classes do as well as those of a temperature, scores and labels.
+    """Whether equal probabilities of all measured classes fit the labels as well as those of this temperature.
 
     By the likelihood ratio of the two (Wilks, 1938) at the 95% level; scores [n, K], label [n].
     """
@@ -89,11 +90,11 @@ def no_better_than_equal(scores: np.ndarray, label: np.ndarray, temperature: flo
 
 
 def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Weights w of several models whose product is likeliest to give the labels: p = softmax(sum_r w_r scores_r).
+    """Weights w of several models that maximise the likelihood of the labels: p = softmax(sum_r w_r scores_r).
 
     scores [n, models, K], finite; label [n] in 0..K-1 -> [models], at least 0. A weight is a model's reliance over its
-    temperature; together they are fitted as `fit_temperature` fits one, with the same two images more, from each
-    model's own temperature on.
+    temperature. All are fitted together, with the two added images of `fit_temperature`, starting from the temperature
+    of each model alone.
     """
     start = np.array([1 / fit_temperature(scores[:, r], label) for r in range(scores.shape[1])])
 
@@ -101,7 +102,8 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
         return _unlikely(log_softmax(np.tensordot(np.abs(share) * start, scores, (0, 1)), 1), label)
 
     R = len(start)
-    found = min((minimize(loss, x, method="Nelder-Mead") for x in [np.full(R, 1 / R), *np.eye(R)]), key=lambda f: f.fun)
+    fits = [minimize(loss, x, method="Nelder-Mead") for x in [np.full(R, 1 / R), *np.eye(R)]]
+    found = min(fits, key=lambda fit: fit.fun)
     return np.abs(found.x) * start
 
 
@@ -116,18 +118,18 @@ def brier(p: np.ndarray, label: np.ndarray) -> float:
 
 
 def bins_for(images: int) -> int:
-    """How many bins so many images fill with about IN_BIN each, from 1 to BINS."""
+    """The number of bins, from 1 to BINS, that so many images fill with about IN_BIN each."""
     return int(np.clip(images // IN_BIN, 1, BINS))
 
 
 def reliability(confidence: np.ndarray, hit: np.ndarray, bins: int | None = None) -> np.ndarray:
-    """Mean confidence, share of hits and number of images of equally many images each, the least sure first.
+    """Mean confidence, share of hits and number of images of each bin, the least confident first.
 
-    confidence [n], hit [n] bool -> [bins or fewer, 3], by default `bins_for` so many images. Equally many and not
-    equally wide: nearly all confidences are close to 1, and bins of equal width would be one that holds them all beside
-    fourteen that hold next to nothing.
+    confidence [n], hit [n] bool -> [bins or fewer, 3], by default `bins_for(n)` bins. Bins hold equally many images and
+    are not equally wide: nearly all confidences are close to 1, so that one of 15 bins of equal width would hold nearly
+    all images.
     """
-    order = np.lexsort((hit, confidence))  # among equals too, the order of the images is none
+    order = np.lexsort((hit, confidence))  # so that the order of images of equal confidence has no effect
     parts = [part for part in np.array_split(order, bins or bins_for(len(order))) if len(part)]
     return np.array([(confidence[part].mean(), hit[part].mean(), len(part)) for part in parts])
 
@@ -142,16 +144,16 @@ def ece(confidence: np.ndarray, hit: np.ndarray, bins: int | None = None) -> flo
 
 
 def ece_by_chance(confidence: np.ndarray, draws: int = 100) -> float:
-    """The mean ECE of hits that are drawn by confidence [n] itself: what so few images show where all is right."""
+    """The mean ECE of hits drawn with probability confidence [n]: that of perfect calibration on so few images."""
     rng = np.random.default_rng(0)
     return float(np.mean([ece(confidence, rng.random(len(confidence)) < confidence) for _ in range(draws)]))
 
 
 def coverage(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What share of images [m] is answered, and what share of the answers is right [m], at each threshold.
+    """The share of images answered [m] and the share of right answers among them [m], at each threshold.
 
-    confidence [n], hit [n] bool. The thresholds are the confidences that occur, the highest first; the last answers all
-    images.
+    confidence [n], hit [n] bool. The thresholds are the confidences that occur, the highest first; at the last one all
+    images are answered.
     """
     _, step, images = np.unique(-confidence, return_inverse=True, return_counts=True)
     answered = np.cumsum(images)
@@ -159,8 +161,8 @@ def coverage(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def fitted_on(indices: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which images [n] the temperature is fitted on: about that share of them; the others are held out. [n] bool
+    """Which images [n] the temperature is fitted on, about that share of them; the others are held out. [n] bool
 
-    It is drawn from (seed, dataset index) alone: an image stays on its side on every machine, and in a run that grows.
+    Drawn from (seed, dataset index) alone, so that an image stays on its side on every machine and in a growing run.
     """
     return np.array([np.random.default_rng([seed, int(index)]).random() < share for index in indices], dtype=bool)

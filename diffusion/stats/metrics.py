@@ -1,4 +1,4 @@
-"""Pure functions of arrays: how often the answers were right, and how sure one can be of that."""
+"""Pure functions of arrays: how often the answers are right, with 95% intervals; decisions from measured errors."""
 
 import numpy as np
 from scipy.special import stdtrit
@@ -49,12 +49,15 @@ def mean_per_class(pred: np.ndarray, label: np.ndarray) -> tuple[float, tuple[fl
 
 
 def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.ndarray:
-    """[true, predicted] counts over the given class ids."""
+    """Counts [true, predicted] of pred and label [n], over these class ids."""
     row = {c: k for k, c in enumerate(classes)}
     table = np.zeros((len(classes), len(classes)), dtype=int)
     for p, t in zip(pred.tolist(), label.tolist(), strict=True):
         table[row[t], row[p]] += 1
     return table
+
+
+# ---- errors of a record ----
 
 
 def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
@@ -68,7 +71,7 @@ def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
 
 
 def point_errors(record: dict, loss: str) -> np.ndarray:
-    """The errors of a record under one loss, arm by arm, times the weights of their points if it has any.
+    """The errors of a record under one loss, arm by arm, times the weights of their points if it has weights.
 
     -> [sum(counts)] float64
     """
@@ -85,9 +88,9 @@ def arm_errors(record: dict, loss: str) -> list[np.ndarray]:
 
 
 def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean error of each class over the points it was measured on, from a record, and how many points those are.
+    """Mean error of each class over the points it was measured on, from a record, and the number of these points.
 
-    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, inf where nothing was measured;
+    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, inf if the class was not measured;
     points [K]
     """
     counts = record["counts"].numpy()
@@ -106,18 +109,19 @@ def errors_of_class(record: dict, arm_class: np.ndarray, k: int, loss: str) -> n
 
 
 def nearest_other(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> int:
-    """The class row that came next: of the others measured furthest, that with the least mean error."""
+    """The class row of the runner-up: of the classes measured furthest, except the winner, the smallest mean error."""
     _, points = class_errors(record, arm_class, loss)
     order = np.lexsort((excess(record, arm_class, winner, loss), -points))
     return int(order[order != winner][0])
 
 
 def pair_squares(difference: np.ndarray, levels: np.ndarray) -> tuple[float, float]:
-    """What says how the pairs of an image correlate: of differences [n] at levels [n], points 2k and 2k + 1 a pair.
+    """Sums of squares between and within the pairs of an image, from which `pair_correlation` estimates rho.
 
-    Of m pairs, half the squares of the m - 1 steps between their sums, in the order of levels, added up; and the
-    squares of the m differences within, added up, times (m - 1) / m. If both points have the variance v and correlate
-    by rho, the two expect 2 v (1 + rho) (m - 1) and 2 v (1 - rho) (m - 1). A last point without a partner is left out.
+    difference [n] at levels [n]; points 2k and 2k + 1 are a pair, a last point without a partner is left out. Between:
+    half the sum of the squares of the m - 1 steps between the sums of m pairs, in the order of levels. Within: the sum
+    of the squares of the m differences within pairs, times (m - 1) / m. If both points have the variance v and
+    correlate by rho, their expectations are 2 v (1 + rho) (m - 1) and 2 v (1 - rho) (m - 1).
     """
     m = len(difference) // 2
     if m < 2:
@@ -129,10 +133,10 @@ def pair_squares(difference: np.ndarray, levels: np.ndarray) -> tuple[float, flo
 
 
 def pair_correlation(between: np.ndarray, within: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """How pairs correlate, and its 95% interval, from `pair_squares` of n images; nan where these say nothing.
+    """The correlation within pairs and its 95% interval, from `pair_squares` of n images; nan if it is undefined.
 
-    rho = (R - 1) / (R + 1), R = sum between / sum within. The interval is that of log R, a ratio of sums between
-    images: its variance is n / (n - 1) sum (b_i - R w_i)^2 / (sum b)^2.
+    rho = (R - 1) / (R + 1), R = sum between / sum within. The interval is that of log R, a ratio of sums over images,
+    whose variance is n / (n - 1) sum (b_i - R w_i)^2 / (sum b)^2.
     """
     informative = within > 0
     between, within = between[informative], within[informative]
@@ -146,15 +150,16 @@ def pair_correlation(between: np.ndarray, within: np.ndarray) -> tuple[float, tu
 
 
 def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
-    """Mean error of each class less the winner's, over the points that both were measured on.
+    """Mean error of each class minus the winner's, over the points that both were measured on.
 
     arm_class [arms] is the class row of each arm, winner one of the rows that were measured to the end; a class's error
-    at a point is the mean over its arms. -> [K] float64, 0 for the winner, inf where nothing was measured
+    at a point is the mean over its arms. -> [K] float64, 0 for the winner, inf if the class was not measured
     """
     errors, points = class_errors(record, arm_class, loss)
     counts = record["counts"].numpy()
-    own = point_errors(record, loss)[np.repeat(arm_class, counts) == winner].reshape(-1, points[winner]).mean(0)
-    so_far = np.cumsum(own) / np.arange(1, len(own) + 1)  # the winner's mean over the first 1, 2, ... points
+    winners = point_errors(record, loss)[np.repeat(arm_class, counts) == winner]
+    at_point = winners.reshape(-1, points[winner]).mean(0)
+    so_far = np.cumsum(at_point) / np.arange(1, len(at_point) + 1)  # mean over the first 1, 2, ... points
     difference = errors - so_far[points - 1]
     difference[winner] = 0  # not the rounding of two ways to sum
     return difference
@@ -163,8 +168,8 @@ def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.nd
 def class_point_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean error over the arms of each class at each point that the class was measured on, sorted by point.
 
-    arm_class [arms] is the class row of each arm -> error [n] float64, class row [n], point [n]; of one point the
-    classes are ascending
+    arm_class [arms] is the class row of each arm -> error [n] float64, class row [n], point [n]; the classes of a point
+    are ascending
     """
     counts = record["counts"].numpy()
     error = point_errors(record, loss)
@@ -182,16 +187,17 @@ def class_point_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[
 
 
 def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
-    """At how many points each class has the smallest error, of those measured there; arm_class [arms] -> [K] int.
+    """The number of points at which each class has the smallest error of those measured there. [K] int
 
-    A point that only one class was measured on, or whose weight is 0, has no vote; a tie goes to the smaller class.
+    A point has no vote if only one class was measured on it, or if its weight is 0; a tie goes to the smaller class.
+    arm_class [arms] is the class row of each arm.
     """
     K, P = int(arm_class.max()) + 1, len(record["levels"])
     error, row, point = class_point_errors(record, arm_class, loss)
     counted = np.bincount(point, minlength=P) > 1
     if "weights" in record:
         counted &= record["weights"].numpy() > 0
-    order = np.lexsort((error, point))  # stable: of equal errors the smaller class comes first
+    order = np.lexsort((error, point))  # stable: the smaller class comes first if errors are equal
     first = order[np.searchsorted(point[order], np.arange(P))]
     return np.bincount(row[first[counted]], minlength=K)
 
@@ -199,8 +205,8 @@ def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
 def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], float]:
     """How much more often b is right than a on the same images, its 95% interval, and p; hits [n] bool.
 
-    The interval is Bonett and Price's (2012): Wald's after one image more that only a has right, and one that only b
-    has. p is McNemar's, exact: of the images that one has right and the other wrong, each is as likely.
+    The interval is Bonett and Price's (2012): Wald's after adding one image that only a has right and one that only b
+    has right. p is McNemar's exact test: among the images that only one has right, either is equally likely.
     """
     from scipy.stats import binomtest
 
@@ -212,13 +218,16 @@ def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], fl
 
 
 def margin(errors: np.ndarray) -> float:
-    """How much larger the second smallest of mean errors is than the smallest, relatively; inf where there is one."""
+    """How much larger the second smallest mean error is than the smallest, relatively; inf if there is only one."""
     best, *others = np.sort(errors)
     return float(others[0] / best - 1) if others else np.inf
 
 
 def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | None = None) -> int:
-    """The class row that another loss prefers, of those measured furthest; only classes `among` [K] bool if given."""
+    """The class row with the smallest mean error of a loss, of the classes measured furthest. InputError: no such loss.
+
+    With `among` [K] bool, only these classes compete.
+    """
     if loss not in record["losses"]:
         raise InputError(f"loss {loss!r}", f"a record has {', '.join(record['losses'])}")
     errors, points = class_errors(record, arm_class, loss)
@@ -228,27 +237,27 @@ def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | 
 
 # ---- matching: errors of captions under images; `right` [captions(, images)] bool says which belong together ----
 
-# A margin is by how much the worst of what is right beats the best of what is wrong, as a difference of errors: right
-# is what is above 0, so a tie is wrong. nan: the item asks nothing of that kind.
+# A margin is by how much the worst right caption or image beats the best wrong one, as a difference of errors: it is
+# right if the margin is above 0, so a tie is wrong. nan: the item has no such question.
 
 
 def text_margin(errors: list[np.ndarray], right: np.ndarray) -> float:
-    """An image prefers each of its right captions to each of its wrong ones: its errors [captions] of [points].
+    """By how much an image prefers each of its right captions to each wrong one; errors [captions] of [points].
 
-    A race measures captions at prefixes of the same points, and drops those that have lost: a right caption beats what
-    was dropped before it, and what is worse at the right one's points. inf where all others were dropped before.
+    A race measures captions at prefixes of the same points and drops those that have lost. So a right caption beats
+    those dropped before it, and those that are worse at the right one's points; inf if all others were dropped before.
     """
     margins = []
-    for own in np.flatnonzero(right):
-        n = len(errors[own])
+    for k in np.flatnonzero(right):
+        n = len(errors[k])
         for other in np.flatnonzero(~right):
             dropped = len(errors[other]) < n
-            margins.append(np.inf if dropped else errors[other][:n].mean() - errors[own].mean())
+            margins.append(np.inf if dropped else errors[other][:n].mean() - errors[k].mean())
     return float(min(margins, default=np.nan))
 
 
 def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
-    """Each caption that is right for exactly one of several images prefers that to the others.
+    """By how much each caption that is right for exactly one of several images prefers that image to the others.
 
     errors [captions, images]. All images must have been measured at the same points.
     """
@@ -260,34 +269,35 @@ def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
 
 
 def all_right(hits: np.ndarray, members: list[list[int]]) -> np.ndarray:
-    """Which groups are right, all of whose members are: hits [n] bool, each group's members -> [groups] bool."""
+    """Which groups have only right members: hits [n] bool, the members of each group -> [groups] bool."""
     return np.array([hits[each].all() for each in members], dtype=bool)
 
 
 def clusters(keys: list[list]) -> np.ndarray:
-    """The cluster of each item, a number: items that share a key are of one, and so are those that share with these.
+    """The number of each item's cluster: items that share a key, directly or through others, are one cluster.
 
     keys: n lists of hashable things -> [n]
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    number = {key: k for k, key in enumerate(dict.fromkeys(key for each in keys for key in each))}
-    at = [(k, len(keys) + number[key]) for k, each in enumerate(keys) for key in each]
-    row, column = np.array(at, dtype=int).reshape(-1, 2).T
-    size = len(keys) + len(number)
-    return connected_components(coo_array((np.ones(len(at)), (row, column)), (size, size)), directed=False)[1][
-        : len(keys)
-    ]
+    different = dict.fromkeys(key for each in keys for key in each)
+    node = {key: len(keys) + k for k, key in enumerate(different)}  # items come first
+    edges = [(k, node[key]) for k, each in enumerate(keys) for key in each]
+    row, column = np.array(edges, dtype=int).reshape(-1, 2).T
+    size = len(keys) + len(node)
+    graph = coo_array((np.ones(len(edges)), (row, column)), (size, size))
+    _, cluster = connected_components(graph, directed=False)
+    return cluster[: len(keys)]
 
 
 def share_of_clusters(hits: np.ndarray, cluster: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """As `share`, where items of a cluster [n] may be alike: Wilson's interval at the effective number of items.
+    """As `share`, if items of a cluster [n] may be alike: Wilson's interval at the effective number of items.
 
-    That is p (1 - p) / var, at most n, times (z / t)^2 for the degrees of freedom of C clusters, with the variance of a
-    ratio between clusters, C / (C - 1) sum_c (h_c - p m_c)^2 / n^2, h_c hits of m_c items (Korn and Graubard, 1998;
-    Dean and Pagano, 2015). Where all or none are right that says nothing, and items of a cluster count as one:
-    n^2 / sum_c m_c^2. Where no two items share a cluster it is Wilson's.
+    The effective number is p (1 - p) / var, at most n, times (z / t)^2 for the degrees of freedom of C clusters, with
+    the variance of a ratio between clusters, C / (C - 1) sum_c (h_c - p m_c)^2 / n^2, h_c hits of m_c items (Korn and
+    Graubard, 1998; Dean and Pagano, 2015). If all or none are right, this variance is 0 and has no information: then
+    items of a cluster count as one, n^2 / sum_c m_c^2. If no two items share a cluster, it is Wilson's interval.
     """
     _, at, m = np.unique(cluster, return_inverse=True, return_counts=True)
     n, C = len(hits), len(m)
