@@ -48,3 +48,4 @@ test-fast: .venv/.dev
 lint: .venv/.dev
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy diffusion/core diffusion/stats diffusion/runs

@@ -1,4 +1,4 @@
-"""Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
+"""Runs as pandas tables, a row for each image or example; their figures; comparison of runs on the same images."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from diffusion.runs.results import Run
 from diffusion.stats import calibration, intervals, metrics
 from diffusion.stats.intervals import Measure
 
-FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are = + - @ in full width
+FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four are = + - @ in full width
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 SAME = ["dataset", "data", "split"]  # options that say which images a run is on
 
@@ -26,13 +26,13 @@ def is_matching(run: Run) -> bool:
 
 
 def read(folder: Path, loss: str | None = None) -> Run:
-    """A run of any kind that has answers. InputError as results.read."""
+    """A run of any kind that has answers. InputError as from results.read."""
     matched = "examples" in records.read_run(records.run_folder(folder))
     return results.read(folder, "dataset", loss=loss, answers=not matched)
 
 
 def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
-    """Runs on the same images, by short names that tell them apart. InputError where they are on others."""
+    """Runs on the same images, by short names that differ. InputError if they are on other images."""
     runs = [read(folder, loss) for folder in folders]
     for run in runs[1:]:
         for key in SAME:
@@ -40,25 +40,26 @@ def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
             if a != b:
                 raise InputError(f"{runs[0].folder} and {run.folder} are on other images", f"{key} is {a!r} and {b!r}")
     first, last = wording.shared([run.folder.parts for run in runs])
-    folders = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
-    for called in ([Path(str(run.model)).name for run in runs], folders):
-        if len(set(called)) == len(runs):
-            return dict(zip(called, runs, strict=True))
+    models = [Path(str(run.model)).name for run in runs]
+    differing = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
+    for names in (models, differing):
+        if len(set(names)) == len(runs):
+            return dict(zip(names, runs, strict=True))
     raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
 
 
 def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """One row an image that is done, and what is wrong with the others. InputError where none is done.
+    """A row for each image that is done, and the problems of the others. InputError if none is done.
 
-    index, file, group, label, label_name, rank (of the label among the classes, 0: it won), pred, pred_name, right,
-    margin, decided, nfe, votes (see results.decider), as far as the run has them. `vote`: the points vote. `scores`:
-    "score" or "probability", with a column for each class id.
+    Columns, if the run has them: index, file, group, label, label_name, rank (of the label among the classes, 0: it
+    won), pred, pred_name, right, margin, decided, nfe, votes (see results.decider). `vote`: decide by the votes of the
+    points. `scores`: "score" or "probability", adds a column for each class id.
     """
-    known = results.names_of_classes(run)
+    names = results.names_of_classes(run)
     temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
     rows, problems = results.decided(run, vote)
     if not rows:
-        raise InputError(run.folder, f"{problems[0] if problems else 'no image is done yet'}")
+        raise results.nothing_done(run, problems)
     each = np.array([row.pop("scores") for row in rows])  # [n, K]
     table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
     if show.answers(rows):
@@ -66,7 +67,7 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     else:
         table = table.drop(columns=["label", "rank"])
     for column in table.columns.intersection(["label", "pred"]):
-        named = [known.get(class_id, str(class_id)) for class_id in table[column]]
+        named = [names.get(class_id, str(class_id)) for class_id in table[column]]
         table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
     if scores:
         each = each if temperature is None else calibration.probabilities(each, temperature)
@@ -75,14 +76,14 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
 
 
 def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
-    """One row an example that is done of a matching run, and what is wrong with the others. InputError: none is done.
+    """A row for each example of a matching run that is done, and the problems of others. InputError if none is done.
 
-    index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
-    not, nan: it is not asked; right: all that is asked is; nfe.
+    index, id, tags, nfe; text and, except for a race, image: the margin by which right ones beat wrong ones (0 or less:
+    they do not; nan: no such question); right: all questions of the example are answered right.
     """
     done, problems = matching_scores.read_done(run)
     if not done:
-        raise InputError(run.folder, f"{problems[0] if problems else 'no example is done yet'}")
+        raise results.nothing_done(run, problems, "example")
     race = matching_scores.raced(run)
     rows = []
     for d in done:
@@ -93,15 +94,15 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
 
 
 def name_of(run: Run) -> str:
-    """The folder, below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT of a class-conditional model."""
+    """A run's folder below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT if class-conditional."""
     return "/".join(run.folder.absolute().parts[-3 if run.folder.name in catalogue.SPLITS else -2 :])
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """A table as csv, in which no text is a formula to a spreadsheet.
+    """A table as csv, in which a spreadsheet finds no formula.
 
     A text that begins with = + - @, a tab or a line break gets a ' before it, as OWASP's page on CSV injection advises;
-    numbers stay as they are, also those in texts.
+    numbers stay as they are, also in text columns.
     """
 
     def guarded(value):
@@ -121,12 +122,11 @@ def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
 
 
 def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
-    """What is reported of `rows_of` a run: accuracies, or the scores of matching; [] where there are no labels."""
+    """The figures of a run from its `rows_of`: accuracies, or the scores of matching; [] if there are no labels."""
     if is_matching(run):
         done, _ = matching_scores.read_done(run)
-        columns = matching_scores.columns(
-            done, matching_scores.items_of_run(run), race=matching_scores.raced(run), normal=False
-        )
+        items = matching_scores.items_of_run(run)
+        columns = matching_scores.columns(done, items, race=matching_scores.raced(run), normal=False)
         found = []
         for name, column in columns.items():
             share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
@@ -143,7 +143,7 @@ def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
 
 
 def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Of each run's `rows_of`, the images that all have, in one order. InputError: there are none, or no labels."""
+    """The `rows_of` each run, limited to the images that all have, in one order. InputError if none, or no labels."""
     for name, table in rows.items():
         if "right" not in table:
             raise InputError(name, "its images have no labels")
@@ -154,7 +154,7 @@ def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line a run, on the images that all have."""
+    """A line for each run, on the images that all have."""
     return pd.DataFrame(
         {
             "run": name,
@@ -168,16 +168,16 @@ def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line for each two runs: the second less the first."""
+    """A line for each pair of runs: the second minus the first."""
     lines = []
     for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
         hits = first.right.to_numpy(), second.right.to_numpy()
         difference, (low, high), p = metrics.paired(*hits)
-        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no answer
+        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no pred
         lines.append({
             "first": a,
             "second": b,
-            "second less first, points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
+            "difference (second - first), points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
             "p": f"{p:.2g}",
             "agree, %": f"{100 * np.mean(first[answer].to_numpy() == second[answer].to_numpy()):.1f}",
             "only first right": int(np.sum(hits[0] & ~hits[1])),
@@ -187,16 +187,17 @@ def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def side_by_side(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> tuple[list[pd.DataFrame], str]:
-    """Two tables of each run's `rows_of`, a line a run and a line for each two; on what and by what, if not as usual.
+    """Two tables from the `rows_of` each run: a line for each run, a line for each pair; and notes on the comparison.
 
-    Beside a race of examples, which has a text score alone, that of the others counts.
+    If one run is a race of examples, which has only a text score, the others are compared by their text scores too.
     """
     same = common(rows)
-    shared, said = len(next(iter(same.values()))), []
+    shared = len(next(iter(same.values())))
+    notes = []
     if any(len(table) > shared for table in rows.values()):
-        said.append(f"On the {shared} images that all runs have done.")
-    asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
-    if any(asked) and not all(asked):
+        notes.append(f"On the {shared} images that all runs have done.")
+    has_image = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
+    if any(has_image) and not all(has_image):
         same = {name: table.assign(right=table.text > 0) for name, table in same.items()}
-        said.append("By the text score alone: a race has no other.")
-    return [_runs(runs, same), _pairs(same)], " ".join(said)
+        notes.append("By the text score alone: a race has no other.")
+    return [_runs(runs, same), _pairs(same)], " ".join(notes)

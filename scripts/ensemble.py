@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     tags = "-".join(naming.tag(name) for name in runs)
     folder = naming.run_folder(first.options["dataset"], args.extra, naming.joined("ensemble", args.decide, tags))
     records.open_run(folder, told, about)
-    there, _ = results.read_rows(records.finished(folder).values(), own=True)
+    there, _ = results.read_rows(records.finished(folder).values(), of_run=True)
     done = {row["index"] for row in there}
     written = []
     for k in np.flatnonzero(held):

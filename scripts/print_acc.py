@@ -144,7 +144,7 @@ def print_run(args, folder: Path) -> int:
                 raise InputError(f"--{flag} {given}", f"{folder} has no run.json, so only predictions, no errors")
         run = None
 
-    rows, problems = results.read_rows(done.values(), own=run is not None, **change)
+    rows, problems = results.read_rows(done.values(), of_run=run is not None, **change)
     if args.confusion:
         both = show.answers(rows)
         if both is None:
@@ -166,7 +166,7 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
     problems = []
     for folder in folders:
         run = results.read(folder, loss=loss, answers=bool(loss))
-        rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), own=True)
+        rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), of_run=True)
         problems += [*wrong, *results.failures(run.folder, run.about)]
         both = show.answers(rows)
         score = show.in_percent(*metrics.accuracy(*both)) if both and rows else "-"

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     measured = None
     if args.nfe_from:
         folder = records.run_folder(args.nfe_from)
-        rows, _ = results.read_rows(records.chosen(folder, records.read_run(folder)).values(), own=True)
+        rows, _ = results.read_rows(records.chosen(folder, records.read_run(folder)).values(), of_run=True)
         measured = np.array([row["nfe"] for row in rows])
         if not rows:
             raise InputError(f"--nfe_from {args.nfe_from}", "no records there")

@@ -338,7 +338,7 @@ def test_readers_and_a_resumed_run_have_one_rule(tmp_path):
     data[data.index(WHOLE["errors"].numpy().tobytes()) + 5] ^= 1
     (folder / "2.pt").write_bytes(data)
 
-    rows, problems = results.read_rows(finished(folder).values(), own=True)
+    rows, problems = results.read_rows(finished(folder).values(), of_run=True)
     strict, refused = results.decided(results.read(folder))
     assert [row["index"] for row in rows] == [row["index"] for row in strict] == [0]
     assert problems == refused and [Path(each.split(" ")[0]).name for each in problems] == ["1.pt", "2.pt"]

@@ -146,7 +146,7 @@ def test_compare_by_hand(run_main, tmp_path, two):
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     assert (int(pair["only first right"]), int(pair["only second right"])) == (only_a, only_b)
     assert float(pair["p"]) == pytest.approx(binomtest(only_a, only_a + only_b).pvalue, rel=0.05)
-    difference = pair["second less first, points"].removeprefix("'")  # a spreadsheet takes what begins so for a formula
+    difference = pair["difference (second - first), points"].removeprefix("'")  # not a formula
     assert difference.startswith(f"{100 * (b.mean() - a.mean()):+.2f} (")
     assert difference in done.out
     for suffix, mark in {"md": "|:--", "tex": r"\toprule"}.items():

@@ -118,7 +118,7 @@ def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     records.open_run(folder, options, about | {"versions": versions})
     there = records.clean(folder, mine)
-    rows, problems = results.read_rows((there[k] for k in mine if k in there), own=True)
+    rows, problems = results.read_rows((there[k] for k in mine if k in there), of_run=True)
     for problem in problems[:MOST_NAMED]:
         warnings.warn(f"{problem}; the image is measured again", InputWarning, stacklevel=2)
     unnamed = len(problems) - MOST_NAMED

@@ -3,14 +3,12 @@
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from diffusion import InputError
 from diffusion.paths import expanded
 
 LOG_DIR = expanded(os.environ.get("LOG_DIR") or "data")
-
-
-# ---- folders of runs ----
 
 
 def tag(name: str) -> str:
@@ -25,21 +23,22 @@ def clip_tag(name: str) -> str:
 
 
 def model_tag(version: str, t5: bool | None, added: list[str]) -> str:
+    """A text-to-image model with what is `added` to it (LoRAs, embeddings), as one part of a folder name."""
     return joined(f"v{tag(version)}", t5 and "t5", *map(tag, added))
 
 
 def unusual(value, *usual) -> str:
-    """A value that a folder's name tells, as all but the usual ones."""
+    """A value as a part of a folder's name; "" if it is one of the usual values, which names leave out."""
     return "" if value in usual else str(value)
 
 
-def joined(*parts: str | bool | None) -> str:
-    """The parts of a folder's name that there are."""
+def joined(*parts: str | Literal[False] | None) -> str:
+    """A folder's name from its parts; empty ones, False and None are left out."""
     return "_".join(part for part in parts if part)
 
 
 def run_folder(dataset: str, extra: str | None, name: str) -> Path:
-    """Where a run of this name lies. InputError where --extra cannot be part of a folder's name."""
+    """The folder of a run of this name, below $LOG_DIR. InputError if --extra cannot be part of a folder's name."""
     if extra is not None and not re.fullmatch(r"[\w.+-]{1,100}", extra):
         raise InputError(f"--extra {extra!r}", "becomes part of a folder's name: letters, digits and . _ + - only")
     return LOG_DIR / joined(tag(dataset), extra) / name

@@ -19,31 +19,32 @@ from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
 
-# What published files hold beside tensors: numpy scalars, under their names in numpy 1 and 2. Nothing else is read.
-_SCALARS = [
+# Published files hold numpy scalars beside tensors, under their names in numpy 1 and 2. Nothing else is read.
+_SCALAR = np.float64(0).__reduce__()[0]  # the function that makes a scalar when it is unpickled
+_SCALARS: list = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("int64", "int32", "float32", "float64")),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
 
 def open_run(folder: Path, options: dict, about: dict) -> None:
     """Create a run folder, or join the one that is there.
 
-    `options` is everything that can change a number; `about` is what readers need besides (it may grow or shrink: the
-    last writer's holds). Raises InputError, naming every difference, when the folder was made with other options.
+    `options` is everything that can change a number; `about` is whatever else readers need. It may grow or shrink: that
+    of the last writer counts. Raises InputError, naming every difference, if the folder was made with other options.
     """
     path = folder / "run.json"
     text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
     run = json.loads(text)  # tuples become lists, as they will be when read
     try:
-        text = text.encode()
-    except UnicodeEncodeError as error:  # half a surrogate pair of JSON, or what is no UTF-8 in a folder's name
+        data = text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair of JSON, or a folder's name that is not UTF-8
         before = one_line(text[max(error.start - 40, 0) : error.start])
         raise InputError(folder, f"a text that is no Unicode, after {before!r}") from None
     try:
-        if max(len(os.fsencode(part)) for part in folder.parts) > 255:  # else the folders above it would be made
+        if max(len(os.fsencode(part)) for part in folder.parts) > 255:  # otherwise the folders above it would be made
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,32 +53,40 @@ def open_run(folder: Path, options: dict, about: dict) -> None:
         if any(folder.glob("*.pt")):
             raise InputError(folder, "holds results but no run.json, so what made them is unknown; use --extra NAME")
         with contextlib.suppress(FileExistsError):  # another worker was faster: join its run
-            return write_atomic(path, lambda file: file.write(text), replace=False)
+            return write_atomic(path, lambda file: file.write(data), replace=False)
     there = read_run(folder)
     if there == run:
         return
-    was, now = there["options"], run["options"]
-    differences = [
-        _prompts_differ(there["arms"], run["arms"])
-        if key == "prompts" and there["arms"] != run["arms"]
-        else f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key)
-    ]
+    differences = _differences(there, run)
     if differences:
-        own = "Give this one its own folder with --extra NAME"
-        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(differences)}. {own}")
-    write_atomic(path, lambda file: file.write(text))
+        separate = "Give this one its own folder with --extra NAME"
+        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(differences)}. {separate}")
+    write_atomic(path, lambda file: file.write(data))
+
+
+def _differences(there: dict, run: dict) -> list[str]:
+    """How the options of two run.json differ, a text for each option."""
+    was, now = there["options"], run["options"]
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) == now.get(key):
+            continue
+        if key == "prompts" and there["arms"] != run["arms"]:
+            found.append(_prompts_differ(there["arms"], run["arms"]))
+        else:
+            found.append(f"{key} was {was.get(key)!r}, now {now.get(key)!r}")
+    return found
 
 
 def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
     """The lines prompt,classname,classidx that only one of two runs has, at most so many of each."""
 
     def only(these: list[list], others: list[list]) -> str:
-        lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in these]
         there = {tuple(arm) for arm in others}
-        left = [line for line, arm in zip(lines, these, strict=True) if tuple(arm) not in there]
-        return " and ".join(left[:most]) + (f" and {len(left) - most} more" if len(left) > most else "")
+        left = [arm for arm in these if tuple(arm) not in there]
+        lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in left[:most]]
+        more = f" and {len(left) - most} more" if len(left) > most else ""
+        return " and ".join(lines) + more
 
     gone, new = only(was, now), only(now, was)
     if not gone and not new:
@@ -86,34 +95,25 @@ def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
-_RUN = {  # what is read again of a run.json, beside or in its options -> its type, or the texts that it may be
+_TYPES: dict[str, type] = {  # keys of a run.json, or of its options, that are read again -> type
     **dict.fromkeys(["images", "img_size", "schedule"], int),
     **dict.fromkeys(["arms", "n_samples"], list),
     **dict.fromkeys(["dataset", "split"], str),
-    **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),
-    "loss": r"[\w.+-]+",  # one of names.LOSSES, or of a baseline, or the caller's own; records say which they have
-    "interpolation": "bilinear|bicubic|lanczos|adm",
     "examples": dict,
+}
+_PATTERNS = {  # the same -> pattern of the text
+    **dict.fromkeys(["all_arms", "indices"], f"{_SPAN}( {_SPAN})*"),
+    "loss": r"[\w.+-]+",  # one of core.constants.LOSSES, of a baseline, or of a caller; records name those they have
+    "interpolation": "bilinear|bicubic|lanczos|adm",
 }
 
 
 def read_run(folder: Path) -> dict:
-    """The contents of run.json. Raises InputError when it is missing, or broken, or what no script writes."""
+    """The contents of run.json. Raises InputError if it is missing or damaged, or if no script writes such contents."""
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text())
-        told = run | run["options"]
-        if missing := {"images", "arms"} - run.keys():
-            raise ValueError(f"no {' and no '.join(sorted(missing))}")
-        for key in [key for key in _RUN if told.get(key) is not None]:  # None: an option that was not given
-            value, wanted = told[key], _RUN[key]
-            if not (isinstance(value, wanted) if isinstance(wanted, type) else re.fullmatch(wanted, value)):
-                raise ValueError(f"{key} is {value!r:.60}, wanted {getattr(wanted, '__name__', wanted)}")
-        for arm in run["arms"]:
-            said, name, class_id = arm
-            is_id = isinstance(class_id, int) and 0 <= class_id < 2**63
-            if not (isinstance(said, str | int) and isinstance(name, str) and is_id):
-                raise ValueError(f"an arm is {arm!r:.60}, wanted a prompt or an id, a class's name and a class id")
+        _check_run(run)
         return run
     except FileNotFoundError:
         raise InputError(folder, "no run.json there, so it is no run folder") from None
@@ -123,15 +123,39 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path} is damaged", f"{one_line(error)}") from None
 
 
+def _check_run(run: dict) -> None:
+    """Raises ValueError, or what Python raises for a wrong type, unless this is the contents of a run.json."""
+    values = run | run["options"]
+    missing = {"images", "arms"} - run.keys()
+    if missing:
+        raise ValueError(f"no {' and no '.join(sorted(missing))}")
+    for key, kind in _TYPES.items():
+        value = values.get(key)  # None: an option that is not set
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {value!r:.60}, wanted {kind.__name__}")
+    for key, pattern in _PATTERNS.items():
+        value = values.get(key)
+        if value is not None and not re.fullmatch(pattern, value):
+            raise ValueError(f"{key} is {value!r:.60}, wanted {pattern}")
+    for arm in run["arms"]:
+        condition, name, class_id = arm
+        is_id = isinstance(class_id, int) and 0 <= class_id < 2**63
+        if not (isinstance(condition, str | int) and isinstance(name, str) and is_id):
+            raise ValueError(f"an arm is {arm!r:.60}, wanted a prompt or an id, a class's name and a class id")
+
+
 def need(folder: Path, run: dict, *keys: str) -> None:
-    """Raises InputError where a run lacks one of these."""
+    """Raises InputError if a run lacks one of these keys."""
     for key in keys:
         if not (run | run["options"]).get(key):
             raise InputError(f"{folder / 'run.json'}", f"no {key} there")
 
 
 def run_folder(path: Path) -> Path:
-    """The folder itself, or the only one in it that is named as a split and holds a run: DiT's are laid out so."""
+    """The folder itself, or the only folder in it that has a split's name and holds a run, as runs of a DiT are stored.
+
+    InputError if there are runs of several splits.
+    """
     if os.path.exists(path / "run.json"):  # as Path's, but any name will do
         return path
     inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
@@ -146,7 +170,7 @@ def record_path(folder: Path, total: int, index: int) -> Path:
 
 
 def _names(folder: Path) -> list[str]:
-    """The names of a folder's files. InputError where it cannot be listed."""
+    """The names of a folder's files. InputError if it cannot be listed."""
     try:
         return os.listdir(folder)
     except OSError as error:
@@ -154,23 +178,23 @@ def _names(folder: Path) -> list[str]:
 
 
 def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
-    """Dataset index -> path, in order, of the files of a folder that are named INDEX and the suffix."""
+    """Dataset index -> path, ascending, of the files of a folder that are named INDEX.suffix."""
     matches = (re.fullmatch(rf"(\d+)\.{suffix}", name) for name in names)
     return dict(sorted((int(m[1]), folder / m[0]) for m in matches if m))
 
 
 def finished(folder: Path) -> dict[int, Path]:
-    """Dataset index -> record, from one listing of the folder."""
+    """Dataset index -> path of its record, ascending, from one listing of the folder. InputError if there is none."""
     return _numbered(folder, _names(folder), "pt")
 
 
 def indices_of(about: dict) -> set[int] | None:
-    """The images that the last command of a run chose, from its run.json; None where that does not tell."""
+    """The images that the last command of a run chose, from its run.json; None if it does not list them."""
     return set(numbers(about["indices"].split())) if "indices" in about else None
 
 
 def chosen(folder: Path, about: dict) -> dict[int, Path]:
-    """`finished`, of the images that the last command of a run chose, as its run.json says; all where it does not."""
+    """`finished`, limited to `indices_of` this run.json, if it lists them."""
     done, wanted = finished(folder), indices_of(about)
     if wanted is None:
         return done
@@ -178,20 +202,20 @@ def chosen(folder: Path, about: dict) -> dict[int, Path]:
 
 
 def failed(folder: Path) -> dict[int, Path]:
-    """Dataset index -> the note `failed/INDEX.txt` that says why there is no record."""
+    """Dataset index -> the note `failed/INDEX.txt`: the reason why there is no record."""
     notes = folder / "failed"
     return _numbered(notes, _names(notes) if os.path.isdir(notes) else [], "txt")
 
 
 def check_notes(folder: Path) -> None:
-    """Raises InputError where notes cannot be left in a run's folder, as `failed` is something else there."""
+    """Raises InputError if `failed` in a run's folder is something else than a folder for notes."""
     notes = folder / "failed"
     if os.path.lexists(notes) and not os.path.isdir(notes):
         raise InputError(notes, "is no folder, wanted one, or nothing, for notes of images that cannot be read")
 
 
 def note_failure(path: Path, why: str) -> None:
-    """Leave a note beside the record that is not there, until `forget_failure` removes it. InputError: cannot."""
+    """Write a note about the image of a missing record; `forget_failure` removes it. InputError: cannot be written."""
     notes = path.parent / "failed"
     try:
         notes.mkdir(exist_ok=True)
@@ -201,7 +225,7 @@ def note_failure(path: Path, why: str) -> None:
 
 
 def read_note(note: Path) -> str:
-    """What a note says; of one that cannot be read, that."""
+    """The text of a note, or the reason why it cannot be read."""
     try:
         return note.read_text(errors="replace").strip()
     except OSError as error:
@@ -209,7 +233,7 @@ def read_note(note: Path) -> str:
 
 
 def forget_failure(note: Path) -> None:
-    """Remove the note of an image that now has a record; a note that cannot be removed counts no longer."""
+    """Remove the note of an image that now has a record. If it cannot be removed it stays, and is not counted."""
     with contextlib.suppress(OSError):
         note.unlink()
         note.parent.rmdir()  # unless others are there
@@ -218,7 +242,7 @@ def forget_failure(note: Path) -> None:
 def clean(folder: Path, indices) -> dict[int, Path]:
     """Remove the temporary files that killed writers of these images left; a living writer makes its file again.
 
-    Gives what `finished` does, from the same listing. Files that cannot be removed stay: nobody reads them.
+    Returns `finished` from the same listing. Files that cannot be removed stay: no reader opens them.
     """
     mine, names = set(indices), _names(folder)
     for name in names:
@@ -233,28 +257,28 @@ def clean(folder: Path, indices) -> dict[int, Path]:
 
 
 def fingerprint(options: dict) -> str:
-    """What records hold of the options of their run: model, data, prompts, and all else that can change a number.
+    """Digest of the options of a run, which its records hold: model, data, prompts, all that can change a number.
 
-    An option that is None is one that is not there, as for `open_run`.
+    An option that is None counts as missing, as in `open_run`.
     """
     as_read = json.loads(json.dumps(options))  # keys become texts, as in run.json
-    chosen = {key: value for key, value in as_read.items() if value is not None}
-    return sha256(json.dumps(chosen, sort_keys=True))
+    present = {key: value for key, value in as_read.items() if value is not None}
+    return sha256(json.dumps(present, sort_keys=True))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What every record of a run agrees with."""
+    """What every record of a run must agree with."""
 
     run: str  # fingerprint of its options
-    loss: str | None  # which is stored, and decides; None: any
-    arms: int | None  # how many; None: images differ
-    class_ids: frozenset[int] | None  # one of which is the answer; None: images differ
-    levels: int | None  # of the noise schedule; None: not known
+    loss: str | None  # the one that decides, which must be stored; None: any
+    arms: int | None  # their number; None: images differ
+    class_ids: frozenset[int] | None  # the possible answers; None: images differ
+    levels: int | None  # of the noise schedule; None: run.json has no such number
 
 
 def expected(run: dict, loss: str | None = None) -> Expected:
-    """From the contents of run.json; decided by its loss if no other."""
+    """From the contents of run.json; the deciding loss is `loss`, by default the run's."""
     options, matching = run["options"], "examples" in run
     arms = None if matching else run["arms"]  # the captions of an image are its arms
     return Expected(
@@ -273,21 +297,22 @@ def save_record(path: Path, record: dict, run: str | None = None) -> None:
 
 
 def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **about) -> dict:
-    """A record, `about` an image, of a model that answers at once: errors [arms], each at the one point there is.
+    """The record of an image for a model that answers at once: errors [arms], each at a single point.
 
-    Of `among` [arms] bool, if given, only those compete.
+    With `among` [arms] bool, only these compete. `about` is what else the record holds.
     """
-    one = torch.zeros(1, dtype=torch.int64)
-    among = torch.ones(len(errors), dtype=torch.bool) if among is None else among
-    measured = {"counts": among.long(), "errors": errors[among, None]}
-    measured |= {"losses": [loss], "levels": one, "noise": one.clone()}
-    return about | {"nfe": 1} | measured
+    point = torch.zeros(1, dtype=torch.int64)
+    measured = torch.ones(len(errors), dtype=torch.bool) if among is None else among
+    return about | {
+        "nfe": 1, "losses": [loss], "levels": point, "noise": point.clone(),
+        "counts": measured.long(), "errors": errors[measured, None],
+    }  # fmt: skip
 
 
 def _check_origin(record: dict, wanted: Expected) -> None:
-    """Raises ValueError where a record is of another run.
+    """Raises ValueError if a record is of another run.
 
-    One without the field `run` may be of this run, as far as it agrees with it.
+    A record without the field `run` is accepted if everything else agrees.
     """
     if record.get("run", wanted.run) != wanted.run:
         raise ValueError("it is of a run with other options")
@@ -304,7 +329,7 @@ def _check_origin(record: dict, wanted: Expected) -> None:
 
 
 def _check_numbers(record: dict) -> None:
-    """Raises ValueError, or what torch says, where a record's numbers are not as `Measured.record` gives them."""
+    """Raises ValueError, or what torch raises, unless the numbers are as core.image.Measured.record has them."""
     missing = {"index", "nfe", "losses", "levels", "noise", "counts", "errors"} - record.keys()
     if missing:
         raise ValueError(f"no {' and no '.join(sorted(missing))}")
@@ -335,8 +360,8 @@ def _check_numbers(record: dict) -> None:
 
 
 def _parse(data: bytes) -> dict:
-    """What torch.save wrote, as far as it is data. ValueError, or what torch says, where it is damaged or code."""
-    if data.startswith(b"PK"):  # else published ones of an older torch, which have no checksum
+    """The data in a file of torch.save. ValueError, or what torch raises, if it is damaged or holds code."""
+    if data.startswith(b"PK"):  # otherwise a published file of an older torch, which has no checksum
         check_zip(io.BytesIO(data))
     with torch.serialization.safe_globals(_SCALARS):
         return torch.load(io.BytesIO(data), weights_only=True)
@@ -345,9 +370,9 @@ def _parse(data: bytes) -> dict:
 def load_record(path: Path, wanted: Expected | None = None) -> dict:
     """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
 
-    Every record is read here, whole, and held against its checksums. With `wanted` it must be one of that run, with
-    numbers that are as they should be; a published one will not do. Raises InputError naming the file when it is no
-    such record, or another image's.
+    Every record is read here, whole, and compared with its checksums. With `wanted` it must be a record of that run
+    with valid numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is
+    another image's; FileNotFoundError if there is no file.
     """
     try:
         data = path.read_bytes()
@@ -357,7 +382,7 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
     try:
         record = _parse(data)
-    except Exception as error:  # whatever a foreign or truncated file makes the reader say
+    except Exception as error:  # torch raises many kinds for a foreign or truncated file
         raise InputError(f"{path} is no record", f"{one_line(error)}") from None
     try:
         record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})

@@ -1,7 +1,7 @@
 """Runs read back: records, decisions, scores."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from diffusion.stats import calibration, metrics
 class Run:
     """A run on disk.
 
-    A row is what competes: several prompts of a class are one row, the mean of them; class ids that a model is told
-    compete alone, even where several mean the same class of the data set.
+    Rows compete. Several prompts of a class are one row, their mean; the class ids that condition a class-conditional
+    model are a row each, even if several mean the same class of the data set.
     """
 
     folder: Path
@@ -26,8 +26,8 @@ class Run:
     loss: str  # the one that decides
     class_ids: np.ndarray  # [rows] the class that each row stands for
     arm_class: np.ndarray  # [arms] the row of each arm
-    done: dict[int, Path]  # dataset index -> its record, of the images that the last command chose and that are done
-    wanted: records.Expected  # of each record
+    done: dict[int, Path]  # dataset index -> record, of the images that the last command chose and that are done
+    wanted: records.Expected  # what each record must agree with
 
     @property
     def options(self) -> dict:
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def data(self) -> str:
-        split = self.options.get("split")  # examples have none
+        split = self.options.get("split")  # a run of captions has none
         return f"{self.options.get('dataset')}" + (f", {split} split" if split else "")
 
     @property
@@ -53,10 +53,10 @@ class Run:
 
 
 def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
-    """The run in a folder; DiT's may be named without its last part, the split.
+    """The run in a folder; for a run of a DiT, also in the folder above it (see records.run_folder).
 
-    `loss`: decide by this one, not by the run's. InputError: no run; it lacks one of `keys` or that loss; with
-    `answers`, its records do not each choose among all classes.
+    `loss` decides in place of the run's own. InputError if there is no run; if it lacks one of `keys` or that loss; or,
+    with `answers`, if its records do not each choose among all classes.
     """
     folder = records.run_folder(path)
     about = records.read_run(folder)
@@ -67,7 +67,7 @@ def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) 
         raise InputError(folder, f"a run of run_winoground.py, whose captions are no classes; {drawn}")
     records.need(folder, about, *keys, "loss")
     decided = about["options"]["loss"]
-    if loss and decided in ("cosine", "nll", "vote"):  # baselines and ensembles have one
+    if loss and decided in ("cosine", "nll", "vote"):  # the single loss of a baseline or an ensemble
         raise InputError(f"--loss {loss}", f"{folder} has {decided} only")
     wanted = records.expected(about, loss)
     return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about), wanted)
@@ -78,33 +78,43 @@ def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
     classes = np.array([class_id for *_, class_id in about["arms"]], dtype=int)
     if "all_arms" in about:
         return classes, np.arange(len(classes))
-    return np.unique(classes, return_inverse=True)
+    class_ids, arm_class = np.unique(classes, return_inverse=True)
+    return class_ids, arm_class
 
 
 def names_of_classes(run: Run) -> dict[int, str]:
+    """Class id -> name."""
     return {class_id: name for _, name, class_id in run.about["arms"]}
 
 
 def names_of_rows(run: Run) -> list[str]:
+    """The name of each row that competes. [rows]"""
     names = {int(row): name for row, (_, name, _) in zip(run.arm_class, run.about["arms"], strict=True)}
     return [names[row] for row in range(len(run.class_ids))]
 
 
 def record_of(run: Run, index: int) -> dict:
-    """The record of an image that is done. InputError as records.load_record."""
+    """The record of an image that is done. Raises as records.load_record."""
     return records.load_record(run.done[index], run.wanted)
 
 
 def failures(folder: Path, about: dict) -> list[str]:
-    """Why images that a run's last command chose have no record, one text each; about as in run.json, or {}.
+    """Why images that a run's last command chose have no record, one text for each; about as in run.json, or {}.
 
-    A note of one that is done is of a worker that came too late.
+    A note about an image that is done came from a worker that was too late, and does not count.
     """
     wanted = records.indices_of(about)
     done = records.finished(folder)
-    notes = records.failed(folder).items()
-    notes = {index: note for index, note in notes if index not in done and (wanted is None or index in wanted)}
-    return [f"image {index}: {records.read_note(note)}" for index, note in notes.items()]
+    found = []
+    for index, note in records.failed(folder).items():
+        if index not in done and (wanted is None or index in wanted):
+            found.append(f"image {index}: {records.read_note(note)}")
+    return found
+
+
+def nothing_done(run: Run, problems: list[str], what: str = "image") -> InputError:
+    """The error of a run without a valid record: the first problem, if there is one."""
+    return InputError(run.folder, problems[0] if problems else f"no {what} is done yet")
 
 
 # ---- many records ----
@@ -112,27 +122,33 @@ def failures(folder: Path, about: dict) -> list[str]:
 ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
 PAIRS = ["between_pairs", "within_pairs"]
 ROW += PAIRS
-CHANGED = ["scores", "rank", "votes"]  # what `decider` adds
+CHANGED = ["scores", "rank", "votes"]  # added by `decider`
 
 
 def brief(record: dict) -> dict:
-    """Of a record, what a table needs; published files have no index and count no NFE, few have `candidates`."""
+    """The fields of a record that tables need; published files have no index and no NFE, few have `candidates`."""
     return {key: record[key] for key in [*ROW, *CHANGED] if key in record}
 
 
 def read_rows(
-    paths: Iterable[Path], *, own: bool, change=None, loss: str | None = None
+    paths: Iterable[Path],
+    *,
+    of_run: bool,
+    change: Callable[[dict], dict] | None = None,
+    loss: str | None = None,
 ) -> tuple[list[dict], list[str]]:
-    """The index, pred, label and nfe of records, and what is wrong with those that cannot be read.
+    """The `brief` of each record, and the problems of those that cannot be read.
 
-    `own`: each is a record of the run whose run.json lies beside it, with this loss or the run's (see
-    records.expected); else published ones will do. `change(record)` may decide again while the errors are at hand;
-    they are not kept, since they do not fit in memory.
+    `of_run`: each must be a record of the run whose run.json lies beside it, with this loss or the run's (see
+    records.expected); otherwise published ones are read too. `change(record)` may decide again while the errors are in
+    memory; they are not kept, since those of all images do not fit.
     """
-    rows, problems, wanted = [], [], {}
+    rows: list[dict] = []
+    problems: list[str] = []
+    wanted: dict[Path, records.Expected | None] = {}
     for path in paths:
         if path.parent not in wanted:
-            wanted[path.parent] = records.expected(records.read_run(path.parent), loss) if own else None
+            wanted[path.parent] = records.expected(records.read_run(path.parent), loss) if of_run else None
         try:
             record = records.load_record(path, wanted[path.parent])
             rows.append(brief(change(record) if change else record))
@@ -143,11 +159,11 @@ def read_rows(
     return rows, problems
 
 
-def decider(run: Run, vote: bool = False):
-    """`change` of read_rows that decides again by the loss of `run`, or by its `vote`, among classes measured furthest.
+def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
+    """A `change` of read_rows that decides again by the loss of `run`, or by `vote`, among classes measured furthest.
 
-    It adds `scores` [K] (see stats.calibration), the label's `rank` among the K classes (K: it is none of them),
-    and `votes`, the share of points that prefer the answer to the other classes measured there; nan of less than two.
+    It adds `scores` [K] (see stats.calibration); `rank` of the label among the K classes, K if it is none of them; and
+    `votes`, the share of points that prefer the answer to the other classes measured there, nan for fewer than two.
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
 
@@ -162,7 +178,7 @@ def decider(run: Run, vote: bool = False):
         label = column.get(record["label"])
         rank = len(column) if label is None else calibration.rank(scores, label, pred)
         share = votes[pred] / votes.sum() if votes.sum() > 1 else np.nan
-        if run.loss != run.options["loss"]:  # what the record says of pairs is of the run's loss
+        if run.loss != run.options["loss"]:  # squares of pairs are stored for the run's loss only
             record = {key: value for key, value in record.items() if key not in PAIRS}
         return record | {"pred": int(run.classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
 
@@ -171,14 +187,14 @@ def decider(run: Run, vote: bool = False):
 
 def decided(run: Run, vote: bool = False) -> tuple[list[dict], list[str]]:
     """`read_rows` of all images done, decided by `decider`."""
-    return read_rows(run.done.values(), own=True, change=decider(run, vote), loss=run.loss)
+    return read_rows(run.done.values(), of_run=True, change=decider(run, vote), loss=run.loss)
 
 
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The images done of a run, and what is wrong with others; InputError where none is done.
+    """The images of a run that are done, and the problems of others; InputError if none is done.
 
-    index, nfe [n], scores [n, K] (calibration.scores), and label and pred [n] as columns of these: ids ascending. Of a
-    run with antithetic noise also between_pairs and within_pairs [n], metrics.pair_squares.
+    index, nfe [n]; scores [n, K] (calibration.scores), class ids ascending; label and pred [n], as columns of scores.
+    A run with antithetic noise also has between_pairs and within_pairs [n], see metrics.pair_squares.
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
     decide = decider(run)
@@ -189,23 +205,28 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
         record = decide(record)
         return record | {key: column[record[key]] for key in ("label", "pred")}
 
-    rows, problems = read_rows(run.done.values(), own=True, change=score, loss=run.loss)
+    rows, problems = read_rows(run.done.values(), of_run=True, change=score, loss=run.loss)
     if not rows:
-        raise InputError(run.folder, f"{problems[0] if problems else 'no image is done yet'}")
+        raise nothing_done(run, problems)
     keys = ["index", "nfe", "scores", "label", "pred"]
     if all("within_pairs" in row for row in rows):
-        keys += ["between_pairs", "within_pairs"]
-    return {key: np.array([row[key] for row in rows]) for key in keys}, problems
+        keys += PAIRS
+    columns = {}
+    for key in keys:
+        columns[key] = np.array([row[key] for row in rows])
+    return columns, problems
 
 
 def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a run measured that measured every class at every point; InputError where it did not, or has rows alike.
+    """All errors of a run that measured every class at every point; InputError if it did not, or if rows share a class.
 
-    errors [images, rows, P], points in ascending levels, weighted where the run was; rows [images] of the labels, -1:
-    none's; ascending levels [P]. Images are those of run.done, in its order.
+    errors [images, rows, P], points in ascending levels, weighted if the run was; row [images] of each label, -1 if it
+    has none; ascending levels [P]. Images are those of run.done, in its order.
     """
-    errors, labels, levels = [], [], None
-    if len(run.classes) < len(run.class_ids):  # a label would be one of its rows, and the others wrong
+    errors: list[np.ndarray] = []
+    labels: list[int] = []
+    levels: np.ndarray | None = None
+    if len(run.classes) < len(run.class_ids):  # a label would be one of its rows, and the others would count as wrong
         raise InputError(run.folder, "several class ids mean one class, as ObjectNet's; wanted one for each")
     for index in run.done:
         record = record_of(run, index)
@@ -213,22 +234,24 @@ def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if len(counts) < 2 or not (counts == P).all():
             wanted = "wanted a run of one stage, such as --to_keep 1 --n_samples 500"
             raise InputError(f"{run.folder}, image {index}", f"not every class was measured at every point; {wanted}")
-        ascending = np.argsort(record["levels"].numpy(), kind="stable")
-        if levels is not None and not np.array_equal(levels, record["levels"].numpy()[ascending]):
+        order = np.argsort(record["levels"].numpy(), kind="stable")
+        ascending = record["levels"].numpy()[order]
+        if levels is not None and not np.array_equal(levels, ascending):
             raise InputError(f"{run.folder}, image {index}", "has other noise levels than the images before")
-        levels = record["levels"].numpy()[ascending]
-        of_arms = metrics.point_errors(record, run.loss).reshape(-1, P)[:, ascending]
+        levels = ascending
+        of_arms = metrics.point_errors(record, run.loss).reshape(-1, P)[:, order]
         errors.append(metrics.class_means(of_arms, run.arm_class))
-        labels.append(next(iter(np.flatnonzero(run.class_ids == record["label"])), -1))
-    if not errors:
-        raise InputError(run.folder, "no image is done yet")
+        row_of_label = np.flatnonzero(run.class_ids == record["label"])
+        labels.append(int(row_of_label[0]) if len(row_of_label) else -1)
+    if levels is None:
+        raise nothing_done(run, [])
     return np.array(errors), np.array(labels), levels
 
 
 def read_calibration(run: Run) -> dict:
-    """What scripts/calibrate.py wrote: temperature, fit (the share it was fitted on), seed, loss.
+    """The file of scripts/calibrate.py: temperature; fit, the share of images that it was fitted on; seed.
 
-    InputError when there is nothing of it, or it is for another loss.
+    InputError if there is no such file, or if it was fitted for another loss.
     """
     path = run.folder / "calibration.json"
     try:

@@ -20,37 +20,44 @@ def in_percent(p: float, interval: tuple[float, float]) -> str:
 
 
 def percent(p: float, interval: tuple[float, float]) -> str:
+    """A share and its interval in a line of a table."""
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
 def span(counts: Sequence[int]) -> str:
-    """Counts in words: 4, or 2 to 5."""
+    """The range of counts in words: 4, or 2 to 5."""
     return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def line(measure: intervals.Measure) -> tuple[str, str]:
-    """Of a table: the name of a figure, and the figure with its interval."""
+    """A line of a table: the name of a figure, and the figure with its interval."""
     return measure.name, percent(measure.value, measure.interval)
 
 
 def answers(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
-    """pred and label [n] of rows that all have both."""
+    """pred and label [n] of rows; None unless all rows have both."""
     if any("pred" not in row or row["label"] == NO_LABEL for row in rows):
         return None
-    return tuple(np.array([row[key] for row in rows], dtype=int) for key in ("pred", "label"))
+    return column(rows, "pred", int), column(rows, "label", int)
+
+
+def column(rows: list[dict], key: str, dtype: type = float) -> np.ndarray:
+    """The values of a key of rows. [n]"""
+    return np.array([row[key] for row in rows], dtype=dtype)
 
 
 def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int | None = None) -> int:
-    """Print the table at the end of a run and of print_acc.py, then what is wrong; the exit code.
+    """Print the table at the end of a run and of print_acc.py, then the problems; the exit code.
 
-    With `top`, also how often the label is among so many best, from each row's `rank`; with `candidates` of the rows,
-    also how often it is one of them; with `first_nfe`, what choosing those had cost.
+    With `top`, also how often the label is among so many best, from each row's `rank`; if the rows have `candidates`,
+    also how often it is one of them; if they have `first_nfe`, also the cost of choosing these.
     """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
+    both = answers(rows)  # None: no labels, or a run over a part of the classes, which has no pred
     lines = [("images", f"{len(rows)} of {total}")]
     if any(row["label"] == NO_LABEL for row in rows):
         lines.append(("labels", "none: predictions only"))
-    elif both := answers(rows):  # a run over a part of the classes has no pred
+    elif both:
         lines += map(line, intervals.accuracy(*both, top, [row.get("rank", 0) for row in rows]))
     if rows and all("candidates" in row and row["label"] != NO_LABEL for row in rows):
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
@@ -59,19 +66,18 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
     if rows and all("first_nfe" in row for row in rows):
-        lines.append(("first stage", f"{np.mean([row['first_nfe'] for row in rows]):,.0f} NFE per image"))
+        lines.append(("first stage", f"{column(rows, 'first_nfe').mean():,.0f} NFE per image"))
     if rows and all("within_pairs" in row for row in rows):
-        both = (np.array([row[key] for row in rows]) for key in ("between_pairs", "within_pairs"))
-        lines += pairs_line(*both)
+        lines += pairs_line(column(rows, "between_pairs"), column(rows, "within_pairs"))
     for name, value in lines:
         print(f"{name:<15} {value}")
     return report(problems)
 
 
 def pairs_line(between: np.ndarray, within: np.ndarray) -> list[tuple[str, str]]:
-    """How antithetic pairs correlate and what that saves, of metrics.pair_squares of n images [n]; none where unknown.
+    """How antithetic pairs correlate and what that saves, from metrics.pair_squares of n images [n]; [] if undefined.
 
-    The mean of a pair has the variance of 1 + rho of a point, in place of that of two: so a point counts as
+    The mean of a pair has the variance of a point times (1 + rho) / 2, in place of 1 / 2: so a point counts as
     1 / (1 + rho) independent ones.
     """
     rho, (low, high) = metrics.pair_correlation(between, within)
@@ -86,38 +92,40 @@ def pairs_line(between: np.ndarray, within: np.ndarray) -> list[tuple[str, str]]
 
 
 def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
-    """Of images without labels, at most so many: what each is, by how much the next class is worse, and the cost.
+    """Print the answers of at most so many images without labels, with the cost and how much worse the next class is.
 
-    Of a single image, every class. With calibration.json, probabilities too.
+    For a single image, every class. With calibration.json, probabilities too.
     """
-    known = names_of_rows(run)
+    names = names_of_rows(run)
     temperature = read_calibration(run)["temperature"] if (run.folder / "calibration.json").exists() else None
     done = [index for index in indices if index in run.done]
     shown = done[:most]
-    print(
-        f"\n{'image':<32}{'class':<32}{'error above the best':>22}{'NFE':>8}"
-        + f"{'probability':>13}" * bool(temperature)
-    )
+    header = f"\n{'image':<32}{'class':<32}{'error above the best':>22}{'NFE':>8}"
+    print(header + f"{'probability':>13}" * bool(temperature))
     for index in shown:
         record = record_of(run, index)
         winner = metrics.rescore(record, run.arm_class, run.loss)
         excess = metrics.excess(record, run.arm_class, winner, run.loss)
         p = None if temperature is None else calibration.probabilities(-np.maximum(excess, 0), temperature)
         file = one_line(str(record.get("file", index)), 30)
-        order = [winner, *(k for k in np.argsort(excess, kind="stable") if k != winner)]
-        for k in order if len(indices) == 1 else order[:1]:
-            above = "the best" if k == winner else f"+{excess[k]:.3g}" if np.isfinite(excess[k]) else "not measured"
-            if k == winner and len(indices) > 1:
-                above = f"next +{excess[order[1]]:.3g}"
-            above += "" if record.get("decided", True) or k != winner else ", undecided"
-            last = f"{p[k]:>13.4f}" if temperature else ""
-            print(f"{file:<32}{one_line(known[k], 30):<32}{above:>22}{record['nfe']:>8,}{last}")
+        others = [int(k) for k in np.argsort(excess, kind="stable") if k != winner]
+        for k in [winner, *others] if len(indices) == 1 else [winner]:
+            if k != winner:
+                above = f"+{excess[k]:.3g}" if np.isfinite(excess[k]) else "not measured"
+            elif len(indices) == 1:
+                above = "the best"
+            else:
+                above = f"next +{excess[others[0]]:.3g}"
+            if k == winner and not record.get("decided", True):
+                above += ", undecided"
+            probability = "" if p is None else f"{p[k]:>13.4f}"
+            print(f"{file:<32}{one_line(names[k], 30):<32}{above:>22}{record['nfe']:>8,}{probability}")
     if len(done) > len(shown):
         print(f"and {len(done) - len(shown)} more: {script('plot_errors')} {run.folder} OUT.png draws them")
 
 
 def report(problems: list[str], most: int = 20) -> int:
-    """Print what was left out, at most so many lines of it; the exit code."""
+    """Print the problems of what was left out, at most so many lines; the exit code."""
     for problem in problems[:most]:
         print(f"not counted: {one_line(problem, None)}", file=sys.stderr)
     if len(problems) > most:
