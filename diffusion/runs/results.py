@@ -165,22 +165,25 @@ def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
     It adds `scores` [K] (see stats.calibration); `rank` of the label among the K classes, K if it is none of them; and
     `votes`, the share of points that prefer the answer to the other classes measured there, nan for fewer than two.
     """
-    column = {int(c): k for k, c in enumerate(run.classes)}
+    classes = run.classes
+    column = {int(c): k for k, c in enumerate(classes)}
+    column_of_row = np.searchsorted(classes, run.class_ids)  # [rows]
 
     def decide(record: dict) -> dict:
-        votes = np.bincount(
-            [column[int(c)] for c in run.class_ids], metrics.votes(record, run.arm_class, run.loss), len(column)
-        )
-        scores = calibration.scores(record, run.class_ids, run.arm_class, run.loss)
-        pred = column[int(run.class_ids[metrics.rescore(record, run.arm_class, run.loss)])]
+        means = metrics.class_errors(record, run.arm_class, run.loss)
+        winner = metrics.best_row(*means)
+        excess = metrics.excess(record, run.arm_class, winner, run.loss, means)
+        scores = calibration.scores_of(excess, column_of_row)
+        votes = np.bincount(column_of_row, metrics.votes(record, run.arm_class, run.loss), len(classes))
+        pred = int(column_of_row[winner])
         if vote:
             pred = int(np.lexsort((-scores, -votes))[0])  # a tie goes to the smaller error
         label = column.get(record["label"])
-        rank = len(column) if label is None else calibration.rank(scores, label, pred)
+        rank = len(classes) if label is None else calibration.rank(scores, label, pred)
         share = votes[pred] / votes.sum() if votes.sum() > 1 else np.nan
         if run.loss != run.options["loss"]:  # squares of pairs are stored for the run's loss only
             record = {key: value for key, value in record.items() if key not in PAIRS}
-        return record | {"pred": int(run.classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
+        return record | {"pred": int(classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
 
     return decide
 

@@ -31,10 +31,15 @@ def scores(record: dict, class_ids: np.ndarray, arm_class: np.ndarray, loss: str
     is that of the best row. A class that was dropped early although it was better than the later winner at the few
     points that they share has the winner's score 0: a tie. -> [K] float64, class ids ascending
     """
-    difference = excess(record, arm_class, rescore(record, arm_class, loss), loss)
     _, column = np.unique(class_ids, return_inverse=True)
+    return scores_of(excess(record, arm_class, rescore(record, arm_class, loss), loss), column)
+
+
+def scores_of(difference: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """`scores` from the `metrics.excess` of each row [rows]; column [rows] is the class of each row, 0..K-1. [K]"""
+    each = 0 - np.maximum(difference, 0)
     best = np.full(column.max() + 1, -np.inf)
-    np.maximum.at(best, column, 0 - np.maximum(difference, 0))
+    np.maximum.at(best, column, each)
     return best
 
 

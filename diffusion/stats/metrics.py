@@ -79,7 +79,13 @@ def point_errors(record: dict, loss: str) -> np.ndarray:
     if "weights" not in record:
         return errors
     weights = record["weights"].numpy()  # [P]
-    return errors * np.concatenate([weights[:count] for count in record["counts"].tolist()])
+    return errors * weights[_point_of(record["counts"].numpy())]
+
+
+def _point_of(counts: np.ndarray) -> np.ndarray:
+    """The point of each error of a record, from counts [arms]. [sum(counts)] int"""
+    first = np.cumsum(counts) - counts  # where the errors of each arm begin
+    return np.arange(counts.sum()) - np.repeat(first, counts)
 
 
 def arm_errors(record: dict, loss: str) -> list[np.ndarray]:
@@ -149,13 +155,20 @@ def pair_correlation(between: np.ndarray, within: np.ndarray) -> tuple[float, tu
     return rho, (low, high)
 
 
-def excess(record: dict, arm_class: np.ndarray, winner: int, loss: str) -> np.ndarray:
+def excess(
+    record: dict,
+    arm_class: np.ndarray,
+    winner: int,
+    loss: str,
+    means: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """Mean error of each class minus the winner's, over the points that both were measured on.
 
     arm_class [arms] is the class row of each arm, winner one of the rows that were measured to the end; a class's error
-    at a point is the mean over its arms. -> [K] float64, 0 for the winner, inf if the class was not measured
+    at a point is the mean over its arms. `means`: `class_errors`, if they were computed before.
+    -> [K] float64, 0 for the winner, inf if the class was not measured
     """
-    errors, points = class_errors(record, arm_class, loss)
+    errors, points = class_errors(record, arm_class, loss) if means is None else means
     counts = record["counts"].numpy()
     winners = point_errors(record, loss)[np.repeat(arm_class, counts) == winner]
     at_point = winners.reshape(-1, points[winner]).mean(0)
@@ -174,9 +187,9 @@ def class_point_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[
     counts = record["counts"].numpy()
     error = point_errors(record, loss)
     row = np.repeat(arm_class, counts)
-    first = np.cumsum(counts) - counts  # where each arm's errors begin
-    point = np.arange(len(error)) - np.repeat(first, counts)
-    order = np.lexsort((row, point))
+    point = _point_of(counts)
+    ascending = bool((arm_class[1:] >= arm_class[:-1]).all())  # then a stable sort keeps the classes of a point so
+    order = np.argsort(point, kind="stable") if ascending else np.lexsort((row, point))
     error, row, point = error[order], row[order], point[order]
     same = (row[1:] == row[:-1]) & (point[1:] == point[:-1])
     if not same.any():
@@ -190,15 +203,17 @@ def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
     """The number of points at which each class has the smallest error of those measured there. [K] int
 
     A point has no vote if only one class was measured on it, or if its weight is 0; a tie goes to the smaller class.
-    arm_class [arms] is the class row of each arm.
+    arm_class [arms] is the class row of each arm; errors are finite.
     """
     K, P = int(arm_class.max()) + 1, len(record["levels"])
     error, row, point = class_point_errors(record, arm_class, loss)
-    counted = np.bincount(point, minlength=P) > 1
+    classes = np.bincount(point, minlength=P)  # measured at each point, at least one
+    counted = classes > 1
     if "weights" in record:
         counted &= record["weights"].numpy() > 0
-    order = np.lexsort((error, point))  # stable: the smaller class comes first if errors are equal
-    first = order[np.searchsorted(point[order], np.arange(P))]
+    smallest = np.minimum.reduceat(error, np.cumsum(classes) - classes)
+    best = np.flatnonzero(error == np.repeat(smallest, classes))  # several at a point if errors are equal
+    first = best[np.searchsorted(point[best], np.arange(P))]  # the smallest class of each point
     return np.bincount(row[first[counted]], minlength=K)
 
 
@@ -231,7 +246,11 @@ def rescore(record: dict, arm_class: np.ndarray, loss: str, among: np.ndarray | 
     if loss not in record["losses"]:
         raise InputError(f"loss {loss!r}", f"a record has {', '.join(record['losses'])}")
     errors, points = class_errors(record, arm_class, loss)
-    points = points if among is None else np.where(among, points, -1)
+    return best_row(errors, points if among is None else np.where(among, points, -1))
+
+
+def best_row(errors: np.ndarray, points: np.ndarray) -> int:
+    """The row with the smallest mean error, of those with the most points; both [K], as from `class_errors`."""
     return int(np.argmin(np.where(points == points.max(), errors, np.inf)))
 
 
