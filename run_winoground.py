@@ -410,7 +410,7 @@ def main(argv: list[str]) -> int:
             Progress(len(todo), left, not raced),
             dtype=config.dtype,
             grace=config.grace,
-            run=records.fingerprint(settings),
+            run=records.expected({"options": settings, **about}),
         )
     done = results.read(folder, answers=False)
     code = scores.print_scores(done)

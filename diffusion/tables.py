@@ -57,10 +57,10 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     """
     names = results.names_of_classes(run)
     temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
-    rows, problems = results.decided(run, vote)
+    rows, problems = results.decided(run, vote, scores is not None)
     if not rows:
         raise results.nothing_done(run, problems)
-    each = np.array([row.pop("scores") for row in rows])  # [n, K]
+    each = np.array([row.pop("scores") for row in rows]) if scores else None  # [n, K]
     table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
     if show.answers(rows):
         table["right"] = table.pred == table.label
@@ -69,9 +69,9 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     for column in table.columns.intersection(["label", "pred"]):
         named = [names.get(class_id, str(class_id)) for class_id in table[column]]
         table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
-    if scores:
-        each = each if temperature is None else calibration.probabilities(each, temperature)
-        table[[f"{scores}_{class_id}" for class_id in run.classes]] = each
+    if each is not None:
+        columns = [f"{scores}_{class_id}" for class_id in run.classes]
+        table[columns] = each if temperature is None else calibration.probabilities(each, temperature)
     return table, problems
 
 

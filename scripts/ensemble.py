@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
         record["nfe"] = sum(row["nfe"] for row in rows[k])
         if index not in done:
             path = records.record_path(folder, max(common) + 1, index)
-            records.save_record(path, record, records.fingerprint(told))
+            records.save_record(path, record, records.expected({"options": told, **about}))
         written.append(results.brief(record))
     print(f"{'run':<15} {folder}")
     return show.print_accuracy(written, len(written), problems)

@@ -128,13 +128,11 @@ def print_run(args, folder: Path) -> int:
     if not done and not failed:
         raise InputError(folder, "no per-image files (000.pt, ...) there")
     vote = args.decide == "vote"
-    change, known, total = {}, {}, 0
+    known, total, again = {}, 0, False
     if (folder / "run.json").exists():
         again = bool(args.loss or vote or args.top is not None or args.metrics)
         run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
         done, failed = run.done, results.failures(folder, run.about)
-        if again:
-            change = {"loss": run.loss, "change": results.decider(run, vote)}
         if args.top is not None and args.top > len(run.classes):
             raise InputError(f"--top {args.top}", f"the run has {len(run.classes)} classes")
         known, total = results.names_of_classes(run), run.about["images"]
@@ -144,7 +142,10 @@ def print_run(args, folder: Path) -> int:
                 raise InputError(f"--{flag} {given}", f"{folder} has no run.json, so only predictions, no errors")
         run = None
 
-    rows, problems = results.read_rows(done.values(), of_run=run is not None, **change)
+    if again:
+        rows, problems = results.decided(run, vote, scores="two-class" in (args.metrics or ()))
+    else:
+        rows, problems = results.read_rows(done.values(), of_run=run is not None)
     if args.confusion:
         both = show.answers(rows)
         if both is None:
@@ -166,7 +167,7 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
     problems = []
     for folder in folders:
         run = results.read(folder, loss=loss, answers=bool(loss))
-        rows, wrong = results.decided(run) if loss else results.read_rows(run.done.values(), of_run=True)
+        rows, wrong = results.decided(run, scores=False) if loss else results.read_rows(run.done.values(), of_run=True)
         problems += [*wrong, *results.failures(run.folder, run.about)]
         both = show.answers(rows)
         score = show.in_percent(*metrics.accuracy(*both)) if both and rows else "-"

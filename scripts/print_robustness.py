@@ -38,17 +38,18 @@ FEW = ("imagenetA", "objectnet")  # sets of a part of ImageNet's classes
 
 def hits(run: results.Run, only: set[int] | None = None) -> np.ndarray:
     """Whether the answers of a run are right [n] bool; `only`: for images of these classes, decided among them."""
-    found = []
-    for index in run.done:
-        record = results.record_of(run, index)
-        pred, label = record["pred"], record["label"]
-        if only is not None:
-            if label not in only:
-                continue
-            among = np.isin(run.class_ids, list(only))
-            pred = int(run.class_ids[metrics.rescore(record, run.arm_class, run.loss, among)])
-        found.append(pred == label)
-    return np.array(found, dtype=bool)
+    among = None if only is None else np.isin(run.class_ids, list(only))
+
+    def decide(record: dict) -> dict:
+        if among is None or record["label"] not in only:
+            return record
+        return record | {"pred": int(run.class_ids[metrics.rescore(record, run.arm_class, run.loss, among)])}
+
+    change = None if only is None else decide
+    rows, problems = results.read_rows(run.done.values(), of_run=True, change=change, loss=run.loss)
+    if problems:
+        raise InputError(run.folder, problems[0])
+    return np.array([row["pred"] == row["label"] for row in rows if only is None or row["label"] in only], dtype=bool)
 
 
 def trend(base: np.ndarray, shifted: np.ndarray) -> tuple[float, float]:

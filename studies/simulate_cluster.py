@@ -83,11 +83,12 @@ def main(argv: list[str]) -> int:
         table = [(f"a photo of a class {k}.", f"class {k}", k) for k in range(args.classes)]
         told = {"loss": "l2"}, {"images": args.images, "arms": table}
         records.open_run(folder, *told)
+        run = records.read_run(folder)
 
         def write_all():
             for k in range(args.images):
                 path = records.record_path(folder, args.images, k)
-                records.save_record(path, synthetic(k, args.classes, args.nfe), records.fingerprint(told[0]))
+                records.save_record(path, synthetic(k, args.classes, args.nfe), records.expected(run))
 
         def join():
             loop.join_run(folder, *told, list(range(0, args.images, args.workers)))

@@ -50,7 +50,7 @@ def earlier_rows(folder: Path, mine: list[int]) -> list[dict]:
     if not (folder / "run.json").exists():
         return []
     done = results.read(folder, answers=False).done
-    rows, _ = results.read_rows((done[k] for k in mine if k in done), own=True)
+    rows, _ = results.read_rows((done[k] for k in mine if k in done), of_run=True)
     return rows
 
 

@@ -93,7 +93,7 @@ def classify_dataset(
             bar,
             dtype=config.dtype,
             grace=config.grace,
-            run=records.fingerprint(folder.options),
+            run=records.expected({"options": folder.options, **about}),
         )
 
     if len(mine) < about["images"]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from diffusion.data.catalogue import SPLITS
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
+from diffusion.runs.index import Index
 
 # Published files hold numpy scalars beside tensors, under their names in numpy 1 and 2. Nothing else is read.
 _SCALAR = np.float64(0).__reduce__()[0]  # the function that makes a scalar when it is unpickled
@@ -276,6 +278,12 @@ class Expected:
     class_ids: frozenset[int] | None  # the possible answers; None: images differ
     levels: int | None  # of the noise schedule; None: run.json has no such number
 
+    @property
+    def digest(self) -> str:
+        """Digest of all fields."""
+        class_ids = None if self.class_ids is None else sorted(self.class_ids)
+        return sha256(json.dumps([self.run, self.loss, self.arms, class_ids, self.levels]))
+
 
 def expected(run: dict, loss: str | None = None) -> Expected:
     """From the contents of run.json; the deciding loss is `loss`, by default the run's."""
@@ -290,10 +298,42 @@ def expected(run: dict, loss: str | None = None) -> Expected:
     )
 
 
-def save_record(path: Path, record: dict, run: str | None = None) -> None:
-    """Save a dict of ints, strings, lists of strings and tensors; `run` is the `fingerprint` of its run's options."""
-    stamped = record if run is None else record | {"run": run}
-    write_atomic(path, lambda file: torch.save(stamped, file))
+def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -> None:
+    """Save a dict of ints, strings, lists of strings and tensors as a record of a run, if one is named.
+
+    `run` is the `fingerprint` of the run's options, or all that its records must agree with: then the record also gets
+    a line in the run's index, if it passes the checks of a reader.
+    """
+    stamp = run.run if isinstance(run, Expected) else run
+    stamped = record if stamp is None else record | {"run": stamp}
+    file = io.BytesIO()
+    torch.save(stamped, file)
+    data = file.getvalue()
+    write_atomic(path, lambda file: file.write(data))
+    if isinstance(run, Expected):
+        with contextlib.suppress(*WRONG):  # readers report it
+            _check(path, stamped, run)
+            index = Index(path.parent, run.digest, read=False)
+            index.add(sha256(data), brief(stamped))
+            index.flush()
+
+
+# ---- the fields of a record that tables need ----
+
+PAIRS = ["between_pairs", "within_pairs"]
+ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates", *PAIRS]
+CHANGED = ["scores", "rank", "votes"]  # added by results.decider
+
+
+def brief(record: dict) -> dict:
+    """The fields of a record that tables need; published files have no index and no NFE, few have `candidates`."""
+    return {key: record[key] for key in [*ROW, *CHANGED] if key in record}
+
+
+# ---- reading ----
+
+# What the values of a foreign file raise.
+WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 
 def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **about) -> dict:
@@ -359,38 +399,96 @@ def _check_numbers(record: dict) -> None:
         raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")
 
 
-def _parse(data: bytes) -> dict:
-    """The data in a file of torch.save. ValueError, or what torch raises, if it is damaged or holds code."""
-    if data.startswith(b"PK"):  # otherwise a published file of an older torch, which has no checksum
+def _parse(data: bytes, checked: bool = False) -> dict:
+    """The data in a file of torch.save. ValueError, or what torch raises, if it is damaged or holds code.
+
+    `checked`: these bytes were compared with their checksums before.
+    """
+    if data.startswith(b"PK") and not checked:  # a published file of an older torch has no checksum
         check_zip(io.BytesIO(data))
     with torch.serialization.safe_globals(_SCALARS):
         return torch.load(io.BytesIO(data), weights_only=True)
 
 
-def load_record(path: Path, wanted: Expected | None = None) -> dict:
-    """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
+def _check(path: Path, record: dict, wanted: Expected | None) -> None:
+    """Raises one of WRONG unless a record is that of the image which its file is named after, and of the run wanted."""
+    record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
+    if wanted:
+        _check_numbers(record)
+        _check_origin(record, wanted)
+    if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
+        raise ValueError(f"it is of image {record['index']}")
 
-    Every record is read here, whole, and compared with its checksums. With `wanted` it must be a record of that run
-    with valid numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is
-    another image's; FileNotFoundError if there is no file.
-    """
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file. InputError: cannot be read; FileNotFoundError: there is none."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
+
+
+def _decode(path: Path, data: bytes, wanted: Expected | None, checked: bool = False) -> dict:
+    """The record in the bytes of a file, checked as in `load_record`; `checked`: its checksums were compared before."""
     try:
-        record = _parse(data)
+        record = _parse(data, checked)
     except Exception as error:  # torch raises many kinds for a foreign or truncated file
         raise InputError(f"{path} is no record", f"{one_line(error)}") from None
     try:
-        record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
-        if wanted:
-            _check_numbers(record)
-            _check_origin(record, wanted)
-        if "index" in record and path.stem.isdecimal() and record["index"] != int(path.stem):
-            raise ValueError(f"it is of image {record['index']}")
+        _check(path, record, None if checked else wanted)
         return record
-    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:  # a foreign file's values
+    except WRONG as error:
         raise InputError(f"{path} is no record", f"{one_line(error)}") from None
+
+
+def load_record(path: Path, wanted: Expected | None = None) -> dict:
+    """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
+
+    Every record is read whole and compared with its checksums. With `wanted` it must be a record of that run with valid
+    numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is another
+    image's; FileNotFoundError if there is no file.
+    """
+    return _decode(path, _read(path), wanted)
+
+
+class Reader:
+    """Reads the records of a run, and keeps its index (see index.py).
+
+    `change` makes another dict of a record, and `how` is a text on which its fields depend, beside the record; without
+    `how` they are not kept.
+    """
+
+    def __init__(
+        self, folder: Path, wanted: Expected, change: Callable[[dict], dict] | None = None, how: str | None = None
+    ):
+        self._wanted = wanted
+        self._change = change
+        self._checked = Index(folder, wanted.digest)
+        self._changed = None if how is None else Index(folder, wanted.digest, how)
+
+    def row(self, path: Path) -> dict:
+        """`brief` of a record, changed if it is to be; raises as `load_record`."""
+        data = _read(path)
+        digest = sha256(data)
+        index = self._checked if self._change is None else self._changed
+        row = None if index is None else index.find(digest, path)
+        if row is not None:
+            return row
+        checked = self._checked.find(digest, path) is not None
+        record = _decode(path, data, self._wanted, checked)
+        if not checked:
+            self._checked.add(digest, brief(record))
+        if self._change is None:
+            return brief(record)
+        row = brief(self._change(record))
+        if index is not None:
+            index.add(digest, row)
+        return row
+
+    def close(self) -> None:
+        """Write the new lines of the index."""
+        for index in (self._checked, self._changed):
+            if index is not None:
+                index.flush()

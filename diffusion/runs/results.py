@@ -119,15 +119,8 @@ def nothing_done(run: Run, problems: list[str], what: str = "image") -> InputErr
 
 # ---- many records ----
 
-ROW = ["index", "file", "group", "label", "pred", "decided", "margin", "nfe", "first_nfe", "candidates"]
-PAIRS = ["between_pairs", "within_pairs"]
-ROW += PAIRS
-CHANGED = ["scores", "rank", "votes"]  # added by `decider`
-
-
-def brief(record: dict) -> dict:
-    """The fields of a record that tables need; published files have no index and no NFE, few have `candidates`."""
-    return {key: record[key] for key in [*ROW, *CHANGED] if key in record}
+PAIRS = records.PAIRS
+brief = records.brief
 
 
 def read_rows(
@@ -136,26 +129,33 @@ def read_rows(
     of_run: bool,
     change: Callable[[dict], dict] | None = None,
     loss: str | None = None,
+    how: str | None = None,
 ) -> tuple[list[dict], list[str]]:
     """The `brief` of each record, and the problems of those that cannot be read.
 
     `of_run`: each must be a record of the run whose run.json lies beside it, with this loss or the run's (see
     records.expected); otherwise published ones are read too. `change(record)` may decide again while the errors are in
-    memory; they are not kept, since those of all images do not fit.
+    memory; they are not kept, since those of all images do not fit. `how` as in records.Reader.
     """
     rows: list[dict] = []
     problems: list[str] = []
-    wanted: dict[Path, records.Expected | None] = {}
+    readers: dict[Path, records.Reader] = {}
     for path in paths:
-        if path.parent not in wanted:
-            wanted[path.parent] = records.expected(records.read_run(path.parent), loss) if of_run else None
+        if of_run and path.parent not in readers:
+            wanted = records.expected(records.read_run(path.parent), loss)
+            readers[path.parent] = records.Reader(path.parent, wanted, change, how)
         try:
-            record = records.load_record(path, wanted[path.parent])
-            rows.append(brief(change(record) if change else record))
+            if of_run:
+                rows.append(readers[path.parent].row(path))
+            else:
+                record = records.load_record(path)
+                rows.append(brief(change(record) if change else record))
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
         except InputError as error:
             problems.append(str(error))
+    for reader in readers.values():
+        reader.close()
     return rows, problems
 
 
@@ -188,9 +188,17 @@ def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
     return decide
 
 
-def decided(run: Run, vote: bool = False) -> tuple[list[dict], list[str]]:
-    """`read_rows` of all images done, decided by `decider`."""
-    return read_rows(run.done.values(), of_run=True, change=decider(run, vote), loss=run.loss)
+def decided(run: Run, vote: bool = False, scores: bool = True) -> tuple[list[dict], list[str]]:
+    """`read_rows` of all images done, decided by `decider`; with or without the scores, which take K numbers each."""
+    decide = decider(run, vote)
+    if scores:
+        return read_rows(run.done.values(), of_run=True, change=decide, loss=run.loss)
+
+    def brief_decision(record: dict) -> dict:
+        return {key: value for key, value in decide(record).items() if key != "scores"}
+
+    how = json.dumps(["decided", run.loss, run.options["loss"], vote, run.class_ids.tolist(), run.arm_class.tolist()])
+    return read_rows(run.done.values(), of_run=True, change=brief_decision, loss=run.loss, how=how)
 
 
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
