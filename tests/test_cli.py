@@ -218,7 +218,7 @@ def test_the_bar_counts_what_was_done_before(measured, capsys):
     table = {k: {"nfe": 20, "margin": 1.0, "errors": errors(1.0)} for k in (0, 1)}
     earlier = [{"pred": 1, "label": 1, "nfe": 20}, {"pred": 0, "label": 1, "nfe": 40}]
     measured({"float32": table}, "float32", earlier=earlier)
-    last = capsys.readouterr().err.split("\r")[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
     assert "50.0% right, 25 NFE each" in last and "2/2" in last
 
 
@@ -234,7 +234,7 @@ def test_the_bar_moves_with_calls_and_fits_80_columns(capsys):
         for k in range(3):
             bar.image({"label": 1, "pred": k % 2, "nfe": 124_500})
         bar.bar.refresh()
-    lines = [line.strip("\n") for line in capsys.readouterr().err.split("\r") if line.strip()]
+    lines = capsys.readouterr().err.splitlines()
     assert any("0/50000" in line and "left" in line and "NFE/s" in line for line in lines)
     assert all(len(line) <= 80 for line in lines[1:])
     assert any("% right, 124,500 NFE each" in line and line.endswith("NFE/s") for line in lines)
@@ -274,14 +274,14 @@ def test_a_race_never_is_at_an_end_before_its_last_image(capsys):
         assert "left" in bar.bar.bar_format
     assert seen[-1] == 100 and max(seen[:-1]) < 100
     assert seen == sorted(seen)
-    assert capsys.readouterr().err.rstrip().split("\r")[-1].startswith("100%") and "<" not in bar.bar.bar_format
+    assert capsys.readouterr().err.splitlines()[-1].startswith("100%") and "<" not in bar.bar.bar_format
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_bar_that_ends_at_nothing(capsys, exact):
     with Progress(46, 46_000, exact):
         pass
-    last = capsys.readouterr().err.rstrip().split("\r")[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("  0%|") and last.endswith("| 0/46, in 00:00, 0 NFE/s")
 
 

@@ -152,12 +152,20 @@ def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[
 
 
 def evaluate(
-    todo: list[int], load, classify, path_of, bar: Progress, *, dtype: str, grace: float, run: str | None = None
+    todo: list[int],
+    load,
+    classify,
+    path_of,
+    bar: Progress,
+    *,
+    dtype: str,
+    grace: float,
+    run: records.Expected | None = None,
 ) -> tuple[list[dict], list[str]]:
     """Measure and save images, under a bar; their rows, and what went wrong.
 
     load(index) and classify(images, dtype, spent) as those of Classifier; path_of(index) is the path of a record; `run`
-    is the records.fingerprint of the run's options.
+    is what the run's records must agree with.
 
     An image whose errors in a reduced dtype are not finite is measured again in float32 at the end. One that cannot be
     read, or whose errors are not finite even then, is left out, with a note in the run's folder that goes when it

@@ -1,11 +1,29 @@
 """The bar of a run: it moves with network calls and says what is done, how well, how fast and how long it will take."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
 from diffusion.data.catalogue import NO_LABEL
+
+MINUTE = 60.0  # seconds between two lines of a bar that is no terminal's
+
+
+class _Lines:
+    """A stream that is no terminal, on which each state of a bar is a line."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n").rstrip()
+        if line:
+            self._stream.write(f"{line}\n")
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 class Progress:
@@ -24,7 +42,10 @@ class Progress:
             self._count(self.all, row)
 
     def __enter__(self) -> "Progress":
-        self.bar = tqdm(total=self.nfe, dynamic_ncols=True, smoothing=0, bar_format="{desc}")
+        look = {"total": self.nfe, "dynamic_ncols": True, "smoothing": 0, "bar_format": "{desc}"}
+        if not sys.stderr.isatty():
+            look |= {"file": _Lines(sys.stderr), "mininterval": MINUTE, "maxinterval": MINUTE, "miniters": 1}
+        self.bar = tqdm(**look)
         self._show()
         return self
 
