@@ -11,7 +11,7 @@ from diffusion import InputError
 from diffusion.data import catalogue
 from diffusion.io import wording
 from diffusion.matching import scores as matching_scores
-from diffusion.runs import records, results, show
+from diffusion.runs import pack, records, results, show
 from diffusion.runs.results import Run
 from diffusion.stats import calibration, intervals, metrics
 from diffusion.stats.intervals import Measure
@@ -61,6 +61,10 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     if not rows:
         raise results.nothing_done(run, problems)
     each = np.array([row.pop("scores") for row in rows]) if scores else None  # [n, K]
+    for row in rows:
+        for key in ("file", "group"):
+            if isinstance(row.get(key), str):  # pandas refuses half a surrogate pair, as of a name that is not UTF-8
+                row[key] = row[key].encode(errors="replace").decode()
     table = pd.DataFrame(rows).drop(columns=["candidates", "first_nfe"], errors="ignore")
     if show.answers(rows):
         table["right"] = table.pred == table.label
@@ -95,6 +99,8 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
 
 def name_of(run: Run) -> str:
     """A run's folder below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT if class-conditional."""
+    if pack.is_pack(run.folder):
+        return pack.opened(run.folder).files["name"]
     return "/".join(run.folder.absolute().parts[-3 if run.folder.name in catalogue.SPLITS else -2 :])
 
 

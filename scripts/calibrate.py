@@ -39,13 +39,12 @@ SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
 
 def measures(scores: np.ndarray, label: np.ndarray, hit: np.ndarray, temperature: float) -> dict[str, float]:
     """What is printed of one part of the images at one temperature."""
-    p = calibration.probabilities(scores, temperature)
-    sure = p.max(1)
+    sure, briers, nlls = calibration.figures(scores, label, temperature)
     found = {
         "ECE": calibration.ece(sure, hit),
         "by chance": calibration.ece_by_chance(sure),
-        "Brier": calibration.brier(p, label),
-        "NLL, nats": calibration.nll(p, label),
+        "Brier": float(briers.mean()),
+        "NLL, nats": float(nlls.mean()),
     }
     answered, right = calibration.coverage(sure, hit)
     for share in SHARES:
@@ -73,7 +72,7 @@ def main(argv: list[str]) -> int:
 
     fit, temperature = first
     if args.out:
-        sure = calibration.probabilities(scores[~fit], temperature).max(1)
+        sure, *_ = calibration.figures(scores[~fit], label[~fit], temperature)
         draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
     if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
         few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"

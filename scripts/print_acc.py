@@ -129,7 +129,7 @@ def print_run(args, folder: Path) -> int:
         raise InputError(folder, "no per-image files (000.pt, ...) there")
     vote = args.decide == "vote"
     known, total, again = {}, 0, False
-    if (folder / "run.json").exists():
+    if records.is_run(folder):
         again = bool(args.loss or vote or args.top is not None or args.metrics)
         run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
         done, failed = run.done, results.failures(folder, run.about)
@@ -186,9 +186,9 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--positive {args.positive}", "is for --metrics two-class")
     folders = [records.run_folder(folder) for folder in args.folders]
     for folder in folders:
-        if not os.path.isdir(folder):
+        if not os.path.exists(folder):
             raise InputError(folder, "no such folder")
-    if len(folders) == 1 and not (folders[0] / "run.json").exists() and not records.finished(folders[0]):
+    if len(folders) == 1 and not records.is_run(folders[0]) and not records.finished(folders[0]):
         below = [path.parent for path in sorted(folders[0].glob("**/run.json"))]
         folders = [folder for folder in below if folder not in folders] or folders
         several = bool(below)

@@ -34,9 +34,11 @@ CHUNK = 500  # records read by one task
 
 def find_runs(folder: Path) -> dict[Path, dict]:
     """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
-    if not os.path.isdir(folder):
+    if not os.path.exists(folder):
         raise InputError(folder, "no such folder")
     paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
+    if records.is_run(folder):  # also a packed one
+        paths = [folder, *(path for path in paths if path != folder)]
     runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
     for path, run in runs.items():
         records.need(path, run, "dataset", "indices")

@@ -35,6 +35,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "datasets": {"data/hub", "matching/items"},
     "matplotlib": {"plots/style"},
     "pandas": {"tables"},
+    "pyarrow": {"runs/pack"},
     "tqdm": {"evaluate/progress", "evaluate/machine", "evaluate/classifier"},
     "argparse": {"evaluate/options"},
 }  # fmt: skip

@@ -117,6 +117,15 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
     return scores, label
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_figures_are_those_of_all_probabilities_at_once(drawn, at_once):
+    scores, label = drawn[:2]
+    p = calibration.probabilities(scores, 0.7)
+    sure, briers, nlls = calibration.figures(scores, label, 0.7, at_once)
+    assert np.array_equal(sure, p.max(1))
+    assert briers.mean() == calibration.brier(p, label) and nlls.mean() == calibration.nll(p, label)
+
+
 def test_nll_and_brier_against_scikit_learn(drawn):
     scores, label = drawn
     p = calibration.probabilities(scores, 0.03)

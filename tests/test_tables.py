@@ -14,7 +14,8 @@ from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
-from diffusion.runs import records, show
+from diffusion import tables
+from diffusion.runs import records, results, show
 from diffusion.stats import calibration, metrics
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
@@ -132,6 +133,13 @@ def test_matching_runs_travel_too(run_main, tmp_path):
 
 
 # ---- side by side ----
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    folder = write_run(tmp_path / "run", np.eye(3)[None, :, :1], [0], about=lambda k: {"file": "cat\udcff.png"})
+    for scores in (None, "score"):
+        table, problems = tables.images(results.read(folder), scores=scores)
+        assert table.file.tolist() == ["cat?.png"] and not problems
 
 
 def test_compare_by_hand(run_main, tmp_path, two):

@@ -29,6 +29,11 @@ def _code() -> str:
     return sha256("".join(sha256((PACKAGE / name).read_bytes()) for name in CODE))
 
 
+def key(*depends: str) -> str:
+    """Digest of texts on which the fields of a record depend, and of the code that makes them."""
+    return sha256("\n".join([_code(), *depends]))
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, list):
         return all(isinstance(each, bool | int | float | str) for each in value)
@@ -49,7 +54,7 @@ class Index:
     def __init__(self, folder: Path, *depends: str, read: bool = True):
         """`depends`: texts on which the fields depend, beside the record; without `read`, only to append."""
         self._path = folder / NAME
-        self._key = sha256("\n".join([_code(), *depends])).encode()
+        self._key = key(*depends).encode()
         self._lines: dict[bytes, bytes] = {}  # digest of a record -> line
         self._new: list[bytes] = []
         if read:

@@ -19,7 +19,9 @@ from diffusion.data.catalogue import SPLITS
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
+from diffusion.runs import pack
 from diffusion.runs.index import Index
+from diffusion.runs.index import key as index_key
 
 # Published files hold numpy scalars beside tensors, under their names in numpy 1 and 2. Nothing else is read.
 _SCALAR = np.float64(0).__reduce__()[0]  # the function that makes a scalar when it is unpickled
@@ -114,7 +116,7 @@ def read_run(folder: Path) -> dict:
     """The contents of run.json. Raises InputError if it is missing or damaged, or if no script writes such contents."""
     path = folder / "run.json"
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(pack.opened(folder).files["run.json"] if pack.is_pack(folder) else path.read_text())
         _check_run(run)
         return run
     except FileNotFoundError:
@@ -153,12 +155,17 @@ def need(folder: Path, run: dict, *keys: str) -> None:
             raise InputError(f"{folder / 'run.json'}", f"no {key} there")
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run.json, or is a file, which stands for a packed run (see pack.py)."""
+    return pack.is_pack(folder) or os.path.exists(folder / "run.json")  # Path.exists raises for some names
+
+
 def run_folder(path: Path) -> Path:
     """The folder itself, or the only folder in it that has a split's name and holds a run, as runs of a DiT are stored.
 
     InputError if there are runs of several splits.
     """
-    if os.path.exists(path / "run.json"):  # as Path's, but any name will do
+    if is_run(path):
         return path
     inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
     if len(inside) > 1:
@@ -172,7 +179,9 @@ def record_path(folder: Path, total: int, index: int) -> Path:
 
 
 def _names(folder: Path) -> list[str]:
-    """The names of a folder's files. InputError if it cannot be listed."""
+    """The names of a folder's files, or of the records in a packed run. InputError if it cannot be listed."""
+    if pack.is_pack(folder):
+        return [f"{index}.pt" for index in pack.opened(folder).place]
     try:
         return os.listdir(folder)
     except OSError as error:
@@ -206,6 +215,8 @@ def chosen(folder: Path, about: dict) -> dict[int, Path]:
 def failed(folder: Path) -> dict[int, Path]:
     """Dataset index -> the note `failed/INDEX.txt`: the reason why there is no record."""
     notes = folder / "failed"
+    if pack.is_pack(folder):
+        return _numbered(notes, list(pack.opened(folder).files["failed"]), "txt")
     return _numbered(notes, _names(notes) if os.path.isdir(notes) else [], "txt")
 
 
@@ -228,6 +239,9 @@ def note_failure(path: Path, why: str) -> None:
 
 def read_note(note: Path) -> str:
     """The text of a note, or the reason why it cannot be read."""
+    folder = note.parent.parent
+    if pack.is_pack(folder):
+        return pack.opened(folder).files["failed"][note.name]
     try:
         return note.read_text(errors="replace").strip()
     except OSError as error:
@@ -450,7 +464,17 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
     numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is another
     image's; FileNotFoundError if there is no file.
     """
-    return _decode(path, _read(path), wanted)
+    return _packed(path, wanted) if pack.is_pack(path.parent) else _decode(path, _read(path), wanted)
+
+
+def _packed(path: Path, wanted: Expected | None) -> dict:
+    """`load_record` from a packed run, in which each record has a checksum."""
+    record = pack.opened(path.parent).record(int(path.stem))
+    try:
+        _check(path, record, wanted)
+        return record
+    except WRONG as error:
+        raise InputError(f"{path} is no record", f"{one_line(error)}") from None
 
 
 class Reader:
@@ -470,6 +494,12 @@ class Reader:
 
     def row(self, path: Path) -> dict:
         """`brief` of a record, changed if it is to be; raises as `load_record`."""
+        if pack.is_pack(path.parent):
+            packed = pack.opened(path.parent)
+            if self._change is None and packed.files["checked"] == index_key(self._wanted.digest):
+                return brief(packed.fields(int(path.stem)))
+            record = _packed(path, self._wanted)
+            return brief(self._change(record) if self._change else record)
         data = _read(path)
         digest = sha256(data)
         index = self._checked if self._change is None else self._changed

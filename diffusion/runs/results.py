@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion import InputError
 from diffusion.paths import script
-from diffusion.runs import records
+from diffusion.runs import pack, records
 from diffusion.stats import calibration, metrics
 
 
@@ -209,20 +209,25 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
     decide = decider(run)
+    scores = np.empty((len(run.done), len(column)))  # filled in place: the scores of all images, and no second copy
+    read = 0
 
     def score(record: dict) -> dict:
+        nonlocal read
         if record["label"] not in column:
             raise InputError(f"image {record['index']}", f"its label {record['label']} is no class of the run")
-        record = decide(record)
-        return record | {key: column[record[key]] for key in ("label", "pred")}
+        row = decide(record)
+        scores[read] = row.pop("scores")
+        read += 1
+        return row | {key: column[row[key]] for key in ("label", "pred")}
 
     rows, problems = read_rows(run.done.values(), of_run=True, change=score, loss=run.loss)
     if not rows:
         raise nothing_done(run, problems)
-    keys = ["index", "nfe", "scores", "label", "pred"]
+    keys = ["index", "nfe", "label", "pred"]
     if all("within_pairs" in row for row in rows):
         keys += PAIRS
-    columns = {}
+    columns = {"scores": scores[:read]}
     for key in keys:
         columns[key] = np.array([row[key] for row in rows])
     return columns, problems
@@ -259,6 +264,16 @@ def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(errors), np.array(labels), levels
 
 
+def _calibration(folder: Path) -> str:
+    """The text of calibration.json. FileNotFoundError: there is none."""
+    if not pack.is_pack(folder):
+        return (folder / "calibration.json").read_text()
+    text = pack.opened(folder).files["calibration.json"]
+    if text is None:
+        raise FileNotFoundError
+    return text
+
+
 def read_calibration(run: Run) -> dict:
     """The file of scripts/calibrate.py: temperature; fit, the share of images that it was fitted on; seed.
 
@@ -266,7 +281,7 @@ def read_calibration(run: Run) -> dict:
     """
     path = run.folder / "calibration.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(_calibration(run.folder))
         read = {key: float(found[key]) for key in ("temperature", "fit")} | {"seed": int(found["seed"])}
         if not 0 < read["temperature"] < np.inf:
             raise ValueError(f"temperature {read['temperature']}")

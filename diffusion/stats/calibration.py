@@ -112,14 +112,37 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.abs(found.x) * start
 
 
+def figures(
+    scores: np.ndarray, label: np.ndarray, temperature: float, at_once: int = 1000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence, Brier score and negative log likelihood of each image, for labels [n] and scores [n, K]. [n] each
+
+    The probabilities of `at_once` images are in memory at a time; `brier` and `nll` are the means of the latter two.
+    """
+    found = []
+    for k in range(0, len(label), at_once):
+        p, rows = probabilities(scores[k : k + at_once], temperature), label[k : k + at_once]
+        found.append((p.max(1), _briers(p, rows), _nlls(p, rows)))
+    sure, briers, nlls = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return sure, briers, nlls
+
+
+def _nlls(p: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return -np.log(np.maximum(p[np.arange(len(label)), label], EPS))
+
+
+def _briers(p: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return np.sum(p**2, 1) + 1 - 2 * p[np.arange(len(label)), label]
+
+
 def nll(p: np.ndarray, label: np.ndarray) -> float:
     """Mean negative log likelihood of labels [n] under p [n, K], in nats; a probability below EPS counts as EPS."""
-    return float(-np.mean(np.log(np.maximum(p[np.arange(len(label)), label], EPS))))
+    return float(np.mean(_nlls(p, label)))
 
 
 def brier(p: np.ndarray, label: np.ndarray) -> float:
     """Mean over images of sum_k (p_k - [k is the label])^2, in 0..2 (Brier, 1950); p [n, K], label [n]."""
-    return float(np.mean(np.sum(p**2, 1) + 1 - 2 * p[np.arange(len(label)), label]))
+    return float(np.mean(_briers(p, label)))
 
 
 def bins_for(images: int) -> int:

@@ -1,0 +1,286 @@
+"""A finished run as one file: every record, run.json, notes of failures and the calibration, as parquet.
+
+A row for each record: its index; `fields`, JSON of all that is no tensor, with the type and shape of each tensor;
+`int64` and `other`, the numbers of tensors; `errors`; and a CRC-32 of all of these. Other files of the run lie in the
+metadata, with a CRC-32 too.
+
+Errors are stored exactly, as differences of their bits: loss by loss and, within a loss, point by point. Neighbours in
+this order are alike, and the bits of a positive float, read as a whole number, are about the logarithm: so the
+differences have few digits. A loss that goes with a power of the first one is stored as what that does not predict.
+"""
+
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion import InputError, one_line
+from diffusion.io.atomic import write_atomic
+
+LISTS = ("errors", "int64")  # columns of lists
+GROUP = 500  # records in a row group, which is read at once
+KEY = b"diffusion-classifier"  # of the metadata
+QUARTERS = (0, 2, 4)  # powers of the first loss that may predict another, in quarters
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a path in place of a run's folder is a file, which must then be a packed run."""
+    return os.path.isfile(path)
+
+
+# ---- one record ----
+
+
+def _point_major(counts: np.ndarray) -> np.ndarray:
+    """The order that sorts the errors of a record, stored arm by arm, by point and then by arm; counts [arms]."""
+    first = np.cumsum(counts) - counts
+    point = np.arange(counts.sum()) - np.repeat(first, counts)
+    return np.argsort(point, kind="stable")
+
+
+def _has_error_table(record: dict) -> bool:
+    """Whether a record's errors are [sum(counts), losses] float32, and can be sorted by point."""
+    errors, counts = record.get("errors"), record.get("counts")
+    if not (isinstance(errors, torch.Tensor) and isinstance(counts, torch.Tensor)):
+        return False
+    return errors.dtype == torch.float32 and counts.dtype == torch.int64 and errors.shape[:-1] == (int(counts.sum()),)
+
+
+def _to_differences(errors: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Errors [losses, n] float32 as differences of their bits [losses * n] uint32, and the power of each loss."""
+    bits = np.ascontiguousarray(errors).view(np.int32)
+    rows: list[np.ndarray] = []
+    powers: list[int] = []
+    for row in bits:
+        tries = {}
+        for power in QUARTERS if powers else (0,):
+            step = np.diff(row - _predicted(bits[0], power), prepend=np.int32(0))
+            tries[power] = ((step << 1) ^ (step >> 31)).view(np.uint32)  # small numbers of either sign become small
+        powers.append(min(tries, key=lambda power: np.log2(tries[power] + 1.0).sum()))
+        rows.append(tries[powers[-1]])
+    return np.concatenate(rows), powers
+
+
+def _from_differences(stored: np.ndarray, powers: list[int]) -> np.ndarray:
+    """The errors [losses, n] float32 of `_to_differences`."""
+    table = stored.reshape(len(powers), -1)
+    step = (table >> 1).view(np.int32) ^ -(table & 1).view(np.int32)
+    bits = np.cumsum(step, 1, dtype=np.int32)
+    for k, power in enumerate(powers):
+        bits[k] += _predicted(bits[0], power) if k else 0
+    return bits.view(np.float32)
+
+
+def _predicted(bits: np.ndarray, quarters: int) -> np.ndarray:
+    return (bits.astype(np.int64) * quarters // 4).astype(np.int32)
+
+
+def _encode(record: dict) -> dict:
+    """The row of a record. TypeError: a field that is no tensor and that JSON does not hold."""
+    fields: list[list] = []
+    whole: list[np.ndarray] = [np.empty(0, np.int64)]
+    other = b""
+    errors = np.empty(0, np.uint32)
+    for key, value in record.items():
+        if not isinstance(value, torch.Tensor):
+            fields.append([key, value])
+            continue
+        dtype = str(value.dtype).removeprefix("torch.")
+        about = [key, dtype, list(value.shape)]
+        array = value.numpy()
+        if key == "errors" and _has_error_table(record):
+            errors, powers = _to_differences(array[_point_major(record["counts"].numpy())].T)
+            about.append(powers)
+        elif dtype == "int64":
+            whole.append(array.ravel())
+        else:
+            other += array.tobytes()
+        fields.append(about)
+    row = {"index": record["index"], "fields": json.dumps(fields), "other": other}
+    row |= {"int64": np.concatenate(whole), "errors": errors}
+    return row | {"crc": _crc(row)}
+
+
+def _crc(row: dict) -> int:
+    crc = zlib.crc32(row["fields"].encode())
+    for part in (row["errors"], row["int64"], row["other"]):
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def _decode(row: dict) -> dict:
+    """The record of a row."""
+    record: dict = {}
+    used = {"int64": 0, "other": 0}
+    powers = None
+    for key, *about in json.loads(row["fields"]):
+        if len(about) == 1:
+            record[key] = about[0]
+            continue
+        dtype, shape = about[:2]
+        kind, size = getattr(torch, dtype), int(np.prod(shape, dtype=np.int64))
+        record[key] = torch.empty(shape, dtype=kind)
+        if len(about) == 3:
+            powers = about[2]
+        elif size:  # torch.frombuffer refuses an empty buffer
+            column, length = ("int64", size) if dtype == "int64" else ("other", size * kind.itemsize)
+            part = row[column][used[column] : used[column] + length]
+            used[column] += length
+            record[key] = torch.frombuffer(bytearray(part), dtype=kind).reshape(shape)
+    if powers is not None:
+        order = _point_major(record["counts"].numpy())
+        record["errors"].numpy()[order] = _from_differences(row["errors"], powers).T
+    return record
+
+
+def _same(a: dict, b: dict) -> bool:
+    """Whether two records have the same fields with the same values, to the bit."""
+    if list(a) != list(b):
+        return False
+    for x, y in zip(a.values(), b.values(), strict=True):
+        if type(x) is not type(y):
+            return False
+        if isinstance(x, torch.Tensor):
+            if x.dtype != y.dtype or x.shape != y.shape or x.numpy().tobytes() != y.numpy().tobytes():
+                return False
+        elif repr(x) != repr(y):  # nan equals nan, and a key 1 is not a key "1"
+            return False
+    return True
+
+
+# ---- the file ----
+
+
+def _pyarrow():
+    """pyarrow with its parquet part. InputError: it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("a packed run", "needs the package pyarrow: pip install pyarrow") from None
+    return pyarrow
+
+
+def _groups(rows: Iterator[dict]) -> Iterator[list[dict]]:
+    """Rows in groups of GROUP; itertools.batched is of Python 3.12."""
+    while True:
+        group = list(itertools.islice(rows, GROUP))
+        if not group:
+            return
+        yield group
+
+
+def write(path: Path, records: Iterable[tuple[Path, dict]], files: dict) -> int:
+    """Write a packed run; the number of records. `records`: path and contents of each; `files`: JSON for the metadata.
+
+    Each record is decoded again and compared, before its row is written. InputError if one cannot be held exactly.
+    """
+    pyarrow = _pyarrow()
+    types = {"index": pyarrow.int64(), "fields": pyarrow.string(), "crc": pyarrow.uint32(), "other": pyarrow.binary()}
+    types |= {"errors": pyarrow.list_(pyarrow.uint32()), "int64": pyarrow.list_(pyarrow.int64())}
+    text = json.dumps(files)
+    metadata = {KEY: b"%08x %s" % (zlib.crc32(text.encode()), text.encode())}
+    schema = pyarrow.schema(list(types.items()), metadata)
+    written = 0
+
+    def rows() -> Iterator[dict]:
+        for source, record in records:
+            try:
+                row = _encode(record)
+                exact = _same(_decode(row), record)
+            except TypeError:
+                exact = False
+            if not exact:
+                raise InputError(source, "holds a field that a packed run cannot hold exactly")
+            yield row
+
+    def save(file) -> None:
+        nonlocal written
+        with pyarrow.parquet.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding={"errors.list.element": "BYTE_STREAM_SPLIT", "int64.list.element": "DELTA_BINARY_PACKED"},
+            write_page_checksum=True,
+        ) as writer:
+            for group in _groups(rows()):
+                writer.write_table(pyarrow.Table.from_pylist(group, schema))
+                written += len(group)
+
+    write_atomic(path, save)
+    return written
+
+
+class Pack:
+    """An open packed run."""
+
+    def __init__(self, path: Path):
+        """InputError if the file is no packed run, or is damaged."""
+        self.path = path
+        pyarrow = _pyarrow()
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+            crc, text = self._file.schema_arrow.metadata[KEY].split(b" ", 1)
+            if crc != b"%08x" % zlib.crc32(text):
+                raise ValueError("the checksum of its metadata is another")
+            self.files: dict = json.loads(text)
+            indices = self._file.read(["index"]).column("index").to_pylist()
+        except Exception as error:  # pyarrow raises many kinds for a foreign or damaged file
+            raise self._damaged(error) from None
+        if len(indices) != self.files["records"]:
+            raise self._damaged(f"{len(indices)} records, wanted {self.files['records']}")
+        self.place = {index: divmod(k, GROUP) for k, index in enumerate(indices)}
+        self._group = -1
+        self._columns: dict = {}
+
+    def _damaged(self, why: Exception | str) -> InputError:
+        return InputError(self.path, f"is no packed run, or a damaged one: {one_line(why)}")
+
+    def _read_group(self, group: int) -> None:
+        table = self._file.read_row_group(group, use_threads=False)
+        self._columns = {"fields": table.column("fields"), "other": table.column("other")}
+        self._columns["crc"] = table.column("crc").to_numpy()
+        for name in LISTS:
+            lists = table.column(name).combine_chunks()
+            self._columns[name] = lists.offsets.to_numpy(), lists.values.to_numpy()
+        self._group = group
+
+    def record(self, index: int) -> dict:
+        """The record of an image. InputError if it is damaged."""
+        return _decode(self._row(index))
+
+    def fields(self, index: int) -> dict:
+        """All of the record of an image that is no tensor. InputError if any of it is damaged, tensors too."""
+        return {key: about[0] for key, *about in json.loads(self._row(index)["fields"]) if len(about) == 1}
+
+    def _row(self, index: int) -> dict:
+        group, k = self.place[index]
+        try:
+            if group != self._group:
+                self._read_group(group)
+            row = {name: self._columns[name][k].as_py() for name in ("fields", "other")}
+            for name in LISTS:
+                offsets, values = self._columns[name]
+                row[name] = values[offsets[k] : offsets[k + 1]]
+            if _crc(row) != self._columns["crc"][k]:
+                raise ValueError("its checksum is another")
+            return row
+        except Exception as error:  # pyarrow raises many kinds for a damaged file
+            raise self._damaged(f"image {index}: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, size: int, changed: int) -> Pack:
+    return Pack(path)
+
+
+def opened(path: Path) -> Pack:
+    """A packed run, opened once as long as the file stays as it is. InputError as from Pack."""
+    state = path.stat()
+    return _opened(path, state.st_size, state.st_mtime_ns)
