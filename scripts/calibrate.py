@@ -74,7 +74,8 @@ def main(argv: list[str]) -> int:
     if args.out:
         sure, *_ = calibration.figures(scores[~fit], label[~fit], temperature)
         draw(sure, hit[~fit], f"{run.options['dataset']}: {len(sure)} images held out", args.out)
-    if (n := int((~fit).sum())) < FEW or fit.sum() < FEW_FITTED:
+    n = int((~fit).sum())
+    if n < FEW or fit.sum() < FEW_FITTED:
         few = f"{fit.sum()} images to fit on and {n} held out, wanted {FEW_FITTED} and {FEW}"
         warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
     if calibration.no_better_than_equal(scores[fit], label[fit], temperature):

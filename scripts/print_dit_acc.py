@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from diffusion import InputError
-from diffusion.runs import records, show
+from diffusion.runs import pack, records, show
 from diffusion.stats import metrics
 
 RULES = {"L2": ["l2"], "L1": ["l1"], "VLB": ["vb"], "L2+VLB": ["l2", "vb"]}  # the losses whose sum decides
@@ -95,6 +95,8 @@ def read(arms: list[int], wanted: records.Expected, paths: list[Path]) -> list[t
             found.append((record["index"], record["label"], record["nfe"], best(record, arms)))
         except FileNotFoundError:
             found.append(f"{path}: is gone")
+        except pack.Damaged:
+            raise
         except InputError as error:
             found.append(str(error))
     return found

@@ -19,7 +19,7 @@ SCRIPT = "scripts/pack.py"
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """30 images of three classes at 16 points, with all kinds of fields; two groups of rows."""
-    rng = np.random.default_rng(0)
+    rng, _ = np.random.default_rng(0), torch.manual_seed(0)
     errors = 0.1 + 0.02 * rng.random((30, 3, 16)) + 0.1 * rng.random((30, 1, 16))
 
     def about(k: int) -> dict:
@@ -137,10 +137,9 @@ def test_every_flipped_byte_is_refused_or_harmless(folder, packed, run_main, tmp
         if done.code == 0:
             assert without(done.out, str(bad)) == right, at
             continue
-        assert done.code in (1, 2) and "Traceback" not in done.err
-        assert all(str(bad) in line for line in done.err.splitlines()), done.err
+        assert done.code == 2 and done.err.count("\n") == 1 and str(bad) in done.err, done.err
         refused += 1
-    assert refused > 100
+    assert refused > 75
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", None])

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion import InputError
 from diffusion.matching.items import Item, Items, Shown
-from diffusion.runs import records, show
+from diffusion.runs import pack, records, show
 from diffusion.runs.results import Run
 from diffusion.stats import metrics
 
@@ -108,6 +108,8 @@ def read_done(run: Run) -> tuple[list[Done], list[str]]:
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
             continue
+        except pack.Damaged:
+            raise
         except InputError as error:
             problems.append(str(error))
             continue

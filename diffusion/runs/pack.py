@@ -29,6 +29,10 @@ KEY = b"diffusion-classifier"  # of the metadata
 QUARTERS = (0, 2, 4)  # powers of the first loss that may predict another, in quarters
 
 
+class Damaged(InputError):
+    """A file that is no packed run, or a part of which is damaged: nothing in it counts."""
+
+
 def is_pack(path: Path) -> bool:
     """Whether a path in place of a run's folder is a file, which must then be a packed run."""
     return os.path.isfile(path)
@@ -166,6 +170,14 @@ def _pyarrow():
     return pyarrow
 
 
+def _schema():
+    """The columns of the file."""
+    pyarrow = _pyarrow()
+    types = {"index": pyarrow.int64(), "fields": pyarrow.string(), "crc": pyarrow.uint32(), "other": pyarrow.binary()}
+    types |= {"errors": pyarrow.list_(pyarrow.uint32()), "int64": pyarrow.list_(pyarrow.int64())}
+    return pyarrow.schema(list(types.items()))
+
+
 def _groups(rows: Iterator[dict]) -> Iterator[list[dict]]:
     """Rows in groups of GROUP; itertools.batched is of Python 3.12."""
     while True:
@@ -181,11 +193,8 @@ def write(path: Path, records: Iterable[tuple[Path, dict]], files: dict) -> int:
     Each record is decoded again and compared, before its row is written. InputError if one cannot be held exactly.
     """
     pyarrow = _pyarrow()
-    types = {"index": pyarrow.int64(), "fields": pyarrow.string(), "crc": pyarrow.uint32(), "other": pyarrow.binary()}
-    types |= {"errors": pyarrow.list_(pyarrow.uint32()), "int64": pyarrow.list_(pyarrow.int64())}
     text = json.dumps(files)
-    metadata = {KEY: b"%08x %s" % (zlib.crc32(text.encode()), text.encode())}
-    schema = pyarrow.schema(list(types.items()), metadata)
+    schema = _schema().with_metadata({KEY: b"%08x %s" % (zlib.crc32(text.encode()), text.encode())})
     written = 0
 
     def rows() -> Iterator[dict]:
@@ -221,7 +230,7 @@ class Pack:
     """An open packed run."""
 
     def __init__(self, path: Path):
-        """InputError if the file is no packed run, or is damaged."""
+        """Damaged if the file is no packed run, or is damaged."""
         self.path = path
         pyarrow = _pyarrow()
         try:
@@ -229,6 +238,8 @@ class Pack:
             crc, text = self._file.schema_arrow.metadata[KEY].split(b" ", 1)
             if crc != b"%08x" % zlib.crc32(text):
                 raise ValueError("the checksum of its metadata is another")
+            if not self._file.schema_arrow.equals(_schema()):
+                raise ValueError("it has other columns")
             self.files: dict = json.loads(text)
             indices = self._file.read(["index"]).column("index").to_pylist()
         except Exception as error:  # pyarrow raises many kinds for a foreign or damaged file
@@ -239,8 +250,8 @@ class Pack:
         self._group = -1
         self._columns: dict = {}
 
-    def _damaged(self, why: Exception | str) -> InputError:
-        return InputError(self.path, f"is no packed run, or a damaged one: {one_line(why)}")
+    def _damaged(self, why: Exception | str) -> Damaged:
+        return Damaged(self.path, f"is no packed run, or a damaged one: {one_line(why)}")
 
     def _read_group(self, group: int) -> None:
         table = self._file.read_row_group(group, use_threads=False)
@@ -252,11 +263,11 @@ class Pack:
         self._group = group
 
     def record(self, index: int) -> dict:
-        """The record of an image. InputError if it is damaged."""
+        """The record of an image. Raises Damaged."""
         return _decode(self._row(index))
 
     def fields(self, index: int) -> dict:
-        """All of the record of an image that is no tensor. InputError if any of it is damaged, tensors too."""
+        """All of the record of an image that is no tensor. Raises Damaged, also for its tensors."""
         return {key: about[0] for key, *about in json.loads(self._row(index)["fields"]) if len(about) == 1}
 
     def _row(self, index: int) -> dict:
@@ -281,6 +292,6 @@ def _opened(path: Path, size: int, changed: int) -> Pack:
 
 
 def opened(path: Path) -> Pack:
-    """A packed run, opened once as long as the file stays as it is. InputError as from Pack."""
+    """A packed run, opened once as long as the file stays as it is. Raises Damaged."""
     state = path.stat()
     return _opened(path, state.st_size, state.st_mtime_ns)

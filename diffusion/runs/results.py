@@ -135,7 +135,7 @@ def read_rows(
 
     `of_run`: each must be a record of the run whose run.json lies beside it, with this loss or the run's (see
     records.expected); otherwise published ones are read too. `change(record)` may decide again while the errors are in
-    memory; they are not kept, since those of all images do not fit. `how` as in records.Reader.
+    memory; they are not kept, since those of all images do not fit. `how` as in records.Reader. Raises pack.Damaged.
     """
     rows: list[dict] = []
     problems: list[str] = []
@@ -152,6 +152,8 @@ def read_rows(
                 rows.append(brief(change(record) if change else record))
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
+        except pack.Damaged:
+            raise
         except InputError as error:
             problems.append(str(error))
     for reader in readers.values():
