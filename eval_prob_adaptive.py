@@ -57,6 +57,7 @@ from diffusion.evaluate.candidates import FirstStage, first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
+from diffusion.evaluate.embeddings import cache_path
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
 from diffusion.evaluate.presets import with_preset
@@ -190,7 +191,8 @@ def main(argv: list[str]) -> int:
     about["prompts"] = str(prompts)
 
     method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
-    arms = Arms(texts, rows, class_ids, prompts.loras)
+    embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)
+    arms = Arms(texts, rows, class_ids, prompts.loras, embeddings)
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
     if no_schedule:
         print("No --to_keep/--n_samples: using --search race")

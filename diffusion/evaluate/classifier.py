@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
@@ -17,6 +18,7 @@ from diffusion.data.datasets import Dataset
 from diffusion.data.images import crop
 from diffusion.evaluate.candidates import FirstStage
 from diffusion.evaluate.config import RunConfig
+from diffusion.evaluate.embeddings import embed
 from diffusion.evaluate.loop import Classifier
 from diffusion.evaluate.machine import load_model
 from diffusion.evaluate.noise import Noise
@@ -44,6 +46,7 @@ class Arms:
     rows: np.ndarray  # [arms] the row of each arm; the search is between rows
     class_ids: np.ndarray  # [rows] the class id of each row
     loras: list[tuple[str, ...]] | None = None  # [arms] LoRAs that a prompt has for itself
+    cache: Path | None = None  # a file for the embeddings of many prompts, see embeddings.embed
 
 
 class DiffusionClassifier(Classifier):
@@ -116,7 +119,10 @@ class DatasetClassifier(DiffusionClassifier):
 
     def begin(self, model: Model) -> None:
         self.model = model
-        self.conditions = model.conditions(self.arms.conditions, self.arms.loras)
+        if self.arms.cache is None:
+            self.conditions = model.conditions(self.arms.conditions, self.arms.loras)
+        else:
+            self.conditions = embed(model, self.arms.conditions, self.arms.loras, self.arms.cache)
         first = self.arms.conditions[0]
         if isinstance(first, str):
             size = f"{self.conditions.nbytes / 1e6:,.1f} MB of embeddings"

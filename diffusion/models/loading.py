@@ -40,7 +40,7 @@ class Model:
     device: torch.device
     image_size: int  # pixels
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
-    conditions: Callable[..., Conditions]  # n prompts or class ids -> n rows
+    conditions: Callable[..., Conditions]  # n prompts or class ids [, LoRAs of each, report of progress] -> n rows
     denoise: Callable[[Tensor, Tensor, Conditions], Tensor]  # z [n, c, h, w], time [n], n rows -> [n, c or 2c, h, w]
     told: str = "text"  # or "class": what `conditions` takes
     classes: int | None = None  # how many class ids it knows, if it takes those
@@ -222,7 +222,11 @@ def load_model(
 
     @guest()
     @torch.inference_mode()
-    def conditions(arms: list, loras: Sequence[tuple[str, ...]] | None = None) -> Conditions:
+    def conditions(
+        arms: list,
+        loras: Sequence[tuple[str, ...]] | None = None,
+        report: Callable[[int], object] = lambda n_prompts: None,
+    ) -> Conditions:
         settings = loras or [None] * len(arms)
         if told == "text":
             _check_tokens(adapter, arms)
@@ -231,7 +235,9 @@ def load_model(
             if setting is not None:
                 switch(setting)
             for k in range(0, len(places), 64):
-                parts.append(adapter.encode_prompts([arms[place] for place in places[k : k + 64]]))
+                batch = [arms[place] for place in places[k : k + 64]]
+                parts.append(adapter.encode_prompts(batch))
+                report(len(batch))
             order += places
         rows = Conditions.cat(parts)
         if loras:
