@@ -15,13 +15,13 @@ from diffusion.runs import naming
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    data = options.add_data(p, "pets", f"{', '.join(catalogue.DATASETS)}; {options.OWN}")
+    data = options.add_data(p, "pets", f"{', '.join(catalogue.DATASETS)}; {options.USERS_DATA}")
     options.add_prompts(data, more="[,lora][,embedding]")
     options.add(data, "--prompts TEXT", "the prompts to choose from, two or more, for images without labels", nargs="+")
     options.add_interpolation(data, "bicubic")
     model = p.add_argument_group("model")
-    known = f"{aliases.VERSIONS['text']}; or a hub id, a diffusers folder or a .safetensors file"
-    options.add(model, "--version MODEL", known, "2-0")
+    models = f"{aliases.VERSIONS['text']}; or a hub id, a diffusers folder or a .safetensors file"
+    options.add(model, "--version MODEL", models, "2-0")
     options.add_text_model(model)
     options.add_network(model)
     search = options.add_search(p, "halving", "; default halving with --to_keep and --n_samples, else race")

@@ -27,8 +27,8 @@ KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run'
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    known = "imagenet, imagenetv2, imagenetA, objectnet, digits, fashion-mnist; or own data of the model's classes"
-    data = options.add_data(p, "imagenet", known)
+    datasets = "imagenet, imagenetv2, imagenetA, objectnet, digits, fashion-mnist; or own data of the model's classes"
+    data = options.add_data(p, "imagenet", datasets)
     options.add(data, "--imgs_to_eval N", "use only the first N images; default all")
     model = p.add_argument_group("model")
     options.add(model, "--image-size", "which DiT-XL/2, by its pixels; default 256", choices=[256, 512], type=int)

@@ -25,10 +25,10 @@ SD_ONLY = [  # options of a diffusion model
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    known = (
+    datasets = (
         "winoground, sugarcrepe, ... (commands.md), NAME:PART, digits-pairs, hf:NAME, or a folder with examples.jsonl"
     )
-    options.add_interpolation(options.add_data(p, "winoground", known, classes=False), "bilinear")
+    options.add_interpolation(options.add_data(p, "winoground", datasets, classes=False), "bilinear")
     model = p.add_argument_group("model")
     kinds = ["sd", "clip", "openclip", "siglip"]
     options.add(model, "--model", "Stable Diffusion, CLIP, OpenCLIP or SigLIP", "sd", choices=kinds)

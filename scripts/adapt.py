@@ -18,7 +18,7 @@ from diffusion.evaluate import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}")
+    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.USERS_DATA}")
     options.add(p, "--out -o PT", "file of noise to write", "noise.pt")
     options.add(p, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
     options.add_value_range(p)

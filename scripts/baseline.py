@@ -17,7 +17,9 @@ from diffusion.runs import naming
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    options.add_prompts(options.add_data(p, "imagenet", f"{', '.join(catalogue.DATASETS)}; {options.OWN}"), "CLIP: ")
+    options.add_prompts(
+        options.add_data(p, "imagenet", f"{', '.join(catalogue.DATASETS)}; {options.USERS_DATA}"), "CLIP: "
+    )
     model = p.add_argument_group("model")
     kinds = "clip:NAME, timm:NAME or a folder that open_clip or timm saved"
     options.add(model, "--model MODEL", kinds, "clip:ViT-L/14")

@@ -35,7 +35,7 @@ def parser() -> options.Parser:
     g = p.add_argument_group("the part noise")
     options.add(g, "--version MODEL", "model, as in the script that evaluates", "digits")
     options.add(g, "--condition", "how the model gets a class", "text", choices=["text", "class"])
-    options.add(g, "--dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}", "digits")
+    options.add(g, "--dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.USERS_DATA}", "digits")
     options.add(g, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
     options.add(
         g, "--levels A-B", "spread the points between these shares of the schedule", constants.usual_levels("race")

@@ -16,7 +16,7 @@ from diffusion.runs import naming
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.OWN}")
+    options.add(p, "dataset NAME", f"one of {', '.join(catalogue.DATASETS)}; {options.USERS_DATA}")
     options.add(p, "--out -o FOLDER", "folder to write; default my-DATASET")
     options.add(p, "--split", "which part of the data", "train", choices=catalogue.SPLITS)
     options.add_value_range(p)

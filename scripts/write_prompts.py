@@ -142,7 +142,7 @@ def write(path: Path, rows: list[Row]) -> None:
 
 def parser() -> options.Parser:
     p = options.parser(__doc__, "DATASET")
-    options.add(p, "dataset DATASET", f"{', '.join(TEMPLATES)}; {options.OWN}")
+    options.add(p, "dataset DATASET", f"{', '.join(TEMPLATES)}; {options.USERS_DATA}")
     options.add(p, "--out CSV", "file to write; default prompts/DATASET_prompts.csv")
     template = "prompts with {} for the name of the class and a(n) for a or an, as in 'a photo of a(n) {}.'"
     usual = "default the published one; openai-imagenet, simple-imagenet: those published for CLIP"

@@ -3,7 +3,7 @@
 LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
 DTYPES = ("float16", "bfloat16", "float32")
 NOISES = ("independent", "antithetic")
-MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes are told apart best
+MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes differ most
 
 
 def usual_levels(search: str) -> str:

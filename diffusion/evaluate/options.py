@@ -18,7 +18,7 @@ from diffusion.evaluate import sharding
 from diffusion.io import wording
 from diffusion.models import aliases
 
-OWN = "or a folder of class folders, a csv of path,label, or hf:NAME"
+USERS_DATA = "or a folder of class folders, a csv of path,label, or hf:NAME"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
