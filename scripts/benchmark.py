@@ -1,18 +1,28 @@
-"""Measure what an evaluation costs beside the network, and what an image costs compared with the published search.
+"""Measure the overhead outside the network, what an image costs, and what a device computes.
 
-    python scripts/benchmark.py                    # all parts, on the CPU in some 15 minutes; or name some
+    python scripts/benchmark.py device --out device.json    # a check of this GPU or CPU, in under three minutes
+    python scripts/benchmark.py scale --images 1000 --classes 1000    # what reading a run of that size costs
+    python scripts/benchmark.py                    # all other parts, on the CPU in some 15 minutes; or name some
     python scripts/benchmark.py network size --device cuda --dtype float16 --latent 64    # at 512 px, on a GPU
     python scripts/benchmark.py noise --version 2-0 --dataset pets --images 20    # whether antithetic noise pays
 
-Each part but noise runs the two sides of a ratio in turns in one process and prints the median of the ratios. Parts:
+Each part from network to memory runs the two sides of a ratio in turns in one process and prints the median of the
+ratios. Parts:
 
-    network    per NFE, ours against the bare network at the same batch; how full the batches are
+    network    per NFE, ours against the bare network at the same batch; batch occupancy
     size       the same with a U-Net of Stable Diffusion 2's size and random weights; FLOP per NFE, share of the peak
     published  per image, the published schedule in a plain loop against the race, embedded model
     lora       per NFE, ten prompts by a LoRA of rank 4 each, on all attention, against the model alone; full calls
     host       per image, all but the network, 1000 prompts by ImageNet's schedule and by the race
     memory     peak with 1000 prompts and 16 images in flight, against one bare network call
     noise      variance of the difference to the nearest three classes, by how the noise of the points is drawn
+
+and, only if named:
+
+    device     do number formats decide alike, are bits repeated, how fast are networks of published sizes (random
+               weights, no download), which batch is fastest, hours for the data sets of the README; one table, one json
+    scale      CPU seconds and memory of each script that reads a run, extrapolated to 50,000 images; seconds per NFE
+               of a search between 20,000 classes
 """
 
 from diffusion.core import constants
@@ -20,18 +30,25 @@ from diffusion.data import catalogue
 from diffusion.evaluate import options
 
 PARTS = ["network", "size", "published", "lora", "host", "memory", "noise"]
+NAMED_ONLY = ["device", "scale"]
+READERS = ["print_acc", "export", "compare", "report", "calibrate", "ensemble"]
 
 
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__, "[PART ...]")
-    parts = f"{', '.join(PARTS)}; default all"
-    p.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=parts)
+    parts = f"{', '.join(PARTS)}; default these; or {' or '.join(NAMED_ONLY)}"
+    p.add_argument("parts", nargs="*", choices=[[], *PARTS, *NAMED_ONLY], metavar="PART", help=parts)
     options.add(p, "--repeats N", "measure N ratios, print their median", 5)
-    options.add(p, "--images N", "embedded images in each measurement", 16)
+    options.add(p, "--images N", "images in each measurement; default 16, of scale 1000")
     options.add(p, "--latent N", "side of the latent in the part size; 64 is 512 px", 8)
     options.add(p, "--threads N", "threads of torch; default its own choice")
     options.add_network(p)
+    g = p.add_argument_group("the parts device and scale")
+    options.add(g, "--out FILE", "device: also write what was measured as json")
+    options.add(g, "--within SECONDS", "device: skip what would take longer, in all", 170.0)
+    options.add(g, "--classes N", "scale: classes of the run", 1000)
+    options.add(g, "--readers", "scale: only these scripts; default all", READERS, choices=READERS, nargs="+")
     g = p.add_argument_group("the part noise")
     options.add(g, "--version MODEL", "model, as in the script that evaluates", "digits")
     options.add(g, "--condition", "how the model gets a class", "text", choices=["text", "class"])
@@ -45,53 +62,43 @@ def parser() -> options.Parser:
     return p
 
 
+import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
 from diffusion import InputError
 from diffusion.core.batching import Block, together
 from diffusion.core.conditions import Conditions
-from diffusion.core.constants import MIDDLE
-from diffusion.core.image import Measured, Question, search_image
+from diffusion.core.image import Measured
 from diffusion.core.noise import ImageNoise
 from diffusion.core.process import Process
-from diffusion.core.schedule import Points
-from diffusion.core.search import band, even, halving, level_sequence, noise_rows, race, spread_sequence
+from diffusion.core.search import even, halving, level_sequence, race, spread_sequence
 from diffusion.data.datasets import load_dataset, model_arms
-from diffusion.data.images import centre_crop, crop
-from diffusion.data.prompts import PROMPTS, prompts_file, prompts_for, read_prompts
+from diffusion.data.images import crop
+from diffusion.data.prompts import prompts_for
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.points import usable_levels
+from diffusion.io.atomic import write_atomic
 from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import Model, checkpoint, load_model, prepare, read_card
 from diffusion.settings import use_exact_float32
-
-T = 1000
-
-
-def seconds(work: Callable, device: torch.device) -> float:
-    """Wall-clock time of `work()`, the device's part included."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    started = now()
-    work()
-    return now() - started
+from diffusion.speed import device as device_check
+from diffusion.speed import networks, synthetic
+from diffusion.speed.device import Clock, seconds
+from diffusion.speed.memory import peak_of_process
+from diffusion.speed.races import T, embedded, race_all, search_all
 
 
 def counted(model: Model) -> tuple[Model, list[int]]:
@@ -113,83 +120,68 @@ def bare(model: Model, latent: tuple[int, ...], conditions: Conditions, calls: l
         model.denoise(inputs[n], torch.full([n], T // 2), conditions[torch.arange(n) % len(conditions)])
 
 
-def search_all(
-    model: Model, images: list[Tensor], conditions: Conditions, levels, start: Callable, args
-) -> list[Measured]:
-    """A search, `start(classes)`, on each encoded image [c, h, w]; each condition is a class. In their order."""
-    points = Points(levels, noise_rows(levels, 1, True), None, np.ones(len(levels)))
-    arm_class = np.arange(len(conditions))
-
-    def one_image(k: int, x: Tensor):
-        question = Question(x, conditions, arm_class, start, ImageNoise(0, k, tuple(x.shape)))
-        return k, (yield from search_image(question, points, loss="l2"))
-
-    tasks = (one_image(k, x) for k, x in enumerate(images))
-    done = dict(together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight))
-    return [done[k] for k in range(len(images))]
-
-
-def race_all(model: Model, images: list[Tensor], conditions: Conditions, args) -> list[Measured]:
-    usable = band(*MIDDLE, T)
-    levels = usable[spread_sequence(500, len(usable))]
-    arms = np.ones(len(conditions), dtype=int)
-    return search_all(model, images, conditions, levels, lambda _: race(levels, arms, 3.0), args)
-
-
-def embedded(device: torch.device):
-    """The embedded model, its ten prompts as conditions, the labels, and what opens an image."""
-    card, dataset = read_card("digits"), load_dataset("digits")
-    model = load_model(card, dtype=torch.float32, device=device)
-    conditions = model.conditions(read_prompts(PROMPTS / prompts_file("digits")).texts)
-    return model, conditions, dataset.labels, lambda k: centre_crop(dataset.open(k), card.image_size, "bicubic")
-
-
 def lora(args, device: torch.device) -> None:
-    model, _, labels, open_image = embedded(device)
-    texts = read_prompts(PROMPTS / prompts_file("digits")).texts
-    images = [model.encode(open_image(k)[None])[0] for k in even(args.images, len(labels))]
+    task = embedded(device)
+    images = task.latents(even(args.images, len(task.labels)))
     unet = checkpoint.read([EMBEDDED / "digits-sd/unet/diffusion_pytorch_model.safetensors"])
     layers = [key for key, value in unet.items() if ".attn" in key and value.ndim == 2]
-    rng = torch.Generator().manual_seed(0)
+
+    generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        files = [f"{folder}/{k}.safetensors" for k in range(len(texts))]
+        files = [f"{folder}/{k}.safetensors" for k in range(len(task.texts))]
         for file in files:
-            lora = {}
+            weights = {}
             for key in layers:
-                out, into = unet[key].shape
-                for half, shape in ("lora_A", (4, into)), ("lora_B", (out, 4)):
-                    lora[f"unet.{key}".replace("weight", f"{half}.weight")] = torch.randn(shape, generator=rng) / 8
-            save_file(lora, file)
+                rows, columns = unet[key].shape
+                name = f"unet.{key}"
+                down = torch.randn(4, columns, generator=generator) / 8
+                up = torch.randn(rows, 4, generator=generator) / 8
+                weights[name.replace("weight", "lora_A.weight")] = down
+                weights[name.replace("weight", "lora_B.weight")] = up
+            save_file(weights, file)
         adapted = load_model(replace(read_card("digits"), own_lora=tuple(files)), device=device)
-    loras, levels = [(file,) for file in files], even(8, T)
-    took = {}
+
+    loras = [(file,) for file in files]
+    levels = even(8, T)
+
+    def start(among: np.ndarray):
+        return halving(10, [8], [1])
+
+    def measure(model: Model, of_prompts: list | None) -> float:
+        conditions = model.conditions(task.texts, of_prompts)
+        search = partial(search_all, model, images, conditions, levels, start, args.batch_size, args.in_flight)
+        return seconds(search, device)
+
+    ratios = []
     for _ in tqdm(range(args.repeats), leave=False):
-        for each, own in (model, None), (adapted, loras):
-            told = each.conditions(texts, own)
-            work = partial(search_all, each, images, told, levels, lambda _: halving(10, [8], [1]), args)
-            took.setdefault(own is None, []).append(seconds(work, device))
-    ratio = statistics.median(ours / alone for ours, alone in zip(took[False], took[True], strict=True))
+        alone = measure(task.model, None)
+        ratios.append(measure(adapted, loras) / alone)
+    ratio = statistics.median(ratios)
     print(f"lora: ten prompts by a LoRA each, batch {args.batch_size}: {ratio:.2f} of the model's time per NFE without")
 
 
 def network(args, device: torch.device) -> None:
-    model, conditions, labels, open_image = embedded(device)
-    images = [model.encode(open_image(k)[None])[0] for k in range(0, len(labels), 8)]
-    bare(model, images[0].shape, conditions, [args.batch_size] * 3)  # warm
-    ratios, fills, speeds = [], [], []
+    task = embedded(device)
+    images = task.latents(range(0, len(task.labels), 8))
+    latent = images[0].shape
+    bare(task.model, latent, task.conditions, [args.batch_size] * 3)  # warm
+
+    ratios, occupancies, speeds = [], [], []
     for _ in tqdm(range(args.repeats), leave=False):
-        watched, calls = counted(model)
+        watched, calls = counted(task.model)
         done: list[Measured] = []
-        ours = seconds(lambda m=watched, d=done: d.extend(race_all(m, images, conditions, args)), device)
-        alone = seconds(lambda c=calls: bare(model, images[0].shape, conditions, c), device)
+        work = partial(race_all, watched, images, task.conditions, args.batch_size, args.in_flight)
+        ours = seconds(lambda w=work, d=done: d.extend(w()), device)
+        alone = seconds(partial(bare, task.model, latent, task.conditions, calls), device)
         nfe = sum(measured.nfe for measured in done)
         ratios.append((ours / nfe) / (alone / sum(calls)))
-        fills.append(nfe / (args.batch_size * len(calls)))
+        occupancies.append(nfe / (args.batch_size * len(calls)))
         speeds.append(nfe / ours)
-    ratio, fill, speed = (statistics.median(x) for x in (ratios, fills, speeds))
+
+    ratio, occupancy, speed = (statistics.median(x) for x in (ratios, occupancies, speeds))
     print(
         f"network: race over {len(images)} embedded images, batch {args.batch_size}: {ratio:.3f} of the bare network's"
-        f" time per NFE, batches {fill:.1%} full, {speed:,.0f} NFE/s"
+        f" time per NFE, batches {occupancy:.1%} full, {speed:,.0f} NFE/s"
     )
 
 
@@ -203,16 +195,9 @@ def fake_model(denoise: Callable, device: torch.device) -> Model:
 
 def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
     """A U-Net of Stable Diffusion 2's size, weights random."""
-    from diffusers import UNet2DConditionModel
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()  # it advises another way to cast
     dtype = getattr(torch, args.dtype)
-    with torch.device(device):
-        unet = UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True
-        )
-    prepare(unet.to(dtype), compiled=args.compile)
+    unet = networks.random_network(networks.size_of(networks.STABLE_DIFFUSION_2), device, dtype)
+    prepare(unet, compiled=args.compile)
 
     def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         return unet(z.to(dtype), time.to(device), encoder_hidden_states=conditions["text"]).sample
@@ -220,30 +205,40 @@ def large_model(args, device: torch.device) -> tuple[Model, torch.nn.Module]:
     return fake_model(denoise, device), unet
 
 
-def size(args, device: torch.device) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
+def flop_of_unet(latent: tuple[int, int, int]) -> int:
+    """Of an evaluation by a U-Net of Stable Diffusion 2's size."""
+    shapes = networks.empty(networks.size_of(networks.STABLE_DIFFUSION_2))
+    with torch.device("meta"):
+        text = torch.zeros(1, 77, 1024)
+        inputs = {"sample": torch.zeros(1, *latent), "timestep": torch.zeros(1), "encoder_hidden_states": text}
+    return networks.flop_per_nfe(shapes, inputs)
 
+
+def size(args, device: torch.device) -> None:
     model, unet = large_model(args, device)
     dtype, latent = unet.dtype, (4, args.latent, args.latent)
+    flop = flop_of_unet(latent)
+    peak = device_check.matrix_rate(device, dtype, 4096)
+
     conditions = Conditions({"text": torch.randn(10, 77, 1024, dtype=dtype, device=device)})
-    with FlopCounterMode(display=False) as counter:
-        bare(model, latent, conditions, [1])
-    flop = counter.get_total_flops()
-    square = torch.randn(4096, 4096, dtype=dtype, device=device)
-    peak = 2 * 4096**3 / min(seconds(lambda: square @ square, device) for _ in range(3))
     images = [torch.randn(latent, device=device) for _ in range(2)]
     levels = spread_sequence(args.batch_size // 10 or 1, T)  # about two full calls
     bare(model, latent, conditions, [args.batch_size] * 2)  # warm, and compiled
-    start = lambda _: halving(10, [len(levels)], [1])  # noqa: E731
+
+    def start(among: np.ndarray):
+        return halving(10, [len(levels)], [1])
+
     ratios, speeds = [], []
     for _ in tqdm(range(args.repeats), leave=False):
         watched, calls = counted(model)
-        ours = seconds(lambda m=watched: search_all(m, images, conditions, levels, start, args), device)
-        alone = seconds(lambda c=calls: bare(model, latent, conditions, c), device)
+        work = partial(search_all, watched, images, conditions, levels, start, args.batch_size, args.in_flight)
+        ours = seconds(work, device)
+        alone = seconds(partial(bare, model, latent, conditions, calls), device)
         ratios.append(ours / alone)
         speeds.append(sum(calls) / ours)
+
     ratio, speed = statistics.median(ratios), statistics.median(speeds)
-    weights = sum(p.numel() for p in unet.parameters()) / 1e6
+    weights = networks.parameters(unet) / 1e6
     print(
         f"size: {weights:,.0f} M parameters, {args.dtype}, latent {latent}, batch {args.batch_size}: {ratio:.3f} of"
         f" the bare network's time, {speed:,.1f} NFE/s; {flop / 1e9:,.1f} GFLOP per NFE, {flop * speed / peak:.0%} of a"
@@ -274,8 +269,8 @@ def plain_loop(pipe, pixels, text, noise, to_keep, n_samples, batch_size=32) -> 
                 t = torch.tensor(todo[start : start + batch_size])
                 eps = noise[[grid.index(level) for level in t.tolist()]]
                 z = abar[t].view(-1, 1, 1, 1).sqrt() * x + (1 - abar[t]).view(-1, 1, 1, 1).sqrt() * eps
-                said = pipe.unet(z, t, encoder_hidden_states=text[prompt].expand(len(t), -1, -1)).sample
-                error = ((said - eps) ** 2).mean((1, 2, 3))
+                predicted = pipe.unet(z, t, encoder_hidden_states=text[prompt].expand(len(t), -1, -1)).sample
+                error = ((predicted - eps) ** 2).mean((1, 2, 3))
                 errors[prompt] |= dict(zip(t.tolist(), error.tolist(), strict=True))
                 nfe += len(t)
         remaining = sorted(remaining, key=lambda prompt: np.mean(list(errors[prompt].values())))[:keep]
@@ -285,28 +280,32 @@ def plain_loop(pipe, pixels, text, noise, to_keep, n_samples, batch_size=32) -> 
 def published(args, device: torch.device) -> None:
     from diffusers import StableDiffusionPipeline
 
-    model, conditions, labels, open_image = embedded(device)
+    task = embedded(device)
     pipe = StableDiffusionPipeline.from_pretrained(read_card("digits").source, dtype=torch.float32)
+
+    def one_by_one(chosen: list[int]) -> list[int]:
+        winners = []
+        for n, k in enumerate(chosen):
+            noise = ImageNoise(0, n, (4, 8, 8))[range(500)]
+            winner, _ = plain_loop(pipe, task.open_image(k), task.conditions, noise, [5, 1], [50, 500])
+            winners.append(winner)
+        return winners
+
+    def race_them(chosen: list[int]) -> list[Measured]:
+        return race_all(task.model, task.latents(chosen), task.conditions, args.batch_size, args.in_flight)
+
     ratios, times, answers, nfe = [], [], [], []
     for turn in tqdm(range(args.repeats), leave=False):
-        chosen = [(turn * args.images + k) * 7 % len(labels) for k in range(args.images)]
+        chosen = [(turn * args.images + k) * 7 % len(task.labels) for k in range(args.images)]
         theirs: list[int] = []
         ours: list[Measured] = []
-
-        def one_by_one(chosen=chosen, theirs=theirs):
-            for n, k in enumerate(chosen):
-                noise = ImageNoise(0, n, (4, 8, 8))[range(500)]
-                theirs.append(plain_loop(pipe, open_image(k), conditions, noise, [5, 1], [50, 500])[0])
-
-        def race_them(chosen=chosen, ours=ours):
-            images = [model.encode(open_image(k)[None])[0] for k in chosen]
-            ours += race_all(model, images, conditions, args)
-
-        slow, fast = seconds(one_by_one, device), seconds(race_them, device)
+        slow = seconds(lambda c=chosen, t=theirs: t.extend(one_by_one(c)), device)
+        fast = seconds(lambda c=chosen, o=ours: o.extend(race_them(c)), device)
         ratios.append(slow / fast)
         times.append((slow / len(chosen), fast / len(chosen)))
-        answers += [(a, b.winner, labels[k]) for a, b, k in zip(theirs, ours, chosen, strict=True)]
+        answers += [(a, b.winner, task.labels[k]) for a, b, k in zip(theirs, ours, chosen, strict=True)]
         nfe += [measured.nfe for measured in ours]
+
     slow, fast = np.median(times, 0)
     a, b, truth = np.array(answers).T
     print(
@@ -317,7 +316,7 @@ def published(args, device: torch.device) -> None:
 
 
 def host(args, device: torch.device) -> None:
-    """A network that answers at once; what it is told is the error of its answer."""
+    """The network takes no time: its prediction is its condition."""
     cpu = torch.device("cpu")
     model = fake_model(lambda z, time, conditions: conditions["error"][:, :, None, None].expand(z.shape), cpu)
     conditions = Conditions({"error": torch.randn(1000, 4)})
@@ -332,7 +331,7 @@ def host(args, device: torch.device) -> None:
             took, x = [], torch.zeros(4, side, side)
             for _ in range(args.repeats):
                 done: list[Measured] = []
-                work = partial(search_all, model, [x], conditions, levels, start, args)
+                work = partial(search_all, model, [x], conditions, levels, start, args.batch_size, args.in_flight)
                 took.append(seconds(lambda w=work, d=done: d.extend(w()), cpu))
             s, nfe = statistics.median(took), done[0].nfe
             print(
@@ -351,23 +350,24 @@ def peak_memory(args, whole: bool, answer) -> None:
     def peak() -> int:
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return peak_of_process()
 
-    import diffusers.models.unets.unet_2d_condition  # noqa: F401  what it takes is no part of the peak
+    import diffusers.models.unets.unet_2d_condition  # noqa: F401  its memory is no part of the peak
 
     before = peak()
     model, unet = large_model(args, device)
     latent = (4, args.latent, args.latent)
     n = 1000 if whole else args.batch_size
     conditions = Conditions({"text": torch.randn(n, 77, 1024, dtype=unet.dtype, device=device)})
-    if whole:  # 16 images in flight: each wants two points of one class, so that a full call takes all of them
 
-        def start(_):
-            yield np.array([999]), 2
-            return np.array([999])
+    def start(among: np.ndarray):
+        """Two points of one class, so that a full call takes all 16 images that are in flight."""
+        yield np.array([999]), 2
+        return np.array([999])
 
-        args.in_flight = 16
-        search_all(model, [torch.randn(latent, device=device) for _ in range(32)], conditions, [1, 500], start, args)
+    if whole:
+        images = [torch.randn(latent, device=device) for _ in range(32)]
+        search_all(model, images, conditions, np.array([1, 500]), start, args.batch_size, in_flight=16)
     else:
         bare(model, latent, conditions, [args.batch_size] * 2)
     answer.put(peak() - before)
@@ -416,25 +416,27 @@ def noise(args, device: torch.device) -> None:
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
-        told, interpolation = list(arms), "adm"
+        candidates, interpolation = list(arms), "adm"
     else:
-        told, interpolation = prompts_for(args.dataset, dataset.labels, dataset.classes, None).texts, "bicubic"
-    if len(told) < 2:
-        raise InputError(f"--dataset {args.dataset}", f"{len(told)} class, wanted two or more")
+        candidates = prompts_for(args.dataset, dataset.labels, dataset.classes, None).texts
+        interpolation = "bicubic"
+    if len(candidates) < 2:
+        raise InputError(f"--dataset {args.dataset}", f"{len(candidates)} class, wanted two or more")
     model = load_model(card, dtype=getattr(torch, args.dtype), device=device)
-    conditions = model.conditions(told)
+    conditions = model.conditions(candidates)
     P = args.points
 
     def one_image(index: int):
         x = model.encode(crop(dataset.open(index), card.image_size, interpolation)[None])[0]
-        own, rng = ImageNoise(0, index, card.latent), np.random.default_rng(index)
+        image_noise, rng = ImageNoise(0, index, card.latent), np.random.default_rng(index)
 
         def errors(arms: np.ndarray, drawn: Drawn, first: int):
             levels, rows, signs = map(torch.from_numpy, drawn)
-            found = yield Block(x, conditions, arms, levels, rows + first, own, signs=signs)
+            found = yield Block(x, conditions, arms, levels, rows + first, image_noise, signs=signs)
             return found[..., 0].double().mean(1).numpy()  # [arms], the mean over points
 
-        looked = yield from errors(np.arange(len(told)), ways_to_draw(usable, P, 0.5)["independent"], 0)
+        every_arm = np.arange(len(candidates))
+        looked = yield from errors(every_arm, ways_to_draw(usable, P, 0.5)["independent"], 0)
         near = np.argsort(looked, kind="stable")[:4]
         means: dict[str, list] = {}
         for k in range(args.draws):
@@ -446,8 +448,10 @@ def noise(args, device: torch.device) -> None:
     chosen = even(min(args.images, len(dataset)), len(dataset)).tolist()
     tasks = (one_image(index) for index in chosen)
     done = together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
-    variances = list(tqdm(done, total=len(chosen), leave=False))
-    total = {way: sum(each[way] for each in variances) for way in variances[0]}
+    total: dict[str, float] = {}
+    for variances in tqdm(done, total=len(chosen), leave=False):
+        for way, variance in variances.items():
+            total[way] = total.get(way, 0) + variance
     print(
         f"noise: {args.dataset}, {args.split} split, by {args.version}: {len(chosen)} images, {P} points at"
         f" {args.levels}, each drawn {args.draws} times; variance of the mean difference to the nearest three classes,"
@@ -455,6 +459,82 @@ def noise(args, device: torch.device) -> None:
     )
     for way, variance in total.items():
         print(f"{way:<28} {variance / total['independent']:.2f}")
+
+
+# ---- a device ----
+
+
+def check_device(args, device: torch.device) -> None:
+    clock = Clock(args.within)
+    dtype = getattr(torch, args.dtype)
+    rate = device_check.matrix_rate(device, dtype)
+    results: list = []
+    try:
+        formats = device_check.formats(device, clock, args.images)
+        for result in tqdm(formats, desc="number formats", unit=" results", leave=False):
+            results.append(result)
+
+        speeds = device_check.measure_networks(networks.SIZES, device, dtype, rate, clock, args.compile)
+        for result in tqdm(speeds, desc="networks", unit=" results", leave=False):
+            results.append(result)
+    finally:  # also when a kernel fails: what was measured before is printed
+        about = device_check.describe(device)
+        check = device_check.summary(about, args.dtype, rate, results, clock.spent())
+        if args.out:
+            text = json.dumps(check, indent=1)
+            write_atomic(args.out, lambda file: file.write(text.encode()))
+        print("\n".join(device_check.lines(check)))
+
+
+# ---- many images, many classes ----
+
+AT = 50_000  # images that the costs of readers are extrapolated to: ImageNet's
+FEW = 20  # images of the small run
+MANY = 20_000  # classes
+
+
+def scale(args, device: torch.device) -> None:
+    """Runs of two sizes, so that the cost of each image is separate from that of a start."""
+    sizes = FEW, args.images
+    with tempfile.TemporaryDirectory() as name:
+        small, large = (scale_of(Path(name) / f"{images}", images, args) for images in sizes)
+
+    rows = []
+    for reader in args.readers:
+        rows.append([reader, *synthetic.figures(sizes, (small[reader], large[reader]), AT)])
+    measured, at = f"{args.images:,} images", f"{AT:,} images"
+    header = ["script", f"CPU s, {measured}", "per 1,000 more", at, f"peak GB, {measured}", at]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=["left"] + ["right"] * 5))
+    print(f"-: grew by less than 10% from {sizes[0]:,} images to {sizes[1]:,}, too little to extrapolate")
+
+    print()
+    for each in tqdm(synthetic.search_costs(MANY), total=3, leave=False):
+        alone, image = (x / each.nfe for x in (each.search_seconds, each.image_seconds))
+        print(
+            f"search: {each.search}, {MANY:,} classes, one image of {each.nfe:,} NFE: {1e6 * alone:.2f} us per NFE in"
+            f" the search, {1e6 * image:.2f} with its errors gathered: {image * 100:.2%} of the network's time at 100"
+            " NFE/s"
+        )
+
+
+def scale_of(folder: Path, images: int, args) -> dict[str, synthetic.Cost]:
+    """What each reader costs on a synthetic run, written into the folder; compare and ensemble read two such."""
+    runs = folder / "first", folder / "second"
+    nfe: list[int] = []
+    for seed, run in enumerate(runs):
+        written = synthetic.write_run(run, images, args.classes, seed)
+        nfe += tqdm(written, total=images, desc=f"writing {images} images", leave=False)
+    size = sum(path.stat().st_size for path in runs[0].iterdir()) / images
+    print(
+        f"scale: {images:,} images of {args.classes:,} classes, {np.mean(nfe):,.0f} NFE, {size / 1e3:,.1f} kB a record"
+    )
+
+    commands = synthetic.readers(*runs, folder)
+    env = {"LOG_DIR": str(folder / "data")}
+    costs = {}
+    for name in tqdm(args.readers, leave=False):
+        costs[name] = synthetic.cost_of(commands[name], env)
+    return costs
 
 
 RUN = {
@@ -465,22 +545,35 @@ RUN = {
     "lora": lora,
     "host": host,
     "memory": memory,
+    "device": check_device,
+    "scale": scale,
 }
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    options.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight")
+    options.at_least_one(args, "repeats", "images", "latent", "batch_size", "threads", "in_flight", "classes")
     if args.points < 2 or args.points % 2:
         raise InputError(f"--points {args.points}", "wanted an even number, at least 2")
     if args.draws < 2:
         raise InputError(f"--draws {args.draws}", "must be at least 2")
+    if not args.within > 0:
+        raise InputError(f"--within {args.within:g}", "must be greater than 0")
+    if args.out and not args.out.parent.is_dir():
+        raise InputError(f"--out {args.out}", "its folder does not exist")
+    if "scale" in args.parts and args.images is not None and args.images < 2 * FEW:
+        raise InputError(f"--images {args.images}", f"scale compares {FEW} images with these, wanted {2 * FEW} or more")
+
     use_exact_float32()
     device = run_config.pick_device(args.device)
     args.dtype = run_config.pick_dtype(args.dtype, device)
+    if args.compile and device.type != "cuda":
+        raise InputError("--compile", f"is for CUDA, the device is {device}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    images = args.images
     for name in args.parts or PARTS:
+        args.images = images or (1000 if name == "scale" else 16)
         RUN[name](args, device)
     return 0
 

@@ -21,13 +21,14 @@ MAY_IMPORT = {  # folder -> the folders that it may import; the root's InputErro
     "matching": "runs stats data io",
     "plots": "matching runs stats core data io",
     "evaluate": "plots matching runs models data core stats io",
+    "speed": "runs models data core stats io",
 }
 FOR_ALL = {"paths", "settings"}  # modules of the root that every folder may import
 WRAPPED = {  # library -> the modules that may import it; scripts may import only those of SCRIPTS
     "torchvision": {"data/images", "data/datasets"},
     "diffusers": {
         "models/loading", "models/config", "models/families", "models/checkpoint", "models/single_file",
-        "models/scheduler", "settings",
+        "models/scheduler", "settings", "speed/networks", "speed/device",
     },
     "transformers": {"models/loading", "models/clip", "settings"},
     "open_clip": {"models/clip"},
