@@ -228,7 +228,7 @@ def test_a_synthetic_run_is_a_run(synthetic_run):
         record = results.record_of(run, index)
         assert record["nfe"] == nfe[index] == len(record["errors"]) == int(record["counts"].sum())
         assert record["counts"].min() >= 1 and record["label"] == index
-    rows, problems = results.read_rows(run.done.values(), own=True)
+    rows, problems = results.read_rows(run.done.values(), of_run=True)
     assert not problems and sum(row["pred"] == row["label"] for row in rows) >= 8
 
 
