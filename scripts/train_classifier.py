@@ -3,9 +3,9 @@
     python scripts/train_classifier.py PATH/TO/FOLDER --out my-model --image_size 32 --steps 5000
     python eval_prob_dit.py --version my-model --dataset PATH/TO/FOLDER --search race --randomize_noise
 
-A U-Net of diffusers, conditioned on class ids, trained to predict v at even levels of a cosine schedule, by diffusers
-and accelerate; the average of its weights is saved, in float16, as a pipeline's folder. OUT/samples.png shows how far
-it is. The same command continues a training that was stopped; more --steps continue a finished one.
+Trains a U-Net of diffusers, conditioned on class ids, to predict v at even levels of a cosine schedule. The average of
+its weights is saved in float16 as a pipeline's folder; OUT/samples.png shows samples of it. The same command continues
+a training that was stopped; a larger --steps continues a finished one.
 """
 
 from diffusion.data import catalogue
@@ -64,7 +64,8 @@ def check(args) -> None:
     options.not_negative(args, "seed")
     if min(args.channels) < 8 or any(c % 8 for c in args.channels):
         raise InputError(f"--channels {' '.join(map(str, args.channels))}", "wanted multiples of 8, of each level")
-    if args.image_size % (step := 2 ** (len(args.channels) - 1)):
+    step = 2 ** (len(args.channels) - 1)
+    if args.image_size % step:
         raise InputError(f"--image_size {args.image_size}", f"{len(args.channels)} levels need a multiple of {step}")
     if not 0 <= args.null < 1:
         raise InputError(f"--null {args.null:g}", "wanted a share from 0 to less than 1")
@@ -73,27 +74,29 @@ def check(args) -> None:
 
 
 def classes_of(dataset: Dataset) -> list[str]:
-    """The names of all classes, by class id. InputError where there are no labels, or fewer than two."""
+    """The names of all classes, by class id. InputError if there are no labels, or fewer than two classes."""
+    wanted = "wanted a folder of images for each of two or more classes"
+    if not dataset.labelled:
+        raise InputError(f"dataset {dataset.name!r}", f"holds images without labels, {wanted}")
     found = set(dataset.labels)
-    if not dataset.labelled or len(found) < 2:
-        what = f"{len(found)} class" if dataset.labelled else "images without labels"
-        raise InputError(
-            f"dataset {dataset.name!r}", f"holds {what}, wanted a folder of images for each of two or more"
-        )
+    if len(found) < 2:
+        raise InputError(f"dataset {dataset.name!r}", f"holds {len(found)} class, {wanted}")
     return dataset.classes or [str(k) for k in range(max(found) + 1)]
 
 
 def pixels(dataset: Dataset, size: int, grey: bool) -> TensorDataset:
-    """All images as eval_prob_dit.py will crop them, [n, 1 or 3, size, size] uint8, with their labels."""
+    """All images, cropped as eval_prob_dit.py will crop them: [n, 1 or 3, size, size] uint8, with their labels [n]."""
     x = []
     for k in tqdm(range(len(dataset)), desc="images", unit="image"):
         image = to_learn(dataset, k, size, "adm")[None]
-        x.append(((to_grey(image) if grey else image) + 1).mul(127.5).round().byte())
+        if grey:
+            image = to_grey(image)
+        x.append((image + 1).mul(127.5).round().byte())
     return TensorDataset(torch.cat(x), torch.tensor(dataset.labels))
 
 
 def build(args, n_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
-    """A U-Net whose lowest level attends, and its noise."""
+    """A U-Net with attention at its lowest level, and its noise schedule."""
     levels = len(args.channels)
     c = 1 if args.grey else 3
     unet = UNet2DModel(
@@ -108,19 +111,20 @@ def build(args, n_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
 
 @torch.no_grad()
 def sample(unet: UNet2DModel, scheduler: DDPMScheduler, classes: int, each: int = 8, steps: int = 25) -> torch.Tensor:
-    """`each` images of the first ten classes, a class a row: [n, c, h, w] in 0..1."""
+    """`each` images of each of the first ten classes, class by class: [n, c, h, w] in 0..1."""
     ddim = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     ddim.set_timesteps(steps)
-    told = torch.arange(min(classes, 10), device=unet.device).repeat_interleave(each)
-    shape = len(told), unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
+    class_ids = torch.arange(min(classes, 10), device=unet.device).repeat_interleave(each)
+    shape = len(class_ids), unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(unet.device)
     for t in ddim.timesteps:
-        z = ddim.step(unet(z, t, told).sample, t, z).prev_sample
+        prediction = unet(z, t, class_ids).sample
+        z = ddim.step(prediction, t, z).prev_sample
     return (z / 2 + 0.5).clamp(0, 1)
 
 
 def save(out: Path, unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, classes: list[str]) -> None:
-    """The pipeline's folder, with the average of the weights, and samples of it."""
+    """Write the averaged weights as a pipeline's folder, with samples drawn from them."""
     average = copy.deepcopy(unet).eval()
     ema.copy_to(average.parameters())
     save_image(sample(average, scheduler, len(classes)), out / "samples.png", nrow=8)
@@ -129,22 +133,37 @@ def save(out: Path, unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, 
     pipeline.save_pretrained(out)
 
 
-def last_checkpoint(folder: Path, told: dict) -> Path | None:
-    """Where a training stopped, if it began; its options are noted. InputError where it was another training."""
+def last_checkpoint(folder: Path, chosen: dict) -> Path | None:
+    """The last checkpoint of the training in a folder, None if there is none; writes the options there.
+
+    InputError if the folder holds a training with other options.
+    """
     note = folder / "options.json"
     if note.exists():
         before = json.loads(note.read_text())
-        if other := sorted(k for k in told.keys() | before.keys() if told.get(k) != before.get(k)):
-            differs = ", ".join(f"{k} was {before.get(k)}, now {told.get(k)}" for k in other)
-            raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); give it another folder")
+        keys = sorted(chosen.keys() | before.keys())
+        changes = [f"{k} was {before.get(k)}, now {chosen.get(k)}" for k in keys if chosen.get(k) != before.get(k)]
+        if changes:
+            differs = ", ".join(changes)
+            raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); use another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(told, indent=1))
+    note.write_text(json.dumps(chosen, indent=1))
     return max(folder.glob("step-*"), default=None)
 
 
-def train(args, out: Path, data: TensorDataset, classes: list[str], told: dict) -> None:
-    """Train to args.steps steps from the last checkpoint; a checkpoint is whole or not there."""
-    last = last_checkpoint(out / "training", told)
+def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
+    """Save the state of a training as the only checkpoint in its folder; it is complete or not there."""
+    unfinished, new = folder / "unfinished", folder / f"step-{step:07d}"
+    accelerator.save_state(unfinished)
+    unfinished.rename(new)
+    for old in folder.glob("step-*"):
+        if old != new:
+            shutil.rmtree(old)
+
+
+def train(args, out: Path, data: TensorDataset, classes: list[str], chosen: dict) -> None:
+    """Train to args.steps steps from the last checkpoint; chosen: the options that must be those of that checkpoint."""
+    last = last_checkpoint(out / "training", chosen)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     done = int(last.name.removeprefix("step-")) if last else 0
     set_seed(args.seed + done)  # a training that goes on does not repeat its first draws
@@ -163,30 +182,30 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], told: dict) 
     if last:
         accelerator.load_state(last)
     if done >= args.steps:
-        print(f"{out}: is trained for {done} steps already; more --steps go on")
+        print(f"{out}: already trained for {done} steps; a larger --steps continues")
         return
     bar = tqdm(loader, "training", initial=done, total=args.steps, unit="step", mininterval=2)
     smooth = None
     for step, (x, label) in enumerate(bar, done + 1):
         x = x / 127.5 - 1
-        eps, t = torch.randn_like(x), torch.randint(1000, [len(x)], device=x.device)
+        eps = torch.randn_like(x)
+        t = torch.randint(1000, [len(x)], device=x.device)
         if args.null:
             label = label.where(torch.rand(len(x), device=x.device) >= args.null, len(classes))
-        said = unet(scheduler.add_noise(x, eps, t), t, label).sample
-        loss = F.mse_loss(said.float(), scheduler.get_velocity(x, eps, t))
+        prediction = unet(scheduler.add_noise(x, eps, t), t, label).sample
+        loss = F.mse_loss(prediction.float(), scheduler.get_velocity(x, eps, t))
+
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         rate.step()
         optimizer.zero_grad()
         ema.step(accelerator.unwrap_model(unet).parameters())
+
         smooth = loss.item() if smooth is None else smooth + 0.01 * (loss.item() - smooth)
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if step % args.save_every == 0 or step == args.steps:
-            accelerator.save_state(out / "training" / "unfinished")
-            (out / "training" / "unfinished").rename(new := out / "training" / f"step-{step:07d}")
-            for old in set((out / "training").glob("step-*")) - {new}:
-                shutil.rmtree(old)
+            save_checkpoint(accelerator, out / "training", step)
             save(out, accelerator.unwrap_model(unet), ema, scheduler, classes)
 
 
@@ -196,11 +215,11 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
     classes = classes_of(dataset)
     out = args.out or Path(f"my-{naming.tag(dataset.name)}")
-    told = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
+    chosen = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
     if args.value_range is None:
-        del told["value_range"]
-    told |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
-    train(args, out, pixels(dataset, args.image_size, args.grey), classes, told)
+        del chosen["value_range"]
+    chosen |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
+    train(args, out, pixels(dataset, args.image_size, args.grey), classes, chosen)
     print(f"{out}: the trained model, and samples.png to look at")
     return 0
 

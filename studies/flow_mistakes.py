@@ -1,9 +1,9 @@
-"""What each likely mistake costs a flow-matching classifier, and which levels decide best, on the embedded model.
+"""How much accuracy each likely mistake costs a flow-matching classifier, and which levels decide best.
 
 python studies/flow_mistakes.py
 
-A diffusion classifier by hand goes wrong in ways that nothing reports: the errors look plausible and the accuracy is
-poor. Each line changes one thing in the correct method and gives the accuracy on the same images with the same noise.
+A hand-written diffusion classifier can fail silently: the errors look plausible and the accuracy is poor. Each line
+changes one thing in the correct method and gives the accuracy on the same images with the same noise.
 """
 
 from diffusion.evaluate import options
@@ -38,62 +38,83 @@ from diffusion.data.datasets import load_dataset
 from diffusion.data.images import centre_crop
 from diffusion.data.prompts import PROMPTS, prompts_file, read_prompts
 from diffusion.models.loading import Model, load_model, read_card
+from diffusion.runs import show
 from diffusion.stats import metrics
 
 POINTS = (8, 16, 64)
 
 
 def shifted(process: Process, shift: float) -> Process:
-    """The levels of a sampler with that shift (arXiv 2403.03206, eq. 23), dense at high noise."""
+    """The same number of levels, shifted as a sampler shifts them (arXiv 2403.03206, eq. 23): dense at high noise."""
     sigma = shift * process.sigma / (1 + (shift - 1) * process.sigma)
     return replace(process, alpha=1 - sigma, sigma=sigma, time=len(process) * sigma)
 
 
-def right(alpha: Tensor, x: Tensor, eps: Tensor, answer: Tensor) -> Tensor:
-    return answer - (eps - x)
+def right(alpha: Tensor, x: Tensor, eps: Tensor, prediction: Tensor) -> Tensor:
+    return prediction - (eps - x)
+
+
+def error_of_eps(alpha: Tensor, x: Tensor, eps: Tensor, prediction: Tensor) -> Tensor:
+    return alpha * right(alpha, x, eps, prediction)
+
+
+def taken_for_eps(alpha: Tensor, x: Tensor, eps: Tensor, prediction: Tensor) -> Tensor:
+    return prediction - eps
+
+
+def wrong_sign(alpha: Tensor, x: Tensor, eps: Tensor, prediction: Tensor) -> Tensor:
+    return prediction - (x - eps)
 
 
 Ways = dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]]  # name -> the difference that is squared
 
 
 def variants(model: Model, shift: float, offset: float, scale: float) -> list[tuple[Model, Ways]]:
-    """The model as it is called, and what is made of its answers; the VAE's x is (mean - offset) scale."""
-    even_levels, moved = model.process, shifted(model.process, shift)
+    """Models that differ from the right one by one mistake, each with the differences whose squares are its errors.
 
-    def told(time: Tensor, process: Process = even_levels) -> Model:
-        return replace(model, process=replace(process, time=time))
+    The VAE's x is (mean - offset) scale.
+    """
+    process, moved = model.process, shifted(model.process, shift)
 
-    def encoded(change: Callable[[Tensor], Tensor]) -> Model:
+    def with_process(changed: Process) -> Model:
+        return replace(model, process=changed)
+
+    def with_latent(change: Callable[[Tensor], Tensor]) -> Model:
         return replace(model, encode=lambda images: change(model.encode(images)))
 
     ways = {
         "right: levels even in sigma": right,
-        "error of eps, (1 - sigma) times that of u": lambda alpha, x, eps, answer: alpha * right(alpha, x, eps, answer),
-        "answer taken for eps": lambda alpha, x, eps, answer: answer - eps,
-        "wrong sign: answer taken for x - eps": lambda alpha, x, eps, answer: answer - (x - eps),
+        "error of eps, (1 - sigma) times that of u": error_of_eps,
+        "prediction taken for eps": taken_for_eps,
+        "wrong sign: prediction taken for x - eps": wrong_sign,
     }
+    small_time = replace(process, time=process.time / len(process))
     return [
         (model, ways),
-        (replace(model, process=moved), {"levels even in the shifted table": right}),
-        (told(even_levels.time / len(even_levels)), {"told sigma, not 1000 sigma": right}),
-        (told(moved.time), {"z at even levels, told the shifted time": right}),
-        (told(even_levels.time, moved), {"z at shifted levels, told the even time": right}),
-        (encoded(lambda x: x + offset * scale), {"the latent's shift forgotten": right}),
-        (encoded(lambda x: x / scale), {"the latent's scale forgotten": right}),
+        (with_process(moved), {"levels even in the shifted table": right}),
+        (with_process(small_time), {"time sigma, not 1000 sigma": right}),
+        (with_process(replace(process, time=moved.time)), {"z at even levels, the time shifted": right}),
+        (with_process(replace(moved, time=process.time)), {"z at shifted levels, the time even": right}),
+        (with_latent(lambda x: x + offset * scale), {"the latent's shift forgotten": right}),
+        (with_latent(lambda x: x / scale), {"the latent's scale forgotten": right}),
     ]
 
 
 def decide(
     model: Model, ways: Ways, images: list, conditions: Conditions, bar: tqdm
 ) -> dict[str, dict[int, np.ndarray]]:
-    """Name -> number of points -> the winning prompt of each image, at so many levels even in the model's table."""
+    """The winning prompt of each image [n], by name of the way and number of points.
+
+    The points lie at levels that are even in the model's table.
+    """
     levels = {n: even(n, len(model.process)) for n in POINTS}
     measured = np.unique(np.concatenate(list(levels.values())))
 
-    def keep(process: Process, x: Tensor, eps: Tensor, i: Tensor, answer: Tensor) -> Tensor:
+    def keep(process: Process, x: Tensor, eps: Tensor, i: Tensor, prediction: Tensor) -> Tensor:
         alpha = process.alpha[i].float()[:, None, None, None]
-        answer = answer[:, : x.shape[1]].float()
-        return torch.stack([(way(alpha, x, eps, answer) ** 2).mean((1, 2, 3)) for way in ways.values()], 1)
+        prediction = prediction[:, : x.shape[1]].float()
+        squares = [way(alpha, x, eps, prediction) ** 2 for way in ways.values()]
+        return torch.stack([square.mean((1, 2, 3)) for square in squares], 1)
 
     def task(k: int, pixels: Tensor):
         x = model.encode(pixels[None])[0]
@@ -102,12 +123,17 @@ def decide(
         return k, (yield Block(x, conditions, arms, torch.from_numpy(measured), rows, noise))
 
     errors = {}
-    for k, answer in together(model, (task(*image) for image in images), batch_size=32, keep=keep):
-        errors[k] = answer.double().numpy()  # [arms, points, ways]
+    for k, found in together(model, (task(*image) for image in images), batch_size=32, keep=keep):
+        errors[k] = found.double().numpy()  # [arms, points, ways]
         bar.update()
-    every = np.stack([errors[k] for k, _ in images])
-    at = {n: np.searchsorted(measured, chosen) for n, chosen in levels.items()}
-    return {way: {n: every[:, :, at[n], w].mean(2).argmin(1) for n in POINTS} for w, way in enumerate(ways)}
+    every = np.stack([errors[k] for k, _ in images])  # [images, arms, points, ways]
+
+    winners = {name: {} for name in ways}
+    for n, chosen in levels.items():
+        means = every[:, :, np.searchsorted(measured, chosen)].mean(2)  # [images, arms, ways]
+        for name, won in zip(ways, means.argmin(1).T, strict=True):
+            winners[name][n] = won
+    return winners
 
 
 def main(argv: list[str]) -> int:
@@ -124,18 +150,18 @@ def main(argv: list[str]) -> int:
     images = [(k, centre_crop(dataset.open(k), model.image_size)) for k in chosen]
     label = np.array([dataset.labels[k] for k in chosen])
     rows = variants(model, args.shift, vae["shift_factor"], vae["scaling_factor"])
+    found = {}
     with tqdm(total=len(rows) * len(images), unit="image") as bar:
-        found = {name: at for model, ways in rows for name, at in decide(model, ways, images, conditions, bar).items()}
-    print(
-        f"{args.version} on {len(images)} images of {args.dataset}: accuracy in % (95% interval) by points per prompt"
-    )
+        for changed, ways in rows:
+            found |= decide(changed, ways, images, conditions, bar)
+
+    of = f"{args.version} on {len(images)} images of {args.dataset}"
+    print(f"{of}: accuracy in % (95% interval) by points per prompt")
     print(f"{'':<44}" + "".join(f"{n:>20}" for n in POINTS))
-    for name, at in found.items():
-        cells = [metrics.accuracy(np.array(prompts.classes)[at[n]], label) for n in POINTS]
-        print(
-            f"{name:<44}"
-            + "".join(f"{f'{100 * p:.1f} ({100 * low:.1f}-{100 * high:.1f})':>20}" for p, (low, high) in cells)
-        )
+    classes = np.array(prompts.classes)
+    for name, winners in found.items():
+        cells = [show.short_percent(*metrics.accuracy(classes[winners[n]], label)) for n in POINTS]
+        print(f"{name:<44}" + "".join(f"{cell:>20}" for cell in cells))
     return 0
 
 

@@ -115,7 +115,7 @@ def read_claims(pages: dict[str, str], ledger: Ledger) -> list[Claim]:
 
 
 def read_unmeasured(text: str) -> list[tuple[str, str]]:
-    """What no run gives: (figures, why), or ("all without a mark", why) of a table or paragraph."""
+    """Figures that no run gives: (figures, why), or ("all without a mark", why) for a table or paragraph."""
     found = []
     for match in NO_RUN.finditer(text):
         figures = match[0].partition("<!--")[0]
@@ -126,7 +126,7 @@ def read_unmeasured(text: str) -> list[tuple[str, str]]:
 
 
 def claims_of(page: str, text: str) -> list[Claim]:
-    """The marked figures of a page, but for those of no run."""
+    """The marked figures of a page, without those of no run."""
     found = []
     for match in MARK.finditer(text):
         figure = text[match.start() : match.start(4)].rpartition("<!--")[0]
@@ -154,7 +154,7 @@ def fill(text: str, figures: dict[str, str], ledger: Ledger) -> str:
 
 
 def restyle(claim: Claim, value: str) -> str:
-    """A figure as its page prints it, with other numbers: digits, thousands, signs, % and interval stay."""
+    """A figure with new numbers in the page's format: digits, thousands, signs, % and interval stay."""
     figure = FIGURE.fullmatch(claim.figure)
     numbers = _texts(FIGURE.fullmatch(value))
     old = _texts(figure)
@@ -172,8 +172,8 @@ def restyle(claim: Claim, value: str) -> str:
 def _as_printed(old: str, new: str, digits: int, signed: bool) -> str:
     if "e" in old or "e" in new:
         return new
-    own_digits = len(old.partition(".")[2])
-    if _rounded(new, own_digits) == Decimal(old.replace(",", "")):
+    digits_of_old = len(old.partition(".")[2])
+    if _rounded(new, digits_of_old) == Decimal(old.replace(",", "")):
         return old
     value = _rounded(new, digits)
     if value == 0:
@@ -189,7 +189,7 @@ def _rounded(number: str, digits: int) -> Decimal:
 
 
 def _texts(match: re.Match) -> list[str]:
-    """The numbers of a figure, as they are written: its value and, if there is one, its interval."""
+    """The numbers of a figure as written: its value and, if there is one, its interval."""
     return [each for each in match.groups()[:3] if each]
 
 
@@ -242,10 +242,10 @@ def as_kept(numbers: list[str]) -> str:
 
 
 def verdict(figure: str, measured: str, within: float) -> str:
-    """What is to be said of a claimed figure, when the same is measured again.
+    """The verdict on a claimed figure that is measured again.
 
-    "same": to the digits that the page prints; else within one of the intervals, or, where neither has one, within a
-    share of the value; else OUTSIDE.
+    "same" if they agree to the digits that the page prints; else "within ..." if one value lies in the other's interval
+    or, if neither has an interval, within the share `within` of the value; else OUTSIDE.
     """
     texts = _texts(FIGURE.fullmatch(figure))
     claimed = [float(each.replace(",", "")) for each in texts]

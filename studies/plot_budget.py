@@ -1,4 +1,6 @@
-"""How accurate a search is for how many evaluations: replay searches on stored or simulated errors, without a model.
+"""Accuracy of each search against its number of evaluations: searches replayed on stored or simulated errors.
+
+No model is needed.
 
     python eval_prob_adaptive.py --version digits --dataset digits --to_keep 1 --n_samples 500
     python studies/plot_budget.py data/digits/vdigits_1trials_1keep_500samples --out budget.png
@@ -12,7 +14,7 @@ arXiv 2303.15233, Algorithm 1.
 The images are those of a run, or are simulated (simulate.py): drawn from a population that was fitted to a
 curve of accuracy against points per class. With --by_level too, levels differ, so that --levels can be compared.
 
-Races are of pairs of points where the run has --noise antithetic, or the simulation --correlation.
+Races measure pairs of points if the run has --noise antithetic or the simulation has --correlation.
 """
 
 from diffusion.core import constants
@@ -39,8 +41,9 @@ def parser() -> options.Parser:
     options.add(g, "--by_level CSV", "csv of level,accuracy: of one point per class at the level; in percent")
     options.add(g, "--images N", "simulated images", 1000)
     options.add(g, "--points N", "points per class of the full grid; default the last of --n_samples, or 250")
-    options.add(g, "--spread SHARE", "of an image's wrong classes, as a share of their mean; default the best fit's")
-    pairs = "of the noise of points 2k and 2k + 1, as antithetic noise makes it: -0.5; default none, and no pairs"
+    spread = "spread of the wrong classes' errors, relative to their mean; default the best fit's"
+    options.add(g, "--spread SHARE", spread)
+    pairs = "correlation of the noise of points 2k and 2k + 1, -0.5 for antithetic noise; default none, and no pairs"
     options.add(g, "--correlation R", pairs)
     return p
 
@@ -63,22 +66,22 @@ from diffusion.plots import style as plots_style
 from diffusion.runs import results, show
 from diffusion.stats import metrics
 
-T = 1000  # noise levels of a simulated model, and of one whose run does not say
-P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is theirs
+T = 1000  # noise levels of a simulated model, and of one whose run does not record them
+P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is the paper's
 SHARES = [0.02, 0.05, 0.1, 0.2, 0.5, 1]  # of the points that the last stage of a halving measures
-LEAST = 20  # points of every class before the first t-test, theirs
-AS_WELL = 0.25  # points of accuracy: fits whose rmse is so little more than the least are as good
+LEAST = 20  # points of every class before the first t-test, as in the paper
+AS_WELL = 0.25  # points of accuracy: a fit counts as equally good if its rmse is at most so much above the least
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images of which every class is known at every point."""
+    """Images with the error of every class at every point."""
 
     name: str
     errors: Iterable[np.ndarray]  # of each image, [K, P], points in ascending levels
     label: np.ndarray  # [images], class rows
     levels: np.ndarray  # [P]
-    arms: np.ndarray  # [K], how many a class has
+    arms: np.ndarray  # [K], number of arms of each class
     schedule: int = T  # noise levels of the model, of which --levels takes shares
     pairs: bool = False  # whether points 2k and 2k + 1 have a draw of noise and its negative
 
@@ -92,7 +95,7 @@ def measured(args) -> Source:
 
 
 def simulated(args) -> tuple[Source, str]:
-    """Images of the population that fits best, or best with the --spread that was given; and what to say of it."""
+    """Images of the population that fits best, or best with --spread; and the text that is printed about the fit."""
     points = max(args.n_samples or [250]) if args.points is None else args.points
     within = {"classes": (args.classes or 0, 2, 10_000), "images": (args.images, 1, 10**6), "points": (points, 2, T)}
     for name, (value, least, most) in within.items():
@@ -104,13 +107,13 @@ def simulated(args) -> tuple[Source, str]:
         raise InputError(f"--correlation {args.correlation:g}", "must be between -1 and 1")
     if args.levels != ["0-1"] and not args.by_level:
         raise InputError(f"--levels {args.levels[0]}", "without --by_level all levels are alike in a simulation")
-    known = read_curve(args.simulate, "points", 1, 10**6)
-    if len(known) < 3:
-        raise InputError(args.simulate, f"{len(known)} rows, wanted at least 3 to fit to")
+    curve = read_curve(args.simulate, "points", 1, 10**6)
+    if len(curve) < 3:
+        raise InputError(args.simulate, f"{len(curve)} rows, wanted at least 3 to fit to")
     by_level = read_curve(args.by_level, "level", 0, T - 1) if args.by_level else None
     single = by_level and np.interp(np.arange(T), list(by_level), list(by_level.values()))
     ratios = simulate.RATIOS if args.spread is None else (args.spread,)
-    fits = simulate.fits(list(known), np.array(list(known.values())), args.classes, single, ratios, T)
+    fits = simulate.fits(list(curve), np.array(list(curve.values())), args.classes, single, ratios, T)
     best, rmse = min(fits, key=lambda fit: fit[1])
     as_well = [f"{ratio:g}" for ratio, (_, miss) in zip(ratios, fits, strict=True) if miss <= rmse + AS_WELL]
     about = f"SIMULATED, no model was run: {args.images} images drawn from a fit to {args.simulate}"
@@ -127,7 +130,7 @@ def simulated(args) -> tuple[Source, str]:
 
 
 def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
-    """Drop a class when a paired t-test against the best, two-sided, is below `p_value`; looks at every point."""
+    """Drop a class when a two-sided paired t-test against the best is below `p_value`; tests after every point."""
     left, errors = np.arange(len(arms)), np.empty((len(arms), 0))
     for n in range(min(LEAST, P), P + 1):
         errors = np.concatenate([errors, (yield left, n)], 1)
@@ -141,9 +144,10 @@ def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
 
 
 def race_order(usable: np.ndarray, most: int, pairs: bool) -> np.ndarray:
-    """The order in which a race measures at most so many of the usable points, ascending. [most]
+    """The order in which a race measures at most `most` of the usable points. [most]
 
-    With `pairs`, those are the points 2k and 2k + 1, of which it takes whole ones where both are usable.
+    usable: ascending. With `pairs`, the points 2k and 2k + 1 are measured one after the other, and only if both are
+    usable.
     """
     if not pairs:
         return usable[spread_sequence(most, len(usable))]
@@ -153,7 +157,7 @@ def race_order(usable: np.ndarray, most: int, pairs: bool) -> np.ndarray:
 
 
 def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
-    """(search, setting) -> `of(random generator)`, the order of the points [P] (in ascending levels) and a search."""
+    """By (search, setting): a function of a random generator that returns the order of the points [P] and a search."""
     levels, arms, schedule, pairs = source.levels, source.arms, source.schedule, source.pairs
     P, n = len(levels), len(arms)
 
@@ -186,10 +190,13 @@ def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
 
 
 def check(args) -> None:
-    """InputError where options do not fit together."""
+    """InputError if options do not fit together."""
     if (args.folder is None) == (args.simulate is None):
         raise InputError("FOLDER, --simulate", "wanted the folder of a run or --simulate CSV, one of the two")
-    options.refuse(args, parser(), *((["loss"], "is for a run") if args.simulate else (SIMULATED, "is for --simulate")))
+    if args.simulate:
+        options.refuse(args, parser(), ["loss"], "is for a run")
+    else:
+        options.refuse(args, parser(), SIMULATED, "is for --simulate")
     if (args.to_keep is None) != (args.n_samples is None):
         raise InputError("--to_keep and --n_samples", "wanted both, as in --to_keep 5 1 --n_samples 25 250")
     if not all(z > 0 for z in args.z):
@@ -204,32 +211,47 @@ def main(argv: list[str]) -> int:
     plots_style.check_picture(args.out)
     check(args)
     source, about = simulated(args) if args.simulate else (measured(args), None)
-    levels, arms = source.levels, source.arms
     settings = searches(args, source)
-    full, wins, costs = [], [], []
-    for k, one in enumerate(tqdm(source.errors, total=len(source.label), leave=False)):
-        replayed = []
-        for of in settings.values():
-            order, search = of(np.random.default_rng(k))
-            replayed.append(replay(search, one[:, order], arms))
-        full.append(one.mean(1).argmin())
-        wins.append([winner for winner, _ in replayed])
-        costs.append([nfe for _, nfe in replayed])
-    full, wins = np.array(full), np.array(wins)
-    table = [("every class", f"{len(levels)} points", arms.sum() * len(levels), full)]
-    table += [(*key, nfe, won) for key, nfe, won in zip(settings, np.mean(costs, 0), wins.T, strict=True)]
-    table = [(*row, metrics.accuracy(won, full), metrics.accuracy(won, source.label)) for *row, won in table]
-    heading = f"{len(full)} images, {len(arms)} classes"
+    table = replayed(source, settings)
+    heading = f"{len(source.label)} images, {len(source.arms)} classes"
     if about:
         print(about)
-    print(f"{heading}; agreement is with the decision at all {len(levels)} points")
+    print(f"{heading}; agreement is with the decision at all {len(source.levels)} points")
     print(f"{'search':<24}{'':<12}{'NFE':>9}   {'agreement':<26}accuracy")
-    for name, setting, nfe, *hits in table:
-        shown = [show.in_percent(*each) for each in hits]
+    for name, setting, nfe, agreement, accuracy in table:
+        shown = show.in_percent(*agreement), show.in_percent(*accuracy)
         print(f"{name:<24}{setting:<12}{nfe:>9,.0f}   {shown[0]:<26}{shown[1]}")
     if args.out:
         draw(table, f"{source.name}: {heading}", args.out)
     return 0
+
+
+def replayed(source: Source, settings: dict[tuple[str, str], Callable]) -> list[tuple]:
+    """A line of the table for each search: name, setting, mean NFE, agreement and accuracy, each with its interval.
+
+    The first line is the full grid, with whose decisions the others are compared.
+    """
+    full, wins, costs = [], [], []
+    for k, errors in enumerate(tqdm(source.errors, total=len(source.label), leave=False)):
+        winners, spent = [], []
+        for make in settings.values():
+            order, search = make(np.random.default_rng(k))
+            winner, nfe = replay(search, errors[:, order], source.arms)
+            winners.append(winner)
+            spent.append(nfe)
+        full.append(errors.mean(1).argmin())
+        wins.append(winners)
+        costs.append(spent)
+    full, wins = np.array(full), np.array(wins)
+
+    P = len(source.levels)
+    lines = [("every class", f"{P} points", source.arms.sum() * P, full)]
+    for (name, setting), nfe, won in zip(settings, np.mean(costs, 0), wins.T, strict=True):
+        lines.append((name, setting, nfe, won))
+    return [
+        (name, setting, nfe, metrics.accuracy(won, full), metrics.accuracy(won, source.label))
+        for name, setting, nfe, won in lines
+    ]
 
 
 COLOURS = {
@@ -246,15 +268,16 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
     from matplotlib.ticker import LogFormatter, LogLocator
 
     figure = plots_style.new(10, 4.2, heading)
-    what_of = ("same decision as full budget", "accuracy")
-    for axes, column, what in zip(figure.subplots(1, 2), (3, 4), what_of, strict=True):
-        for k, name in enumerate(names := list(dict.fromkeys(row[0] for row in table))):
+    quantities = ("same decision as full budget", "accuracy")
+    names = list(dict.fromkeys(row[0] for row in table))
+    for axes, column, quantity in zip(figure.subplots(1, 2), (3, 4), quantities, strict=True):
+        for k, name in enumerate(names):
             first = next(at for at, other in enumerate(names) if other.split()[0] == name.split()[0])
             colour, style = COLOURS[name.split()[0]], ["o-", "o--", "o:", "o-."][(k - first) % 4]
             rows = sorted((row for row in table if row[0] == name), key=lambda row: row[2])
             shares = [row[column] for row in rows]
             plots_style.draw_shares(axes, [row[2] for row in rows], shares, style, colour=colour, label=name)
-        axes.set(xscale="log", xlabel="NFE per image", ylabel=f"{what}, %")
+        axes.set(xscale="log", xlabel="NFE per image", ylabel=f"{quantity}, %")
         axes.set_ylim(top=100.4)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))

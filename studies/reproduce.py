@@ -7,14 +7,14 @@
     python studies/reproduce.py digits --write
 
 The pages mark each number with the run that gives it (studies/ledger.py); studies/runs.toml has the runs and their
-parts. What a run printed is kept under --out and is not run again: a second call continues where the first one ended.
-To measure all again, give another --out. Exit code 1: a number is outside its interval, or a run failed.
+parts. The output of a run is kept under --out: a second call continues where the first one ended. To measure
+everything again, use another --out. Exit code 1: a number is outside its interval, or a run failed.
 
---write puts what was measured into docs/numbers.json and into the pages. Without a part it fills the pages only.
+--write puts the measured numbers into docs/numbers.json and into the pages. Without a part it fills the pages only.
 
-`paper` is for real models. Of each of the paper's data sets that is under $DATASET_ROOT it takes as many images as fit
-into --hours, spread evenly over the classes, by the paper's schedule. What the paper printed should lie within the
-interval of what is measured.
+`paper` is for real models. It runs the paper's schedule on each of the paper's data sets that is under $DATASET_ROOT,
+with as many images as fit into --hours, spread evenly over the classes. The paper's number should lie within the
+measured interval.
 """
 
 from diffusion.evaluate import options
@@ -47,6 +47,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,53 +89,65 @@ def printed(run: Run, out: Path) -> Path:
 
 
 def finished(run: Run, out: Path) -> str | None:
-    """What a run printed, if it was done by this command."""
+    """The output of a run that this command has done before, None if there is none."""
     path = printed(run, out)
-    first, _, rest = path.read_text().partition("\n") if path.exists() else ("", "", "")
+    if not path.exists():
+        return None
+    first, _, rest = path.read_text().partition("\n")
     return rest if first == f"$ {run.do}" else None
 
 
 def place(word: str) -> str:
-    """A word of a command, as it is wherever the command runs: our own files by their paths."""
+    """A word of a command with the project's own files as full paths, so that it runs in any folder."""
     if word.endswith(".py"):
         return str(paths.program(word))
     return str(paths.DATA / word) if OURS.match(word) else word
 
 
 def do(run: Run, out: Path, seconds: float | None = None, *, bar: bool = False) -> str:
-    """Run it, and keep what it prints, perhaps with its bar; asked to end after `seconds`.
+    """Run a command, keep its output (with `bar` also stderr), and return it; it is asked to end after `seconds`.
 
-    InputError where it does not come to its end.
+    InputError if it does not finish.
     """
     words = [place(word) for word in shlex.split(run.do)]
     env = os.environ | {"LOG_DIR": "data", "DATASET_ROOT": str(catalogue.DATASET_ROOT.expanduser().absolute())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if bar else None}
     with subprocess.Popen([sys.executable, *words], cwd=out, env=env, text=True, **pipes) as child:
         try:
-            said, _ = child.communicate(timeout=seconds)
+            output, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGTERM)
-            said, _ = child.communicate()
+            output, _ = child.communicate()
         except KeyboardInterrupt:
             child.wait()  # it has the same Ctrl-C, and saves what is measured
             raise
     if child.returncode in (sharding.STOPPED, -signal.SIGTERM):
-        raise InputError(run.name, "asked to end; what is measured is saved, and the same command goes on")
+        raise InputError(run.name, "asked to end; everything measured is saved, rerun the same command to continue")
     if child.returncode:
-        print(said[-2000:])  # the reason, where the bar's stream was kept too
+        print(output[-2000:])  # holds the reason if stderr was kept too
         raise InputError(run.name, f"exit code {child.returncode} of {run.do}")
-    write_atomic(printed(run, out), lambda file: file.write(f"$ {run.do}\n{said}".encode()))
-    return said
+    write_atomic(printed(run, out), lambda file: file.write(f"$ {run.do}\n{output}".encode()))
+    return output
 
 
 def chosen(ledger: Ledger, part: str) -> list[Run]:
-    """The runs of a part, or whose names match a pattern, and those whose files they read. InputError: none."""
+    """The runs of a part or with names that match a pattern, and the runs whose files they read.
+
+    InputError if there are none.
+    """
     wanted = {name for name, run in ledger.runs.items() if run.part == part or run.part.startswith(f"{part}:")}
-    if not (wanted := wanted | set(fnmatch.filter(ledger.runs, part))):
+    wanted |= set(fnmatch.filter(ledger.runs, part))
+    if not wanted:
         parts = ", ".join(dict.fromkeys(run.part for run in ledger.runs.values()))
         raise InputError(part, f"no part and no run of {RUNS}; its parts are {parts}")
-    while more := {before for name in wanted for before in ledger.runs[name].after} - wanted:
-        wanted |= more
+
+    unread = list(wanted)
+    while unread:
+        run = ledger.runs[unread.pop()]
+        for before in run.after:
+            if before not in wanted:
+                wanted.add(before)
+                unread.append(before)
     return [run for name, run in ledger.runs.items() if name in wanted]
 
 
@@ -146,42 +159,56 @@ def hours(minutes: float) -> str:
 
 
 def speed(run: Run, out: Path, seconds: float) -> float:
-    """NFE per second of the run's model, off the bar of a short search on a few images."""
-    short = replace(run, name=f"{run.name}-speed", do=f"{run.do} {SHORT[run.do.split()[0]]} --limit 8 --extra speed")
-    said = finished(short, out) or do(short, out, seconds, bar=True)
-    return float(re.findall(r"([\d,]+) NFE/s", said)[-1].replace(",", ""))
+    """NFE per second of the run's model, read off the progress bar of a short search on a few images."""
+    command = f"{run.do} {SHORT[run.do.split()[0]]} --limit 8 --extra speed"
+    short = replace(run, name=f"{run.name}-speed", do=command)
+    output = finished(short, out) or do(short, out, seconds, bar=True)
+    return float(re.findall(r"([\d,]+) NFE/s", output)[-1].replace(",", ""))
 
 
 def share_out(seconds: float, costs: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
-    """Images of each data set that has `sizes`, at `costs` seconds each: the same time for each.
+    """How many images of each data set to take, so that each data set gets the same time.
 
-    The dearest are left out, one by one, while that time is not enough for LEAST images, or for all there are.
+    costs: seconds per image; sizes: images there are. The most expensive data sets are left out, one by one, while
+    their time is not enough for LEAST images, or for all there are.
     """
     least = {name: min(LEAST, sizes[name]) * cost for name, cost in costs.items()}
     kept = sorted(costs, key=least.get)
     while kept and seconds / len(kept) < least[kept[-1]]:
         kept.pop()
     images = {}
-    for n, name in enumerate(sorted(kept, key=lambda name: sizes[name] * costs[name])):  # what one leaves, others have
+    for n, name in enumerate(
+        sorted(kept, key=lambda name: sizes[name] * costs[name])
+    ):  # small ones first: they leave time
         images[name] = min(sizes[name], int(seconds / (len(kept) - n) / costs[name]))
         seconds -= images[name] * costs[name]
     return images
 
 
 def size_of(words: list[str]) -> int:
-    """How many images or examples the data set of a command has here. InputError where it is not there."""
+    """How many images or examples the data set of a command has here. InputError if it is not there."""
     dataset, root = words[words.index("--dataset") + 1], catalogue.DATASET_ROOT
-    return len(load_items(dataset, root) if words[0] == "run_winoground.py" else load_dataset(dataset, root=root))
+    if words[0] == "run_winoground.py":
+        return len(load_items(dataset, root))
+    return len(load_dataset(dataset, root=root))
+
+
+def with_options(args, run: Run) -> Run:
+    """A run of the paper with --version, --batch_size and --device added to its command, as far as they are set."""
+    is_dit = "--image-size" in run.do  # --version is for text-to-image models
+    for flag in ("version", "batch_size", "device"):
+        value = getattr(args, flag)
+        if not value or (flag == "version" and is_dit):
+            continue
+        text = os.path.abspath(str(value)) if os.path.exists(str(value)) else str(value)
+        run = replace(run, do=f"{run.do} --{flag} {shlex.quote(text)}")
+    return run
 
 
 def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
-    """Of the paper's runs those that fit into --hours, with their images and minutes; what is skipped, and why."""
+    """The paper's runs that fit into --hours, with their images and minutes; which are skipped, and why."""
     sizes, costs, speeds, planned, skipped = {}, {}, {}, [], []
-    given = {flag: str(getattr(args, flag)) for flag in ("version", "batch_size", "device") if getattr(args, flag)}
-    for flag, value in given.items():
-        more = f" --{flag} {shlex.quote(os.path.abspath(value) if os.path.exists(value) else value)}"
-        of_dit = [flag == "version" and "--image-size" in run.do for run in runs]  # another model
-        runs = [replace(run, do=run.do + more * (not dit)) for run, dit in zip(runs, of_dit, strict=True)]
+    runs = [with_options(args, run) for run in runs]
     for run in runs:
         words = shlex.split(run.do)
         try:
@@ -193,12 +220,17 @@ def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
         except InputError as error:
             skipped.append(f"{run.name}: {error.problem}")
     images = share_out(0.9 * 3600 * args.hours, costs, sizes)  # a tenth measures speed and loads models
-    for run in (run for run in runs if run.name in costs):
-        least, cost = min(LEAST, sizes[run.name]), costs[run.name] / 60
-        if n := images.get(run.name):
-            planned.append(replace(run, do=f"{run.do} --limit {n}", minutes=n * cost))
+    for run in runs:
+        if run.name not in costs:
+            continue
+        minutes = costs[run.name] / 60
+        n = images.get(run.name)
+        if n:
+            planned.append(replace(run, do=f"{run.do} --limit {n}", minutes=n * minutes))
         else:
-            skipped.append(f"{run.name}: its share of the time is less than {least} images take, {hours(least * cost)}")
+            least = min(LEAST, sizes[run.name])
+            time_of_least = hours(least * minutes)
+            skipped.append(f"{run.name}: its share of the time is less than {least} images take, {time_of_least}")
     return planned, skipped
 
 
@@ -222,7 +254,7 @@ def print_list(pages: dict[str, str], claims: list[Claim], runs: list[Run]) -> N
 def read_measured(
     claims: list[Claim], ledger: Ledger, printed: dict[str, str]
 ) -> tuple[list[tuple[Claim, str]], list[str]]:
-    """The figures whose runs are all there, as measured; and what is to be said of those that were not printed."""
+    """The figures whose runs are all there, as measured; and a message for each figure that was not printed."""
     measured, lacking = [], []
     for claim in claims:
         if not printed.keys() >= set(claim.runs):
@@ -235,7 +267,7 @@ def read_measured(
 
 
 def print_verdicts(measured: list[tuple[Claim, str]], ledger: Ledger) -> int:
-    """Every figure beside the one claimed; how many are outside."""
+    """Print every measured figure beside the claimed one; returns how many are outside."""
     found = []
     for claim, value in measured:
         found.append(verdict(claim.figure, value, ledger.runs[claim.runs[0]].within))
@@ -272,33 +304,46 @@ def main(argv: list[str]) -> int:
         return 0
     started, paper = time.monotonic(), any(run.nfe for run in runs)
     if paper != bool(args.hours and args.hours > 0) or paper != all(run.nfe for run in runs):
-        raise InputError(
-            "--hours", f"wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
-        )
-    (out := args.out or naming.LOG_DIR / "reproduce").joinpath("data").mkdir(parents=True, exist_ok=True)
+        wanted = f"wanted, above 0, for runs of the paper, and for no others; {args.part} was asked for"
+        raise InputError("--hours", wanted)
+    out = args.out or naming.LOG_DIR / "reproduce"
+    (out / "data").mkdir(parents=True, exist_ok=True)
     if paper:
         runs, skipped = plan_paper(args, runs, out)
-    said = {run.name: text for run in runs if (text := finished(run, out)) is not None}
-    todo = [run for run in runs if run.name not in said]
-    print(f"{len(runs)} runs, {len(said)} done before; to do: {hours(sum(run.minutes for run in todo))} -> {out}")
+
+    outputs = {}
+    for run in runs:
+        output = finished(run, out)
+        if output is not None:
+            outputs[run.name] = output
+    todo = [run for run in runs if run.name not in outputs]
+    print(f"{len(runs)} runs, {len(outputs)} done before; to do: {hours(sum(run.minutes for run in todo))} -> {out}")
     for k, run in enumerate(todo):
         left = 3600 * args.hours - (time.monotonic() - started) if paper else None
         print(f"[{k + 1} of {len(todo)}] {run.name}, {hours(run.minutes)}: {run.do}", flush=True)
         try:
-            if lacking := [name for name in run.after if name not in said]:
-                raise InputError(run.name, f"{lacking[0]} is not done")
-            if paper and left < 60 * run.minutes:
-                raise InputError(run.name, f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
-            said[run.name] = do(run, out, left)
+            outputs[run.name] = do_in_time(run, out, left, outputs.keys())
         except InputError as error:
             skipped.append(f"{run.name}: {error.problem}")
-    measured, lacking = read_measured(claims, ledger, said)
+
+    measured, lacking = read_measured(claims, ledger, outputs)
+    skipped += lacking
     outside = print_verdicts(measured, ledger)
     if args.write:
         write(measured, pages, ledger)
-    for each in (skipped := skipped + lacking):
+    for each in skipped:
         print(f"skipped: {each}")
     return 1 if outside or (skipped and not paper) else 0
+
+
+def do_in_time(run: Run, out: Path, left: float | None, done: Iterable[str]) -> str:
+    """`do`, unless a run that it reads is not done, or it takes longer than the seconds that are left: InputError."""
+    lacking = [name for name in run.after if name not in done]
+    if lacking:
+        raise InputError(run.name, f"{lacking[0]} is not done")
+    if left is not None and left < 60 * run.minutes:
+        raise InputError(run.name, f"takes {hours(run.minutes)}, and {hours(max(left, 0) / 60)} are left")
+    return do(run, out, left)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a run on a large cluster costs apart from the network: 50,000 images, 1000 classes, 512 workers, on this disk.
+"""The overhead of a run on a large cluster, outside the network: 50,000 images, 1000 classes, 512 workers, this disk.
 
     python studies/simulate_cluster.py --nfe_from data/digits/vdigits_1trials_race_3z_500samples
 
-Writes a run of synthetic records, as large as this many NFE make them, times what workers and readers do with it, and
-removes it. How evenly the work is spread is simulated from the NFE of the images of a real run.
+Writes a run of synthetic records of the size that --nfe evaluations give, times workers and readers on it, and removes
+it. How evenly the work is spread is simulated from the NFE of the images of a real run.
 """
 
 from diffusion.evaluate import options
@@ -16,7 +16,7 @@ def parser() -> options.Parser:
     options.add(p, "--classes N", "classes to choose from", 1000)
     options.add(p, "--workers N", "workers, each with a GPU", 512)
     options.add(p, "--nfe N", "evaluations per image, at least two per class", 4000)
-    options.add(p, "--nfe_from FOLDER", "folder of a run; the NFE of its images say how much images differ")
+    options.add(p, "--nfe_from FOLDER", "folder of a run; the NFE of simulated images are drawn from its images")
     return p
 
 
@@ -37,7 +37,7 @@ from diffusion.runs import records, results
 
 
 def synthetic(index: int, classes: int, nfe: int) -> dict:
-    """A record of the size and the keys of a real one."""
+    """A record with the size and keys of a real one."""
     counts = torch.full((classes,), nfe // classes)
     return {
         "index": index, "label": index % classes, "pred": index % classes if index % 3 else 0, "nfe": int(counts.sum()),
@@ -53,9 +53,9 @@ def seconds(do) -> float:
 
 
 def imbalance(nfe: np.ndarray, images: int, workers: int, gpus: int, rng: np.random.Generator) -> float:
-    """NFE until the last GPU is done over the mean GPU's; the images' NFE are drawn from those measured.
+    """NFE of the GPU that ends last, divided by the mean over GPUs; the images' NFE are drawn from `nfe` [n].
 
-    Worker w has images[w::n]; a GPU that is free takes the next worker of the array.
+    Worker w has images[w::workers]; a GPU that is free takes the next worker of the array.
     """
     spent = np.zeros(-(-images // workers) * workers)
     spent[:images] = rng.choice(nfe, images)
@@ -81,17 +81,17 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         table = [(f"a photo of a class {k}.", f"class {k}", k) for k in range(args.classes)]
-        told = {"loss": "l2"}, {"images": args.images, "arms": table}
-        records.open_run(folder, *told)
-        run = records.read_run(folder)
+        chosen, about = {"loss": "l2"}, {"images": args.images, "arms": table}
+        records.open_run(folder, chosen, about)
+        wanted = records.expected(records.read_run(folder))
 
         def write_all():
             for k in range(args.images):
                 path = records.record_path(folder, args.images, k)
-                records.save_record(path, synthetic(k, args.classes, args.nfe), records.expected(run))
+                records.save_record(path, synthetic(k, args.classes, args.nfe), wanted)
 
         def join():
-            loop.join_run(folder, *told, list(range(0, args.images, args.workers)))
+            loop.join_run(folder, chosen, about, list(range(0, args.images, args.workers)))
 
         def call(script, *words):
             subprocess.run([sys.executable, paths.program(script), *words], check=True, stdout=subprocess.DEVNULL)

@@ -3,9 +3,9 @@
 python studies/train_embedded.py sd      # models/digits-sd: VAE, text encoder, U-Net in Stable Diffusion's layout
 python studies/train_embedded.py sd-2    # continues models/digits-sd, with more weight on high noise
 python studies/train_embedded.py dit     # models/digits-dit: class-conditional transformer over the VAE of digits-sd
-python studies/train_embedded.py dit-2   # goes on with models/digits-dit, as sd-2 does
+python studies/train_embedded.py dit-2   # continues models/digits-dit, as sd-2 does
 python studies/train_embedded.py flow    # models/digits-flow: flow matching in Stable Diffusion 3's layout
-python studies/train_embedded.py flow-2  # goes on with models/digits-flow, at levels that are not shifted
+python studies/train_embedded.py flow-2  # continues models/digits-flow, at levels that are not shifted
 python studies/train_embedded.py lcm     # distils models/digits-sd to a few steps; not shipped
 python studies/train_embedded.py clip    # models/digits-clip: image and text towers in open_clip's layout
 """
@@ -59,19 +59,26 @@ MODELS = Path("models")
 
 
 def model(name: str) -> Path:
-    """An embedded model to go on with: of the working folder, or the one that ships with us."""
+    """The folder of an embedded model: in the working folder or, if it is not there, the shipped one."""
     return shipped(MODELS / name)
+
+
+def seen_colours(digit: int) -> list[int]:
+    """The colours that this digit has in the training data, ascending."""
+    return sorted(c for c, d in SEEN if d == digit)
 
 
 def captioned_canvases(
     n: int, rng: np.random.Generator, split: str = "train", alone: float = 0.5
 ) -> tuple[torch.Tensor, list[str]]:
-    """n canvases [n, 3, 32, 32] in -1..1 with captions: a share with one digit, the rest two; a tenth without words."""
+    """n canvases [n, 3, 32, 32] in -1..1 and their captions.
+
+    The share `alone` of the canvases holds one digit, the others two. A tenth of the captions is empty.
+    """
     ink, labels = digits.handwriting(split)
-    seen = np.array([[(c, d) in SEEN for c in range(len(digits.COLOURS))] for d in range(10)])
     drawn = rng.integers(len(ink), size=(n, 2))
     d = labels[drawn]
-    colour = np.array([[rng.choice(np.flatnonzero(seen[digit])) for digit in pair] for pair in d])
+    colour = np.array([rng.choice(seen_colours(digit)) for digit in d.ravel()]).reshape(n, 2)
     vertical = rng.integers(2, size=n)
     half = int(n * alone)
     x = torch.cat([
@@ -97,7 +104,8 @@ def tokenizer(length: int = 24) -> CLIPTokenizer:
     """CLIP's tokenizer class with a byte-pair vocabulary of the captions' words; texts of `length` tokens."""
     pairs = SEEN + UNSEEN
     words = [digits.caption_one(d) for d in range(10)] + [digits.caption_one(d, c) for c, d in pairs]
-    words += [digits.caption_two(pairs[0], pairs[1], name) for relation in digits.RELATIONS for name in relation[1:]]
+    for _, forward, backward in digits.RELATIONS:
+        words += [digits.caption_two(pairs[0], pairs[1], name) for name in (forward, backward)]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Whitespace()])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -126,7 +134,8 @@ def train_vae(steps: int, rng: np.random.Generator) -> AutoencoderKL:
     )  # fmt: skip
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in (bar := tqdm(range(steps), desc="vae")):
+    bar = tqdm(range(steps), desc="vae")
+    for _ in bar:
         x, _ = captioned_canvases(32, rng)
         posterior = vae.encode(x).latent_dist
         error = F.mse_loss(vae.decode(posterior.sample()).sample, x)
@@ -145,17 +154,18 @@ def train_vae(steps: int, rng: np.random.Generator) -> AutoencoderKL:
 
 @torch.no_grad()
 def latents(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
-    """Canvases [n, 3, 32, 32] in -1..1 as the networks see them, [n, 4, 8, 8]."""
+    """The latents [n, 4, 8, 8] of canvases [n, 3, 32, 32] in -1..1, scaled as the networks expect them."""
     return (vae.encode(x).latent_dist.mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
 def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> None:
-    """AdamW, one cycle, exponential moving average of the weights; `save(average)` every 1000 steps and at the end."""
+    """AdamW with a one-cycle learning rate; calls `save` with the averaged weights every 1000 steps and at the end."""
     average = copy.deepcopy(networks).requires_grad_(False)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     smooth = 1.0
-    for step in (bar := tqdm(range(1, steps + 1), mininterval=5)):
+    bar = tqdm(range(1, steps + 1), mininterval=5)
+    for step in bar:
         loss = loss_of_step()
         optimizer.zero_grad()
         loss.backward()
@@ -171,12 +181,18 @@ def optimise(networks: torch.nn.ModuleDict, loss_of_step, steps: int, save) -> N
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Save it without the paths of this machine that parts loaded from a folder remember."""
+    """Save a pipeline without `_name_or_path`, which holds the paths of the machine it was trained on."""
     pipeline.save_pretrained(folder)
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)
         path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def print_sizes(networks: dict[str, torch.nn.Module]) -> None:
+    """The number of parameters of each network."""
+    for name, network in networks.items():
+        print(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
 
 
 def train_sd(steps: int, folder: Path) -> None:
@@ -201,14 +217,16 @@ def train_sd(steps: int, folder: Path) -> None:
 
 
 def errors_of_x(abar: torch.Tensor) -> torch.Tensor:
-    """The weight that makes a squared error of eps one of x, where it is not huge; most of high noise is 30."""
+    """The weight (1 - abar) / abar that turns a squared error of eps into one of x; at most 30, at high noise."""
     return ((1 - abar) / abar).clamp(max=30)
 
 
 def train_sd_2(steps: int, folder: Path) -> None:
-    """Go on with digits-sd: half of a batch as before, the rest mostly pairs at high noise, where alone the words say
-    more about places than the canvas does. There the errors of eps are scaled to errors of x, in which a colour in the
-    wrong place weighs most; without either the model does not learn left from right.
+    """Continue digits-sd: half of each batch as before, the other half mostly pairs at high noise.
+
+    Only at high noise do the words contain more about places than the canvas does. There errors of eps are scaled to
+    errors of x, in which a colour in the wrong place weighs most. Without both, the model does not learn left from
+    right.
     """
     rng = np.random.default_rng(1)
     pipeline = StableDiffusionPipeline.from_pretrained(model("digits-sd"), dtype=torch.float32)
@@ -218,10 +236,11 @@ def train_sd_2(steps: int, folder: Path) -> None:
 
     def batch():
         x, captions = captioned_canvases(32, rng)
-        pairs, told = captioned_canvases(32, rng, alone=1 / 8)
+        pairs, captions_of_pairs = captioned_canvases(32, rng, alone=1 / 8)
         high = 1 - 0.4 * torch.rand(32)
         weight = torch.cat([torch.ones(32), errors_of_x(abar[(1000 * high).long().clamp(max=999)])])
-        return torch.cat([x, pairs]), captions + told, torch.cat([middle.sample([32]), high]), weight
+        level = torch.cat([middle.sample([32]), high])
+        return torch.cat([x, pairs]), captions + captions_of_pairs, level, weight
 
     train_text_to_image(pipeline, batch, steps, folder)
 
@@ -238,19 +257,19 @@ def train_text_to_image(pipeline: StableDiffusionPipeline, batch, steps: int, fo
         ids = tok(captions, padding="max_length", return_tensors="pt").input_ids
         eps, t = torch.randn_like(x), (1000 * level).long().clamp(max=999)
         text = networks["text_encoder"](ids)[0]
-        said = networks["unet"](scheduler.add_noise(x, eps, t), t, text).sample
-        return (weight * ((said - eps) ** 2).mean((1, 2, 3))).mean()
+        prediction = networks["unet"](scheduler.add_noise(x, eps, t), t, text).sample
+        return (weight * ((prediction - eps) ** 2).mean((1, 2, 3))).mean()
 
     def save(average):
         parts = pipeline.components | dict(average) | {"vae": vae16}
         save_pipeline(StableDiffusionPipeline(**parts, requires_safety_checker=False), folder)
 
-    print({k: f"{sum(p.numel() for p in n.parameters()):,}" for k, n in [("vae", vae), *networks.items()]})
+    print_sizes({"vae": vae, **networks})
     optimise(networks, loss_of_step, steps, save)
 
 
 def train_lcm(steps: int, folder: Path) -> None:
-    """Distil digits-sd: the student says the same x all along a path of the teacher's ODE, so that one step is enough.
+    """Distil digits-sd: the student predicts the same x along a whole path of the teacher's ODE, so one step is enough.
 
     Consistency distillation (arXiv 2303.01469, algorithm 2) of latents (arXiv 2310.04378), by DDIM steps of 20 levels,
     without guidance. The target is the student itself, not an average of it (arXiv 2310.14189, section 3.2).
@@ -290,9 +309,10 @@ def train_lcm(steps: int, folder: Path) -> None:
 
 
 def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
-    """DiT's own recipe in small: linear betas, learned variance, squared error plus the bound of a frozen mean.
+    """DiT's recipe in small: linear betas, learned variance, squared error plus the bound with the mean detached.
 
-    Going on with digits-dit, half of a batch has levels from 300 to 900, and its errors of eps count as errors of x.
+    With `go_on`, digits-dit is continued: half of each batch has levels from 300 to 900, and its errors of eps are
+    scaled to errors of x.
     """
     rng = np.random.default_rng(int(go_on))
     vae16 = AutoencoderKL.from_pretrained(model("digits-sd"), subfolder="vae", dtype=torch.float16)
@@ -308,26 +328,25 @@ def train_dit(steps: int, folder: Path, *, go_on: bool = False) -> None:
     transformer.eval()  # its own label dropout draws once per layer, ours once per image
     abar = scheduler.alphas_cumprod
     ink, labels = digits.handwriting("train")
-    colours = [[c for c, d in SEEN if d == digit] for digit in range(10)]
 
     def loss_of_step():
         drawn = rng.integers(len(ink), size=128)
         digit = labels[drawn]
-        x = digits.one(ink[drawn], torch.tensor([rng.choice(colours[d]) for d in digit]), rng) * 2 - 1
-        x = latents(vae, x)
-        told = torch.tensor(np.where(rng.random(128) < 0.1, 10, digit))  # 10: not told
+        colour = torch.tensor([rng.choice(seen_colours(d)) for d in digit])
+        x = latents(vae, digits.one(ink[drawn], colour, rng) * 2 - 1)
+        class_id = torch.tensor(np.where(rng.random(128) < 0.1, 10, digit))  # 10: the null class
         eps, t, weight = torch.randn_like(x), torch.randint(1000, [128]), torch.ones(128)
         if go_on:
             t[64:] = torch.randint(300, 900, [64])
             weight[64:] = errors_of_x(abar[t[64:]])
-        prediction, variance = transformer(scheduler.add_noise(x, eps, t), t, told).sample.chunk(2, 1)
+        prediction, variance = transformer(scheduler.add_noise(x, eps, t), t, class_id).sample.chunk(2, 1)
         bound = variational_bound(process, x, eps, t, prediction.detach(), variance)
         return (weight * ((prediction - eps) ** 2).mean((1, 2, 3))).mean() + bound.mean()
 
     def save(average):
         save_pipeline(DiTPipeline(average["transformer"], vae16, scheduler), folder)
 
-    print(f"transformer: {sum(p.numel() for p in transformer.parameters()):,}")
+    print_sizes({"transformer": transformer})
     optimise(torch.nn.ModuleDict({"transformer": transformer}), loss_of_step, steps, save)
 
 
@@ -335,7 +354,8 @@ def train_flow(steps: int, folder: Path, *, go_on: bool = False) -> None:
     """Stable Diffusion 3 in small: two text encoders and no T5, pooled text, a shifted flow-matching schedule.
 
     Half of the noise levels are logit-normal as there (arXiv 2403.03206, section 3.1), half even, and all are shifted
-    as in the table. Going on with digits-flow, none is: the levels that tell digits apart have sigma from 0.3 to 0.7.
+    as in its table of levels. With `go_on`, digits-flow is continued without the shift: the levels that distinguish
+    digits have sigma from 0.3 to 0.7.
     """
     rng = np.random.default_rng(int(go_on))
     vae16 = AutoencoderKL.from_pretrained(model("digits-sd"), subfolder="vae", dtype=torch.float16)
@@ -369,20 +389,20 @@ def train_flow(steps: int, folder: Path, *, go_on: bool = False) -> None:
         s = shift * even / (1 + (shift - 1) * even)
         eps = torch.randn_like(x)
         z = torch.lerp(x, eps, s[:, None, None, None])
-        said = networks["transformer"](z, text, pooled, 1000 * s).sample
-        return ((said - (eps - x)) ** 2).mean()
+        prediction = networks["transformer"](z, text, pooled, 1000 * s).sample
+        return ((prediction - (eps - x)) ** 2).mean()
 
     def save(average):
         save_pipeline(StableDiffusion3Pipeline(scheduler=scheduler, vae=vae16, **tokenizers, **average), folder)
 
-    print({k: f"{sum(p.numel() for p in n.parameters()):,}" for k, n in networks.items()})
+    print_sizes(dict(networks))
     optimise(networks, loss_of_step, steps, save)
 
 
 def train_clip(steps: int, folder: Path) -> None:
-    """CLIP on the canvases and captions of `train_sd`, with its tokenizer; the average with the best held-out loss.
+    """CLIP on the canvases and captions of `train_sd`, with its tokenizer; keeps the average of best held-out loss.
 
-    A caption that occurs several times in a batch is right for each of its canvases (the target is spread over them).
+    A caption that occurs several times in a batch is right for each of its canvases: the target is spread over them.
     """
     import open_clip
 
@@ -400,9 +420,9 @@ def train_clip(steps: int, folder: Path) -> None:
     clip = open_clip.CLIP(**copy.deepcopy(config))
 
     def contrast(network, x: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        told = [k for k, caption in enumerate(captions) if caption]
-        ids = tok([captions[k] for k in told], padding="max_length", return_tensors="pt").input_ids
-        images, texts, scale = network(x[told], ids)
+        captioned = [k for k, caption in enumerate(captions) if caption]
+        ids = tok([captions[k] for k in captioned], padding="max_length", return_tensors="pt").input_ids
+        images, texts, scale = network(x[captioned], ids)
         logits = scale * images @ texts.T
         same = (ids[:, None] == ids).all(-1).float()
         target = same / same.sum(1, keepdim=True)
@@ -424,7 +444,7 @@ def train_clip(steps: int, folder: Path) -> None:
             (folder / "open_clip_config.json").write_text(text)
             save_file(average["clip"].half().state_dict(), folder / "open_clip_model.safetensors")
 
-    print(f"clip: {sum(p.numel() for p in clip.parameters()):,}")
+    print_sizes({"clip": clip})
     networks = torch.nn.ModuleDict({"clip": clip})
     optimise(networks, lambda: contrast(clip, *captioned_canvases(128, rng)), steps, save)
 

@@ -19,6 +19,11 @@ def in_percent(p: float, interval: tuple[float, float]) -> str:
     return f"{100 * p:.2f} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
 
 
+def short_percent(p: float, interval: tuple[float, float]) -> str:
+    """`in_percent` for a narrow column: one decimal."""
+    return f"{100 * p:.1f} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+
+
 def percent(p: float, interval: tuple[float, float]) -> str:
     """A share and its interval in a line of a table."""
     return f"{100 * p:.2f}%  (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"

@@ -29,7 +29,7 @@ def test_the_table(run_main):
     rows = {m[1].strip(): m[2].split() for m in re.finditer(r"^(.{44})(.*%?)$", done.out, re.M)}
     shares = {name: [cell for cell in cells if "(" not in cell] for name, cells in rows.items()}
     assert shares["right: levels even in sigma"][-1] == "100.0"
-    assert shares["wrong sign: answer taken for x - eps"][-1] == "0.0"
+    assert shares["wrong sign: prediction taken for x - eps"][-1] == "0.0"
     assert len(done.out.splitlines()) == 12
 
 
