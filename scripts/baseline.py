@@ -54,44 +54,58 @@ from diffusion.runs import records, results
 from diffusion.stats import metrics
 
 
-def by_clip(args, name: str, dataset, device, dtype: str):
-    """What goes into run.json, its arms, and what makes of an image the errors [arms].
+class Clip:
+    """A CLIP and its prompts; its weights are loaded at once, so that a run does not begin without them."""
 
-    Its weights are loaded at once, so that a run does not begin without them.
-    """
-    found, pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
-    prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, templates=args.template)
-    arms = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
+    def __init__(self, args, name: str, dataset: Dataset, device, dtype: str):
+        self.device = device
+        self.found, self.pretrained = find_clip("clip", name, args.pretrained, "--model clip:")
+        self.prompts = prompts_for(
+            args.dataset, dataset.labels, dataset.classes, args.prompt_path, templates=args.template
+        )
+        arms = list(zip(self.prompts.texts, self.prompts.names, self.prompts.classes, strict=True))
+        self.about = {"arms": arms, "prompts": str(self.prompts)}
+        self.options = {"pretrained": self.pretrained, "loss": "cosine"}
+        self.options |= clip_weights(self.found, self.pretrained)
+        self.loaded = {dtype: self._load(dtype)}
 
-    def ready(dtype: str):
-        of_image, of_texts = load_clip(found, pretrained, dtype=dtype, device=device)
-        return of_image, of_texts(prompts.texts)  # [arms, d]
+    def _load(self, dtype: str) -> tuple[Callable, torch.Tensor]:
+        """What embeds an image [d], and the embeddings of the prompts [arms, d]."""
+        of_image, of_texts = load_clip(self.found, self.pretrained, dtype=dtype, device=self.device)
+        return of_image, of_texts(self.prompts.texts)
 
-    loaded = {dtype: ready(dtype)}
-    about = {"arms": arms, "prompts": str(prompts)}
-
-    def load(dtype: str):
-        of_image, texts = loaded.get(dtype) or ready(dtype)
+    def errors_in(self, dtype: str) -> Callable:
+        """A function from an image to the error of each arm [arms], computed in this dtype."""
+        if dtype not in self.loaded:
+            self.loaded[dtype] = self._load(dtype)
+        of_image, texts = self.loaded[dtype]
         return lambda image: 1 - texts @ of_image(image)
 
-    return {"pretrained": pretrained, "loss": "cosine"} | clip_weights(found, pretrained), about, load
 
+class Timm:
+    """A trained classifier: each of its classes is an arm; if several stand for one class, the best counts."""
 
-def by_timm(args, name: str, dataset, device, dtype: str):
-    """The same for a classifier: each of its classes is an arm, and where several mean one class the best counts."""
-    options.refuse(args, parser(), ["prompt_path", "template", "pretrained"], f"is for CLIP, not for {args.model}")
-    found, n_classes = find_timm(name)
-    class_of = model_arms(args.dataset, dataset, args.model, n_classes, catalogue.DATASET_ROOT)
-    called = dataset.classes or [str(k) for k in range(n_classes)]
-    ids = sorted(class_of)
-    loaded = {dtype: load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)}
+    def __init__(self, args, name: str, dataset: Dataset, device, dtype: str):
+        options.refuse(args, parser(), ["prompt_path", "template", "pretrained"], f"is for CLIP, not for {args.model}")
+        self.device = device
+        self.found, self.n_classes = find_timm(name)
+        class_of = model_arms(args.dataset, dataset, args.model, self.n_classes, catalogue.DATASET_ROOT)
+        names = dataset.classes or [str(k) for k in range(self.n_classes)]
+        self.ids = sorted(class_of)
+        arms = [(k, names[class_of[k]], class_of[k]) for k in self.ids]
+        self.about = {"arms": arms, "all_arms": wording.ranges(self.ids)}
+        self.options = {"loss": "nll"} | timm_weights(self.found)
+        self.loaded = {dtype: self._load(dtype)}
 
-    def load(dtype: str):
-        log_probabilities = loaded.get(dtype) or load_timm(found, n_classes, dtype=getattr(torch, dtype), device=device)
-        return lambda image: -log_probabilities(image)[ids].log_softmax(0)  # of the classes that compete
+    def _load(self, dtype: str) -> Callable:
+        return load_timm(self.found, self.n_classes, dtype=getattr(torch, dtype), device=self.device)
 
-    arms = [(k, called[class_of[k]], class_of[k]) for k in ids]
-    return {"loss": "nll"} | timm_weights(found), {"arms": arms, "all_arms": wording.ranges(ids)}, load
+    def errors_in(self, dtype: str) -> Callable:
+        """A function from an image to the error of each arm [arms], computed in this dtype."""
+        if dtype not in self.loaded:
+            self.loaded[dtype] = self._load(dtype)
+        log_probabilities = self.loaded[dtype]
+        return lambda image: -log_probabilities(image)[self.ids].log_softmax(0)  # of the classes that compete
 
 
 def kind_of(model: str) -> tuple[str, str]:
@@ -109,21 +123,22 @@ def kind_of(model: str) -> tuple[str, str]:
 
 
 class BaselineClassifier(Classifier):
-    """Errors of all arms at once: `load(dtype)` returns a function from an image to its errors [arms]."""
+    """Errors of all arms at once, by a Clip or a Timm."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, about: dict, load: Callable, loss: str):
-        self.config, self.dataset, self.load_errors, self.loss = config, dataset, load, loss
-        self.class_ids, self.arm_class = results.competitors(about)
+    def __init__(self, config: RunConfig, dataset: Dataset, model: Clip | Timm):
+        self.config, self.dataset, self.model = config, dataset, model
+        self.loss = model.options["loss"]
+        self.class_ids, self.arm_class = results.competitors(model.about)
         self.first = None
         if dataset.candidates:
-            self.first = ByColumn(dataset, np.unique(self.class_ids), about["arms"])
+            self.first = ByColumn(dataset, np.unique(self.class_ids), model.about["arms"])
 
     def load(self, index: int) -> Image:
         return self.dataset.open(index)
 
     def classify(self, images: Iterable, dtype: str, spent: Callable[[int], None]) -> Iterator[dict]:
         share_cores(self.config.n_workers, self.config.device)
-        errors_of = self.load_errors(dtype)
+        errors_of = self.model.errors_in(dtype)
         return (self.record(index, image, errors_of(image).float()) for index, image in images)
 
     def record(self, index: int, image: Image, errors: torch.Tensor) -> dict:
@@ -148,18 +163,18 @@ def main(argv: list[str]) -> int:
         config.value_range,
     )
     images, mine = choose_images(config, dataset.labels)
-    by = by_clip if kind == "clip" else by_timm
-    more, about, load = by(args, name, dataset, config.device, config.dtype)
-    classifier = BaselineClassifier(config, dataset, about, load, more["loss"])
+    make = Clip if kind == "clip" else Timm
+    model = make(args, name, dataset, config.device, config.dtype)
+    classifier, about = BaselineClassifier(config, dataset, model), model.about
 
     chosen = run_config.data_options(config, dataset) | {"model": args.model, "dtype": config.dtype}
-    chosen |= {"prompts": sha256(repr(about["arms"]))} | more
+    chosen |= {"prompts": sha256(repr(about["arms"]))} | model.options
     chosen |= classifier.first.options if classifier.first else {}
     candidates = classifier.first.name if classifier.first else ""
-    weights = more.get("pretrained") and naming.tag(more["pretrained"])
-    folder = naming.run_folder(
-        config.dataset, config.extra, naming.joined(kind, naming.clip_tag(name), weights, candidates)
-    )
+    pretrained = model.options.get("pretrained")
+    weights = pretrained and naming.tag(pretrained)
+    run_name = naming.joined(kind, naming.clip_tag(name), weights, candidates)
+    folder = naming.run_folder(config.dataset, config.extra, run_name)
     if config.split != "test":
         folder /= config.split
     about |= {"images": len(images), "indices": wording.ranges(images)}

@@ -1,11 +1,11 @@
-"""Let runs on the same images decide together. The result is a run, which every script that reads runs can read.
+"""Combine runs on the same images into one answer per image. The result is a run that every reading script accepts.
 
     python scripts/ensemble.py data/digits-unseen/clip_digits data/digits-unseen/vdigits_1trials_race_3z_500samples
 
-By default a product of calibrated models: the probability of a class is the softmax of the weighted sum of what each
-run has against it. The weights are fitted on part of the images with their labels; the ensemble's run has only the
-others. With --decide vote each run has a vote, a tie goes to the run that is named first, and nothing is fitted.
-An image's NFE are those of all its runs.
+By default a product of calibrated models: class probabilities are the softmax of the weighted sum of the runs' scores.
+The weights are fitted on the labels of part of the images; the ensemble's run holds only the others. With --decide vote
+each run has one vote, a tie goes to the run that is named first, and nothing is fitted. The NFE of an image are the sum
+over its runs.
 """
 
 from diffusion.evaluate import options
@@ -21,6 +21,7 @@ def parser() -> options.Parser:
     return p
 
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +34,105 @@ from diffusion.runs.results import Run
 from diffusion.stats import calibration
 
 
-def scores_of(run: Run) -> tuple[dict[int, np.ndarray], dict[int, dict], list[str]]:
-    """By index the scores [K] of each image, and its row; what is wrong with others.
+@dataclass(frozen=True)
+class Members:
+    """The images that all runs of an ensemble have done."""
 
-    A class that was not measured counts as the worst of those that were.
+    runs: dict[str, Run]
+    indices: list[int]  # [n] ascending
+    scores: np.ndarray  # [n, runs, K]
+    rows: list[list[dict]]  # [n][runs], as results.decided gives them
+    label: np.ndarray  # [n] columns of scores
+    problems: list[str]
+
+    @property
+    def first(self) -> Run:
+        return next(iter(self.runs.values()))
+
+
+def read_members(runs: dict[str, Run]) -> Members:
+    """A class that was not measured for an image has the worst score of those that were.
+
+    InputError if the runs choose among different classes, or have no image in common.
     """
-    rows, problems = results.decided(run)
-    found = {}
-    for row in rows:
-        scores = row["scores"]
-        found[row["index"]] = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
-    return found, {row["index"]: row for row in rows}, problems
+    first = next(iter(runs.values()))
+    classes = results.names_of_classes(first).keys()
+    row_of, problems = [], []  # of each run: index -> row
+    for run in runs.values():
+        if tables.is_matching(run):
+            raise InputError(run.folder, "a run of run_winoground.py, whose captions are no classes")
+        if results.names_of_classes(run).keys() != classes:
+            raise InputError(run.folder, f"chooses among other classes than {first.folder}")
+        rows, wrong = results.decided(run)
+        row_of.append({row["index"]: row for row in rows})
+        problems += wrong
+    indices = sorted(set.intersection(*map(set, row_of)))
+    if not indices:
+        raise InputError(", ".join(runs), "there is no image that all of these runs have done")
+
+    rows, scores = [], []
+    for index in indices:
+        members = [rows_of_run[index] for rows_of_run in row_of]
+        rows.append(members)
+        scores.append([finite_scores(row) for row in members])
+    label = np.array([members[0]["label"] for members in rows])
+    if not np.isin(label, first.classes).all():
+        raise InputError(first.folder, "an image's label is no class of the run")
+    return Members(runs, indices, np.array(scores), rows, np.searchsorted(first.classes, label), problems)
+
+
+def finite_scores(row: dict) -> np.ndarray:
+    """The scores [K] of a row, in which a class that was not measured has the worst score of the others."""
+    scores = row["scores"]
+    finite = np.isfinite(scores)
+    return np.where(finite, scores, scores[finite].min())
+
+
+def vote(members: Members) -> np.ndarray:
+    """1 minus the share of votes of each class: errors [n, K]. A tie goes to the first run, whoever votes with it."""
+    n_runs = len(members.runs)
+    weight = 1 - (1 - 0.5 ** np.arange(1, n_runs + 1)) / 1000
+    won = members.scores.argmax(2)  # [n, runs]
+    votes = [((won == k) * weight).sum(1) for k in range(members.scores.shape[2])]
+    return 1 - np.stack(votes, 1) / n_runs
+
+
+def product(members: Members, fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [runs] fitted on some images [n] bool, and minus the logarithms of all probabilities: errors [n, K]."""
+    weights = calibration.fit_weights(members.scores[fit], members.label[fit])
+    p = calibration.probabilities(np.tensordot(weights, members.scores, (0, 1)), 1)
+    return weights, -np.log(p.clip(calibration.EPS))
+
+
+def write_run(members: Members, errors: np.ndarray, held: np.ndarray, chosen: dict, extra: str | None) -> int:
+    """Write the ensemble's run of the images `held` [n] bool, and print its table; the exit code."""
+    first, names = members.first, results.names_of_classes(members.first)
+    arms = [(names[class_id], names[class_id], class_id) for class_id in first.classes.tolist()]
+    kept = np.flatnonzero(held).tolist()
+    about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept), "arms": arms}
+    if "path" in first.about:
+        about["path"] = first.about["path"]
+    tags = "-".join(naming.tag(name) for name in members.runs)
+    name = naming.joined("ensemble", chosen["decide"], tags)
+    folder = naming.run_folder(first.options["dataset"], extra, name)
+    records.open_run(folder, chosen, about)
+
+    there, _ = results.read_rows(records.finished(folder).values(), of_run=True)
+    done = {row["index"] for row in there}
+    wanted, written = records.expected({"options": chosen, **about}), []
+    for k in kept:
+        index, of_first = members.indices[k], members.rows[k][0]
+        image = {key: of_first[key] for key in ("index", "label", "file", "group") if key in of_first}
+        pred = int(first.classes[errors[k].argmin()])
+        measured = torch.tensor(errors[k], dtype=torch.float32)
+        record = records.one_point(measured, chosen["loss"], **image, pred=pred)
+        record["nfe"] = sum(row["nfe"] for row in members.rows[k])
+        if index not in done:
+            path = records.record_path(folder, max(members.indices) + 1, index)
+            records.save_record(path, record, wanted)
+        written.append(results.brief(record))
+    print(f"{'run':<15} {folder}")
+    return show.print_accuracy(written, len(written), members.problems)
 
 
 def main(argv: list[str]) -> int:
@@ -51,67 +140,24 @@ def main(argv: list[str]) -> int:
     options.check_fit(args)
     if len(args.folders) < 2:
         raise InputError(f"{args.folders[0]}", "wanted two runs or more")
-    runs = tables.read_same([Path(folder) for folder in args.folders])
-    first = next(iter(runs.values()))
-    for run in runs.values():
-        if tables.is_matching(run):
-            raise InputError(run.folder, "a run of run_winoground.py, whose captions are no classes")
-        if results.names_of_classes(run).keys() != results.names_of_classes(first).keys():
-            raise InputError(run.folder, f"chooses among other classes than {first.folder}")
-    read = [scores_of(run) for run in runs.values()]
-    problems = [problem for *_, wrong in read for problem in wrong]
-    common = sorted(set.intersection(*(set(scores) for scores, *_ in read)))
-    if not common:
-        raise InputError(", ".join(runs), "there is no image that all of these runs have done")
-    scores = np.array([[each[index] for each, *_ in read] for index in common])  # [n, runs, K]
-    rows = [[row[index] for _, row, _ in read] for index in common]
-    label = np.searchsorted(first.classes, [of[0]["label"] for of in rows])
-    if not np.isin([of[0]["label"] for of in rows], first.classes).all():
-        raise InputError(first.folder, "an image's label is no class of the run")
-
-    told = {key: first.options.get(key) for key in tables.SAME} | {"decide": args.decide}
-    told |= {"model": " + ".join(runs), "members": [run.options for run in runs.values()]}
+    members = read_members(tables.read_same([Path(folder) for folder in args.folders]))
+    chosen = {key: members.first.options.get(key) for key in tables.SAME}
+    chosen |= {"decide": args.decide, "model": " + ".join(members.runs)}
+    chosen |= {"members": [run.options for run in members.runs.values()]}
     if args.decide == "vote":
-        held = np.ones(len(common), dtype=bool)
-        order = 1 - (1 - 0.5 ** np.arange(1, len(runs) + 1)) / 1000  # a tie goes to the first, whoever its allies are
-        won = scores.argmax(2)  # [n, runs]
-        errors = 1 - np.stack([((won == k) * order).sum(1) for k in range(scores.shape[2])], 1) / len(runs)
-        told |= {"loss": "vote"}
-    else:
-        fit = calibration.fitted_on(np.array(common), args.fit, args.seed)
-        held = ~fit
-        if fit.all() or not fit.any():
-            raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
-        weights = calibration.fit_weights(scores[fit], label[fit])
-        errors = -np.log(calibration.probabilities(np.tensordot(weights, scores, (0, 1)), 1).clip(calibration.EPS))
-        told |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}
-        print(f"{'fitted on':<15} {fit.sum()} images")
-        for name, weight in zip(runs, weights, strict=True):
-            print(f"{'weight':<15} {weight:.4g}  {name}")
+        held = np.ones(len(members.indices), dtype=bool)
+        return write_run(members, vote(members), held, chosen | {"loss": "vote"}, args.extra)
 
-    known = results.names_of_classes(first)
-    indices = wording.ranges(sorted(common[k] for k in np.flatnonzero(held)))
-    arms = [(known[k], known[k], k) for k in first.classes.tolist()]
-    about = {"images": int(held.sum()), "indices": indices, "arms": arms}
-    about |= {key: first.about[key] for key in ("path",) if key in first.about}
-    tags = "-".join(naming.tag(name) for name in runs)
-    folder = naming.run_folder(first.options["dataset"], args.extra, naming.joined("ensemble", args.decide, tags))
-    records.open_run(folder, told, about)
-    there, _ = results.read_rows(records.finished(folder).values(), of_run=True)
-    done = {row["index"] for row in there}
-    written = []
-    for k in np.flatnonzero(held):
-        index = common[k]
-        said = {key: rows[k][0][key] for key in ("index", "label", "file", "group") if key in rows[k][0]}
-        pred = int(first.classes[errors[k].argmin()])
-        record = records.one_point(torch.tensor(errors[k], dtype=torch.float32), told["loss"], **said, pred=pred)
-        record["nfe"] = sum(row["nfe"] for row in rows[k])
-        if index not in done:
-            path = records.record_path(folder, max(common) + 1, index)
-            records.save_record(path, record, records.expected({"options": told, **about}))
-        written.append(results.brief(record))
-    print(f"{'run':<15} {folder}")
-    return show.print_accuracy(written, len(written), problems)
+    fit = calibration.fitted_on(np.array(members.indices), args.fit, args.seed)
+    held = ~fit
+    if fit.all() or not fit.any():
+        raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
+    weights, errors = product(members, fit)
+    print(f"{'fitted on':<15} {fit.sum()} images")
+    for name, weight in zip(members.runs, weights, strict=True):
+        print(f"{'weight':<15} {weight:.4g}  {name}")
+    chosen |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}
+    return write_run(members, errors, held, chosen, args.extra)
 
 
 if __name__ == "__main__":

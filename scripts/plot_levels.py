@@ -18,18 +18,16 @@ def parser() -> options.Parser:
     options.add_fit(p, 0.5)
     options.add(p, "--weights CSV", "write the weights")
     options.add(p, "--held_out NPY", "write the indices of the images they were not fitted on")
-    options.add(p, "--out PNG", "draw gap, signal to noise, weights and accuracies")
+    options.add(p, "--out PNG", "draw gap, gap over its deviation, weights and accuracies")
     return p
 
-
-from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError
 from diffusion.core import search
 from diffusion.io.atomic import write_atomic
-from diffusion.plots import style
+from diffusion.plots import levels, style
 from diffusion.runs import results, show
 from diffusion.stats import calibration, level_weights, metrics
 
@@ -77,16 +75,21 @@ def main(argv: list[str]) -> int:
     print(f"{'points':<12}{'plain':<26}{'weighted':<26}difference")
     table = []
     for points in [*(p for p in POINTS if p < P), P]:
-        right = [level_weights.accuracies(held, of, points, each) for each in (np.ones(P), weights)]
-        table.append((points, [(r.mean(), metrics.wilson(r.mean(), len(r))) for r in right]))
-        cells = [show.in_percent(*cell) for cell in table[-1][1]]
-        print(f"{points:<12}{cells[0]:<26}{cells[1]:<26}{difference(right[1] - right[0])}")
-    raced = [race(held, each, np.bincount(run.arm_class), level) for each in (np.ones(P), weights)]
-    hits = [winners == of for winners, _ in raced]
+        plain = level_weights.accuracies(held, of, points, np.ones(P))
+        weighted = level_weights.accuracies(held, of, points, weights)
+        shares = [(right.mean(), metrics.wilson(right.mean(), len(right))) for right in (plain, weighted)]
+        table.append((points, shares))
+        cells = [show.in_percent(*share) for share in shares]
+        print(f"{points:<12}{cells[0]:<26}{cells[1]:<26}{difference(weighted - plain)}")
+
+    arms = np.bincount(run.arm_class)
+    plain, nfe = race(held, np.ones(P), arms, level)
+    weighted, weighted_nfe = race(held, weights, arms, level)
+    hits = plain == of, weighted == of
     cells = [show.in_percent(*metrics.share(hit)) for hit in hits]
     print(f"{'race':<12}{cells[0]:<26}{cells[1]:<26}{difference(hits[1].astype(float) - hits[0])}")
-    nfe = [f"{spent.mean():,.0f} NFE" for _, spent in raced]
-    print(f"{'':<12}{nfe[0]:<26}{nfe[1]:<26}ratio {raced[1][1].mean() / raced[0][1].mean():.2f}")
+    costs = f"{nfe.mean():,.0f} NFE", f"{weighted_nfe.mean():,.0f} NFE"
+    print(f"{'':<12}{costs[0]:<26}{costs[1]:<26}ratio {weighted_nfe.mean() / nfe.mean():.2f}")
 
     if args.weights:
         lines = ["level,weight", *(f"{c},{each:.4g}" for c, each in zip(centre, w, strict=True))]
@@ -94,8 +97,8 @@ def main(argv: list[str]) -> int:
     if args.held_out:
         write_atomic(args.held_out, lambda file: np.save(file, indices[~fit]))
     if args.out:
-        heading = f"{run.options['dataset']}: {len(label)} images, {len(run.class_ids)} arms"
-        draw(level, gap, sd, w, table, heading, args.out)
+        heading = f"{run.title}: {len(label)} images, {len(run.class_ids)} classes"
+        levels.draw(level, (gap, sd, w), table, heading, args.out)
     return 0
 
 
@@ -106,31 +109,6 @@ def race(errors: np.ndarray, weights: np.ndarray, arms: np.ndarray, level: np.nd
     raced = [search.replay(search.race(level[order], arms, Z), (each * weights)[:, order], arms) for each in errors]
     winners, nfe = zip(*raced, strict=True)
     return np.array(winners), np.array(nfe)
-
-
-def draw(level, gap, sd, w, table, heading: str, path: Path) -> None:
-    """Gap, signal-to-noise ratio and weight of each band; accuracy against points, plain and weighted."""
-    figure = style.new(10, 7, heading)
-    (upper, ratio), (weight, accuracy) = figure.subplots(2, 2)
-    parts = level_weights.bands(len(level))
-    middle, wide = np.array([(level[band].mean(), np.ptp(level[band]) + level[1] - level[0]) for band in parts]).T
-    upper.bar(middle, gap, 0.9 * wide, color=style.RIGHT, alpha=0.8)
-    upper.set(ylabel="error of the nearest other class\nless the label's", xlabel="noise level")
-    ratio.bar(middle, gap / sd, 0.9 * wide, color=style.RIGHT, alpha=0.8)
-    ratio.set(ylabel="the same over its standard deviation\n(one point)", xlabel="noise level")
-    weight.bar(middle, w, 0.9 * wide, color=style.ACCENT, alpha=0.8)
-    weight.axhline(1, color=style.PLAIN, linestyle="--", linewidth=1)
-    weight.set(ylabel="fitted weight, mean 1", xlabel="noise level")
-    points = [row[0] for row in table]
-    for k, (name, colour) in enumerate([("plain", style.PLAIN), ("weighted", style.ACCENT)]):
-        style.draw_shares(accuracy, points, [row[1][k] for row in table], colour=colour, label=name)
-    accuracy.set(xscale="log", xlabel="points of each class", ylabel="accuracy on held-out images, %")
-    accuracy.set_xticks(points, points)
-    accuracy.minorticks_off()
-    accuracy.legend(frameon=False, loc="lower right")
-    for axes in (upper, ratio, weight, accuracy):
-        style.open_up(axes)
-    style.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print the accuracy of DiT runs by each loss: merges runs over parts of the classes, and adaptive ones.
+"""Print the accuracy of DiT runs by each loss; runs over parts of the classes, and adaptive ones, are merged.
 
 python scripts/print_dit_acc.py data/imagenet_dit256 --dataset imagenet
 """
@@ -17,6 +17,7 @@ def parser() -> evaluate_options.Parser:
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,31 +34,28 @@ CHUNK = 500  # records read by one task
 
 
 def find_runs(folder: Path) -> dict[Path, dict]:
-    """Run folder -> its run.json, for runs that can be merged; InputError when they cannot."""
+    """Run folder -> its run.json, for runs that can be merged. InputError if there are none, or they cannot be."""
     if not os.path.exists(folder):
         raise InputError(folder, "no such folder")
-    paths = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}run.json"))]
-    if records.is_run(folder):  # also a packed one
-        paths = [folder, *(path for path in paths if path != folder)]
-    runs = {path: run for path in paths if "all_arms" in (run := records.read_run(path))}
+    paths = [folder] if records.is_run(folder) else []  # also a packed run
+    for pattern in ("*/", "*/*/"):
+        paths += [path.parent for path in sorted(folder.glob(f"{pattern}run.json"))]
+    runs = {}
+    for path in paths:
+        run = records.read_run(path)
+        if "all_arms" in run:
+            runs[path] = run
     for path, run in runs.items():
         records.need(path, run, "dataset", "indices")
-        if strange := {arm for arm, *_ in run["arms"]} - set(wording.numbers(run["all_arms"].split())):
+        strange = {arm for arm, *_ in run["arms"]} - set(wording.numbers(run["all_arms"].split()))
+        if strange:
             raise InputError(f"{path / 'run.json'}", f"arms {sorted(strange)} are none of all_arms {run['all_arms']}")
     if not runs:
         raise InputError(folder, "no run of eval_prob_dit.py there or in the folders below")
 
-    def fixed(path: Path) -> dict:
-        options = runs[path]["options"]
-        most = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
-        same = {key: value for key, value in options.items() if key not in FREE} | {"number of levels": most}
-        if options.get("antithetic"):  # which points are a pair depends on the stages
-            same["n_samples"] = options.get("n_samples")
-        return same
-
     first, *others = runs
     for other in others:
-        these, those = fixed(first), fixed(other)
+        these, those = fixed_options(runs[first]), fixed_options(runs[other])
         for key in sorted(these.keys() | those.keys()):
             if these.get(key) != those.get(key):
                 differ = f"{key} is {these.get(key)!r} and {those.get(key)!r}"
@@ -66,10 +64,21 @@ def find_runs(folder: Path) -> dict[Path, dict]:
     return runs
 
 
+def fixed_options(run: dict) -> dict:
+    """The options in which runs that are merged must agree."""
+    options = run["options"]
+    most = max(options.get("n_samples", ()), default=options.get("max_samples"))  # a race has no stages
+    fixed = {key: value for key, value in options.items() if key not in FREE}
+    fixed["number of levels"] = most
+    if options.get("antithetic"):  # which points are a pair depends on the stages
+        fixed["n_samples"] = options.get("n_samples")
+    return fixed
+
+
 def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
     """Rule -> (smallest mean, class id) among the arms that were measured at every point of the record.
 
-    Points are put in one order first, so that the sums do not depend on the order in which they were measured.
+    Points are sorted first, so that the sums do not depend on the order in which they were measured.
     """
     counts, points = record["counts"].numpy(), len(record["levels"])
     errors = np.stack([metrics.point_errors(record, loss) for loss in record["losses"]], 1)
@@ -87,7 +96,7 @@ def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
 
 
 def read(arms: list[int], wanted: records.Expected, paths: list[Path]) -> list[tuple[int, int, int, dict] | str]:
-    """(index, label, nfe, best) of each record, or what is wrong with it."""
+    """(index, label, nfe, best) of each record, or a text that describes what is wrong with it."""
     found = []
     for path in paths:
         try:
@@ -103,15 +112,48 @@ def read(arms: list[int], wanted: records.Expected, paths: list[Path]) -> list[t
 
 
 def read_all(runs: dict[Path, dict]) -> Iterator[tuple[list[int], list]]:
-    """The arms of each run and what `read` makes of some of its records; in several processes where there are many."""
+    """The arms of each run and what `read` returns for a chunk of its records; several processes if there are many."""
     with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for folder, run in runs.items():  # one after the other: a thousand runs have too many paths to hold
             arms = [arm for arm, *_ in run["arms"]]
             paths = list(records.chosen(folder, run).values())
             chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
             reader = partial(read, arms, records.expected(run))
-            for found in (map if len(chunks) < 4 else pool.map)(reader, chunks):
+            read_chunks = map if len(chunks) < 4 else pool.map
+            for found in read_chunks(reader, chunks):
                 yield arms, found
+
+
+@dataclass
+class Merged:
+    """The records of several runs, merged by image."""
+
+    label: dict[int, int]  # by index of the image
+    answers: dict[int, dict[str, tuple[float, int]]]  # by index, as from `best`
+    covered: dict[int, np.ndarray]  # by index, which classes were measured [classes] bool
+    nfe: int  # of all records
+    problems: list[str]
+
+
+def merge(runs: dict[Path, dict], classes: list[int]) -> Merged:
+    """All records of the runs; the answer of an image is the best over its records."""
+    column = {arm: k for k, arm in enumerate(classes)}
+    merged = Merged({}, {}, {}, 0, [])
+    for arms, found in read_all(runs):
+        columns = [column[arm] for arm in arms]
+        for item in found:
+            if isinstance(item, str):
+                merged.problems.append(item)
+                continue
+            index, label, nfe, answers = item
+            merged.label[index] = label
+            merged.nfe += nfe
+            covered = merged.covered.setdefault(index, np.zeros(len(classes), dtype=bool))
+            covered[columns] = True
+            before = merged.answers.setdefault(index, answers)
+            for rule in before.keys() & answers.keys():
+                before[rule] = min(before[rule], answers[rule])
+    return merged
 
 
 def main(argv: list[str]) -> int:
@@ -120,43 +162,40 @@ def main(argv: list[str]) -> int:
     run = next(iter(runs.values()))
     if args.dataset not in (None, run["options"]["dataset"]):
         raise InputError(f"--dataset {args.dataset}", f"{args.folder} holds runs on {run['options']['dataset']}")
-    wanted = wording.numbers(run["all_arms"].split())
-    column = {arm: k for k, arm in enumerate(wanted)}
-    class_of = {arm: c for each in runs.values() for arm, _, c in each["arms"]}
+    return print_merged(runs, wording.numbers(run["all_arms"].split()))
 
-    labels, spent, answers, covered, problems = {}, 0, {}, {}, []
-    for arms, found in read_all(runs):
-        cover = [column[arm] for arm in arms]
-        for item in found:
-            if isinstance(item, str):
-                problems.append(item)
-                continue
-            index, label, nfe, these = item
-            labels[index], spent = label, spent + nfe
-            covered.setdefault(index, np.zeros(len(wanted), dtype=bool))[cover] = True
-            merged = answers.setdefault(index, these)
-            for rule in merged.keys() & these.keys():
-                merged[rule] = min(merged[rule], these[rule])
 
-    measured = np.any(list(covered.values()), axis=0) if covered else np.zeros(len(wanted), dtype=bool)
-    complete = [index for index in sorted(covered) if not np.any(measured & ~covered[index])]
-    images = set(covered).union(*(wording.numbers(each["indices"].split()) for each in runs.values()))
+def print_merged(runs: dict[Path, dict], classes: list[int]) -> int:
+    """Print the accuracy by each rule on the images for which all measured classes are complete; the exit code."""
+    merged = merge(runs, classes)
+    measured = np.zeros(len(classes), dtype=bool)
+    for covered in merged.covered.values():
+        measured |= covered
+    complete = [index for index in sorted(merged.covered) if not np.any(measured & ~merged.covered[index])]
+    images = set(merged.covered)
+    class_of = {}
+    for run in runs.values():
+        images.update(wording.numbers(run["indices"].split()))
+        class_of |= {arm: class_id for arm, _, class_id in run["arms"]}
+
     print(f"{'images':<16}{len(complete)} of {len(images)}")
-    print(f"{'classes':<16}{measured.sum()} of {len(wanted)}")
-    label = np.array([labels[index] for index in complete], dtype=int)
+    print(f"{'classes':<16}{measured.sum()} of {len(classes)}")
+    label = np.array([merged.label[index] for index in complete], dtype=int)
     for rule in RULES:
-        if complete and all(rule in answers[index] for index in complete):
-            pred = np.array([class_of[answers[index][rule][1]] for index in complete])
+        if complete and all(rule in merged.answers[index] for index in complete):
+            pred = np.array([class_of[merged.answers[index][rule][1]] for index in complete])
             print(f"{rule:<16}{show.percent(*metrics.accuracy(pred, label))}")
-    if covered:
-        print(f"{'NFE per image':<16}{spent / len(covered):,.0f}  (in all {spent:,})")
+    if merged.covered:
+        print(f"{'NFE per image':<16}{merged.nfe / len(merged.covered):,.0f}  (in all {merged.nfe:,})")
 
+    problems = list(merged.problems)
     if not measured.all():
-        problems.append(f"no run has classes {wording.ranges(np.array(wanted)[~measured].tolist())}")
-    for index in sorted(covered.keys() - set(complete)):
-        lacks = np.array(wanted)[measured & ~covered[index]].tolist()
+        problems.append(f"no run has classes {wording.ranges(np.array(classes)[~measured].tolist())}")
+    for index in sorted(merged.covered.keys() - set(complete)):
+        lacks = np.array(classes)[measured & ~merged.covered[index]].tolist()
         problems.append(f"image {index}: classes {wording.ranges(lacks)} are not measured yet")
-    if missing := sorted(images - set(covered)):
+    missing = sorted(images - set(merged.covered))
+    if missing:
         problems.append(f"images without a record: {wording.ranges(missing)}")
     return show.report(problems)
 

@@ -10,7 +10,7 @@ from diffusion.evaluate import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.reader(__doc__, "folder of a run", "score by this loss; default the run's")
-    options.add(p, "--gallery PNG", "draw the examples, the worst first")
+    options.add(p, "--gallery PNG", "draw examples, the smallest margin first")
     return p
 
 
@@ -23,13 +23,11 @@ from diffusion.runs import results
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     style.check_picture(args.gallery)
-    run = results.read(args.folder, *(["dataset"] if args.gallery else []), loss=args.loss, answers=False)
+    needed = ["dataset"] if args.gallery else []
+    run = results.read(args.folder, *needed, loss=args.loss, answers=False)
     if args.gallery:
-        gallery.draw(
-            run,
-            load_items(run.options["dataset"], catalogue.DATASET_ROOT, run.options.get("value_range")),
-            args.gallery,
-        )
+        items = load_items(run.options["dataset"], catalogue.DATASET_ROOT, run.options.get("value_range"))
+        gallery.draw(run, items, args.gallery)
     return scores.print_scores(run)
 
 

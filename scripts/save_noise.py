@@ -30,11 +30,16 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_draws")
     options.not_negative(args, "seed")
-    latent = args.latent or [4, args.img_size // 8, args.img_size // 8]
-    if min(latent) < 1 or (args.latent is None and args.img_size % 8):
-        given = f"--latent {' '.join(map(str, latent))}" if args.latent else f"--img_size {args.img_size}"
-        raise InputError(given, "wanted a multiple of 8, or --latent C H W of whole numbers")
-    path = args.out or Path(f"noise_{'x'.join(map(str, args.latent)) if args.latent else args.img_size}.pt")
+    wanted = "wanted a multiple of 8, or --latent C H W of whole numbers"
+    if args.latent:
+        latent, name = args.latent, "x".join(map(str, args.latent))
+        if min(latent) < 1:
+            raise InputError(f"--latent {' '.join(map(str, latent))}", wanted)
+    else:
+        latent, name = [4, args.img_size // 8, args.img_size // 8], str(args.img_size)
+        if args.img_size < 8 or args.img_size % 8:
+            raise InputError(f"--img_size {args.img_size}", wanted)
+    path = args.out or Path(f"noise_{name}.pt")
     if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace a device
         raise InputError(f"--out {path}", "cannot be written (it is there, and is no regular file)")
     try:

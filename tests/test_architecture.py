@@ -44,7 +44,7 @@ SCRIPTS = {
     "pandas": {"export", "compare"},  # tables that others read
     "torchvision": {"write_prompts", "download", "train_classifier"},
     "diffusers": {"benchmark", "train_classifier"},
-    "matplotlib": {"report", "plot_maps"},  # tickers, fonts and colours
+    "matplotlib": {"report"},  # tickers and fonts
     "tqdm": {"adapt", "benchmark", "train_classifier"},
 }
 HOME = ROOT / "diffusion"

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.optimize import approx_fprime
 
 from diffusion.core.constants import LOSSES
-from diffusion.plots import style
+from diffusion.plots import confidence, style
 from diffusion.runs import records
 from diffusion.stats import calibration
 
@@ -397,13 +397,19 @@ def test_a_run_at_chance_is_warned_of(run_main, tmp_path):
         assert done.err.count("equal probabilities of all classes do as well") == warned == done.err.count("\n")
 
 
-def test_the_bins_have_whole_numbers():
-    """Also where there is one."""
-    for images in (10, 60):
-        axes = style.new(2, 2).subplots()
-        style.draw_reliability(axes, np.full(images, 0.5), np.arange(images) % 2 == 0)
-        bins = calibration.bins_for(images)
-        assert axes.get_xticks().tolist() == list(range(1, bins + 1)) and axes.get_xlim() == (0.5, bins + 0.5)
+@pytest.mark.parametrize("images, named", [(10, "all 10 images: too few for bins"), (60, "3 bins of 20 images")])
+def test_a_reliability_diagram(images, named):
+    """Accuracy over confidence with the diagonal; the counts below are of all images; too few for bins is stated."""
+    upper, lower = style.new(3, 3).subplots(2, 1)
+    sure = np.linspace(0.4, 0.9, images)
+    bins = confidence.draw_reliability(upper, lower, sure, np.arange(images) % 2 == 0)
+    diagonal, points = upper.get_lines()
+    assert diagonal.get_xdata().tolist() == diagonal.get_ydata().tolist() == [0, 100]
+    np.testing.assert_allclose(points.get_xdata(), 100 * bins[:, 0])
+    np.testing.assert_allclose(points.get_ydata(), 100 * bins[:, 1])
+    assert points.get_label().startswith(named)
+    assert sum(bar.get_height() for bar in lower.patches) == images
+    assert upper.get_xlim() == upper.get_ylim() == lower.get_xlim()
 
 
 def test_spread_shows_one_number_or_a_range():

@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import SCRIPT, assert_same, blocks, folder_of, import_script, options, race_options, records_of, subset
+from helpers import SCRIPT, assert_same, blocks, folder_of, options, race_options, records_of, subset
 
 from diffusion import InputError
 from diffusion.core.search import halving, level_sequence, race, replay, spread_sequence
 from diffusion.data.prompts import read_weights
+from diffusion.plots import levels
 from diffusion.runs import results
 from diffusion.runs.records import load_record
 from diffusion.stats import level_weights, metrics
@@ -301,8 +302,7 @@ def test_a_class_of_several_ids_is_refused(tmp_path):
 
 
 def test_bars_of_one_point_are_drawn(tmp_path):
-    module = import_script(PLOT)
     level, ones = np.array([10, 20]), np.ones(2)
     row = [(1, [(0.5, (0.1, 0.9))] * 2), (2, [(0.5, (0.1, 0.9))] * 2)]
-    module.draw(level, ones, ones, ones, row, "$ two", tmp_path / "a.png")
+    levels.draw(level, (ones, ones, ones), row, "$ two", tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()

@@ -6,6 +6,7 @@ import torch
 from helpers import SCRIPT, assert_same, blocks, csv_of, folder_of, options, race_options, records_of, subset
 from PIL import Image
 
+from diffusion.plots import maps, style
 from diffusion.runs.records import load_record, read_run
 from diffusion.runs.results import competitors
 from diffusion.stats import metrics
@@ -87,15 +88,24 @@ def test_plot_maps(run_main, tmp_path, few, model_folder):
 
 def test_a_map_is_laid_over_where_it_belongs():
     """Blue where the rival is worse, orange where the winner is, grey where neither; the strongest is opaque."""
-    from helpers import import_script
-
-    module = import_script(PLOT)
     field = np.zeros((4, 4), dtype=np.float32)
     field[0, 0], field[3, 3] = 2, -1
-    shown = module.laid_over(np.zeros((32, 32, 3)), field)
+    shown = maps.laid_over(np.zeros((32, 32, 3)), field)
     blue, orange, grey = shown[:8, :8].mean((0, 1)), shown[24:, 24:].mean((0, 1)), shown[:8, 24:].mean((0, 1))
     assert blue[2] > blue[0] + 0.3 and orange[0] > orange[2] + 0.1 and np.ptp(grey) < 0.05
-    assert module.laid_over(np.ones((9, 9, 3)), np.zeros((4, 4), dtype=np.float32)).std() < 1e-9
+    assert maps.laid_over(np.ones((9, 9, 3)), np.zeros((4, 4), dtype=np.float32)).std() < 1e-9
+
+
+def test_each_map_has_its_scale(tmp_path, monkeypatch):
+    """Its largest difference stands below it; colours, and their meaning, below all."""
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda figure, path: drawn.append(figure))
+    fields = [np.array([[0.5, -0.25]], dtype=np.float32), np.array([[0.1, -3.0]], dtype=np.float32)]
+    cells = [maps.Mapped(np.zeros((8, 8, 3)), field, "one", "two", None) for field in fields]
+    maps.draw(cells, "heading", tmp_path / "a.png")
+    labels = [axes.get_xlabel() for axes in drawn[0].axes]
+    assert labels == ["", "±0.5", "", "±3", ""]
+    assert [tick.get_text() for tick in drawn[0].axes[-1].get_xticklabels()] == ["−", "0", "+"]
 
 
 def test_what_has_no_maps_is_refused(run_main, tmp_path, few, model_folder, dit_folder):

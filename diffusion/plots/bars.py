@@ -1,5 +1,6 @@
 """The picture of a run: each image, the class that won, and by how much the others predicted the noise worse."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,105 +9,154 @@ from diffusion.core.search import even
 from diffusion.data import catalogue
 from diffusion.data.datasets import as_seen, dataset_of
 from diffusion.io import wording
-from diffusion.plots import style as plots_style
+from diffusion.plots import style
 from diffusion.runs import results
 from diffusion.stats import metrics
 
-COLUMNS = 10
+COLUMNS = 8
 ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
-BEST_CLASSES = 8  # of more classes, so many are listed, the best first
+BEST_CLASSES = 8  # if there are more, so many are listed, the best first
 LONG = 19  # characters: a longer name may be cut
-BAR, TEXT = "#b9d3ee", "#333333"
+BAR, TEXT = "#9cc3ea", "#333333"
+SIDE, GAP, BAR_HEIGHT = 1.6, 0.16, 0.15  # inches: of an image, between images, of a bar
+TITLE, SCALE = 0.36, 0.2  # inches: above an image, below its bars
+NAMES = 0.95  # inches, at most, of the names beside the bars
 
 
-def told_apart(called: list[str]) -> tuple[list[str], str]:
-    """Names without the words that all begin and end with, and those words with … between; long ones only."""
-    words = [name.rstrip(".").split() for name in called]
-    if max(map(len, called)) <= LONG or len(set(called)) == 1:
-        return called, ""
+@dataclass(frozen=True)
+class Cell:
+    """An image with its answer."""
+
+    image: np.ndarray  # [h, w, 3] in 0..1
+    pred: int  # row of the class that won
+    label: int | None  # row of the true class; None: no prompt has it; catalogue.NO_LABEL: unlabelled
+    excess: np.ndarray  # [K] mean error minus the winner's; inf or nan: not measured
+    file: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        return self.label != catalogue.NO_LABEL
+
+
+def distinct_names(names: list[str]) -> tuple[list[str], str]:
+    """Names without the words that all of them begin and end with, and those words with … in their middle.
+
+    Short names stay as they are: (names, "").
+    """
+    words = [name.rstrip(".").split() for name in names]
+    if max(map(len, names)) <= LONG or len(set(names)) == 1:
+        return names, ""
     first, last = wording.shared(words)
     if not first + last:
-        return called, ""
+        return names, ""
     left = [" ".join(each[first : len(each) - last]) for each in words]
     return left, " ".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]])
 
 
-def draw_cells(images: list, rows: list[dict], called: list[str], heading: str, footing: str, path: Path) -> None:
-    """One cell an image: the winner's name, the image, a bar for each of the classes that are `called` so.
+def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, path: Path) -> None:
+    """One cell an image: the winner's name, the image, and a bar for each class, on the image's own scale.
 
-    images: [h, w, 3] in 0..1; rows: pred and label (class rows; label None where no prompt has it, names.NO_LABEL where
-    nobody said it), excess [K] and, where it is known, the image's file.
+    names: of the classes, by row.
     """
-    called, common = told_apart(called)
-    footing = (f"Names stand for “{common}”.\n" if common else "") + footing
-    listed = len(called) if len(called) <= ALL_CLASSES else BEST_CLASSES
-    columns = min(COLUMNS, len(rows))
-    lines = -(-len(rows) // columns)
-    side, title, gap, bar = 1.35, 0.36, 0.16, 0.14  # inches
-    cell = title + side + 0.06 + bar * listed + gap
-    width, height = max(columns * (side + gap) + gap, 6.5), lines * cell + 0.75
+    names, common = distinct_names(names)
+    if common:
+        note = f"Names stand for “{common}”.\n{note}"
+    listed = len(names) if len(names) <= ALL_CLASSES else BEST_CLASSES
+    columns = min(COLUMNS, len(cells))
+    lines = -(-len(cells) // columns)
+    tall = TITLE + SIDE + 0.06 + BAR_HEIGHT * listed + SCALE + GAP
+    width, height = max(columns * (SIDE + GAP) + GAP, 6.5), lines * tall + 0.75
+    figure = style.page(width, height, heading, note, GAP)
 
-    def axes(left: float, top: float, tall: float):
-        made = figure.add_axes((left / width, 1 - (top + tall) / height, side / width, tall / height))
-        made.set(xticks=[], yticks=[])
-        return made
+    for n, cell in enumerate(cells):
+        left, top = GAP + (SIDE + GAP) * (n % columns), 0.4 + tall * (n // columns)
+        picture = _axes(figure, left, top + TITLE, SIDE, SIDE)
+        _draw_image(picture, cell, names)
+        rows = np.arange(len(names))
+        if listed < len(names):
+            rows = np.argsort(cell.excess, kind="stable")[:listed]
+        shown = [style.fit(names[row], NAMES, size=7, weight="bold") for row in rows]
+        room = max(style.width_of(name, size=7, weight="bold") for name in shown) + 0.06
+        panel = _axes(figure, left + room, top + TITLE + SIDE + 0.06, SIDE - room, BAR_HEIGHT * listed)
+        _draw_bars(panel, cell, rows, shown)
+    style.save(figure, path)
 
-    shown = [
-        np.arange(listed) if listed == len(called) else np.argsort(row["excess"], kind="stable")[:listed]
-        for row in rows
-    ]
-    listed_excess = [row["excess"][k] for row, k in zip(rows, shown, strict=True)]
-    scale = max(float(excess[np.isfinite(excess)].max()) for excess in listed_excess) or 1.0
-    figure = plots_style.page(width, height, heading, f"{footing} The longest bar is {scale:.3g}.", gap)
-    for n, (image, row, k) in enumerate(zip(images, rows, shown, strict=True)):
-        left, top = gap + (side + gap) * (n % columns), 0.4 + cell * (n // columns)
-        pred, label = row["pred"], row["label"]
-        unknown = label == catalogue.NO_LABEL
-        colour = plots_style.ACCENT if unknown else plots_style.RIGHT if pred == label else plots_style.WRONG
-        picture = axes(left, top + title, side)
-        picture.imshow(image)  # enlarges small images to crisp pixels
-        plots_style.bare(picture, colour, 2)
-        below, below_colour = row.get("file", "").rpartition("/")[2], TEXT
-        if pred != label and not unknown:
-            truth = "is no prompt's" if label is None else f"is {called[label]}"
-            below, below_colour = truth, plots_style.RIGHT
-        title_text = plots_style.fit(called[pred], side, size=9, weight="bold") + ("\n" if below else "")
-        picture.set_title(title_text, fontsize=9, color=colour, weight="bold", pad=4)
-        small = {"transform": picture.transAxes, "ha": "center", "fontsize": 7.5, "color": below_colour}
-        picture.text(0.5, 1.03, plots_style.fit(below, side, size=7.5), **small)
-        panel = axes(left, top + title + side + 0.06, bar * listed)
-        excess = row["excess"][k]
-        panel.barh(range(listed), np.where(np.isfinite(excess), excess, 0), color=BAR, height=0.86)
-        panel.set(xlim=(0, scale * 1.02), ylim=(listed - 0.5, -0.5))
-        for spine in ("top", "right", "bottom"):
-            panel.spines[spine].set_visible(False)
-        panel.spines["left"].set(color=plots_style.PLAIN, linewidth=0.8)
-        colour_of = {label: plots_style.RIGHT, pred: colour}
-        for y, c in enumerate(k):
-            if not np.isfinite(excess[y]):  # no candidate
-                continue
-            style = {"color": colour_of.get(c, TEXT), "weight": "bold" if c in colour_of else "normal"}
-            room = side - (0.2 if c == pred else 0.08)
-            text = plots_style.fit(called[c], room, size=7, weight=style["weight"]) + (" ◂" if c == pred else "")
-            panel.text(scale * 0.03, y, text, va="center_baseline", fontsize=7, **style)
-    plots_style.save(figure, path)
+
+def _axes(figure, left: float, top: float, wide: float, tall: float):
+    """Axes at a place in inches from the upper left corner of the figure."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
+
+
+def _draw_image(axes, cell: Cell, names: list[str]) -> None:
+    """The image in a frame; above it the winner, and the true class if that is another, else the file."""
+    colour = style.outcome_colour(cell.pred, cell.label, labelled=cell.labelled)
+    axes.imshow(cell.image)  # enlarges small images to crisp pixels
+    style.bare(axes, colour, 2)
+    below, below_colour = cell.file.rpartition("/")[2], TEXT
+    if cell.labelled and cell.pred != cell.label:
+        below = "is no prompt's" if cell.label is None else f"is {names[cell.label]}"
+        below_colour = style.RIGHT
+    title = style.fit(names[cell.pred], SIDE, size=9, weight="bold")
+    if below:
+        title += "\n"
+    axes.set_title(title, fontsize=9, color=colour, weight="bold", pad=4)
+    small = {"transform": axes.transAxes, "ha": "center", "fontsize": 7.5, "color": below_colour}
+    axes.text(0.5, 1.03, style.fit(below, SIDE, size=7.5), **small)
+
+
+def _draw_bars(axes, cell: Cell, rows: np.ndarray, shown: list[str]) -> None:
+    """A bar for each of these class rows, its name on the left; ◂ marks the winner, whose bar has no length."""
+    excess = cell.excess[rows]
+    finite = np.isfinite(excess)
+    longest = float(excess[finite].max(initial=0)) or 1.0
+    axes.barh(range(len(rows)), np.where(finite, excess, 0), color=BAR, height=0.8)
+    axes.set(xlim=(0, longest), ylim=(len(rows) - 0.5, -0.5), yticks=[])
+    axes.set_xticks([0, longest], ["0", f"{longest:.2g}"], fontsize=6, color=style.SOFT)
+    axes.tick_params(axis="x", length=2, pad=1.5, color=style.PLAIN)
+    axes.get_xticklabels()[0].set_ha("left")
+    axes.get_xticklabels()[1].set_ha("right")
+    for spine in ("top", "right"):
+        axes.spines[spine].set_visible(False)
+    for spine in ("left", "bottom"):
+        axes.spines[spine].set(color=style.PLAIN, linewidth=0.8)
+
+    winner_colour = style.outcome_colour(cell.pred, cell.label, labelled=cell.labelled)
+    for y, (row, name) in enumerate(zip(rows, shown, strict=True)):
+        font = {"fontsize": 7, "color": TEXT if finite[y] else style.PLAIN, "va": "center_baseline"}
+        if row == cell.label:
+            font |= {"color": style.RIGHT, "weight": "bold"}
+        if row == cell.pred:
+            font |= {"color": winner_colour, "weight": "bold"}
+            axes.text(longest * 0.02, y, "◂", **font)
+        elif not finite[y]:
+            axes.text(longest * 0.02, y, "not measured", **font | {"fontsize": 6})
+        axes.annotate(name, (0, y), (-3, 0), textcoords="offset points", ha="right", annotation_clip=False, **font)
 
 
 def draw_run(run: results.Run, indices: list[int], most: int, path: Path) -> None:
-    """At most so many of these images of a run, all done, spread evenly. InputError where one cannot be read."""
+    """Draw at most `most` of these images of a run, all done, spread evenly. InputError if one cannot be read."""
     dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
-    images, rows, n = [], [], len(indices)
-    for index in np.array(indices)[even(min(most, n), n)].tolist():
-        record = results.record_of(run, index)
-        pred = metrics.rescore(record, run.arm_class, run.loss)
-        labelled = np.flatnonzero(run.class_ids == record["label"]).tolist()
-        label = pred if pred in labelled else labelled[0] if labelled else None
-        label = catalogue.NO_LABEL if record["label"] == catalogue.NO_LABEL else label
-        excess = metrics.excess(record, run.arm_class, pred, run.loss)
-        rows.append({"pred": pred, "label": label, "excess": excess, "file": record.get("file", "")})
-        images.append(as_seen(dataset, index, run.options))
-    told = [row for row in rows if row["label"] != catalogue.NO_LABEL]
-    right = sum(row["pred"] == row["label"] for row in told)
-    footing = f"Bars: mean {run.loss} error less the winner's (◂), at the points both were measured on."
-    heading = run.title + (f": {right} of {len(told)} right" if told else "")
-    draw_cells(images, rows, results.names_of_rows(run), heading, footing, path)
+    chosen = np.array(indices)[even(min(most, len(indices)), len(indices))].tolist()
+    cells = [_cell(run, index, as_seen(dataset, index, run.options)) for index in chosen]
+    labelled = [cell for cell in cells if cell.labelled]
+    right = sum(cell.pred == cell.label for cell in labelled)
+    heading = run.title
+    if labelled:
+        heading += f": {right} of {len(labelled)} right"
+    note = f"Bars: mean {run.loss} error minus that of the winner (◂), at the points measured for both. "
+    draw_cells(cells, results.names_of_rows(run), heading, note + "Each image has its own scale.", path)
+
+
+def _cell(run: results.Run, index: int, image: np.ndarray) -> Cell:
+    record = results.record_of(run, index)
+    pred = metrics.rescore(record, run.arm_class, run.loss)
+    excess = metrics.excess(record, run.arm_class, pred, run.loss)
+    rows = np.flatnonzero(run.class_ids == record["label"]).tolist()
+    if record["label"] == catalogue.NO_LABEL:
+        label = catalogue.NO_LABEL
+    elif pred in rows:
+        label = pred
+    else:
+        label = rows[0] if rows else None
+    return Cell(image, pred, label, excess, record.get("file", ""))

@@ -1,4 +1,4 @@
-"""Pictures: what they share, from the check before the work to the file."""
+"""Shared by all pictures: colours, figures, texts that fit, and the file. The only module that imports matplotlib."""
 
 import os
 from collections.abc import Iterable
@@ -7,45 +7,50 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, one_line
-from diffusion.stats import calibration, metrics
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"  # the colours of every picture
 ACCENT, PLAIN = "#0969da", "#8c959f"
+SOFT, LINE = "#57606a", "#d0d7de"  # of notes, and of thin lines
+FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}  # TrueType: conferences refuse matplotlib's default, type 3
 
 
 def check_picture(path: Path | None) -> None:
-    """InputError where `save` would find no such folder, or the suffix no picture's: before the work."""
+    """InputError, before the work, if `save` could not write this file: no such folder, or no picture's suffix."""
     if path is None:
         return
     if os.path.isdir(path) or not os.path.isdir(path.parent):
         raise InputError(path, "cannot be written: wanted a file in a folder that exists")
-    if path.suffix[1:].lower() not in (known := new(1, 1).canvas.get_supported_filetypes()):
-        raise InputError(path, f"cannot be written: supported are .{', .'.join(known)}")
+    supported = new(1, 1).canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in supported:
+        raise InputError(path, f"cannot be written: supported are .{', .'.join(supported)}")
 
 
 def save(figure, path: Path, dpi: int = 110) -> None:
-    """Save a matplotlib figure; InputError when it cannot be written."""
+    """Save a matplotlib figure; InputError if it cannot be written. Texts in a pdf have fonts of type 42."""
+    from matplotlib import rc_context
+
     try:
-        figure.savefig(path, dpi=dpi)
+        with rc_context(FONTS):
+            figure.savefig(path, dpi=dpi)
     except OSError as error:
         raise InputError(path, f"cannot be written ({error})") from None
 
 
 def new(width: float, height: float, heading: str = "", layout: str | None = "constrained"):
-    """A figure of so many inches."""
+    """A figure of `width` times `height` inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     if heading:
-        figure.suptitle(heading, fontsize=12, weight="bold")
+        figure.suptitle(plain(heading), fontsize=12, weight="bold")
     return figure
 
 
 def page(width: float, height: float, heading: str, note: str, margin: float = 0.1):
     """A figure of many small pictures: the heading above them on the left, the note below."""
     figure = new(width, height, layout=None)
-    figure.text(margin / width, 1 - 0.12 / height, heading, va="top", fontsize=12, weight="bold")
-    figure.text(margin / width, 0.1 / height, note, va="bottom", fontsize=8, color="#57606a")
+    figure.text(margin / width, 1 - 0.12 / height, plain(heading), va="top", fontsize=12, weight="bold")
+    figure.text(margin / width, 0.1 / height, plain(note), va="bottom", fontsize=8, color=SOFT)
     return figure
 
 
@@ -64,46 +69,57 @@ def bare(axes, colour: str, linewidth: float = 1.5) -> None:
         spine.set(color=colour, linewidth=linewidth)
 
 
+def outcome_colour(pred: int, label: int | None, *, labelled: bool = True) -> str:
+    """The colour of an answer: right, wrong, or neither for an unlabelled image."""
+    if not labelled:
+        return ACCENT
+    return RIGHT if pred == label else WRONG
+
+
+def rgb(colour: str) -> tuple[float, float, float]:
+    """A colour as red, green and blue in 0..1."""
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(colour)
+
+
 def draw_shares(
     axes, x: Iterable[float], shares: list, style: str = "o-", *, colour: str, label: str | None = None
 ) -> None:
-    """A curve in percent and its band, from (share, its interval) at each x."""
-    p, low, high = (100 * np.array(each) for each in zip(*[(p, *interval) for p, interval in shares], strict=True))
+    """A curve in percent with a band, from (share, its interval) at each x."""
+    rows = 100 * np.array([(p, low, high) for p, (low, high) in shares])
+    p, low, high = rows.T
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(x, p, style, markersize=4, color=colour, label=label)
 
 
-def draw_reliability(axes, sure: np.ndarray, hit: np.ndarray, **legend) -> np.ndarray:
-    """Confidence [n] and share of hits [n] bool, bin by bin; the bins, as calibration.reliability gives them."""
-    bins = calibration.reliability(sure, hit)
-    confidence, share, images = bins.T
-    low, high = np.array([metrics.wilson(p, n) for p, n in zip(share, images, strict=True)]).T
-    place = np.arange(1, len(images) + 1)  # against confidence itself, all bins but one would lie upon each other
-    axes.vlines(place, 100 * low, 100 * high, color=RIGHT, alpha=0.4, label="95% interval")
-    axes.plot(place, 100 * share, "o", markersize=5, color=RIGHT, label="right")
-    axes.plot(place, 100 * confidence, "_", markersize=13, markeredgewidth=2, color=ACCENT, label="confidence")
-    bins_of = f"bins of {images.min():.0f} images or one more, the least sure first"
-    axes.set(xlabel=bins_of, ylabel="%", xlim=(0.5, len(place) + 0.5), xticks=place, ylim=(None, 101))
-    axes.legend(frameon=False, loc="lower right", **legend)
-    return bins
+def width_of(text: str, **font) -> float:
+    """How many inches wide a text is in a font (size, weight)."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    properties, dpi = FontProperties(**font), 720
+    measured = get_font(findfont(properties))
+    measured.set_size(properties.get_size_in_points(), dpi)
+    measured.set_text(text)
+    return measured.get_width_height()[0] / 64 / dpi  # matplotlib counts in 64ths of a dot
 
 
 def fit(text: str, inches: float, **font) -> str:
-    """As much of a text as is so wide in a font (size, weight), in `shorten`'s form."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    prop, dpi = FontProperties(**font), 720
-    measured = get_font(findfont(prop))
-    measured.set_size(prop.get_size_in_points(), dpi)
+    """As much of a text as fits into so many inches in a font (size, weight), in the form of `shorten`."""
     for length in range(len(text) or 1, 0, -1):
-        measured.set_text(shorten(text, length))
-        if measured.get_width_height()[0] / 64 <= dpi * inches:  # in 64ths of a dot
-            break
-    return shorten(text, length)
+        short = shorten(text, length)
+        if width_of(short, **font) <= inches:
+            return short
+    return shorten(text, 1)
 
 
 def shorten(text: str, length: int) -> str:
     """At most `length` characters on one line, and no $, between which matplotlib would read mathematics."""
     text = one_line(text, None)
     short = text if len(text) <= length else text[: length - 1].rstrip() + "…"
-    return short.replace("$", r"\$")
+    return plain(short)
+
+
+def plain(text: str) -> str:
+    """A text without mathematics: matplotlib would read it between two $."""
+    return text.replace("$", r"\$")

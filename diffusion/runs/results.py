@@ -1,6 +1,7 @@
 """Runs read back: records, decisions, scores."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.data}, model {self.model}"
+        """Data and model in words, without folders and file suffixes: a picture's heading."""
+        data = re.sub(r"\.[A-Za-z]{3,5}$", "", Path(f"{self.options.get('dataset')}").name)
+        split = self.options.get("split")
+        part = f", {split} split" if split else ""
+        return f"{data}{part}, by {Path(str(self.model)).name}"
 
 
 def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:

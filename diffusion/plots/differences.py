@@ -1,0 +1,48 @@
+"""Images of which only one of two runs is right."""
+
+from pathlib import Path
+
+from diffusion.core.search import even
+from diffusion.data import catalogue
+from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.plots import style
+from diffusion.runs.results import Run
+
+SIDE, TALL = 1.35, 1.9  # inches: of an image's place, and with the text below it
+COLUMNS = 10
+
+
+def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: Path) -> None:
+    """For each side a heading and at most `most` images, spread evenly.
+
+    run: any of the runs, for its data; sides: (the run that is right, the run that is wrong, and for each image its
+    index, its class, and the class that the wrong run chose).
+    """
+    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
+    chosen = []
+    for *_, images in sides:
+        spread = even(min(most, len(images)), len(images))
+        chosen.append([images[k] for k in spread])
+    columns = max(*(min(len(images), COLUMNS) for images in chosen), 4)
+    lines = [max(-(-len(images) // columns), 1) for images in chosen]
+    width, height = columns * SIDE + 0.3, sum(lines) * TALL + 1.4
+    first, second = sides[0][:2]
+    heading = f"{run.data}: where {first} and {second} differ"
+    figure = style.page(width, height, heading, "Below each image: its class, and the class that the other run chose.")
+
+    top = 0.5
+    for (right, _, images), shown, line in zip(sides, chosen, lines, strict=True):
+        title = f"Only {right} is right: {len(images)}"
+        if len(shown) < len(images):
+            title += f", {len(shown)} shown"
+        figure.text(0.1 / width, 1 - top / height, title, va="top", fontsize=10, color=style.RIGHT)
+        for n, (index, label, answer) in enumerate(shown):
+            left, above = 0.15 + SIDE * (n % columns), top + 0.3 + TALL * (n // columns)
+            place = left / width, 1 - (above + SIDE) / height, 0.92 * SIDE / width, 0.92 * SIDE / height
+            axes = figure.add_axes(place)
+            axes.imshow(as_seen(dataset, int(index), run.options))
+            style.bare(axes, style.PLAIN)
+            text = f"{style.shorten(label, 22)}\nnot {style.shorten(answer, 20)}"
+            axes.set_xlabel(text, fontsize=7.5)
+        top += line * TALL + 0.3
+    style.save(figure, path)
