@@ -1,4 +1,4 @@
-"""Runs as pandas tables, a row for each image or example; their figures; comparison of runs on the same images."""
+"""Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
 
 import itertools
 import re
@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from diffusion import InputError
-from diffusion.data import catalogue
 from diffusion.io import wording
 from diffusion.matching import scores as matching_scores
-from diffusion.runs import pack, records, results, show
+from diffusion.runs import records, results, show, summary
 from diffusion.runs.results import Run
-from diffusion.stats import calibration, intervals, metrics
+from diffusion.runs.summary import name_of
+from diffusion.stats import calibration, metrics
 from diffusion.stats.intervals import Measure
 
-FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four are = + - @ in full width
+FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are = + - @ in full width
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 SAME = ["dataset", "data", "split"]  # options that say which images a run is on
 
@@ -26,37 +26,75 @@ def is_matching(run: Run) -> bool:
 
 
 def read(folder: Path, loss: str | None = None) -> Run:
-    """A run of any kind that has answers. InputError as from results.read."""
+    """A run of any kind that has answers. InputError as results.read."""
     matched = "examples" in records.read_run(records.run_folder(folder))
     return results.read(folder, "dataset", loss=loss, answers=not matched)
 
 
-def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
-    """Runs on the same images, by short names that differ. InputError if they are on other images."""
-    runs = [read(folder, loss) for folder in folders]
+def check_same(runs: list[Run]) -> None:
+    """InputError if runs are on different images."""
     for run in runs[1:]:
         for key in SAME:
             a, b = runs[0].options.get(key), run.options.get(key)
             if a != b:
                 raise InputError(f"{runs[0].folder} and {run.folder} are on other images", f"{key} is {a!r} and {b!r}")
+
+
+def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
+    """Runs on the same images, by short distinct names. InputError if they are on different images."""
+    runs = [read(folder, loss) for folder in folders]
+    check_same(runs)
     first, last = wording.shared([run.folder.parts for run in runs])
-    models = [Path(str(run.model)).name for run in runs]
-    differing = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
-    for names in (models, differing):
+    different_parts = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
+    for names in (_models(runs), different_parts):
         if len(set(names)) == len(runs):
             return dict(zip(names, runs, strict=True))
     raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
 
 
-def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each image that is done, and the problems of the others. InputError if none is done.
+def _models(runs: list[Run]) -> list[str]:
+    return [Path(str(run.model)).name for run in runs]
 
-    Columns, if the run has them: index, file, group, label, label_name, rank (of the label among the classes, 0: it
-    won), pred, pred_name, right, margin, decided, nfe, votes (see results.decider). `vote`: decide by the votes of the
-    points. `scores`: "score" or "probability", adds a column for each class id.
+
+def read_groups(
+    folders: list[Path], loss: str | None = None, names: list[str] | None = None
+) -> dict[str, dict[str, Run]]:
+    """Runs by data set, and by name: `names` of the folders, or short ones that are distinct on each data set.
+
+    InputError if two runs are on different images of one data set and split, or have one name on one data set.
+    """
+    runs = [read(folder, loss) for folder in folders]
+    groups: dict[str, list[int]] = {}
+    for k, run in enumerate(runs):
+        groups.setdefault(run.data, []).append(k)
+    for members in groups.values():
+        check_same([runs[k] for k in members])
+    if names is None and len(groups) == 1:
+        return {data: read_same(folders, loss) for data in groups}
+
+    folders_of_runs = [name_of(run) for run in runs]
+    searches = [folder.partition("/")[2] for folder in folders_of_runs]
+    for each in [names] if names else [_models(runs), searches, folders_of_runs]:
+        named = {}
+        for data, members in groups.items():
+            named[data] = {each[k]: runs[k] for k in members}
+        if sum(map(len, named.values())) == len(runs):
+            return named
+    if names:
+        raise InputError(f"--names {' '.join(names)}", "two runs on one data set have one name")
+    raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
+
+
+def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """One row for each image that is done, and what is wrong with the others. InputError if none is done.
+
+    index, file, group, label, label_name, rank (of the label among the classes, 0: it won), pred, pred_name, right,
+    margin, decided, nfe, votes (see results.decider), as far as the run has them. `vote`: the points vote. `scores`:
+    "score" or "probability", with a column for each class, score_NAME, in the order of class ids; with probabilities
+    also `fitted_on`, whether the temperature was fitted on the image.
     """
     names = results.names_of_classes(run)
-    temperature = results.read_calibration(run)["temperature"] if scores == "probability" else None
+    fit = results.read_calibration(run) if scores == "probability" else None
     rows, problems = results.decided(run, vote, scores is not None)
     if not rows:
         raise results.nothing_done(run, problems)
@@ -73,17 +111,31 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     for column in table.columns.intersection(["label", "pred"]):
         named = [names.get(class_id, str(class_id)) for class_id in table[column]]
         table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
-    if each is not None:
-        columns = [f"{scores}_{class_id}" for class_id in run.classes]
-        table[columns] = each if temperature is None else calibration.probabilities(each, temperature)
+    if fit:
+        table["fitted_on"] = calibration.fitted_on(table["index"].to_numpy(), fit["fit"], fit["seed"])
+        each = calibration.probabilities(each, fit["temperature"])
+    if scores:
+        columns = pd.DataFrame(each, columns=_class_columns(run, scores), index=table.index)
+        table = pd.concat([table, columns], axis=1)
     return table, problems
 
 
-def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each example of a matching run that is done, and the problems of others. InputError if none is done.
+def _class_columns(run: Run, prefix: str) -> list[str]:
+    """A column's name for each class: its name, with its id if another class has the same name."""
+    names = results.names_of_classes(run)
+    called = [names[class_id] for class_id in run.classes.tolist()]
+    columns = []
+    for class_id, name in zip(run.classes.tolist(), called, strict=True):
+        suffix = f"_{class_id}" if called.count(name) > 1 else ""
+        columns.append(f"{prefix}_{name}{suffix}")
+    return columns
 
-    index, id, tags, nfe; text and, except for a race, image: the margin by which right ones beat wrong ones (0 or less:
-    they do not; nan: no such question); right: all questions of the example are answered right.
+
+def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
+    """One row an example that is done of a matching run, and what is wrong with the others. InputError: none is done.
+
+    index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
+    not, nan: it is not asked; right: all that is asked is; nfe.
     """
     done, problems = matching_scores.read_done(run)
     if not done:
@@ -97,18 +149,11 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), problems
 
 
-def name_of(run: Run) -> str:
-    """A run's folder below $LOG_DIR: DATASET_EXTRA/SEARCH, or DATASET_EXTRA/SEARCH/SPLIT if class-conditional."""
-    if pack.is_pack(run.folder):
-        return pack.opened(run.folder).files["name"]
-    return "/".join(run.folder.absolute().parts[-3 if run.folder.name in catalogue.SPLITS else -2 :])
-
-
 def to_csv(table: pd.DataFrame) -> str:
-    """A table as csv, in which a spreadsheet finds no formula.
+    """A table as csv, in which no text is a formula to a spreadsheet.
 
     A text that begins with = + - @, a tab or a line break gets a ' before it, as OWASP's page on CSV injection advises;
-    numbers stay as they are, also in text columns.
+    numbers stay as they are, also those in texts.
     """
 
     def guarded(value):
@@ -128,28 +173,19 @@ def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
 
 
 def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
-    """The figures of a run from its `rows_of`: accuracies, or the scores of matching; [] if there are no labels."""
+    """The figures of a run from its `rows_of`: accuracies, or the scores of matching; [] if it has no labels."""
     if is_matching(run):
-        done, _ = matching_scores.read_done(run)
-        items = matching_scores.items_of_run(run)
-        columns = matching_scores.columns(done, items, race=matching_scores.raced(run), normal=False)
-        found = []
-        for name, column in columns.items():
-            share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
-            found.append(Measure(f"{name}_score", f"{name} score", *share, len(column.hits), "Wilson, by cluster"))
-        return found
+        return matching_scores.measures(run)
     if "right" not in table:
         return []
-    pred, label = table.pred.to_numpy(), table.label.to_numpy()
-    found = intervals.accuracy(pred, label, 5 if len(run.classes) > 5 else None, table["rank"])
-    return [*found, intervals.macro_f1(pred, label)]
+    return summary.measures(run, *(table[key].to_numpy() for key in ("pred", "label", "rank")))
 
 
 # ---- side by side ----
 
 
 def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The `rows_of` each run, limited to the images that all have, in one order. InputError if none, or no labels."""
+    """Each run's `rows_of` for the images that all have, in one order. InputError: there are none, or no labels."""
     for name, table in rows.items():
         if "right" not in table:
             raise InputError(name, "its images have no labels")
@@ -159,13 +195,34 @@ def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {name: table.set_index("index", drop=False).loc[found] for name, table in rows.items()}
 
 
+def comparable(rows: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], str]:
+    """`common`, with the text scores alone if some runs have no other; and a note if either changes something.
+
+    A race of examples has a text score alone.
+    """
+    same = common(rows)
+    shared, notes = len(next(iter(same.values()))), []
+    if any(len(table) > shared for table in rows.values()):
+        notes.append(f"On the {shared} images that all runs have done.")
+    asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
+    if any(asked) and not all(asked):
+        same = {name: table.assign(right=table.text > 0) for name, table in same.items()}
+        notes.append("By the text score alone: a race has no other.")
+    return same, " ".join(notes)
+
+
+def accuracy_of(table: pd.DataFrame) -> str:
+    """Accuracy in percent, with its interval, of a run's rows."""
+    return show.in_percent(*metrics.share(table.right.to_numpy()))
+
+
 def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A line for each run, on the images that all have."""
     return pd.DataFrame(
         {
             "run": name,
             "images": len(rows[name]),
-            "right, %": show.in_percent(*metrics.share(rows[name].right.to_numpy())),
+            "right, %": accuracy_of(rows[name]),
             "NFE": f"{rows[name].nfe.mean():,.0f}",
             "folder": name_of(run),
         }
@@ -173,19 +230,20 @@ def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line for each pair of runs: the second minus the first."""
+def pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A line for each pair of runs, from `comparable` rows: the paired difference of their accuracies."""
     lines = []
     for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
         hits = first.right.to_numpy(), second.right.to_numpy()
         difference, (low, high), p = metrics.paired(*hits)
-        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no pred
+        answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no answer
+        agree = np.mean(first[answer].to_numpy() == second[answer].to_numpy())
         lines.append({
             "first": a,
             "second": b,
             "difference (second - first), points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
             "p": f"{p:.2g}",
-            "agree, %": f"{100 * np.mean(first[answer].to_numpy() == second[answer].to_numpy()):.1f}",
+            "agree, %": f"{100 * agree:.1f}",
             "only first right": int(np.sum(hits[0] & ~hits[1])),
             "only second right": int(np.sum(hits[1] & ~hits[0])),
         })  # fmt: skip
@@ -193,17 +251,54 @@ def _pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def side_by_side(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> tuple[list[pd.DataFrame], str]:
-    """Two tables from the `rows_of` each run: a line for each run, a line for each pair; and notes on the comparison.
+    """Runs on one data set: a table with a line for each run, one with a line for each pair; and a note."""
+    same, note = comparable(rows)
+    return [_runs(runs, same), pairs(same)], note
 
-    If one run is a race of examples, which has only a text score, the others are compared by their text scores too.
+
+def over_data(groups: dict[str, dict[str, Run]]) -> tuple[list[pd.DataFrame], str, list[str]]:
+    """Runs on several data sets: accuracy and NFE, models down and data sets across, and a line for each pair.
+
+    groups: as `read_groups`. Returns the tables, a note, and what is wrong with images that are not counted.
     """
-    same = common(rows)
-    shared = len(next(iter(same.values())))
-    notes = []
-    if any(len(table) > shared for table in rows.values()):
-        notes.append(f"On the {shared} images that all runs have done.")
-    has_image = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
-    if any(has_image) and not all(has_image):
-        same = {name: table.assign(right=table.text > 0) for name, table in same.items()}
-        notes.append("By the text score alone: a race has no other.")
-    return [_runs(runs, same), _pairs(same)], " ".join(notes)
+    groups = _short_titles(groups)
+    accuracy, nfe, lines, notes, problems = {}, {}, [], [], []
+    for data, runs in groups.items():
+        read = {name: rows_of(run) for name, run in runs.items()}
+        for _, wrong in read.values():
+            problems += wrong
+        same, note = comparable({name: table for name, (table, _) in read.items()})
+        if note:
+            notes.append(f"{data}: {note}")
+        accuracy[data], nfe[data] = {}, {}
+        for name, table in same.items():
+            accuracy[data][name] = accuracy_of(table)
+            nfe[data][name] = f"{table.nfe.mean():,.0f}"
+        if len(same) > 1:
+            lines.append(pairs(same).assign(data=data))
+    names = list(dict.fromkeys(name for runs in groups.values() for name in runs))
+    tables = [_across(accuracy, names, "right, %"), _across(nfe, names, "NFE")]
+    if lines:
+        all_pairs = pd.concat(lines, ignore_index=True)
+        all_pairs.insert(0, "data", all_pairs.pop("data"))
+        tables.append(all_pairs)
+    return tables, " ".join(notes), problems
+
+
+def _short_titles(groups: dict[str, dict[str, Run]]) -> dict[str, dict[str, Run]]:
+    """The groups by the name of their data set alone, if no two are splits of one data set."""
+    titles = []
+    for runs in groups.values():
+        first = next(iter(runs.values()))
+        titles.append(Path(first.options["dataset"]).name)
+    if len(set(titles)) < len(groups):
+        return groups
+    return dict(zip(titles, groups.values(), strict=True))
+
+
+def _across(cells: dict[str, dict[str, str]], names: list[str], corner: str) -> pd.DataFrame:
+    """A line for each name, a column for each data set; "-": no run."""
+    lines = []
+    for name in names:
+        lines.append({corner: name} | {data: of_data.get(name, "-") for data, of_data in cells.items()})
+    return pd.DataFrame(lines)

@@ -1,11 +1,14 @@
-"""Compare runs on the same images: accuracy, NFE, and whether their difference is more than chance.
+"""Compare runs: accuracy, NFE, and whether the difference of each pair is more than chance.
 
     python scripts/compare.py data/digits/clip_digits data/digits/vdigits_1trials_race_3z_500samples --out compare.md
+    python scripts/compare.py data/*/clip_digits data/*/vdigits_1trials_race_3z_500samples --names CLIP CLIP SD SD \\
+        --out table.tex
 
-All figures are of the images that every run has done. For each pair: how much more often the second is right, with the
-paired 95% interval (Bonett and Price, 2012); p by McNemar's exact test; how often both give the same answer; and for
-how many images only the one, or only the other, is right. An example of run_winoground.py is right if all it asks is;
-beside a race, if its text score is.
+Runs on several data sets give one table of accuracies and one of NFE, models down and data sets across. The figures of
+a data set are measured on the images that all of its runs have done. For each pair of runs on a data set: the
+difference of their accuracies with its paired 95% interval (Bonett and Price, 2012); p of McNemar's exact test; how
+often both give the same answer; and for how many images only one of them is right. An example of run_winoground.py
+counts as correct if all of its scores are; beside a race, if its text score is.
 """
 
 from diffusion.core.constants import LOSSES
@@ -16,9 +19,11 @@ from diffusion.evaluate import options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
+    names = "names of the runs in the tables, one for each folder; a model has one name on all data sets; default short"
+    options.add(p, "--names NAME", names, nargs="+")
     options.add(p, "--loss", "decide by this loss; default each run's", choices=LOSSES)
-    options.add(p, "--out FILE", "also write both tables: .md, .tex or .csv")
-    options.add(p, "--picture PNG", "draw images of which only the first run, or only the second, is right")
+    options.add(p, "--out FILE", "also write all tables: .md, .tex or .csv")
+    options.add(p, "--picture PNG", "draw images for which only the first run, or only the second, is right")
     options.add(p, "--images N", "--picture: at most N of each kind", 10)
     return p
 
@@ -30,65 +35,36 @@ import numpy as np
 import pandas as pd
 
 from diffusion import InputError, tables
-from diffusion.core.search import even
-from diffusion.data import catalogue
-from diffusion.data.datasets import as_seen, dataset_of
 from diffusion.io.atomic import write_atomic
-from diffusion.plots import style
+from diffusion.plots import differences, style
 from diffusion.runs import show
 from diffusion.runs.results import Run
 
 
-def draw(runs: dict[str, Run], rows: dict[str, pd.DataFrame], most: int, path: Path) -> None:
-    """Images that only the first run has right, and below them those that only the second has."""
-    (a, run), (b, _) = list(runs.items())[:2]
-    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
-    sides = [(a, b), (b, a)]
-    chosen = []
-    for right, wrong in sides:
-        only = np.flatnonzero(rows[right].right.to_numpy() & ~rows[wrong].right.to_numpy())
-        chosen.append((len(only), only[even(min(most, len(only)), len(only))]))
-    columns = max(*(min(len(each), 10) for _, each in chosen), 4)
-    lines = [max(-(-len(each) // columns), 1) for _, each in chosen]
-    size, tall = 1.35, 1.9  # inches
-    width, height = columns * size + 0.3, sum(lines) * tall + 1.4
-    figure = style.page(
-        width,
-        height,
-        f"{run.data}: where {a} and {b} differ",
-        "Below each: what it is, and what the other took it for.",
-    )
-    top = 0.5
-    for (right, wrong), (total, each), line in zip(sides, chosen, lines, strict=True):
-        title = f"Only {right} is right: {total}" + (f", {len(each)} shown" if len(each) < total else "")
-        figure.text(0.1 / width, 1 - top / height, title, va="top", fontsize=10, color=style.RIGHT)
-        for n, k in enumerate(each):
-            left, above = 0.15 + size * (n % columns), top + 0.3 + tall * (n // columns)
-            place = left / width, 1 - (above + size) / height, 0.92 * size / width, 0.92 * size / height
-            axes = figure.add_axes(place)
-            row = rows[right].iloc[k]
-            axes.imshow(as_seen(dataset, int(row["index"]), run.options))
-            style.bare(axes, style.PLAIN)
-            answered = rows[wrong].pred_name.iloc[k]
-            text = f"{style.shorten(row.label_name, 22)}\nnot {style.shorten(answered, 20)}"
-            axes.set_xlabel(text, fontsize=7.5)
-        top += line * tall + 0.3
-    style.save(figure, path)
-
-
 def write(parts: list[pd.DataFrame], path: Path) -> None:
-    """Both tables as the suffix says."""
+    """Write the tables in the format of the suffix; .tex names the runs and leaves out their folders."""
     if path.suffix == ".csv":
         texts = [tables.to_csv(part) for part in parts]
     elif path.suffix == ".tex":
-        texts = [part.to_latex(index=False, escape=True) for part in parts]
+        named = [part.drop(columns="folder", errors="ignore") for part in parts]
+        texts = [part.to_latex(index=False, escape=True) for part in named]
     else:
         texts = [part.to_markdown(index=False) + "\n" for part in parts]
     write_atomic(path, lambda file: file.write("\n".join(texts).encode(errors="replace")))
 
 
-def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+def sides_of(first: tuple[str, pd.DataFrame], second: tuple[str, pd.DataFrame]) -> list[tuple[str, str, list[tuple]]]:
+    """The images for which only one of two runs is right, as differences.draw takes them."""
+    sides = []
+    for (right, rows), (wrong, others) in ((first, second), (second, first)):
+        only = np.flatnonzero(rows.right.to_numpy() & ~others.right.to_numpy())
+        columns = rows["index"].iloc[only], rows.label_name.iloc[only], others.pred_name.iloc[only]
+        sides.append((right, wrong, list(zip(*columns, strict=True))))
+    return sides
+
+
+def check(args) -> None:
+    """InputError if options do not fit together."""
     options.at_least_one(args, "images")
     style.check_picture(args.picture)
     out = args.out
@@ -96,19 +72,41 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--out {out}", "wanted a file .md, .tex or .csv in a folder that exists")
     if len(args.folders) < 2:
         raise InputError(f"{args.folders[0]}", "wanted two runs or more")
-    runs = tables.read_same([Path(folder) for folder in args.folders], args.loss)
-    if args.picture and any(map(tables.is_matching, runs.values())):
-        raise InputError(f"--picture {args.picture}", "print_winoground.py --gallery draws matching runs")
-    read = {name: tables.rows_of(run) for name, run in runs.items()}
-    problems = [problem for _, wrong in read.values() for problem in wrong]
-    rows = {name: table for name, (table, _) in read.items()}
-    parts, on = tables.side_by_side(runs, rows)
-    print("\n\n".join([*([on] if on else []), *(part.to_markdown(index=False) for part in parts)]))
-    if out:
-        write(parts, out)
+    if args.names and len(args.names) != len(args.folders):
+        raise InputError(f"--names {' '.join(args.names)}", f"wanted {len(args.folders)}, one for each folder")
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    groups = tables.read_groups([Path(folder) for folder in args.folders], args.loss, args.names)
     if args.picture:
-        draw(runs, tables.common(rows), args.images, args.picture)
+        check_drawn(groups, args.picture)
+    if len(groups) > 1:
+        parts, note, problems = tables.over_data(groups)
+    else:
+        (runs,) = groups.values()
+        read = {name: tables.rows_of(run) for name, run in runs.items()}
+        problems = [problem for _, wrong in read.values() for problem in wrong]
+        rows = {name: table for name, (table, _) in read.items()}
+        parts, note = tables.side_by_side(runs, rows)
+        if args.picture:
+            first, second = list(tables.common(rows).items())[:2]
+            differences.draw(next(iter(runs.values())), sides_of(first, second), args.images, args.picture)
+    texts = [part.to_markdown(index=False) for part in parts]
+    print("\n\n".join([note, *texts] if note else texts))
+    if args.out:
+        write(parts, args.out)
     return show.report(problems)
+
+
+def check_drawn(groups: dict[str, dict[str, Run]], path: Path) -> None:
+    """InputError if runs are on several data sets, or match captions."""
+    if len(groups) > 1:
+        raise InputError(f"--picture {path}", f"wanted runs on one data set, found {', '.join(groups)}")
+    (runs,) = groups.values()
+    if any(map(tables.is_matching, runs.values())):
+        raise InputError(f"--picture {path}", "print_winoground.py --gallery draws matching runs")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 python scripts/export.py data/digits/vdigits_1trials_race_3z_500samples --out digits.csv
 
-.csv .parquet .jsonl    a row for each image: index, file, label and answer by id and name, margin, NFE, ...; of
-                        run_winoground.py a row for each example
-.json                   every figure with its interval, options and versions; keys as in CLIP_benchmark. Of several
-                        runs a list. With --format eee a record of Every Eval Ever, schema 0.3.0, of one run
+.csv .parquet .jsonl    a row for each image: index, file, label and answer by id and name, margin, NFE, ...; for runs
+                        of run_winoground.py a row for each example
+.json                   every figure with its interval, options and versions; keys as in CLIP_benchmark; a list for
+                        several runs. With --format eee a record of Every Eval Ever, schema 0.3.0, of one run
 a folder                --format model-vs-human: trials in that toolbox's format, for runs on its data sets
 """
 
@@ -20,8 +20,9 @@ def parser() -> options.Parser:
     options.add(p, "--out FILE", "file or folder to write")
     options.add(p, "--format", "in place of that of the suffix, see above", choices=["eee", "model-vs-human"])
     options.add(p, "--loss", "decide by this loss; default the run's", choices=LOSSES)
-    options.switch(p, "--scores", "rows: a column per class, minus how much its mean error is above the answer's")
-    options.switch(p, "--probabilities", "rows: a column per class, by the temperature of scripts/calibrate.py")
+    options.switch(p, "--scores", "rows: a column per class with the answer's mean error minus that of the class")
+    probabilities = "rows: a column per class, by the temperature of scripts/calibrate.py; fitted_on marks its images"
+    options.switch(p, "--probabilities", probabilities)
     options.add(p, "--organization NAME", "eee: who evaluated")
     return p
 
@@ -30,9 +31,11 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -43,13 +46,14 @@ from diffusion.models.aliases import ALIASES
 from diffusion.runs import results as runs_results
 from diffusion.runs import show
 from diffusion.runs.results import Run
+from diffusion.runs.summary import summary, write_json
 from diffusion.stats.intervals import Measure
 
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".json")
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
-    """One row an image, as the suffix says."""
+    """Write one row for each image, in the format of the suffix."""
     if path.suffix == ".parquet":
         if importlib.util.find_spec("pyarrow") is None:
             raise InputError(f"--out {path}", "needs the package pyarrow: pip install pyarrow")
@@ -59,47 +63,33 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
     elif path.suffix == ".csv":
         data = tables.to_csv(table).encode(errors="replace")
     else:
-        data = table.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
+        data = "".join(f"{line}\n" for line in json_lines(table)).encode(errors="replace")
     write_atomic(path, lambda file: file.write(data))
 
 
-def write_json(value, path: Path) -> None:
-    data = json.dumps(value, indent=1, ensure_ascii=False).encode(errors="replace")
-    write_atomic(path, lambda file: file.write(data))
+def json_lines(table: pd.DataFrame) -> Iterator[str]:
+    """A line of JSON for each row, in which a number reads back bit for bit; null stands for nan and infinity.
 
-
-def summary(run: Run, table: pd.DataFrame, figures: list[Measure]) -> dict:
-    """Every figure of a run."""
-    return {
-        "dataset": run.options["dataset"],
-        "split": run.options.get("split"),
-        "model": run.model,
-        "pretrained": run.options.get("pretrained"),
-        "task": "image_caption_selection" if tables.is_matching(run) else "zeroshot_classification",
-        "language": "en",
-        "metrics": {m.key: m.value for m in figures},
-        "intervals": {m.key: {"low": m.interval[0], "high": m.interval[1], "n": m.n, "how": m.how} for m in figures},
-        "images": len(table),
-        "of": max(run.about.get("chosen", run.about["images"]), len(table)),
-        "nfe_per_image": float(table.nfe.mean()),
-        "decided_by": run.loss,
-        "run": tables.name_of(run),
-        "options": run.options,
-        "versions": run.about.get("versions"),  # of the packages that measured it
-    }
+    DataFrame.to_json rounds to 15 decimals at most (pandas 2), and a double needs up to 17 digits.
+    """
+    for row in table.to_dict(orient="records"):
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                row[name] = None
+        yield json.dumps(row, ensure_ascii=False)
 
 
 def every_eval_ever(run: Run, table: pd.DataFrame, figures: list[Measure], organization: str) -> dict:
-    """A record of that schema (see above); InputError of a run without figures."""
+    """A record of Every Eval Ever, schema 0.3.0. InputError if the run has no figures."""
     if not figures:
         raise InputError("--format eee", f"{run.folder} has no labels, so there is nothing to report")
     dataset, now = run.options["dataset"], f"{time.time():.0f}"
     source = {"dataset_name": dataset, "source_type": "other"}
     if dataset.startswith("hf:"):
         source |= {"source_type": "hf_dataset", "hf_repo": dataset.removeprefix("hf:").split(":")[0]}
-    known = any(run.options.get("version") in names for names in ALIASES.values())
-    details = {"deployment_type": "self_deployed", "model_availability": "open_weights" if known else "unknown"}
-    said = {key: str(value) for key, value in run.options.items() if value is not None}
+    published = any(run.options.get("version") in names for names in ALIASES.values())
+    details = {"deployment_type": "self_deployed", "model_availability": "open_weights" if published else "unknown"}
+    settings = {key: str(value) for key, value in run.options.items() if value is not None}
     results = [
         {
             "evaluation_name": f"{dataset} {m.key}",
@@ -125,7 +115,7 @@ def every_eval_ever(run: Run, table: pd.DataFrame, figures: list[Measure], organ
                     "num_samples": m.n,
                 },
             },
-            "generation_config": {"additional_details": said | {"nfe_per_image": f"{table.nfe.mean():.1f}"}},
+            "generation_config": {"additional_details": settings | {"nfe_per_image": f"{table.nfe.mean():.1f}"}},
         }
         for m in figures
     ]
@@ -156,12 +146,11 @@ def trials(run: Run, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """File name -> the trials of a session, as the toolbox model-vs-human reads them (its evaluation/evaluate.py).
 
     Session, condition and category are in the path session-1/_ _ _CONDITION_CATEGORY_...; without sessions the category
-    is the folder's and the condition NaN.
+    is the folder's and the condition NaN. InputError if images have no files or no labels.
     """
     if "file" not in table or "label_name" not in table:
-        raise InputError(
-            "--format model-vs-human", f"{run.folder} has no files with labels, wanted a run on its data sets"
-        )
+        lacking = f"{run.folder} has no files with labels, wanted a run on its data sets"
+        raise InputError("--format model-vs-human", lacking)
     model = re.sub(r"[^\w.+-]|_", "-", Path(str(run.model)).name)
     found = {}
     for file, answer, label in zip(table.file, table.pred_name, table.label_name, strict=True):
@@ -177,10 +166,9 @@ def trials(run: Run, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def check_out(args) -> None:
-    """InputError where --out and what else was asked for do not fit."""
+    """InputError if --out does not fit the other options."""
     if args.out is None:
         raise InputError("--out", "wanted a file to write")
-    one = "wanted one run, " + f"found {len(args.folders)}"
     if args.format == "model-vs-human":
         if not os.path.isdir(args.out):
             raise InputError(f"--out {args.out}", "--format model-vs-human wants a folder that exists")
@@ -189,7 +177,7 @@ def check_out(args) -> None:
     if args.out.suffix not in suffixes or os.path.isdir(args.out) or not os.path.isdir(args.out.parent):
         raise InputError(f"--out {args.out}", f"wanted a file {', '.join(suffixes)} in a folder that exists")
     if args.format == "eee" and len(args.folders) > 1:
-        raise InputError("--format eee", one)
+        raise InputError("--format eee", f"wanted one run, found {len(args.folders)}")
     if (args.format == "eee") != bool(args.organization):
         raise InputError("--organization NAME", "is needed for --format eee, and for nothing else")
     if (args.scores or args.probabilities) and (args.out.suffix == ".json" or (args.scores and args.probabilities)):
@@ -199,42 +187,61 @@ def check_out(args) -> None:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check_out(args)
-    scores = "score" if args.scores else "probability" if args.probabilities else None
+    found, problems = read_runs(args)
+    if args.format == "model-vs-human":
+        written = write_trials(found, args.out)
+    else:
+        written = [args.out]
+        if args.format == "eee":
+            ((run, table),) = found
+            write_json(every_eval_ever(run, table, tables.figures_of(run, table), args.organization), args.out)
+        elif args.out.suffix == ".json":
+            each = [summary(run, tables.figures_of(run, table), table.nfe.to_numpy()) for run, table in found]
+            write_json(each if len(each) > 1 else each[0], args.out)
+        else:
+            for run, table in found:
+                table.insert(0, "run", tables.name_of(run))
+            write_rows(pd.concat([table for _, table in found], ignore_index=True), args.out)
+    for path in written:
+        print(path)
+    return show.report(problems)
+
+
+def read_runs(args) -> tuple[list[tuple[Run, pd.DataFrame]], list[str]]:
+    """The runs with their rows, and what is wrong with other images. InputError if a run is repeated."""
+    scores = None
+    if args.scores or args.probabilities:
+        scores = "score" if args.scores else "probability"
     found, problems = [], []
     for folder in args.folders:
         run = tables.read(Path(folder), args.loss)
-        if tables.is_matching(run) and (scores or args.format == "model-vs-human"):
+        if not tables.is_matching(run):
+            table, wrong = tables.images(run, scores=scores)
+        elif scores or args.format == "model-vs-human":
             raise InputError(folder, "a run of run_winoground.py, whose captions are no classes")
-        table, wrong = tables.rows_of(run, **({"scores": scores} if scores else {}))
+        else:
+            table, wrong = tables.examples(run)
         problems += [*wrong, *runs_results.failures(run.folder, run.about)]
         found.append((run, table))
-    called = [tables.name_of(run) for run, _ in found]
-    if len(called) > len(set(called)):
-        raise InputError(f"{max(called, key=called.count)}", "given twice, or the name of two runs")
-    if args.format == "model-vs-human":
-        files = {}
-        for run, table in found:
-            made = trials(run, table)
-            if twice := files.keys() & made.keys():
-                several = "of several of these runs; wanted one run of a model and a data set at a time"
-                raise InputError(f"--out {args.out}", f"{min(twice)} would be the trials {several}")
-            files |= made
-        for name, rows in files.items():
-            write_rows(rows, args.out / name)
-            print(args.out / name)
-        return show.report(problems)
-    if args.out.suffix != ".json":
-        for run, table in found:
-            table.insert(0, "run", tables.name_of(run))
-        write_rows(pd.concat([table for _, table in found], ignore_index=True), args.out)
-    elif args.format == "eee":
-        ((run, table),) = found
-        write_json(every_eval_ever(run, table, tables.figures_of(run, table), args.organization), args.out)
-    else:
-        each = [summary(run, table, tables.figures_of(run, table)) for run, table in found]
-        write_json(each if len(each) > 1 else each[0], args.out)
-    print(args.out)
-    return show.report(problems)
+    names = [tables.name_of(run) for run, _ in found]
+    if len(names) > len(set(names)):
+        raise InputError(f"{max(names, key=names.count)}", "given twice, or the name of two runs")
+    return found, problems
+
+
+def write_trials(found: list[tuple[Run, pd.DataFrame]], folder: Path) -> list[Path]:
+    """Write the trials of all sessions; the files. InputError if two runs would have the same file."""
+    files = {}
+    for run, table in found:
+        made = trials(run, table)
+        twice = files.keys() & made.keys()
+        if twice:
+            several = "of several of these runs; wanted one run of a model and a data set at a time"
+            raise InputError(f"--out {folder}", f"{min(twice)} would be the trials {several}")
+        files |= made
+    for name, rows in files.items():
+        write_rows(rows, folder / name)
+    return [folder / name for name in files]
 
 
 if __name__ == "__main__":

@@ -190,11 +190,13 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def write_run(
-    folder: Path, errors: np.ndarray, labels: list[int], *, words=("cat", "dog", "owl"), model="m", about=lambda k: {}
-) -> Path:
-    """A finished run by hand: errors [images, classes, points] of every class at every point."""
+    folder: Path, errors: np.ndarray, labels: list[int], *, words=("cat", "dog", "owl"), model="m", about=lambda k: {},
+    **more,
+) -> Path:  # fmt: skip
+    """A finished run by hand: errors [images, classes, points] of every class at every point; `more` options."""
     n, K, P = errors.shape
     options = {"dataset": "pets", "data": f"{n} by hand", "split": "test", "version": model, "loss": "l2"}
+    options |= more
     arms = [(f"a {word}", word, k) for k, word in enumerate(words)]
     records.open_run(folder, options, {"images": n, "arms": arms})
     for k, (of, label) in enumerate(zip(errors, labels, strict=True)):

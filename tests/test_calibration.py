@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.optimize import approx_fprime
 
 from diffusion.core.constants import LOSSES
+from diffusion.data import digits
 from diffusion.plots import confidence, style
 from diffusion.runs import records
 from diffusion.stats import calibration
@@ -257,7 +258,8 @@ def test_from_a_race_to_probabilities(run_main, tmp_path, race):
     there = loaded(folder)
     said = [tuple(int(row[key]) for key in ("index", "label", "pred")) for row in rows]
     assert said == [(k, r["label"], r["pred"]) for k, r in there.items()]
-    p = np.array([[float(row[f"probability_{k}"]) for k in range(10)] for row in rows])  # [12, 10]
+    names = [f"probability_{word}" for word in digits.WORDS]
+    p = np.array([[float(row[name]) for name in names] for row in rows])  # [12, 10]
     label, pred = (np.array([r[key] for r in there.values()]) for key in ("label", "pred"))
     assert p.shape == (12, 10) and p.sum(1) == pytest.approx(1, abs=1e-4) and (p.argmax(1) == pred).all()
     top = np.array([label[k] in np.argsort(-p[k])[:3] for k in range(12)])

@@ -1,3 +1,4 @@
+import itertools
 import runpy
 from pathlib import Path
 
@@ -159,4 +160,4 @@ def test_confusion_matrices_of_many_classes(tmp_path, monkeypatch, classes):
     assert "class 0 → class 2" in [text.get_text() for text in figure.texts]
     boxes = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels() if tick.get_text().startswith("c")]
     assert len(boxes) == (classes if classes <= 80 else 0)
-    assert not any(above.overlaps(below) for above, below in zip(boxes, boxes[1:], strict=False))
+    assert not any(above.overlaps(below) for above, below in itertools.pairwise(boxes))

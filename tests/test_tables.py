@@ -10,12 +10,14 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
 from diffusion import tables
-from diffusion.runs import records, results, show
+from diffusion.matching import scores as matching_scores
+from diffusion.runs import records, results, show, summary
 from diffusion.stats import calibration, metrics
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
@@ -67,12 +69,100 @@ def test_rows_are_the_records(run_main, tmp_path, two, suffix):
             assert (row.label_name, row.pred_name) == (WORDS[record["label"]], WORDS[record["pred"]])
             assert row.right == (record["label"] == record["pred"])
             scores = calibration.scores(record, np.arange(3), np.arange(3), "l2")
-            assert [row[f"score_{c}"] for c in range(3)] == pytest.approx(scores.tolist(), abs=1e-12)
+            assert [row[f"score_{name}"] for name in WORDS] == pytest.approx(scores.tolist(), abs=1e-12)
             votes = metrics.votes(record, np.arange(3), "l2")
             assert row.votes == pytest.approx(votes[record["pred"]] / 8)
 
 
-def test_runs_are_told_apart(run_main, tmp_path):
+def test_numbers_of_jsonl_are_the_same_bits(run_main, tmp_path, two):
+    """Also those that need 17 digits; a class that was not measured is null, which all readers of JSON take."""
+    folder = shutil.copytree(two[0], tmp_path / "some/run")
+    record = records.load_record(folder / "000.pt")
+    other = (record["pred"] + 1) % 3
+    parts = list(record["errors"].split(record["counts"].tolist()))
+    parts[other], record["counts"][other] = parts[other][:0], 0
+    torch.save(record | {"errors": torch.cat(parts)}, folder / "000.pt")
+    assert run_main(EXPORT, folder, "--scores", "--out", tmp_path / "x.jsonl").code == 0
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    table, _ = tables.images(tables.read(folder), scores="score")
+    assert lines[0][f"score_{WORDS[other]}"] is None
+    for line, (_, row) in zip(lines, table.iterrows(), strict=True):
+        for name in WORDS:
+            value = line[f"score_{name}"]
+            assert value == row[f"score_{name}"] or (value is None and not np.isfinite(row[f"score_{name}"]))
+    assert any(len(repr(line["score_cat"]).strip("-0.")) >= 16 for line in lines)
+
+
+def test_columns_of_classes_with_one_name(tmp_path):
+    """The class id tells them apart, in the order of class ids."""
+    errors = np.random.default_rng(0).normal(1, 0.1, (4, 3, 8))
+    folder = write_run(tmp_path / "a", errors, [0, 1, 2, 0], words=["crane", "cat", "crane"])
+    table, _ = tables.images(tables.read(folder), scores="score")
+    assert list(table.columns)[-3:] == ["score_crane_0", "score_cat", "score_crane_2"]
+
+
+def test_images_fitted_on_are_marked(run_main, tmp_path, two):
+    folder = shutil.copytree(two[0], tmp_path / "some/run")
+    assert run_main("scripts/calibrate.py", folder, "--fit", 0.3, "--seed", 4).code == 0
+    assert run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "x.csv").code == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert table.fitted_on.tolist() == calibration.fitted_on(np.arange(120), 0.3, 4).tolist()
+    assert table[[f"probability_{name}" for name in WORDS]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert run_main(EXPORT, folder, "--scores", "--out", tmp_path / "y.csv").code == 0
+    assert "fitted_on" not in pd.read_csv(tmp_path / "y.csv")
+
+
+# ---- results.json ----
+
+
+def test_results_of_a_finished_run_are_its_export(run_main, tmp_path, two):
+    folder = shutil.copytree(two[0], tmp_path / "some/run")
+    assert summary.write_results(folder) == folder / "results.json"
+    assert run_main(EXPORT, folder, "--out", tmp_path / "x.json").code == 0
+    assert json.loads((folder / "results.json").read_text()) == json.loads((tmp_path / "x.json").read_text())
+    assert run_main(ACC, folder).out == run_main(ACC, folder).out  # readers read a run with it
+
+
+def test_results_are_those_of_a_finished_run_alone(tmp_path, two):
+    """Not while an image is to do; one that cannot be read is none to wait for."""
+    folder = shutil.copytree(two[0], tmp_path / "run")
+    summary.write_results(folder)
+    (folder / "007.pt").unlink()
+    assert summary.write_results(folder) is None and not (folder / "results.json").exists()
+    records.note_failure(folder / "007.pt", "cannot be read")
+    assert summary.write_results(folder) is not None
+    found = json.loads((folder / "results.json").read_text())
+    assert (found["images"], found["of"]) == (119, 120)
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(tmp_path, two):
+    folder = shutil.copytree(two[0], tmp_path / "run")
+    (folder / "results.json").mkdir()  # as a read-only folder, also for root
+    assert summary.write_results(folder) is None
+
+
+def test_results_without_labels_or_without_answers(tmp_path):
+    errors = np.random.default_rng(0).normal(1, 0.1, (4, 3, 8))
+    folder = write_run(tmp_path / "a", errors, [-1, -1, -1, -1])
+    summary.write_results(folder)
+    found = json.loads((folder / "results.json").read_text())
+    assert found["metrics"] == {} and found["images"] == 4
+    part = write_run(tmp_path / "b", errors, [0, 1, 2, 0], cls="0-1")
+    assert summary.write_results(part) is None
+
+
+def test_results_of_a_matching_run(run_main, tmp_path):
+    words = ["--dataset", "digits-pairs", "--model", "clip", "--version", "digits", "--limit", 6, "--device", "cpu"]
+    assert run_main("run_winoground.py", *words).code == 0
+    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
+    assert matching_scores.write_results(results.read(folder, answers=False)) == folder / "results.json"
+    assert run_main(EXPORT, folder, "--out", tmp_path / "x.json").code == 0
+    assert json.loads((folder / "results.json").read_text()) == json.loads((tmp_path / "x.json").read_text())
+    next(folder.glob("*.pt")).unlink()
+    assert matching_scores.write_results(results.read(folder, answers=False)) is None
+
+
+def test_names_of_runs_are_distinct(run_main, tmp_path):
     """Those of eval_prob_dit.py, whose folders are named by the split, too; not one run given twice."""
     rng = np.random.default_rng(0)
     errors, labels = rng.normal(1, 0.1, (4, 3, 8)), [0, 1, 2, 0]
@@ -191,6 +281,70 @@ def test_compare_counts_a_text_score_beside_a_race(run_main, tmp_path):
     assert done.code == 0 and "By the text score alone" in done.out, done.err
     shown = next(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
     assert float(shown["right, %"].split()[0]) == pytest.approx(100 * (of_clip.text > 0).mean(), abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory, labels):
+    """Two models on each of two data sets, the second with other images."""
+    root, found = tmp_path_factory.mktemp("four"), {}
+    for data, of_data in (("pets", labels), ("birds", labels[:90])):
+        for model, gap in (("a", 0.3), ("b", 0.6)):
+            errors = drawn(len(found), of_data, gap=gap)
+            folder = write_run(root / data / model, errors, of_data.tolist(), model=f"hub/{model}", dataset=data)
+            found[data, model] = folder
+    return found
+
+
+def test_compare_over_data_sets(run_main, tmp_path, four):
+    """Models down and data sets across; each pair on each data set, with the figures of compare.py on it alone."""
+    names = ["First", "Second", "First", "Second"]
+    done = run_main(COMPARE, *four.values(), "--names", *names, "--out", tmp_path / "c.csv")
+    assert done.code == 0, done.err
+    parts = [list(csv.DictReader(part.splitlines())) for part in (tmp_path / "c.csv").read_text().split("\n\n")]
+    accuracy, nfe, pairs = parts
+    for row, model in zip(accuracy, "ab", strict=True):
+        assert row["right, %"] == {"a": "First", "b": "Second"}[model]
+        for data in ("pets", "birds"):
+            hits = [r["label"] == r["pred"] for r in rows_of(four[data, model])]
+            assert row[data] == show.in_percent(*metrics.share(np.array(hits)))
+    assert [(row["NFE"], row["pets"], row["birds"]) for row in nfe] == [("First", "24", "24"), ("Second", "24", "24")]
+    assert [(row["data"], row["first"], row["second"]) for row in pairs] == [
+        ("pets", "First", "Second"), ("birds", "First", "Second"),
+    ]  # fmt: skip
+    for row in pairs:
+        alone = tmp_path / "alone.csv"
+        assert run_main(COMPARE, *(four[row["data"], model] for model in "ab"), "--out", alone).code == 0
+        (wanted,) = list(csv.DictReader(alone.read_text().split("\n\n")[1].splitlines()))
+        for key in wanted.keys() - {"first", "second"}:
+            assert row[key] == wanted[key]
+
+
+def test_a_model_that_lacks_a_data_set(run_main, four):
+    done = run_main(COMPARE, *list(four.values())[:3])
+    assert done.code == 0, done.err
+    row = next(line for line in done.out.splitlines() if line.startswith("| b "))
+    assert [cell.strip() for cell in row.split("|")][3] == "-"
+
+
+def test_a_tex_names_runs_and_no_folders(run_main, tmp_path, two, four):
+    out = tmp_path / "c.tex"
+    assert run_main(COMPARE, *two, "--names", "CLIP 50%", "SD_2", "--out", out).code == 0
+    text = out.read_text()
+    assert r"CLIP 50\%" in text and r"SD\_2" in text
+    assert "folder" not in text and all(folder.parent.name not in text for folder in two)
+    assert run_main(COMPARE, *four.values(), "--out", out).code == 0
+    assert "folder" not in out.read_text()
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "one"]])
+def test_names_are_one_for_each_folder_and_distinct(run_main, two, names):
+    done = run_main(COMPARE, *two, "--names", *names)
+    assert done.code == 2 and done.err.count("\n") == 1 and f"--names {' '.join(names)}" in done.err and not done.out
+
+
+def test_a_picture_is_of_one_data_set(run_main, tmp_path, four):
+    done = run_main(COMPARE, *four.values(), "--picture", tmp_path / "p.png")
+    assert done.code == 2 and "one data set" in done.err and not (tmp_path / "p.png").exists()
 
 
 # ---- together ----
@@ -441,8 +595,8 @@ def test_no_text_of_a_csv_is_a_formula(run_main, tmp_path, labels):
         called = words[wanted["label"]]
         assert wanted["label_name"] == called and row["label_name"] == (called if called == "-2.5" else f"'{called}")
         assert row["file"] == f"'{wanted['file']}" and row["group"] == "'\tday" and wanted["group"] == "\tday"
-        assert all(float(row[f"score_{k}"]) == pytest.approx(wanted[f"score_{k}"]) for k in range(3))
-    assert any(float(row["score_0"]) < 0 for row in found)
+        assert all(float(row[f"score_{name}"]) == wanted[f"score_{name}"] for name in words)
+    assert any(float(row["score_-2.5"]) < 0 for row in found)
     assert run_main(COMPARE, folder, write_run(tmp_path / "b", drawn(1, labels), labels.tolist(), model="=b"),
                     "--out", tmp_path / "c.csv").code == 0  # fmt: skip
     assert "'=b" in (tmp_path / "c.csv").read_text()

@@ -2,14 +2,16 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError
 from diffusion.matching.items import Item, Items, Shown
-from diffusion.runs import pack, records, show
+from diffusion.runs import pack, records, show, summary
 from diffusion.runs.results import Run
 from diffusion.stats import metrics
+from diffusion.stats.intervals import Measure
 
 
 @dataclass(frozen=True)
@@ -266,3 +268,21 @@ def _print_table(title: str, rows: dict[str, str | None], done: list[Done], scor
     print(f"\n{title:<{first}}{'n':>6}" + "".join(f"{name:>{width}}" for name in scores))
     for name, row in cells.items():
         print(f"{name:<{first}}{counts[name]:>6}" + "".join(f"{cell:>{width}}" for cell in row))
+
+
+def measures(run: Run) -> list[Measure]:
+    """The scores of a run over all its items, as figures."""
+    done, _ = read_done(run)
+    found = []
+    for name, column in columns(done, items_of_run(run), race=raced(run), normal=False).items():
+        share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
+        found.append(Measure(f"{name}_score", f"{name} score", *share, len(column.hits), "Wilson, by cluster"))
+    return found
+
+
+def write_results(run: Run) -> Path | None:
+    """Write results.json into the run's folder once all chosen items are done; None if it is not written."""
+    done, _ = read_done(run)
+    if len(done) < run.about["chosen"]:
+        return None
+    return summary.write_figures(run, measures(run), np.array([d.nfe for d in done]))
