@@ -1,5 +1,6 @@
 """The page of a run: its numbers are those of print_acc.py; strangers' texts stay texts; then in a real browser."""
 
+import datetime
 import html
 import json
 import re
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SCRIPT, folder_of, import_script, options, race_options, rewrite_run, subset
+from helpers import ROOT, SCRIPT, folder_of, options, race_options, rewrite_run, subset, write_run
 
+from diffusion import __version__
+from diffusion import page as pages
+from diffusion.plots import svg
 from diffusion.runs.records import load_record, one_point
 from diffusion.stats import metrics
 
@@ -88,7 +92,7 @@ def test_the_numbers_are_those_of_print_acc(run_main, run):
     assert 1 <= len(wrong) < 12 and all(f"image {row['index']}" in text for row in wrong)
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for row in wrong:
-        assert f"{words[row['pred']]} , is {words[row['label']]}" in text
+        assert f"{words[row['pred']]} , is {words[row['label']]} image {row['index']}" in text
     counts = metrics.confusion(
         np.array([r["pred"] for r in rows]), np.array([r["label"] for r in rows]), list(range(10))
     )
@@ -117,11 +121,10 @@ def test_a_page_is_the_same_bytes_twice_and_holds_all_it_needs(run_main, run):
 
 def test_curves_are_the_running_means(run):
     """By hand, of one wrong answer."""
-    module = import_script(REPORT)
     record = next(r for r in map(load_record, sorted(run.glob("*.pt"))) if r["pred"] != r["label"])
     arms = [part[:, 0].double().numpy() for part in record["errors"].split(record["counts"].tolist())]
     own, other = arms[record["label"]], arms[record["pred"]]
-    curve = module.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")
+    curve = pages.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")
     assert len(curve) == min(len(own), len(other)) > 1
     for n in range(1, len(curve) + 1):
         assert curve[n - 1] == pytest.approx(np.mean(own[:n]) - np.mean(other[:n]), abs=1e-12)
@@ -130,7 +133,7 @@ def test_curves_are_the_running_means(run):
     record["counts"][record["label"]] = 0  # no candidate
     record["errors"] = torch.cat([torch.from_numpy(a)[:, None] for k, a in enumerate(arms) if k != record["label"]])
     record["losses"] = ["l2"]
-    assert len(module.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")) == 0
+    assert len(pages.running_difference(record, np.arange(10), record["label"], record["pred"], "l2")) == 0
 
 
 def test_strangers_texts_stay_texts(run_main, copy):
@@ -161,7 +164,7 @@ def test_many_classes_are_a_list_of_pairs(run_main, tmp_path, model_folder):
         record["label"] = (record["pred"] + 1) % 60
         torch.save(record, path)
     text = str(Text(page_of(run_main, folder)))
-    assert "taken for others most often" in text and text.count("image ") >= 3 and "No probabilities yet" in text
+    assert "confused most often" in text and text.count("image ") >= 3 and "No probabilities yet" in text
     assert "0 of 3 images right" in text
 
 
@@ -191,7 +194,7 @@ def test_mistakes_that_are_not_shown_are_counted(run_main, copy):
     text = str(Text(page_of(run_main, folder, "--mistakes", 0, "--others", 0)))
     assert "30 of the answers are wrong; none of them is shown." in text and "is right so far" not in text
     text = str(Text(page_of(run_main, folder, "--mistakes", 2, "--others", 0)))
-    assert "Shown are 2 of 30." in text and text.count("% sure. After") == 2
+    assert "Showing 2 of 30." in text and len(re.findall(r"% confident. (Ahead of|Behind) ", text)) == 2
 
 
 def test_notes_are_counted_as_print_acc_does(run_main, copy):
@@ -230,7 +233,7 @@ def test_costs_that_are_none_are_not_counted(run_main, copy, nfe):
 ])  # fmt: skip
 def test_costs_have_few_ticks(lowest, highest, wanted):
     """Numbers that cannot be mistaken; the texts of the picture are its ticks and its two labels."""
-    drawn = import_script(REPORT).draw_histogram(np.geomspace(lowest, highest, 50).astype(int))
+    drawn = svg.draw_histogram(np.geomspace(lowest, highest, 50).astype(int))
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     assert texts[: len(wanted) + 1] == [*wanted, "NFE of an image"]
 
@@ -280,23 +283,108 @@ def test_a_run_of_a_baseline_has_no_curves(run_main, copy, tmp_path):
         told = {key: record[key] for key in ("index", "label")} | {"pred": wrong}
         torch.save(one_point(errors, "l2", **told), path)
     text = str(Text(page := page_of(run_main, folder, "--mistakes", 3)))
-    assert "After 1 shared point the answer is better by 1." in text and "The curve is" not in text
+    assert re.search(r"Ahead of \w+ by 1 after 1 shared point\.", text) and "The curve is" not in text
     assert "Every image took 1 network evaluation." in text and 'class="cards"' in page and "0 of 30 images" in text
 
 
-def test_other_answers(run_main, run):
-    """The least certain have the next class closest behind; the right ones are right."""
-    page = page_of(run_main, run, "--others", 4, "--mistakes", 0)
-    shown = page.split('id="answers"')[1]
-    uncertain, right = (re.findall(r"image (\d+)", part) for part in shown.split("Some right ones"))
-    rows = {row["index"]: row for row in (load_record(path) for path in run.glob("*.pt"))}
+def test_other_answers(run_main, copy):
+    """The least certain are in the order of the number on their cards; right ones are right, and nothing there is red.
+
+    Without a temperature that number is the lead over the next class, with one the probability.
+    """
+    folder = copy()
+    rows = {row["index"]: row for row in (load_record(path) for path in folder.glob("*.pt"))}
 
     def ahead(index: int) -> float:
         excess = metrics.excess(rows[index], np.arange(10), rows[index]["pred"], "l2")
         return np.sort(np.maximum(excess, 0))[1]
 
-    assert [int(index) for index in uncertain] == sorted(rows, key=lambda k: (ahead(k), k))[:4]
+    def shown() -> tuple[list[int], list[int], str]:
+        answers = page_of(run_main, folder, "--others", 4, "--mistakes", 0).split('id="answers"')[1]
+        uncertain, right = answers.split("Some right ones")
+        right = right.split('id="run"')[0]
+        return [int(k) for k in re.findall(r"image (\d+)", uncertain)], re.findall(r"image (\d+)", right), answers
+
+    uncertain, right, answers = shown()
+    printed = [float(p) for p in re.findall(r"<p>([\d.]+)% confident", answers.split("Some right ones")[0])]
+    assert len(printed) == 4 and printed == sorted(printed)
     assert len(right) == 4 and all(rows[int(k)]["pred"] == rows[int(k)]["label"] for k in right)
+    assert "--wrong" not in answers.split("Some right ones")[1].split('id="run"')[0]
+
+    (folder / "calibration.json").unlink()
+    uncertain, right, answers = shown()
+    printed = [float(lead) for lead in re.findall(r"<p>Ahead of .*? by (\S+) after", answers.split("Some right ones")[0])]
+    assert uncertain == sorted(rows, key=lambda k: (ahead(k), k))[:4]
+    assert printed == pytest.approx([ahead(k) for k in uncertain], rel=0.01)
+
+
+def test_a_page_explains_itself(run_main, copy):
+    """The method, NFE and points in words; date, versions, command and prompts; no folder of this machine."""
+
+    def note(run):
+        run["command"] = "eval_prob_adaptive.py --version /home/me/models/mine --dataset digits"
+
+    folder = copy(note)
+    text = str(Text(page_of(run_main, folder)))
+    for words in ("Noise is added to an image", "network evaluation (NFE)", "a point is one noise level"):
+        assert words in text
+    last = max(path.stat().st_mtime for path in folder.glob("*.pt"))
+    assert f"measured {datetime.datetime.fromtimestamp(last, datetime.UTC).date()}" in text
+    assert f"torch {torch.__version__.split('+')[0]}" in text and f"diffusion-classifier {__version__}" in text
+    assert "command eval_prob_adaptive.py --version mine --dataset digits" in text and "/home/me" not in text
+    assert "10 prompts for 10 classes: “a photo of the number zero.”" in text
+    assert "nine a photo of the number nine." in text  # in the table of all
+
+
+def test_an_unlabelled_run_has_a_page(run_main, copy):
+    folder = copy()
+    for path in folder.glob("*.pt"):
+        torch.save(load_record(path) | {"label": -1}, path)
+    page = page_of(run_main, folder, "--others", 3)
+    text = str(Text(page))
+    rows = [load_record(path) for path in sorted(folder.glob("*.pt"))]
+    assert "30 images without labels" in text and "top-1" not in text and "Mistakes" not in text
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for k, word in enumerate(words):
+        times = sum(row["pred"] == k for row in rows)
+        assert (f"{word} {times}" in text) == (times > 0)
+    assert page.count("<img") == 6 and "least certain" in text and "most certain" in text
+    assert "var(--wrong)" not in page.split("</style>")[1] and ", is " not in text
+
+
+@pytest.mark.parametrize("images, diagrams", [(90, 0), (110, 1)])
+def test_a_diagram_needs_enough_images(run_main, tmp_path, images, diagrams):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, images)
+    errors = 1 + rng.normal(size=(images, 3, 8)) / 5
+    errors[np.arange(images), labels] -= 0.1
+    folder = write_run(tmp_path / "run", errors, labels.tolist())
+    fit = {"temperature": 0.05, "fit": 1e-9, "seed": 0, "loss": "l2"}  # on none of them
+    (folder / "calibration.json").write_text(json.dumps(fit))
+    page = page_of(run_main, folder, "--mistakes", 0, "--others", 0)
+    assert page.count('aria-label="Accuracy against confidence') == diagrams
+    assert "Expected calibration error" in page and ("needs 100 such images" in page) == (not diagrams)
+
+
+@pytest.mark.parametrize("nfe, share", [([1] * 9 + [11], "55%"), ([1] * 20 + [10] * 2, "50%"), ([1, 2, 3], None)])
+def test_the_share_of_the_most_expensive(nfe, share):
+    """By hand; too few images have no tenth."""
+    text = pages.cost_of(np.array(nfe))
+    assert (f"took {share} of all" in text) if share else ("took" not in text)
+
+
+def test_numbers_stand_on_the_right(browser, run_main, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert run_main(REPORT, run, other, "--out", tmp_path / "page.html").code == 0
+    view = browser.new_page()
+    view.goto((tmp_path / "page.html").as_uri())
+    for details in view.query_selector_all("details"):
+        details.evaluate("each => each.open = true")
+    left = view.evaluate("""[...document.querySelectorAll('tbody td')]
+        .filter(each => /^[+-]?[\\d.,]+%?( \\([^)]*\\))?$/.test(each.textContent.trim()) && !each.closest('.options'))
+        .filter(each => getComputedStyle(each).textAlign != 'right').map(each => each.textContent)""")
+    view.close()
+    assert left == []
 
 
 def test_several_runs(run_main, run, copy):
@@ -385,8 +473,8 @@ def test_nothing_is_asked_for_and_nothing_overflows(view, page_file):
     assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
     wide, there = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= there
-    for svg in page.query_selector_all("svg"):
-        box = svg.bounding_box()
+    for drawn in page.query_selector_all("svg"):
+        box = drawn.bounding_box()
         assert box["width"] > 150 and box["height"] > 60 and box["x"] + box["width"] <= there
 
 

@@ -1,5 +1,6 @@
 """Shared by all pictures: colours, figures, texts that fit, and the file. The only module that imports matplotlib."""
 
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,6 +75,25 @@ def outcome_colour(pred: int, label: int | None, *, labelled: bool = True) -> st
     if not labelled:
         return ACCENT
     return RIGHT if pred == label else WRONG
+
+
+def svg_text(figure, salt: str) -> str:
+    """A figure as svg, with its texts as text; ids depend on `salt` alone."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def log_ticks(axis, multiples: tuple[int, ...]) -> None:
+    """Plain numbers at these multiples of the powers of ten, and nothing between them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=multiples))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter(NullFormatter())  # else it writes 3 x 10^2 between, over the others
 
 
 def rgb(colour: str) -> tuple[float, float, float]:
