@@ -313,7 +313,8 @@ def test_other_answers(run_main, copy):
 
     (folder / "calibration.json").unlink()
     uncertain, right, answers = shown()
-    printed = [float(lead) for lead in re.findall(r"<p>Ahead of .*? by (\S+) after", answers.split("Some right ones")[0])]
+    least = answers.split("Some right ones")[0]
+    printed = [float(lead) for lead in re.findall(r"<p>Ahead of .*? by (\S+) after", least)]
     assert uncertain == sorted(rows, key=lambda k: (ahead(k), k))[:4]
     assert printed == pytest.approx([ahead(k) for k in uncertain], rel=0.01)
 
