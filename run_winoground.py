@@ -414,6 +414,7 @@ def main(argv: list[str]) -> int:
         )
     done = results.read(folder, answers=False)
     code = scores.print_scores(done)
+    scores.write_results(done)
     if args.gallery:
         gallery.draw(done, items, args.gallery)
     return show.report(problems) or code

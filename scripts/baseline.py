@@ -4,8 +4,8 @@
     python scripts/baseline.py --dataset imagenetA --model timm:resnet50
 
 CLIP compares the image with the prompts that the diffusion model gets; a class's score is the mean over its prompts.
-A classifier of timm chooses among the data set's classes. Results go to $LOG_DIR (default data) as those of the other
-scripts, one file per image: scripts/print_acc.py, plot_errors.py and print_robustness.py read them.
+A classifier of timm chooses among the data set's classes. Results go to $LOG_DIR (default data), one file per image,
+in the format of the other scripts: print_acc.py, plot_errors.py, print_robustness.py and others read them.
 """
 
 from diffusion.data import catalogue

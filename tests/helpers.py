@@ -105,7 +105,8 @@ def table_of(result) -> list[str]:
 
 
 def records_of(result) -> dict[int, dict]:
-    paths = sorted(p for p in folder_of(result).iterdir() if p.name not in ("run.json", "failed", ".index"))
+    others = ("run.json", "results.json", "failed", ".index")
+    paths = sorted(p for p in folder_of(result).iterdir() if p.name not in others)
     return {int(path.stem): load_record(path) for path in paths}  # a stray file has no such name
 
 

@@ -184,7 +184,7 @@ def test_killed_and_resumed(run_main, tmp_path, model_folder):
     resumed = run_main(SCRIPT, *args, log="killed")
     assert f"12 images, {len(done)} done before" in resumed.out
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
-    assert sorted(os.listdir(folder)) == [".index", *(f"{k:03d}.pt" for k in range(12)), "run.json"]
+    assert sorted(os.listdir(folder)) == [".index", *(f"{k:03d}.pt" for k in range(12)), "results.json", "run.json"]
     assert_same(records_of(resumed), records_of(run_main(SCRIPT, *args, log="undisturbed")))
 
 
@@ -517,7 +517,7 @@ def test_from_the_shell(run_script, tmp_path):
     result = run_script(SCRIPT, *args, *subset(tmp_path, 0, 1), "--loss", "l1", "--extra", "x")
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
-    assert sorted(os.listdir(folder)) == [".index", "000.pt", "001.pt", "run.json"]
+    assert sorted(os.listdir(folder)) == [".index", "000.pt", "001.pt", "results.json", "run.json"]
     head, weights, embeddings, *table = result.out.splitlines()
     assert head == f"digits, test split: 2 images, 0 done before, 24 NFE each, 48 NFE to do -> {folder}"
     assert weights == "digits: 0.01 GB of weights, the network's in float32"

@@ -438,7 +438,8 @@ def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, di
     result = run_script(SCRIPT, *options(hub, *args, "--extra", "x"), env={"OMP_NUM_THREADS": "1"})
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/DiT32x32-hub_t500_1trials/test"
-    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "run.json"] and folder_of(result) == folder
+    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "results.json", "run.json"]
+    assert folder_of(result) == folder
     assert_same(records_of(result), records_of(run_main(SCRIPT, *options(dit_folder, *args))))
     head, _, *table = result.out.splitlines()
     assert head == f"digits, test split: 2 images, 0 done before, 20 NFE each in 0.0 MB, 40 NFE to do -> {folder}"

@@ -18,7 +18,7 @@ from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import in_turns
 from diffusion.paths import script
 from diffusion.plots import bars
-from diffusion.runs import records, results, show
+from diffusion.runs import records, results, show, summary
 
 MOST_NAMED = 20  # files of a folder that are no records of its run
 NOT_FINITE = "the network's predictions are not all finite, in float32 too"
@@ -100,6 +100,7 @@ def classify_dataset(
         everything = f"{script('print_acc')} {folder.path}"
         print(f"This worker's share only; for all {about['images']} images: {everything}")
     code = show.print_accuracy(earlier + rows, len(mine), problems)
+    summary.write_results(folder.path)
     all_classes = folder.options.get("cls") is None  # of a part of the classes, none is the answer
     if not dataset.labelled and all_classes:
         show.print_predictions(results.read(folder.path), mine)
@@ -126,7 +127,10 @@ def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple
         more = f"{unnamed} more of the files there are no records of this run"
         warnings.warn(f"{folder}: {more}; the images are measured again", InputWarning, stacklevel=2)
     done = {row["index"] for row in rows}
-    return [k for k in mine if k not in done], rows
+    todo = [k for k in mine if k not in done]
+    if todo:
+        summary.remove_results(folder)
+    return todo, rows
 
 
 def ahead(indices: Iterable[int], load, fail, most: int = 16) -> Iterator[tuple[int, object]]:

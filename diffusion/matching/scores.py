@@ -284,5 +284,6 @@ def write_results(run: Run) -> Path | None:
     """Write results.json into the run's folder once all chosen items are done; None if it is not written."""
     done, _ = read_done(run)
     if len(done) < run.about["chosen"]:
+        summary.remove_results(run.folder)
         return None
     return summary.write_figures(run, measures(run), np.array([d.nfe for d in done]))

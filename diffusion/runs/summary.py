@@ -86,7 +86,7 @@ def write_results(folder: Path) -> Path | None:
         return None  # runs over a part of the classes have no answers; matching.scores writes that of examples
     run = results.read(folder)
     if not is_finished(run) or not run.done:
-        _remove(folder)
+        remove_results(folder)
         return None
     rows, _ = results.decided(run, scores=False)
     figures = []
@@ -108,6 +108,7 @@ def write_figures(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> Path
     return path
 
 
-def _remove(folder: Path) -> None:
+def remove_results(folder: Path) -> None:
+    """Remove results.json, which is not that of the run any more: images are to do. It stays in a read-only folder."""
     with contextlib.suppress(OSError):
         (folder / FILE).unlink()
