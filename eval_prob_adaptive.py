@@ -189,6 +189,7 @@ def main(argv: list[str]) -> int:
     check_used(card.embeddings, texts)
     about = {"images": len(images), "schedule": card.levels, "indices": ranges(images), "arms": table}
     about["prompts"] = str(prompts)
+    about["command"] = options.command_line(__file__, argv)
 
     method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
     embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)

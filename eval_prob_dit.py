@@ -320,6 +320,7 @@ def main(argv: list[str]) -> int:
         "indices": wording.ranges(images),
         "arms": table,
         "all_arms": wording.ranges(sorted(class_of)),
+        "command": options.command_line(__file__, argv),
     }
 
     method = Method(config, card, schedule, points, noise, kernel)

@@ -396,6 +396,7 @@ def main(argv: list[str]) -> int:
     first = scores.numbers(items.items)
     about = scores.about(items, chosen)
     about["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
+    about["command"] = options.command_line(__file__, argv)
     todo, _ = loop.join_run(folder, settings, about, views.mine)
     todo = in_order(todo, views)
     left, raced = sum(matcher.nfe(len(views.captions(n))) for n in todo), config.search == "race"

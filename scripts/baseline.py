@@ -177,7 +177,7 @@ def main(argv: list[str]) -> int:
     folder = naming.run_folder(config.dataset, config.extra, run_name)
     if config.split != "test":
         folder /= config.split
-    about |= {"images": len(images), "indices": wording.ranges(images)}
+    about |= {"images": len(images), "indices": wording.ranges(images), "command": options.command_line(__file__, argv)}
     return classify_dataset(config, dataset, mine, Folder(folder, chosen, about), classifier, Cost(1, True))
 
 

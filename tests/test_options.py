@@ -339,3 +339,24 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path):
     parser = options.parser("")
     options.add(parser, "--noise_path PT", "")
     assert parser.parse_args(["--noise_path=~/x.pt"]).noise_path == Path.home() / "x.pt"
+
+
+def test_the_command_of_a_run_is_that_of_all_its_workers():
+    """Quoted as a shell needs it; the options in which workers differ are not part of it."""
+    argv = [
+        "--prompts",
+        "a cat",
+        "$x",
+        "--n_workers",
+        "4",
+        "--worker_idx=2",
+        "--shard",
+        "array",
+        "-b",
+        "8",
+        "--limit",
+        5,
+    ]
+    assert options.command_line("/home/me/eval_prob_adaptive.py", argv) == (
+        "eval_prob_adaptive.py --prompts 'a cat' '$x' --limit 5"
+    )

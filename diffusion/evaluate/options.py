@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import runpy
+import shlex
 import signal
 import sys
 import warnings
@@ -288,6 +289,25 @@ def add_dry_run(p: Parser) -> None:
     g = p.add_argument_group("before a run")
     switch(g, "--dry_run", "print what the run would measure and cost, and end before weights are read")
     add(g, "--rate RATE", "--dry_run: network evaluations per second of the machine, as a run's bar shows", 100.0)
+
+
+OF_A_WORKER = ("--shard", "--n_workers", "--worker_idx", "--grace", "--batch_size", "-b", "--in_flight")
+
+
+def command_line(program: str, argv: list[str]) -> str:
+    """A script's command line as one text, for run.json.
+
+    It is the same for all workers of a run: without the options that share the work and fill batches.
+    """
+    words, skip = [], False
+    for word in map(str, argv):
+        if skip:
+            skip = False
+        elif word in OF_A_WORKER:
+            skip = True
+        elif word.partition("=")[0] not in OF_A_WORKER:
+            words.append(word)
+    return shlex.join([Path(program).name, *words])
 
 
 def reader(description: str, folder: str, loss: str | None = "decide by this loss; default the run's") -> Parser:
