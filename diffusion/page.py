@@ -329,6 +329,8 @@ def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
     arms = [(name, text) for text, name, _ in run.about["arms"] if isinstance(text, str)]
     if not arms:
         return f"{len(run.about['arms'])} class ids, no prompts", []
+    if run.about.get("prompts"):
+        return run.about["prompts"], arms
     some = ", ".join(f"“{text}”" for _, text in arms[:PROMPTS])
     more = ", ..." if len(arms) > PROMPTS else ""
     return f"{len(arms)} prompts for {len(run.classes)} classes: {some}{more}", arms
