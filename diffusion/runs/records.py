@@ -496,9 +496,10 @@ class Reader:
         """`brief` of a record, changed if it is to be; raises as `load_record`."""
         if pack.is_pack(path.parent):
             packed = pack.opened(path.parent)
-            if self._change is None and packed.files["checked"] == index_key(self._wanted.digest):
+            checked = packed.files["checked"] == index_key(self._wanted.digest)
+            if self._change is None and checked:
                 return brief(packed.fields(int(path.stem)))
-            record = _packed(path, self._wanted)
+            record = packed.record(int(path.stem)) if checked else _packed(path, self._wanted)
             return brief(self._change(record) if self._change else record)
         data = _read(path)
         digest = sha256(data)
