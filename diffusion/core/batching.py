@@ -168,7 +168,7 @@ class _Running:
     def resume(self, number: int, task: Task, errors: Tensor | None) -> list:
         """Run a task until it asks for a block: []; or to its end: [its result]."""
         try:
-            block = task.send(errors)
+            block = task.send(errors)  # type: ignore[arg-type]  # None is sent first, as to every generator
         except StopIteration as end:
             self.running -= 1
             return [end.value]

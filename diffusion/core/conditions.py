@@ -66,10 +66,10 @@ class Conditions:
             return first
         columns: dict[str, Column] = {}
         for name, column in first.columns.items():
-            pieces = [part.columns[name] for part in parts]
+            pieces: list[Any] = [part.columns[name] for part in parts]
             columns[name] = torch.cat(pieces) if isinstance(column, Tensor) else sum(pieces, ())
-        settings = None if first.settings is None else sum((part.settings for part in parts), ())
-        return Conditions(columns, settings)
+        settings: list[Any] = [part.settings for part in parts]
+        return Conditions(columns, None if first.settings is None else sum(settings, ()))
 
 
 def _tensors(column: Column) -> Sequence[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class Question:
     conditions: Conditions  # of all arms
     arm_class: np.ndarray  # [arms] the class of each arm, a row 0..K-1
     start: Callable[[np.ndarray], Search]  # start(among) is the search between the classes `among`
-    noise: object  # a bank [n, c, h, w], or an object that returns such when indexed by draws (noise.ImageNoise)
+    noise: Any  # a bank [n, c, h, w], or an object that returns such when indexed by draws (noise.ImageNoise)
     among: np.ndarray | None = None  # ascending rows of the classes that compete; None: all
 
 
@@ -49,7 +50,7 @@ class Measured:
 
     def record(self, **about) -> dict:
         """What is saved: `about` the image, then the measurements."""
-        more = {} if (self.weights == 1).all() else {"weights": self.weights}
+        more: dict = {} if (self.weights == 1).all() else {"weights": self.weights}
         if self.signs is not None:
             between, within = self.squares
             more |= {"signs": self.signs, "between_pairs": between, "within_pairs": within}
@@ -160,7 +161,7 @@ def _squares(measured: Measured, arm_class: np.ndarray, loss: str) -> tuple[floa
     winner_errors = errors_of_class(record, arm_class, measured.winner, loss)
     rival_errors = errors_of_class(record, arm_class, rival, loss)
     n = min(len(winner_errors), len(rival_errors))
-    signs, levels = measured.signs[:n].numpy(), measured.levels[:n].numpy()
+    signs, levels = record["signs"][:n].numpy(), record["levels"][:n].numpy()
     first = np.flatnonzero((signs[:-1] == 1) & (signs[1:] == -1))
     paired = np.stack([first, first + 1], 1).ravel()
     return pair_squares((rival_errors[:n] - winner_errors[:n])[paired], levels[paired])
