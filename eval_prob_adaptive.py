@@ -64,7 +64,7 @@ from diffusion.evaluate.presets import with_preset
 from diffusion.evaluate.selection import choose_images
 from diffusion.io.atomic import sha256
 from diffusion.io.wording import ranges
-from diffusion.models.lora import check_used, own_tokens
+from diffusion.models.lora import check_used, rename_tokens
 from diffusion.plots import style
 
 
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
         added=True,
         templates=args.template,
     )
-    texts, tokens = own_tokens(prompts.texts, prompts.embeddings)
+    texts, tokens = rename_tokens(prompts.texts, prompts.embeddings)
     card = text_card(config, prompts.loras or (), tokens)
     class_ids, first_arm, rows = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first_arm]  # [classes]

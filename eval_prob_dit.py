@@ -268,7 +268,7 @@ def main(argv: list[str]) -> int:
     config = RunConfig.from_args(args, environ)
 
     name, condition = args.reads(args)
-    card = read_card(name, told=condition, vae=args.vae)
+    card = read_card(name, conditioned_on=condition, vae=args.vae)
     card = with_names(card, args.classes) if args.classes else card
     if keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")

@@ -302,7 +302,7 @@ def _of_dict(prompts: Mapping) -> tuple[list[str], list, np.ndarray]:
 
 def _check_arms(model: Model, texts: list) -> None:
     """InputError: texts for a model of class ids, ids for one of texts. Warns of added tokens that no text uses."""
-    by_text = model.told == "text"
+    by_text = model.conditioned_on == "text"
     kind, wanted = (str, "texts") if by_text else (int, "class ids, as integers")
     wrong = [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]
     if wrong:

@@ -1,4 +1,4 @@
-"""Settings of the process that loading and computing need: set around the work, and restored after it."""
+"""Settings of the process that loading and computing need: set around the work, and restored at its end."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ EXACT: dict[str, str | bool] = {"matmul": "highest", "cudnn": False}
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Let diffusers and transformers print nothing: what they report is checked by us, and said in our own warnings.
+    """Let diffusers and transformers print nothing: this package checks what they report, and warns itself.
 
     The level of their loggers, their progress bars and the warnings' filters are restored at the end.
     """
@@ -37,7 +37,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _leaving_the_hubs(switch: Callable[[], None]) -> None:
-    """Switch progress bars of a library; transformers (5.x) switches those of huggingface_hub too, which are kept."""
+    """Call `switch`, which hides or shows a library's progress bars, and keep huggingface_hub's as they are.
+
+    transformers (5.x) switches those too.
+    """
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     hidden = are_progress_bars_disabled()
@@ -50,17 +53,17 @@ def _leaving_the_hubs(switch: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def no_random_numbers_taken() -> Iterator[None]:
-    """Restore torch's generator of the CPU: new layers, as of a LoRA, draw their first weights from it."""
+    """Restore torch's generator of the CPU afterwards: new layers, such as a LoRA's, draw their weights from it."""
     with torch.random.fork_rng(devices=[]):
         yield
 
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 as float32, whatever the caller has set for other work.
+    """Compute float32 in full precision, whatever the caller has set for other work.
 
-    torch by default lets convolutions on CUDA use TF32; the caller may have chosen less precise matrix products (CPUs
-    too have some), another default dtype or autocast. All of these are restored at the end.
+    By default torch lets convolutions on CUDA use TF32. The caller may have chosen less precise matrix products (on
+    CPUs too), another default dtype or autocast. All of these are restored at the end.
     """
     dtype, older = torch.get_default_dtype(), _older_settings()
     backends = [(backend, backend.fp32_precision) for backend in _backends()]
@@ -79,7 +82,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def _backends() -> list:
-    """What has its own `fp32_precision`, since torch 2.9."""
+    """The parts of torch that have their own `fp32_precision` (torch 2.9 and later)."""
     if not hasattr(torch.backends.cudnn, "conv"):
         return []
     cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
@@ -87,9 +90,9 @@ def _backends() -> list:
 
 
 def _older_settings() -> dict[str, str | bool]:
-    """The settings that torch had before `fp32_precision`, of those that can be read.
+    """Those settings of torch from before `fp32_precision` that can be read.
 
-    torch (2.14.1) raises RuntimeError when one is read that disagrees with its newer one.
+    torch (2.14.1) raises RuntimeError for one that disagrees with its newer counterpart.
     """
     found: dict[str, str | bool] = {}
     with contextlib.suppress(RuntimeError):
@@ -113,6 +116,6 @@ def use_exact_float32() -> None:
 
 @contextlib.contextmanager
 def guest() -> Iterator[None]:
-    """Around loading and computing in somebody else's process: silent, exact, and nothing there is changed by it."""
+    """Around loading and computing in somebody else's process: silent, exact, and all settings are restored."""
     with quiet_libraries(), no_random_numbers_taken(), exact_float32():
         yield

@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
     config = RunConfig.from_args(args, {}, search="race")
-    card = read_card(config.version, told=args.condition)
+    card = read_card(config.version, conditioned_on=args.condition)
     usable = usable_levels(config.levels, card.levels)
     if args.points > len(usable):
         raise InputError(f"--points {args.points}", f"--levels {config.levels} holds {len(usable)} levels")

@@ -139,7 +139,7 @@ def lora(args, device: torch.device) -> None:
                 weights[name.replace("weight", "lora_A.weight")] = down
                 weights[name.replace("weight", "lora_B.weight")] = up
             save_file(weights, file)
-        adapted = load_model(replace(read_card("digits"), own_lora=tuple(files)), device=device)
+        adapted = load_model(replace(read_card("digits"), prompt_loras=tuple(files)), device=device)
 
     loras = [(file,) for file in files]
     levels = even(8, T)
@@ -410,7 +410,7 @@ def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
 
 
 def noise(args, device: torch.device) -> None:
-    card = read_card(args.version, told=args.condition)
+    card = read_card(args.version, conditioned_on=args.condition)
     args.levels = run_config.parse_levels(args.levels)
     usable = usable_levels(args.levels, card.levels)
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)

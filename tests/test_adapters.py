@@ -402,7 +402,7 @@ def test_the_size_of_the_weights(saved, build):
     folder, condition = saved(build), "class" if build is tiny.dit else "text"
     pipe = load(folder)
     for t5 in (False, True) if build is tiny.sd3_with_t5 else (False,):
-        card = read_card(str(folder), told=condition, t5=t5)
+        card = read_card(str(folder), conditioned_on=condition, t5=t5)
         total = 0
         for name, part in pipe.components.items():
             left_out = name == "text_encoder_3" and build is tiny.sd3_with_t5 and not t5

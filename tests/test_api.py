@@ -268,7 +268,7 @@ def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys, page):
 def test_class_ids(dit_folder):
     from diffusion.models.loading import read_card
 
-    model = load_model(read_card(str(dit_folder), told="class"), dtype=torch.float32, device="cpu")
+    model = load_model(read_card(str(dit_folder), conditioned_on="class"), dtype=torch.float32, device="cpu")
     data = load_dataset("digits")
     answers = [classify(model, data.open(k), list(range(10)), max_samples=64).best for k in range(8)]
     assert np.mean(np.array(answers) == data.labels[:8]) > 0.7
@@ -296,8 +296,8 @@ def test_the_package_imports_nothing_heavy():
     ],
 )
 def test_load_model_takes_every_name_of_the_scripts(name, condition, told, classes):
-    model = load_model(name, condition=condition)
-    assert (model.told, model.classes) == (told, classes)
+    model = load_model(name, conditioned_on=condition)
+    assert (model.conditioned_on, model.classes) == (told, classes)
 
 
 @pytest.mark.parametrize("name", ["dit-256", "dit-512"])
@@ -316,14 +316,14 @@ def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name)
         return look(str(tmp_path / "dit"))
 
     monkeypatch.setattr(hub, "look", served)
-    assert load_model(name).told == "class" and set(asked) == set(ALIASES["class"][name])
-    assert load_model("facebook/DiT-XL-2-256").told == "class"
+    assert load_model(name).conditioned_on == "class" and set(asked) == set(ALIASES["class"][name])
+    assert load_model("facebook/DiT-XL-2-256").conditioned_on == "class"
 
 
 def test_conditions_that_a_model_does_not_take():
     with pytest.raises(InputError, match="wanted text or class"):
-        load_model("digits", condition="image")
+        load_model("digits", conditioned_on="image")
     with pytest.raises(InputError, match="fashion"):
-        load_model("fashion", condition="text")
+        load_model("fashion", conditioned_on="text")
     with pytest.raises(InputError, match="conditioned on text"):
-        load_model(read_card("digits"), condition="class")
+        load_model(read_card("digits"), conditioned_on="class")

@@ -287,7 +287,7 @@ def test_dit_may_be_either(tmp_path):
     """SiT's scheduler says flow, DiT's epsilon: both exist, so both are believed."""
     for build, wanted in ((tiny.dit, "epsilon"), (tiny.sit, "flow")):
         tiny.save(build, tmp_path / wanted)
-        card = read_card(str(tmp_path / wanted), told="class")
+        card = read_card(str(tmp_path / wanted), conditioned_on="class")
         assert Process.from_scheduler(card.scheduler).predicts == wanted
 
 

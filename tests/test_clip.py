@@ -527,7 +527,7 @@ def test_prompts_that_are_cut(run_main, tmp_path, args):
     done = run_main(*args, "--prompt_path", prompts_csv(tmp_path / "some.csv", some), log="some")
     assert done.code == 0 and "CLIP takes" in done.err and done.err.count("are the same to CLIP") == 1, done.err
     done = run_main(*args, "--prompt_path", prompts_csv(tmp_path / "all.csv", [LONG + word for word in DIGITS]))
-    assert done.code == 2 and "all 10 texts are the same" in done.err.splitlines()[-1], done.err
+    assert done.code == 2 and "all 10 are the same" in done.err.splitlines()[-1], done.err
     assert not list(tmp_path.rglob("data/**/0*.pt")), "nothing was measured"
 
 
@@ -536,6 +536,6 @@ def test_texts_that_the_tokenizer_makes_the_same():
     _, of_texts = load_clip(*find_clip("clip", "digits", None), dtype="float32", device="cpu")
     with pytest.warns(InputWarning, match="are the same to CLIP"):
         of_texts(["a red three.", "A RED three.", "a blue four."])
-    with pytest.raises(InputError, match="all 2 texts"):
+    with pytest.raises(InputError, match="all 2 are the same"):
         of_texts(["a red three.", "A RED three."])
     of_texts(["a red three.", "a red three."])  # a text twice is one text

@@ -690,7 +690,7 @@ def test_a_vae_of_other_latents(refused, tmp_path, dit_folder):
 def test_variances_that_were_not_learned(refused, tmp_path, dit_folder, flag):
     plain = configs_of(dit_folder, tmp_path / "m", "transformer/config.json", out_channels=4)
     assert f"--{flag}: wanted a model" in refused(*options(plain, f"--{flag}"))
-    assert read_card(str(plain), told="class").has_bound is False
+    assert read_card(str(plain), conditioned_on="class").has_bound is False
 
 
 def test_models_of_the_other_kind(refused, dit_folder):

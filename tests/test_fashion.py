@@ -19,7 +19,7 @@ def images():
 
 
 def test_it_is_small_and_says_its_classes():
-    card = read_card("fashion", told="class")
+    card = read_card("fashion", conditioned_on="class")
     assert (card.classes, card.latent, card.image_size) == (10, (1, 28, 28), 28)
     assert card.called[0] == "T-shirt/top" and card.called[9] == "Ankle boot"
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 8e6
@@ -27,6 +27,8 @@ def test_it_is_small_and_says_its_classes():
 
 def test_it_knows_clothes(images):
     pixels, labels = images
-    answers = classify(load_model(read_card("fashion", told="class")), list(pixels), range(10), max_samples=40)
+    answers = classify(
+        load_model(read_card("fashion", conditioned_on="class")), list(pixels), range(10), max_samples=40
+    )
     assert sum(answer.best == label for answer, label in zip(answers, labels, strict=True)) >= 14
     assert sum(answer.nfe for answer in answers) < 20 * 400

@@ -188,19 +188,30 @@ def test_nested_and_ended_by_an_error():
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RuntimeError, ImportError])
-@pytest.mark.parametrize("place", ["weights.load_part", "weights._refuse", "models._modules", "weights.weight_files"])
-def test_a_bug_keeps_its_traceback(monkeypatch, error, place):
+@pytest.mark.parametrize(
+    "place, works",
+    [
+        ((checkpoint, "_refuse"), ["check_weights", "load_model"]),
+        ((checkpoint, "weight_files"), ["check_weights", "load_model"]),
+        ((load, "_pipeline"), ["load_model"]),
+        ((checkpoint, "check_part"), ["check_weights"]),
+        ((checkpoint, "load_part"), ["load_model"]),
+        ((load, "check_parts"), ["check_weights"]),
+        ((load, "load_parts"), ["load_model"]),
+    ],
+    ids=lambda each: each[1] if isinstance(each, tuple) else "",
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, error, place, works):
     """Wherever our own code fails while weights are read, the error is what it was."""
 
     def bug(*_, **__):
         raise error("a bug of ours")
 
     card = load.read_card("digits")
-    module, name = place.split(".")
-    monkeypatch.setattr({"weights": checkpoint, "models": load}[module], name, bug)
-    for work in (load.check_weights, load.load_model):
+    monkeypatch.setattr(*place, bug)
+    for work in works:
         with pytest.raises(error, match="a bug of ours") as raised:
-            work(card)
+            getattr(load, work)(card)
         assert type(raised.value) is error
 
 

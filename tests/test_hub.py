@@ -264,7 +264,7 @@ def test_layouts(served, tmp_path, alias):
         (folder / file).write_bytes(b"{}")
     repo = ALIASES[told].get(alias, [FIRST])[0]
     served.repos[repo] = folder
-    card = read_card(alias if alias in ALIASES[told] else FIRST, told=told)
+    card = read_card(alias if alias in ALIASES[told] else FIRST, conditioned_on=told)
     known = check_weights(card)
     assert set(known.values()) == {f"commit {COMMIT}"} and card.lacks_t5 == ("3" in alias and "sd3" in build.__name__)
     assert sorted(served.fetched()) == sorted(f"{repo}/{file}" for file in wanted)

@@ -233,7 +233,7 @@ def test_different_alphas_in_a_run(tmp_path):
     halves = read_card(str(tmp_path / "xl"), 32, lora=[f"{tmp_path / 'l.safetensors'}:0.5"] * 2)
     torch.testing.assert_close(answers(load_model(halves)), wanted, rtol=1e-4, atol=1e-5)
     own = str(tmp_path / "l.safetensors")
-    model = load_model(replace(read_card(str(tmp_path / "xl"), 32), own_lora=(own,)))
+    model = load_model(replace(read_card(str(tmp_path / "xl"), 32), prompt_loras=(own,)))
     found = []
     for loras in [(own,), (), (own,)]:
         rows = model.conditions(["a photo of a red three.", "a photo of the number five."], [loras] * 2)
@@ -571,7 +571,7 @@ def test_company_changes_no_bit_of_own_loras(tmp_path, two):
     images, spread = (0, 1, 2, 3, 301, 496), spread_sequence(24, 1000)
     a, b = str(two / "a.safetensors"), f"{two / 'b.safetensors'}:0.5"
     loras = [(), (a,), (b,), (a, b), (), (b,), (a,), (), (), (a, b)]
-    model = load_model(replace(read_card("digits"), own_lora=(a, b)))
+    model = load_model(replace(read_card("digits"), prompt_loras=(a, b)))
     conditions = model.conditions([f"a photo of the number {k}." for k in range(10)], loras)
     points = Points(spread, noise_rows(spread, 1, True), None, np.ones(len(spread)))
     data, one = load_dataset("digits"), np.ones(10, dtype=int)

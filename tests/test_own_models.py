@@ -54,7 +54,7 @@ def test_errors_agree_with_scheduler_and_network(run_main, tmp_path, build):
     errors = record["errors"].numpy().reshape(10, LEVELS, 3)
 
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    card = read_card(str(folder), told="class")
+    card = read_card(str(folder), conditioned_on="class")
     pixels = adm_crop(load_dataset("digits").open(2), card.image_size)[None]
     red, green, blue = pixels.split(1, 1)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_classes_are_matched_by_name(run_main, tmp_path):
 def test_a_null_class_is_no_answer(run_main, tmp_path, classes):
     """Three names: three classes compete, whether or not the U-Net has a fourth for none of them."""
     model = named(tmp_path / "model", ["ant", "bee", "owl"], classes)
-    assert read_card(str(model), told="class").classes == 3
+    assert read_card(str(model), conditioned_on="class").classes == 3
     done = run_main(SCRIPT, "--version", model, "--dataset", images(tmp_path / "p", ["ant", "bee", "owl"]), *RUN)
     assert done.code == 0, done.err
 
@@ -190,7 +190,7 @@ def test_what_does_not_fit(run_main, tmp_path):
     assert "16 x 8" in refusal(run_main, saved("oblong", tiny.class_unet(size=(16, 8))))
     assert "sample_size" in refusal(run_main, saved("no-size", tiny.class_unet(size=None)))
     text = tiny.class_unet(tiny.UNet2DConditionModel, mid_block_type="UNetMidBlock2DCrossAttn")
-    assert "a text beside the class" in refusal(run_main, saved("text", text))
+    assert "a text besides the class" in refusal(run_main, saved("text", text))
     assert "no VAE" in refusal(run_main, saved("grey", tiny.class_unet()), "--vae", tmp_path)
     folder = saved("names", tiny.class_unet())
     index = json.loads((folder / "model_index.json").read_text())

@@ -29,13 +29,13 @@ def test_a_folder_becomes_a_classifier(run_main, tmp_path, photos):
     train = SCRIPT, photos, "--out", out, "--grey", "--null", 0.2, *SMALL
     done = run_main(*train, "--steps", 2)
     assert done.code == 0, done.err
-    first = load_model(read_card(str(out), told="class"))
+    first = load_model(read_card(str(out), conditioned_on="class"))
     gone_on = run_main(*train, "--steps", 40)
     assert gone_on.code == 0, gone_on.err
     assert [path.name for path in (out / "training").glob("step-*")] == ["step-0000040"]
     assert "already" in run_main(*train, "--steps", 40).out
 
-    card = read_card(str(out), told="class")
+    card = read_card(str(out), conditioned_on="class")
     assert (card.called, card.classes, card.latent) == (("dark", "light"), 2, (1, 8, 8))
     assert json.loads((out / "unet/config.json").read_text())["num_class_embeds"] == 3, "with the null class"
     z, time = torch.zeros(1, 1, 8, 8), torch.tensor([500])

@@ -282,7 +282,8 @@ def _pipeline(folder, embeddings):
     from diffusion.models import loading as load
     from diffusion.models.lora import embed
 
-    pipe = load._pipeline(read_card(str(folder)), torch.float32)
+    card = read_card(str(folder))
+    pipe = load._pipeline(card, load.load_parts(card, torch.float32))
     for each in embeddings or []:
         embed(pipe, each)
     return pipe

@@ -147,7 +147,7 @@ class DatasetClassifier(DiffusionClassifier):
 def text_card(config: RunConfig, loras: Iterable[tuple[str, ...]] = (), tokens: dict[str, str] | None = None) -> Card:
     """The card of a text-to-image model; `loras` and `tokens` are those that prompts have for themselves.
 
-    loras as in Prompts, tokens as lora.own_tokens returns them.
+    loras as in Prompts, tokens as lora.rename_tokens returns them.
     """
     card = read_card(
         config.version,
@@ -160,4 +160,4 @@ def text_card(config: RunConfig, loras: Iterable[tuple[str, ...]] = (), tokens: 
     of_prompts = tuple(dict.fromkeys(name for names in loras for name in names))
     if of_prompts and config.compile:
         raise InputError("--compile", "not with prompts that have LoRAs of their own, for each of which it starts anew")
-    return replace(card, own_lora=of_prompts, own_tokens=tuple((tokens or {}).items()))
+    return replace(card, prompt_loras=of_prompts, prompt_tokens=tuple((tokens or {}).items()))

@@ -207,7 +207,7 @@ def add_network(group, dtype: str | None = None) -> None:
     add_device(group, dtype)
     add(group, "--batch_size -b N", "network evaluations in one call", 32)
     add(group, "--in_flight N", "measure at most N images at the same time; default as many as fill a batch")
-    switch(group, "--offload", "keep text encoders and VAE in host memory, except while they compute")
+    switch(group, "--offload", "keep the VAE in host memory, except while it encodes, as text encoders always are")
     switch(group, "--compile", "compile the network (CUDA); the first call takes long")
 
 

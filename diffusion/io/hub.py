@@ -1,4 +1,8 @@
-"""Where the files of a name lie: in a local folder, or on the Hugging Face hub, fetched into its cache as needed."""
+"""Local folders and repositories of the Hugging Face hub, whose files are fetched into its cache as needed.
+
+All requests go through huggingface_hub's public functions and the process's own client (`get_session`). Timeouts are
+its settings; a request that fails is made once more.
+"""
 
 import contextlib
 import functools
@@ -18,66 +22,69 @@ from urllib.request import getproxies
 
 from diffusion import one_line
 
-TOLD = ["*.json", "*.txt", "*.model", "*.jinja"]  # small, and says how to read the rest: configurations, tokenizers
+CONFIGURATION = ["*.json", "*.txt", "*.model", "*.jinja"]  # small files: configurations and tokenizers
 CONNECT = 2.0  # seconds, for a connection to the hub
-KEPT = 60  # seconds, for which we believe that there is no network
-PAUSE = 1.0  # seconds, before a hub that fails is asked again
+KEPT = 60  # seconds, for which a failed connection is not tried again
+PAUSE = 1.0  # seconds, before the second try
 T = TypeVar("T")
 SINGLE = (".safetensors", ".gguf", ".ckpt")  # files that hold a whole model
 
 
 class Unreachable(OSError):
-    """A name that is no folder, and that the hub does not give us; the message says why, and what would help."""
+    """A name that is no folder, and that the hub does not provide; the message says why, and what would help."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a name stands for."""
+    """A local folder, or a repository of the hub at one commit."""
 
     name: str  # hub id or folder
-    folder: Path  # where its files lie, of the hub's those that were fetched
-    names: tuple[str, ...]  # all the files that it has, as paths in the folder
-    commit: str | None = None  # the hub's
-    lost: str = ""  # why `names` are only those in the hub's cache
+    folder: Path  # holds the files; for a repository, those that were fetched
+    names: tuple[str, ...]  # all files, as paths within the folder, fetched or not
+    commit: str | None = None  # the hub's; None for a local folder
+    lost: str = ""  # why `names` lists the cached files alone; "" if it is complete
 
     def within(self, part: str) -> list[str]:
-        """The names of the files in a folder of it; "": at its top."""
+        """The names of the files in one of its folders, without those below; "" for the top."""
         head = f"{part}/" if part else ""
-        inside = (name.removeprefix(head) for name in self.names if name.startswith(head))
+        inside = [name.removeprefix(head) for name in self.names if name.startswith(head)]
         return [name for name in inside if "/" not in name]
 
 
 def look(name: str) -> Source:
-    """What a folder or hub id has; of the hub's only what `TOLD` names is fetched.
+    """List the files of a folder or hub id. From the hub only the files of `CONFIGURATION` are fetched.
 
-    The hub's newest commit, as this process first saw it; when it cannot be reached, the one in its cache. Raises
-    Unreachable.
+    A repository is read at its newest commit when this process first looked, or at the cached commit if the hub cannot
+    be reached. Raises Unreachable.
     """
     folder = Path(os.path.expanduser(name))
-    return Source(name, folder, _listing(folder)) if folder.is_dir() else _on_hub(name)
+    if folder.is_dir():
+        return Source(name, folder, _listing(folder))
+    return _on_hub(name)
 
 
 @functools.cache
 def _on_hub(name: str) -> Source:
-    if "/" not in name:  # those of the hub's first years are no pipelines
+    if "/" not in name:  # un-namespaced ids are legacy and never pipelines
         raise Unreachable("is no folder, and ids of the hub are OWNER/NAME")
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         info = briefly(lambda: HfApi().model_info(name))
-        folder = Path(briefly(lambda: snapshot_download(name, allow_patterns=TOLD, tqdm_class=_hidden_bar())))
-        return Source(name, folder, tuple(sorted(file.rfilename for file in info.siblings)), folder.name)
-    except Exception as error:  # of httpx, huggingface_hub and the disk
+        folder = Path(briefly(lambda: snapshot_download(name, allow_patterns=CONFIGURATION, tqdm_class=_hidden_bar())))
+    except Exception as error:  # httpx, huggingface_hub and the disk raise classes without a common base
         lost = why(name, error)
         try:
-            folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=["-"]))  # whatever is there
+            folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=["-"]))  # fetches nothing
         except (OSError, ValueError):
             raise Unreachable(lost) from error
         return Source(name, folder, _listing(folder), folder.name, lost)
+    names = sorted(file.rfilename for file in info.siblings)
+    return Source(name, folder, tuple(names), folder.name)
 
 
 def fetch(source: Source, names: list[str]) -> list[Path]:
-    """The files of these names, fetched where they are not here yet. Raises Unreachable."""
+    """The paths of files of these names, which are fetched if they are not here yet. Raises Unreachable."""
     paths = [source.folder / name for name in names]
     if source.commit is None or all(path.is_file() for path in paths):
         return paths
@@ -87,20 +94,22 @@ def fetch(source: Source, names: list[str]) -> list[Path]:
     bar = None if sys.stderr.isatty() else _hidden_bar()
     try:
         briefly(lambda: snapshot_download(source.name, revision=source.commit, allow_patterns=wanted, tqdm_class=bar))
-    except Exception as error:
+    except Exception as error:  # as in _on_hub
         raise Unreachable(why(source.name, error)) from error
-    if gone := [path.name for path in paths if not path.is_file()]:
+    gone = [path.name for path in paths if not path.is_file()]
+    if gone:
         raise Unreachable(source.lost or f"{gone[0]} is not in the hub's cache")
     return paths
 
 
 def _listing(folder: Path) -> tuple[str, ...]:
-    """The files in a folder, as paths in it; in folders that are links too, of which none is entered from itself."""
-    depth, found = len(folder.parts), []
-    for where, inside, files in os.walk(folder, followlinks=True):
-        above = {os.path.realpath(each) for each in (where, *Path(where).parents)}
-        inside[:] = [name for name in inside if os.path.realpath(os.path.join(where, name)) not in above]
-        found += ["/".join((*Path(where).parts[depth:], file)) for file in files]
+    """The files in a folder, as paths within it. Links to folders are followed, but never into a folder above."""
+    depth = len(folder.parts)
+    found = []
+    for place, inside, files in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(each) for each in (place, *Path(place).parents)}
+        inside[:] = [name for name in inside if os.path.realpath(os.path.join(place, name)) not in above]
+        found += ["/".join((*Path(place).parts[depth:], file)) for file in files]
     return tuple(sorted(found))
 
 
@@ -108,16 +117,16 @@ def _listing(folder: Path) -> tuple[str, ...]:
 
 
 def briefly(call: Callable[[], T]) -> T:
-    """Return what a call that asks the hub returns; the hub is asked once more where it fails (5xx).
+    """Return the result of a call that makes requests to the hub; make it once more if the hub fails (5xx).
 
-    It ends within seconds of a hub that fails, is slow or wants fewer requests, and without a network. Raises
-    Unreachable, or what the hub's answer led to. How long an answer may take is huggingface_hub's own setting:
-    HF_HUB_ETAG_TIMEOUT and, for a file's contents, HF_HUB_DOWNLOAD_TIMEOUT; 10 seconds each by default.
+    It ends within seconds if the hub fails, is slow or wants fewer requests, and without a network. Raises Unreachable,
+    or huggingface_hub's own error. How long an answer may take is huggingface_hub's setting: HF_HUB_ETAG_TIMEOUT and,
+    for a file's contents, HF_HUB_DOWNLOAD_TIMEOUT; 10 seconds each by default.
     """
     try:
         with _without_patience():
             return call()
-    except Exception as error:
+    except Exception as error:  # the status is read off the error, which is raised unless it is the hub's failure
         if (_status(error) or 0) < 500:
             raise
     time.sleep(PAUSE)
@@ -127,45 +136,60 @@ def briefly(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _without_patience() -> Iterator[None]:
-    """Let the client of huggingface_hub raise at the first refusal, and print errors alone; it is restored at the end.
+    """Let huggingface_hub's client raise at the first refusal, and log errors alone; both are restored at the end.
 
-    huggingface_hub (2.4.0, `http_backoff`) asks five times more after a 5xx or a timeout, sleeps as long as a 429 asks
-    for, and has no option for that; `HfApi.model_info` and the listing of files have no timeout at all by default. The
-    client is shared with the caller, whose own hooks and settings stay in it.
+    huggingface_hub (2.4.0, `http_backoff`) makes five more requests after a 5xx or a timeout, sleeps as long as a 429
+    asks for, and has no option for that; `HfApi.model_info` and the listing of files have no timeout at all by default.
+    The client is shared with the caller, whose own hooks and settings stay in it.
     """
     from huggingface_hub import get_session
 
-    first_asked: dict[str, float] = {}  # request -> when; without those that were answered
-
-    def before_request(request) -> None:
-        on_hub = str(request.url).startswith(site())
-        if on_hub and (reason := _no_connection(site(), time.monotonic() // KEPT)):
-            raise Unreachable(reason)
-        seconds = _seconds_to_answer(on_hub)
-        key, now = f"{request.method} {request.url}", time.monotonic()
-        if now - first_asked.setdefault(key, now) > seconds:
-            raise Unreachable(f"the hub at {site()} does not answer within {seconds:g} s (HF_HUB_ETAG_TIMEOUT)")
-        request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": seconds}
-
-    def after_response(response) -> None:
-        from huggingface_hub.utils import hf_raise_for_status
-
-        first_asked.pop(f"{response.request.method} {response.request.url}", None)
-        if response.status_code == 429 or response.status_code >= 500:
-            response.read()
-            hf_raise_for_status(response)
-
     client, logger = get_session(), logging.getLogger("huggingface_hub")
-    ours = {"request": before_request, "response": after_response}
+    limits = _Limits()
+    hooks: dict[str, Callable] = {"request": limits.before_request, "response": limits.after_response}
     level = logger.level
-    client.event_hooks = {event: [*hooks, ours[event]] for event, hooks in client.event_hooks.items()}
+    client.event_hooks = {event: [*others, hooks[event]] for event, others in client.event_hooks.items()}
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
-        kept = client.event_hooks.items()  # others may have come or gone meanwhile
-        client.event_hooks = {event: [hook for hook in hooks if hook is not ours[event]] for event, hooks in kept}
+        kept = {}
+        for event, others in client.event_hooks.items():  # others may have come or gone meanwhile
+            kept[event] = [hook for hook in others if hook != hooks[event]]
+        client.event_hooks = kept
+
+
+class _Limits:
+    """Hooks of an httpx client, which end requests that would otherwise be repeated or waited for."""
+
+    def __init__(self) -> None:
+        self.first_made: dict[str, float] = {}  # unanswered request -> time of the first try, in seconds
+
+    def before_request(self, request) -> None:
+        on_hub = str(request.url).startswith(site())
+        if on_hub:
+            reason = _no_connection(site(), time.monotonic() // KEPT)
+            if reason:
+                raise Unreachable(reason)
+        seconds = _seconds_to_answer(on_hub)
+        now = time.monotonic()
+        first = self.first_made.setdefault(_key(request), now)
+        if now - first > seconds:
+            raise Unreachable(f"the hub at {site()} does not answer within {seconds:g} s (HF_HUB_ETAG_TIMEOUT)")
+        request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": seconds}
+
+    def after_response(self, response) -> None:
+        from huggingface_hub.utils import hf_raise_for_status
+
+        self.first_made.pop(_key(response.request), None)
+        if response.status_code == 429 or response.status_code >= 500:
+            response.read()
+            hf_raise_for_status(response)
+
+
+def _key(request) -> str:
+    return f"{request.method} {request.url}"
 
 
 def _seconds_to_answer(on_hub: bool) -> float:
@@ -187,10 +211,10 @@ def _hidden_bar() -> type:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Of the hub's answer, of which an error, or what caused it, tells."""
+    """The status of the hub's response, from an error or the error that caused it; None without a response."""
     while error is not None and not hasattr(error, "response"):
         error = error.__cause__
-    return error and error.response.status_code
+    return None if error is None else error.response.status_code
 
 
 def site() -> str:
@@ -199,7 +223,10 @@ def site() -> str:
 
 @functools.cache
 def _no_connection(site: str, when: float) -> str:
-    """Why the hub cannot be connected to, if so, kept for a while; no name server or a firewall may take minutes."""
+    """Why the hub cannot be connected to; "" if it can. Tried in a thread: name servers and firewalls may take minutes.
+
+    The result is cached for each value of `when`.
+    """
     place = urlsplit(site)
     if place.scheme in getproxies():
         return ""
@@ -220,13 +247,13 @@ def _no_connection(site: str, when: float) -> str:
 
 
 def forget() -> None:
-    """Ask the hub anew for what it has."""
+    """Forget which repositories were seen, and whether there is a connection."""
     _on_hub.cache_clear()
     _no_connection.cache_clear()
 
 
 def why(name: str, error: Exception) -> str:
-    """What went wrong between us and the hub, and what would help."""
+    """The reason of a failed request to the hub, and what would help."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -261,17 +288,17 @@ def why(name: str, error: Exception) -> str:
 
 
 def why_no_data(name: str, error: Exception) -> str:
-    """What was wrong when the `datasets` library could not read a name, whose own errors hide what the hub said."""
-    said = f"{type(error).__name__}: {one_line(error, None)}"
+    """The reason why the `datasets` library could not read a name. It hides the hub's error, so the hub is asked."""
+    unread = f"{type(error).__name__}: {one_line(error, None)}"
     if os.path.exists(os.path.expanduser(name)):
-        return said
+        return unread
     from huggingface_hub import HfApi
 
     try:
         if not isinstance(error, Unreachable):
             briefly(lambda: HfApi().auth_check(name, repo_type="dataset"))
-            return said
-    except Exception as origin:
+            return unread
+    except Exception as origin:  # as in _on_hub
         error = origin
     reason = why(f"datasets/{name}", error)
     if "offline" in reason:

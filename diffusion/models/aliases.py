@@ -9,7 +9,7 @@ from diffusion.io.wording import like
 from diffusion.paths import DATA
 
 EMBEDDED = DATA / "models"
-ALIASES = {  # what the network is told -> name -> places, tried in order; some original repositories are gone
+ALIASES = {  # "text" or "class" -> alias -> repositories, tried in order; some original ones are gone
     "text": {
         "1-1": ["CompVis/stable-diffusion-v1-1"],
         "1-2": ["CompVis/stable-diffusion-v1-2"],
@@ -49,28 +49,35 @@ ALIASES = {  # what the network is told -> name -> places, tried in order; some 
         "fashion": [str(EMBEDDED / "fashion-unet")],
     },
 }
-VERSIONS = {told: ", ".join(known) for told, known in ALIASES.items()}
+VERSIONS = {
+    conditioned_on: ", ".join(names) for conditioned_on, names in ALIASES.items()
+}  # for help, e.g. "1-1, 1-2, ..."
 
 
-def check_name(name: str, told: str) -> None:
-    """InputError, soon, where no place of a model can be read; `told` is what it is told, "text" or "class"."""
+def check_name(name: str, conditioned_on: str) -> None:
+    """Raise InputError early if a model's name is no file, no folder, and no repository that the hub can show.
+
+    `conditioned_on` is "text" or "class".
+    """
     if os.path.exists(os.path.expanduser(name)) or name.endswith(hub.SINGLE):
         return
     reasons = []
-    for place in ALIASES[told].get(name, [name]):
+    for place in ALIASES[conditioned_on].get(name, [name]):
         try:
             hub.look(place)
             return
         except OSError as error:
             reasons.append(f"{place} ({one_line(error)})")
-    raise unreadable(name, told, reasons)
+    raise unreadable(name, conditioned_on, reasons)
 
 
-def unreadable(name: str, told: str, reasons: Iterable[str], beside: str = "") -> InputError:
-    """None of the places of a model can be read, for these reasons; which known name is like it."""
-    known = {place: place for places in ALIASES[told].values() for place in places if not os.path.isabs(place)}
-    known |= {alias: alias for alias in ALIASES[told]}
-    meant = "" if name in known else like(name, known)
-    wanted = f"Wanted: one of {', '.join(ALIASES[told])}, a hub id, or a local folder in diffusers layout"
+def unreadable(name: str, conditioned_on: str, reasons: Iterable[str], hint: str = "") -> InputError:
+    """The error for a name none of whose places can be read: the reasons, a hint, and the nearest name that exists."""
+    aliases = ALIASES[conditioned_on]
+    names = set(aliases)
+    for places in aliases.values():
+        names.update(place for place in places if not os.path.isabs(place))
+    meant = "" if name in names else like(name, sorted(names))
+    wanted = f"Wanted: one of {', '.join(aliases)}, a hub id, or a local folder in diffusers layout"
     example = f"(it holds model_index.json), as in --version /models/my-model{meant}"
-    return InputError(f"--version {name}", f"could not be read from {'; '.join(reasons)}{beside}. {wanted} {example}")
+    return InputError(f"--version {name}", f"could not be read from {'; '.join(reasons)}{hint}. {wanted} {example}")

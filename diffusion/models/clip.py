@@ -1,10 +1,11 @@
-"""The baselines: how alike CLIP finds an image and captions. A thin layer over open_clip, imported only when used."""
+"""CLIP as a baseline: its similarity of images and texts. A thin layer over open_clip, imported only when used."""
 
+import contextlib
 import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ DEFAULTS = {  # --model -> version, and the tag of the weights that go with it
 }
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 CARD = "open_clip_config.json"
-IMAGES = ("mean", "std", "interpolation", "resize_mode")  # what open_clip's cards say of preprocessing
+IMAGES = ("mean", "std", "interpolation", "resize_mode")  # settings of preprocessing in open_clip's cards
 
 
 def find_clip(
@@ -34,8 +35,8 @@ def find_clip(
 ) -> tuple[str, str | None]:
     """open_clip's name of a model and the tag or file of its weights, from --model, --version and --pretrained.
 
-    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights; `flag` is what it was
-    given by. InputError: unknown.
+    `version` may also be "digits" or a folder in open_clip's layout, which holds its weights; `flag` is its option,
+    for messages. Raises InputError if open_clip has no such model or weights.
     """
     open_clip = _import()
     default, default_tag = DEFAULTS[model]
@@ -47,7 +48,7 @@ def find_clip(
         return f"local-dir:{folder}", None
     name = version.replace("/", "-")
     if name not in open_clip.list_models():
-        near = ", ".join(known for known in open_clip.list_models() if known.startswith(name[:5])) or "ViT-L-14, ..."
+        near = ", ".join(each for each in open_clip.list_models() if each.startswith(name[:5])) or "ViT-L-14, ..."
         no_folder = "no folder of that name holds open_clip_config.json"
         raise InputError(f"{flag}{version}", f"open_clip has no such model (it has {near}), and {no_folder}")
     pretrained = pretrained and os.path.expanduser(pretrained)
@@ -55,14 +56,14 @@ def find_clip(
     if pretrained is None and default_tag in tags:
         return name, default_tag
     if pretrained not in tags and not os.path.isfile(tag_and_file(name, pretrained)[1] or ""):
-        given = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
-        known = f" or, for {name}, {', '.join(tags)}" if tags else ""
-        raise InputError(given, f"wanted a file of weights{known}")
+        where = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
+        or_tag = f" or, for {name}, {', '.join(tags)}" if tags else ""
+        raise InputError(where, f"wanted a file of weights{or_tag}")
     return name, pretrained
 
 
 def tag_and_file(name: str, pretrained: str | None) -> tuple[str | None, str | None]:
-    """Of --pretrained TAG, FILE or TAG=FILE, a file that is read as that tag's weights, the tag and the file."""
+    """The tag and the file of --pretrained TAG, FILE or TAG=FILE (a file that is read as that tag's weights)."""
     tags = _import().list_pretrained_tags_by_model(name)
     if pretrained is None or pretrained in tags:
         return pretrained, None
@@ -74,39 +75,44 @@ def tag_and_file(name: str, pretrained: str | None) -> tuple[str | None, str | N
 
 @dataclass(frozen=True)
 class Training:
-    """How weights were trained, where their file does not say it."""
+    """How weights were trained, if their file does not say it."""
 
-    images: dict  # of IMAGES those that are known; for the others open_clip's defaults
+    images: dict  # settings of preprocessing; open_clip's defaults for those of IMAGES that are not in it
     quick_gelu: bool
-    unknown: str = ""  # what is not known, and was taken for what
+    unknown: str = ""  # the settings that had to be guessed, and the guesses
 
     def __str__(self) -> str:
         images = " ".join(f"{key} {self.images[key]}" for key in IMAGES if key in self.images)
-        return f"{images or 'preprocessing by default'}, {'QuickGELU' if self.quick_gelu else 'GELU'}"
+        activation = "QuickGELU" if self.quick_gelu else "GELU"
+        return f"{images or 'preprocessing by default'}, {activation}"
 
 
 def training_of(name: str, pretrained: str | None) -> Training:
     """How the weights that find_clip names were trained.
 
-    A file's are those of its tag, of the card beside it (open_clip_config.json), or of all tags of this model where
-    these agree. open_clip 3.3 asks none of them: it takes OpenAI's mean and crop for any file, and GELU for OpenAI's
-    weights, which were trained with QuickGELU. InputError: the card cannot be read.
+    A file is taken to be trained as its tag, as the card beside it (open_clip_config.json) has it, or as all tags of
+    this model, if these agree. open_clip 3.3 reads none of them: it takes OpenAI's mean and crop for any file, and GELU
+    for OpenAI's weights, which were trained with QuickGELU. Raises InputError if the card cannot be read.
     """
     open_clip = _import()
     tag, file = tag_and_file(name, pretrained)
-    if name.startswith("local-dir:"):  # open_clip reads its card
+    if name.startswith("local-dir:"):  # open_clip reads the card of such a folder
         return Training({}, False)
     quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
     tags = open_clip.list_pretrained_tags_by_model(name)
     configs = [open_clip.get_pretrained_cfg(name, each) for each in (tags if tag is None else [tag])]
     if tag is None and (Path(file).parent / CARD).is_file():
         configs = [_card(Path(file).parent / CARD)]
-    images = {key: config[key] for config in configs[:1] for key in IMAGES if config.get(key) is not None}
-    differ = [key for key in images if any(config.get(key) != images[key] for config in configs)]
-    activations = {bool(config.get("quick_gelu")) for config in configs} if not quick else {True}
+    first = configs[0] if configs else {}
+    images = {key: first[key] for key in IMAGES if first.get(key) is not None}
+    differ = set()
+    for config in configs:
+        differ |= {key for key in images if config.get(key) != images[key]}
+    activations = {True} if quick else {bool(config.get("quick_gelu")) for config in configs}
     unknown = []
     if differ or (not images and tag is None):
-        unknown.append(f"preprocessing ({', '.join(differ or IMAGES)}; taken: OpenAI's mean and crop)")
+        settings = [key for key in images if key in differ] or IMAGES
+        unknown.append(f"preprocessing ({', '.join(settings)}; taken: OpenAI's mean and crop)")
     if len(activations) > 1:
         unknown.append("activation (taken: GELU)")
     images = {} if differ else images
@@ -114,7 +120,7 @@ def training_of(name: str, pretrained: str | None) -> Training:
 
 
 def _card(path: Path) -> dict:
-    """What a card says of preprocessing and activation, as a tag's configuration says it."""
+    """Preprocessing and activation in a card, in the layout of a tag's configuration. Raises InputError."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         images = card.get("preprocess_cfg") or {}
@@ -124,7 +130,7 @@ def _card(path: Path) -> dict:
 
 
 def _local_files(name: str, pretrained: str | None) -> list[Path]:
-    """The local files of weights, of what find_clip gives; [] of open_clip's own."""
+    """The local files of the weights that find_clip names; [] for those that open_clip fetches itself."""
     if pretrained is not None:
         file = tag_and_file(name, pretrained)[1]
         return [Path(file)] if file is not None else []
@@ -133,7 +139,7 @@ def _local_files(name: str, pretrained: str | None) -> list[Path]:
 
 
 def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
-    """What local weights are known by, of what find_clip gives; open_clip's own are known by their tag, so nothing."""
+    """The fingerprint of the weights that find_clip names; {} for those of a tag, which identifies them."""
     files = _local_files(name, pretrained)
     if not files:
         return {}
@@ -144,43 +150,37 @@ def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
 def load_clip(
     name: str, pretrained: str | None, *, dtype: str, device
 ) -> tuple[Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
-    """Two functions: an RGB image -> its features [d], n texts -> theirs [n, d]; float64, of length 1.
+    """Load a model: two functions, an RGB image -> its features [d] and n texts -> theirs [n, d]; float64, of length 1.
 
-    So `texts @ image` are cosine similarities [n]. Raises InputError: no weights; from the second, several texts that
-    are all the same to the tokenizer. Warns where it is not known how the weights of a file were trained, and of texts
-    that are cut.
+    So `texts @ image` are cosine similarities [n]. Raises InputError if the weights cannot be loaded; the second
+    function raises it if several texts are all the same to the tokenizer. Warns if it is unknown how the weights of a
+    file were trained, and of texts that are cut.
     """
-    from transformers import dynamic_module_utils
-
     open_clip = _import()
-    for file in _local_files(name, pretrained):
-        check_pt(file)
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether to run a folder's code
-    logging.disable(logging.CRITICAL)
+    for path in _local_files(name, pretrained):
+        check_pt(path)
     file, training = tag_and_file(name, pretrained)[1], training_of(name, pretrained)
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
-            name,
-            file or pretrained,
-            precision=PRECISION[dtype],
-            device=device,
-            force_quick_gelu=training.quick_gelu,
-            **{f"image_{key}": value for key, value in training.images.items()},
-        )
-        tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # no network, and whatever a broken or foreign file makes the readers say
-        why = one_line(error, 300)
-        raise InputError(
-            f"{name}, {pretrained}", f"cannot load its weights; --pretrained takes a file: {why}"
-        ) from error
-    finally:
-        logging.disable(logging.NOTSET)
+        with _silent():
+            model, preprocess = open_clip.create_model_from_pretrained(
+                name,
+                file or pretrained,
+                precision=PRECISION[dtype],
+                device=device,
+                force_quick_gelu=training.quick_gelu,
+                **{f"image_{key}": value for key, value in training.images.items()},
+            )
+            tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # without a network, or for a damaged file, open_clip raises nearly any class
+        reason = one_line(error, 300)
+        found = f"cannot load its weights; --pretrained takes a file: {reason}"
+        raise InputError(f"{name}, {pretrained}", found) from error
     model.eval()
     if training.unknown:
-        how = f"--pretrained TAG=FILE reads it as a tag's weights, else {CARD} beside it says it"
+        how = f"--pretrained TAG=FILE reads it as a tag's weights, or put {CARD} beside it"
         tags = few(open_clip.list_pretrained_tags_by_model(name), 4) or "none"
-        known = f"open_clip's tags for {name} ({tags}) do not tell its {training.unknown}"
-        warnings.warn(f"--pretrained {pretrained}: {known}; {how}", InputWarning, stacklevel=2)
+        differ = f"open_clip's tags for {name} ({tags}) leave open its {training.unknown}"
+        warnings.warn(f"--pretrained {pretrained}: {differ}; {how}", InputWarning, stacklevel=2)
     check = TokenCheck(tokenizer)
 
     @torch.inference_mode()
@@ -197,20 +197,36 @@ def load_clip(
     return of_image, of_texts
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let nothing be logged, and transformers never ask whether to run a folder's code; both are restored."""
+    from transformers import dynamic_module_utils
+
+    disabled, seconds = logging.root.manager.disable, dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    logging.disable(logging.CRITICAL)
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+        logging.disable(disabled)
+
+
 class TokenCheck:
-    """Names texts that a tokenizer cuts, each once, and those that are the same after it."""
+    """Warns of texts that a tokenizer cuts, once of each, and of texts that become the same."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.named = set()  # texts that were cut
-        self.left = {}  # what was left of them, tokens -> the first text
+        self.named: set[str] = set()  # texts that were cut
+        self.left: dict[tuple[int, ...], str] = {}  # the tokens that were left of them -> the first such text
 
     def __call__(self, texts: list[str], tokens: list[list[int]]) -> None:
-        """tokens [texts, context length], the tokenizer's. InputError where several different texts are all the same.
+        """Check texts and their tokens [texts, context length]. InputError if different texts are all the same.
 
-        Texts of one call are compared, and those that are cut with all that were cut before.
+        The texts of one call are compared; those that are cut, with all that were cut before.
         """
-        first, same = {}, []
+        first: dict[tuple[int, ...], str] = {}
+        same = []
         rows = dict(zip(texts, map(tuple, tokens), strict=True))
         for text, length in zip(rows, _lengths(self.tokenizer, list(rows)), strict=True):
             row = rows[text]
@@ -229,7 +245,7 @@ class TokenCheck:
 
 
 def _lengths(tokenizer, texts: list[str]) -> list[int]:
-    """How many tokens texts have, start and end included, before any is cut."""
+    """The numbers of tokens of texts, start and end included, before any is cut."""
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:  # open_clip's SimpleTokenizer
         return [2 + len(tokenizer.encode(text)) for text in texts]

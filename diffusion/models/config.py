@@ -1,4 +1,4 @@
-"""What a name stands for: the configuration of a model, read before any weight is loaded."""
+"""The configuration of a model, found from its name and read before any weight is loaded."""
 
 import importlib.util
 import inspect
@@ -18,6 +18,7 @@ from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
 from diffusion.models.families import ADAPTERS, PACKED, SHARED, why_unsupported
+from diffusion.models.internals import check_internals
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
 from diffusion.settings import quiet_libraries
 
@@ -27,12 +28,13 @@ UNUSED = {  # parts of pipelines that classification does not use
 }  # fmt: skip
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
 AUTOENCODERS = ("vae", "vqvae", "movq")
-LIBRARIES = {  # of parts, as folders call them -> where their classes are
+LIBRARIES = {  # a part's library in model_index.json -> the module that has its classes
     "diffusers": "diffusers",
     "transformers": "transformers",
     "kolors": "diffusers.pipelines.kolors",
 }
-TEXT_PARTS = ("text_encoder", "tokenizer", "processor")  # what the names of parts begin with that read prompts
+SCRIPTS = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}  # which script a model is for
+TEXT_PARTS = ("text_encoder", "tokenizer", "processor")  # prefixes of the names of parts that read prompts
 TEXT_ONLY = {"addition_embed_type": {None, "text"}, "encoder_hid_dim_type": {None, "text_proj"}}  # of a U-Net
 SIZED = {"StableDiffusionXLPipeline", "KolorsPipeline"}  # pipelines whose U-Net takes the size of the image
 CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}
@@ -40,29 +42,29 @@ CLIPS = {"CLIPTextModel", "CLIPTextModelWithProjection"}
 
 @dataclass(frozen=True)
 class Card:
-    """What a model's configuration says, before any weight is loaded."""
+    """The configuration of a model, read before any weight is loaded."""
 
-    source: str  # hub id or folder, which says all this
+    source: str  # hub id or folder that holds the configuration
     pipeline: str  # the diffusers class
-    parts: dict[str, tuple[str, str]]  # what is loaded: name -> library and class
+    parts: dict[str, tuple[str, str]]  # the parts that are loaded: name -> library and class
     levels: int  # T
     latent: tuple[int, int, int]  # c, h, w
     image_size: int  # pixels
-    classes: int | None = None  # how many class ids it knows, if it is told those
-    called: tuple[str, ...] = ()  # the names of these classes, if its folder says
+    classes: int | None = None  # the number of class ids, if the model is conditioned on them
+    called: tuple[str, ...] = ()  # the names of these classes, if the folder has them
     autoencoder: str | None = "vae"  # the part that encodes images; None: the network works in pixels
     has_bound: bool = False  # predicts epsilon and a variance
-    vae: str | None = None  # hub id or folder of another VAE than the pipeline's own
-    lora: tuple[str, ...] = ()  # hub ids or files of what is added to its weights, perhaps with :WEIGHT
-    embeddings: tuple[str, ...] = ()  # hub ids or files of tokens that its tokenizer does not have
-    own_lora: tuple[str, ...] = ()  # as `lora`, each of some arms alone
-    own_tokens: tuple[tuple[str, str], ...] = ()  # as `embeddings`, each with the name that its token has here
-    lacks_t5: bool = False  # it has a T5, which is not loaded
+    vae: str | None = None  # hub id or folder of a VAE that replaces the pipeline's
+    lora: tuple[str, ...] = ()  # hub ids or files that are added to the weights, perhaps with :WEIGHT
+    embeddings: tuple[str, ...] = ()  # hub ids or files of tokens that the tokenizer does not have
+    prompt_loras: tuple[str, ...] = ()  # as `lora`, but each for some prompts alone
+    prompt_tokens: tuple[tuple[str, str], ...] = ()  # as `embeddings`, each with the new name of its token
+    lacks_t5: bool = False  # the folder has a T5, which is not loaded
     file: str | None = None  # the single file, or the folder of some parts, that holds the weights
-    home: hub.Source | None = field(default=None, repr=False, compare=False)  # what `source` has
+    home: hub.Source | None = field(default=None, repr=False, compare=False)  # the files of `source`
     places: dict[str, tuple[hub.Source, str]] = field(
         default_factory=dict, repr=False, compare=False
-    )  # of modules -> folder within
+    )  # part with weights -> where its files lie, and the folder there
     scheduler: object = field(default=None, repr=False, compare=False)
 
 
@@ -71,7 +73,7 @@ def read_card(
     name: str,
     image_size: int | None = None,
     *,
-    told: str = "text",
+    conditioned_on: str = "text",
     vae: str | None = None,
     lora: str | Sequence[str] | None = None,
     embeddings: Sequence[str] | None = None,
@@ -80,88 +82,85 @@ def read_card(
 ) -> Card:
     """Read the configuration of an alias, a hub id, a local folder in diffusers layout or a single file; no weights.
 
-    `told` is what the caller's arms are, "text" or "class"; `t5`: with the T5 of Stable Diffusion 3; `config`: the
-    alias, hub id or folder whose configuration a single file has, by default what diffusers takes it for; it also has
-    what a folder of some parts lacks. Raises InputError when the model cannot be reached, is no pipeline that we know,
-    needs code of its own, is told something else, or does not take that image size or that VAE.
+    `conditioned_on` is "text" or "class", the kind of the caller's arms; `t5`: with the T5 of Stable Diffusion 3;
+    `config`: the alias, hub id or folder that has the configuration of a single file (by default what diffusers
+    recognises in it), or the other parts of a folder of some parts. Raises InputError if the model cannot be reached,
+    is no supported pipeline, needs code of its own, is conditioned on something else, or does not take that image size
+    or that VAE.
     """
-    lora = (lora,) if isinstance(lora, str) else tuple(lora or ())
-    for each in lora:
+    loras = (lora,) if isinstance(lora, str) else tuple(lora or ())
+    for each in loras:
         split_weight(each)
     single = name.endswith(".safetensors")
     folder = os.path.expanduser(name)
     partial = os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "model_index.json"))
     if name.endswith((".gguf", ".ckpt")):
-        raise InputError(
-            f"--version {name}", "single files are read as .safetensors only; convert it, or take that one"
-        )
+        wanted = "single files are read as .safetensors only; convert it, or take that one"
+        raise InputError(f"--version {name}", wanted)
     if config is not None and not (single or partial):
         raise InputError(f"--config {config}", f"is for a --version that is a single .safetensors file, not for {name}")
     reasons = []
-    try:
-        sources = single_file.looks_like(name) if single and not config else ALIASES[told].get(config or name)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"--version {name}", f"cannot be read: {type(error).__name__}: {one_line(error)}") from error
-    for source in sources or [config or name]:
+    for source in _sources(name, single, config, conditioned_on):
         try:
-            card = _card(name, source, image_size, told, vae, t5)
-            card = replace(card, lora=lora, embeddings=tuple(embeddings or ()))
-            return _in_file(card, name) if single else _in_folder(card, name) if partial and config else card
+            card = _card(name, source, image_size, conditioned_on, vae, t5)
+            card = replace(card, lora=loras, embeddings=tuple(embeddings or ()))
+            if single:
+                return _in_file(card, name)
+            return _in_folder(card, name) if partial and config else card
         except InputError:
             raise
-        except UNREADABLE as error:
-            said = "" if isinstance(error, hub.Unreachable | checkpoint.Unreadable) else f"{type(error).__name__}: "
-            reasons.append(f"{source} ({said}{one_line(error)})")
+        except UNREADABLE as error:  # a foreign configuration may lack any key, or hold any type there
+            reasons.append(f"{source} ({_described(error)})")
     if single:
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
-        raise InputError(
-            f"--version {name}", f"its configuration could not be read from {'; '.join(reasons)}; {wanted}"
-        )
-    beside = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
-    raise aliases.unreadable(name, told, reasons, beside)
+        found = f"its configuration could not be read from {'; '.join(reasons)}"
+        raise InputError(f"--version {name}", f"{found}; {wanted}")
+    hint = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
+    raise aliases.unreadable(name, conditioned_on, reasons, hint)
 
 
-def _card(name: str, source: str, image_size: int | None, told: str, vae: str | None, t5: bool) -> Card:
+def _described(error: Exception) -> str:
+    """An error with its class, unless its message was written by this package."""
+    if isinstance(error, hub.Unreachable | checkpoint.Unreadable):
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _sources(name: str, single: bool, config: str | None, conditioned_on: str) -> list[str]:
+    """The hub ids or folders that may have a model's configuration, in the order in which they are tried."""
+    if not single or config:
+        return ALIASES[conditioned_on].get(config or name, [config or name])
+    try:
+        return single_file.looks_like(name)
+    except OSError as error:
+        raise InputError(f"--version {name}", f"cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _card(name: str, source: str, image_size: int | None, conditioned_on: str, vae: str | None, t5: bool) -> Card:
+    """The card of one source. Raises InputError, or one of UNREADABLE if the source may be missing or damaged."""
     home = hub.look(source)
     if "modular_model_index.json" in home.names and "model_index.json" not in home.names:
         modular = "a modular repository (modular_model_index.json), whose pipeline is put together by code"
         raise InputError(f"--version {name}", f"{source} is {modular}; wanted one with model_index.json")
     pipeline, parts, config, declared = _read_configs(home)
-    if pipeline not in ADAPTERS:
-        reason = why_unsupported(pipeline, class_of("diffusers", pipeline))
-        supported = f"supported are {', '.join(ADAPTERS)}"
-        raise InputError(f"--version {name}", f"{source} is a {pipeline}, which {reason}; {supported}")
-    if needed := getattr(class_of("diffusers", pipeline), "_backends", []):  # diffusers' stand-in
-        missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
-        raise InputError(
-            f"--version {name}", f"{source} is a {pipeline}, which needs another package: pip install {missing}"
-        )
+    _check_pipeline(name, source, pipeline, conditioned_on)
     family = ADAPTERS[pipeline]
     part, takes = family.network, family.condition
-    if takes != told:
-        script = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}[takes]
-        raise InputError(f"--version {name}", f"{source} is a {pipeline}, which is told a {takes}; that is {script}'s")
-    if t5 and (T5 - parts.keys() or pipeline != "StableDiffusion3Pipeline"):
-        raise InputError(
-            "--t5", f"is for Stable Diffusion 3 with a third text encoder; {source} is a {pipeline} without"
-        )
     optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
-    lacks_t5 = not t5 and bool(optional) and not T5 - parts.keys()
+    has_t5 = bool(optional) and not optional - parts.keys()
+    if t5 and not has_t5:
+        wanted = "is for Stable Diffusion 3 with a third text encoder"
+        raise InputError("--t5", f"{wanted}; {source} is a {pipeline} without")
     parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in optional)}
-    for key, (library, class_name) in parts.items():
-        if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
-            needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
-            raise InputError(f"--version {name}", f"{source} needs code of its own, which is never run: {needs}")
-    modules = [key for key, of in parts.items() if key != "scheduler" and issubclass(class_of(*of), torch.nn.Module)]
-    places = {key: (home, key) for key in modules}
-    autoencoder = next((part for part in AUTOENCODERS if part in parts), None)
+    _check_classes(name, source, parts)
+    places = {key: (home, key) for key in parts if _has_weights(key, parts)}
+    autoencoder = next((key for key in AUTOENCODERS if key in parts), None)
     of_latents = bool(_takes(pipeline).intersection(AUTOENCODERS))
     if vae is not None and not of_latents:
         raise InputError(f"--vae {vae}", f"{source} has no VAE, it works in pixels")
     lost = [key for key in (part, "scheduler") if key not in parts]
-    lost += ["VAE"] if of_latents and autoencoder is None and vae is None else []
+    if of_latents and autoencoder is None and vae is None:
+        lost.append("VAE")
     if lost:
         lacks = f"{source} has no {lost[0]} (model_index.json names none), which a {pipeline} wants"
         raise InputError(f"--version {name}", lacks)
@@ -172,29 +171,17 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
     network = config[part]
     if takes == "text":
         _check_inputs(source, pipeline, parts, network, home)
-    scheduler = scheduler_of(config["scheduler"], source)
-    settings = scheduler.config
-    if family.flow and Process.from_scheduler(scheduler).predicts != "flow":
-        settings = config["scheduler"]
-        scheduler = flow_scheduler(settings, source, pipeline)
-    if family.shifted and "use_dynamic_shifting" not in settings:
-        lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
-        raise InputError(source, f"its scheduler, {config['scheduler'].get('_class_name')}, {lacks}")
+    scheduler = _read_scheduler(source, pipeline, config["scheduler"])
+    if autoencoder is None:
+        latent, size = _pixels(source, network, image_size)
+    else:
+        latent, size = _sizes(pipeline, source, network, config[autoencoder], image_size, vae)
+    classes, called = None, ()
+    if takes == "class":
+        classes, called = _classes(source, parts[part][1], network, declared)
     process = Process.from_scheduler(scheduler)
-    latent, size = (
-        _sizes(
-            pipeline,
-            source,
-            network,
-            config[autoencoder],
-            image_size,
-            vae,
-            told,
-        )
-        if autoencoder
-        else _pixels(source, network, image_size)
-    )
-    classes, called = _classes(source, parts[part][1], network, declared) if told == "class" else (None, ())
+    if not name.endswith(".safetensors"):
+        _check_weights_exist(places)
     return Card(
         source,
         pipeline,
@@ -207,64 +194,114 @@ def _card(name: str, source: str, image_size: int | None, told: str, vae: str | 
         autoencoder=autoencoder,
         has_bound=network.get("out_channels") == 2 * latent[0] and process.predicts == "epsilon",
         vae=vae,
-        lacks_t5=lacks_t5,
+        lacks_t5=has_t5 and not t5,
         home=home,
-        places=_with_weights(places) if not name.endswith(".safetensors") else places,
+        places=places,
         scheduler=scheduler,
     )
 
 
+def _check_pipeline(name: str, source: str, pipeline: str, conditioned_on: str) -> None:
+    """Raise InputError unless a pipeline is supported, can be built here, and is conditioned on this."""
+    if pipeline not in ADAPTERS:
+        reason = why_unsupported(pipeline, class_of("diffusers", pipeline))
+        supported = f"supported are {', '.join(ADAPTERS)}"
+        raise InputError(f"--version {name}", f"{source} is a {pipeline}, which {reason}; {supported}")
+    needed = getattr(class_of("diffusers", pipeline), "_backends", [])  # diffusers' stand-in has them
+    if needed:
+        missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
+        needs = f"{source} is a {pipeline}, which needs another package"
+        raise InputError(f"--version {name}", f"{needs}: pip install {missing}")
+    takes = ADAPTERS[pipeline].condition
+    if takes != conditioned_on:
+        on = {"text": "text", "class": "class ids"}[takes]
+        raise InputError(
+            f"--version {name}", f"{source} is a {pipeline}, which is conditioned on {on}: use {SCRIPTS[takes]}"
+        )
+
+
+def _check_classes(name: str, source: str, parts: dict[str, tuple[str, str]]) -> None:
+    """Raise InputError if a part is of no class of diffusers or transformers: it needs code from its repository."""
+    for key, (library, class_name) in parts.items():
+        if key != "scheduler" and (library not in LIBRARIES or not class_of(library, class_name)):
+            needs = f"its {key} is {library}.{class_name}, which is neither diffusers' nor transformers'"
+            raise InputError(f"--version {name}", f"{source} needs code of its own, which is never run: {needs}")
+
+
+def _has_weights(key: str, parts: dict[str, tuple[str, str]]) -> bool:
+    return key != "scheduler" and issubclass(class_of(*parts[key]), torch.nn.Module)
+
+
+def _read_scheduler(source: str, pipeline: str, settings: dict):
+    """The scheduler of a pipeline; flow matching's if the pipeline exists as flow matching only."""
+    scheduler = scheduler_of(settings, source)
+    found = scheduler.config
+    if ADAPTERS[pipeline].flow and Process.from_scheduler(scheduler).predicts != "flow":
+        found = settings
+        scheduler = flow_scheduler(settings, source, pipeline)
+    if ADAPTERS[pipeline].shifted and "use_dynamic_shifting" not in found:
+        lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
+        raise InputError(source, f"its scheduler, {settings.get('_class_name')}, {lacks}")
+    return scheduler
+
+
 def _sizes(
-    pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None, told: str
+    pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None
 ) -> tuple[tuple[int, int, int], int]:
-    """The latent c, h, w and the pixels of the images. InputError: the network does not take these."""
+    """The latent's c, h, w and the side of the images in pixels. InputError if the network does not take these."""
     factor, c = _of_vae(autoencoder, vae or source)
     family = ADAPTERS[pipeline]
     packed = PACKED if family.packed else 1
     takes = network["in_channels"] if "in_channels" in network else network["in_visual_dim"]  # Kandinsky 5's
-    if takes != c * packed**2:
-        more = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
-        more |= {c + 1: "a map of depths"}
-        if takes in more and vae is None and packed == 1:
-            raise InputError(source, f"its network takes {takes} channels: beside the latent's {c}, {more[takes]}")
-        if vae is None:
-            wanted = f"wanted {c * packed**2}, as its VAE gives {c} latent channels"
-            raise InputError(source, f"its network takes {takes} channels; {wanted}")
-        raise InputError(f"--vae {vae}", f"gives {c} latent channels, {source} takes {takes}")
+    _check_channels(source, takes, c, packed, vae)
     side = _side(source, network) or family.side
     native = side * factor
     (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
+    size = native if image_size is None else image_size
     patch = patch if isinstance(patch, int) else patch[-1]  # of time, height and width
     step = factor * max(packed, patch, family.multiple)  # Qwen's patches are packed squares
-    size = native if image_size is None else image_size
     if size < step or size % step:
         raise InputError(f"--img_size {size}", f"{source} needs a multiple of {step}")
     most = network.get("pos_embed_max_size") or size
-    if pipeline == "AuraFlowPipeline":  # says how many in all
+    if pipeline == "AuraFlowPipeline":  # has the number of all places
         most = math.isqrt(most)
-    if size > (largest := most * step):
+    largest = most * step
+    if size > largest:
         raise InputError(f"--img_size {size}", f"{source} takes images of {largest} pixels at most")
-    if told == "class" and size != native:
+    if family.condition == "class" and size != native:
         raise InputError(f"--image-size {size}", f"{source} takes images of {native} pixels only")
     return (c, size // factor, size // factor), size
 
 
+def _check_channels(source: str, takes: int, c: int, packed: int, vae: str | None) -> None:
+    """Raise InputError unless a network takes the c channels of the VAE's latent, in squares of packed by packed."""
+    wanted = c * packed**2
+    if takes == wanted:
+        return
+    if vae is not None:
+        raise InputError(f"--vae {vae}", f"gives {c} latent channels, {source} takes {takes}")
+    images = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
+    images[c + 1] = "a map of depths"
+    if takes in images and packed == 1:
+        raise InputError(source, f"its network takes {takes} channels: beside the latent's {c}, {images[takes]}")
+    gives = f"as its VAE gives {c} latent channels"
+    raise InputError(source, f"its network takes {takes} channels; wanted {wanted}, {gives}")
+
+
 def _of_vae(config: dict, source: str) -> tuple[int, int]:
-    """How many pixels are as wide as one place of the latent, and its channels. InputError for an unsupported VAE."""
+    """The pixels per place of the latent along one side, and its channels. InputError for an unsupported VAE."""
     if "z_dim" in config:  # Qwen-Image's and Wan's, of videos
         return 2 ** len(config["temperal_downsample"]) * (config.get("patch_size") or 1), config["z_dim"]
     keys = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")
     blocks = next((config[key] for key in keys if config.get(key)), None)
     c = config.get("vq_embed_dim") or config.get("latent_channels")
     if blocks is None or c is None or any(key.startswith("temporal") for key in config):
-        raise InputError(
-            f"{source}", f"its VAE is a {config.get('_class_name')}, which is not supported; wanted an image's"
-        )
+        raise InputError(source, f"unsupported VAE {config.get('_class_name')}; wanted an image's")
     return 2 ** (len(blocks) - 1), c
 
 
 def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[int, int, int], int]:
-    """The same of a network that works in pixels."""
+    """c, h, w and the side in pixels for a pixel-space network. InputError if it does not take images of that size."""
     c, side = network["in_channels"], _side(source, network)
     if c not in (1, 3):
         raise InputError(source, f"its network takes {c} channels; wanted images in grey (1) or in colour (3)")
@@ -274,7 +311,7 @@ def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[i
 
 
 def _side(source: str, network: dict) -> int | None:
-    """The side of the square that a network was trained on."""
+    """The side of the square that a network was trained on, in places of its input; None if its pipeline has one."""
     side = network.get("sample_size")
     if isinstance(side, list | tuple):
         if len(set(side)) != 1:
@@ -285,76 +322,99 @@ def _side(source: str, network: dict) -> int | None:
     return side
 
 
+# ---- classes ----
+
+
 def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int, tuple[str, ...]]:
-    """How many classes a network was trained with, its null class apart, and their names where its folder says."""
-    if not kind.startswith("UNet"):
-        known = network["num_embeds_ada_norm"]  # its null class comes on top
+    """The number of classes without a null class, and their names if model_index.json has them."""
+    if kind.startswith("UNet"):
+        n_classes = network.get("num_class_embeds")
+        if network.get("class_embed_type") is not None or not n_classes:
+            lacks = f"its {kind} is not conditioned on classes (num_class_embeds)"
+            raise InputError(source, f"{lacks}; wanted one that is")
+        _check_no_text(source, kind, network)
     else:
-        known = network.get("num_class_embeds")
-        if network.get("class_embed_type") is not None or not known:
-            raise InputError(source, f"its {kind} is not told classes (num_class_embeds); wanted one that is")
-        blocks = [*network["down_block_types"], network.get("mid_block_type") or "", *network["up_block_types"]]
-        if kind == "UNet2DConditionModel":
-            blocks += [] if "mid_block_type" in network else ["UNetMidBlock2DCrossAttn"]
-            if told := [block for block in blocks if "CrossAttn" in block]:
-                raise InputError(source, f"its {kind} is told a text beside the class ({told[0]})")
+        n_classes = network["num_embeds_ada_norm"]  # without its null class
     ids = declared.get("id2label") or {}
-    names = tuple(str(ids[key]) for key in sorted(ids, key=int))
-    if names and [int(key) for key in sorted(ids, key=int)] != list(range(len(ids))):
+    keys = sorted(ids, key=int)
+    names = tuple(str(ids[key]) for key in keys)
+    if names and [int(key) for key in keys] != list(range(len(ids))):
         raise InputError(source, f"id2label in model_index.json does not name the classes 0..{len(ids) - 1}")
-    return _named(source, kind, known, names, "id2label in model_index.json")
+    return _named(source, kind, n_classes, names, "id2label in model_index.json")
 
 
-def _named(source: str, kind: str, known: int, names: tuple[str, ...], where: str) -> tuple[int, tuple[str, ...]]:
-    """How many classes there are, and their names; a U-Net may have one more, the null class, which comes last."""
-    null = kind.startswith("UNet") and len(names) == known - 1
-    if names and not (null or len(names) == known):
-        wanted = f"{known}" if not kind.startswith("UNet") else f"{known}, or {known - 1} if the last is the null class"
+def _check_no_text(source: str, kind: str, network: dict) -> None:
+    """Raise InputError if a class-conditional U-Net is conditioned on text too."""
+    if kind != "UNet2DConditionModel":
+        return
+    middle = network.get("mid_block_type") or ""
+    if "mid_block_type" not in network:
+        middle = "UNetMidBlock2DCrossAttn"  # the default of its class
+    blocks = [*network["down_block_types"], middle, *network["up_block_types"]]
+    of_text = [block for block in blocks if "CrossAttn" in block]
+    if of_text:
+        raise InputError(source, f"its {kind} is conditioned on a text besides the class ({of_text[0]})")
+
+
+def _named(source: str, kind: str, n_classes: int, names: tuple[str, ...], where: str) -> tuple[int, tuple[str, ...]]:
+    """The number of classes, and their names; a U-Net may have one class more, the null class, which comes last."""
+    null = kind.startswith("UNet") and len(names) == n_classes - 1
+    if names and not null and len(names) != n_classes:
+        wanted = f"{n_classes}"
+        if kind.startswith("UNet"):
+            wanted = f"{n_classes}, or {n_classes - 1} if the last is the null class"
         raise InputError(where, f"names {len(names)} classes, {source} has {wanted}")
-    return len(names) or known, names
+    return len(names) or n_classes, names
 
 
 def with_names(card: Card, file: str) -> Card:
-    """The card of a class-conditional model whose classes are named by the lines of a file. InputError if they are not.
+    """The card of a class-conditional model with the class names in the lines of a file. InputError if they do not fit.
 
-    Where the model's own folder names them, the file may only leave off its null class by naming one less.
+    If the model's folder names the classes too, the file may have one name less and so leave out the null class.
     """
     try:
         with open(os.path.expanduser(file), encoding="utf-8-sig") as opened:
-            names = tuple(line.strip() for line in opened.read().strip("\n").split("\n"))
+            lines = opened.read().strip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes {file}", f"cannot be read ({one_line(error)})") from None
+    names = tuple(line.strip() for line in lines)
     if "" in names:
-        raise InputError(
-            f"--classes {file}", f"line {names.index('') + 1} is empty; wanted a class's name in each line"
-        )
+        line = names.index("") + 1
+        raise InputError(f"--classes {file}", f"line {line} is empty; wanted a class's name in each line")
     kind = card.parts[ADAPTERS[card.pipeline].network][1]
     classes, called = _named(card.source, kind, card.classes, names, f"--classes {file}")
     return replace(card, classes=classes, called=called)
 
 
+# ---- parts ----
+
+
 def class_of(library: str, class_name: str):
-    """The class of a part; None where there is no such."""
+    """The class of a part; None if the library has none of this name."""
     return getattr(importlib.import_module(LIBRARIES[library]), class_name, None)
 
 
-def _with_weights(places: dict[str, tuple[hub.Source, str]]) -> dict[str, tuple[hub.Source, str]]:
-    """The same; FileNotFoundError unless each part has a file of weights."""
+def _check_weights_exist(places: dict[str, tuple[hub.Source, str]]) -> None:
+    """Raise FileNotFoundError if a part has no file of weights."""
     for part, (source, within) in places.items():
         try:
             checkpoint.weight_files(source.within(within))
         except FileNotFoundError as error:
             lost = f", in the cache alone: {source.lost}" if source.lost else ""
             raise FileNotFoundError(f"no weights of its {part}: {error}{lost}") from None
-    return places
 
 
 def _in_file(card: Card, file: str) -> Card:
-    """A card of a single file, which knows what it was trained to predict."""
-    said = {} if ADAPTERS[card.pipeline].flow else single_file.trained_as(file)
-    told, betas = card.scheduler.config, hasattr(card.scheduler, "betas")  # flow matching has no use for either
-    if changes := {key: value for key, value in said.items() if (betas or key in told) and told.get(key) != value}:
-        config = dict(told) | changes | {"_class_name": type(card.scheduler).__name__}
+    """A card with the weights of a single file, whose metadata may say how it was trained."""
+    trained = {} if ADAPTERS[card.pipeline].flow else single_file.trained_as(file)
+    settings = card.scheduler.config
+    has_betas = hasattr(card.scheduler, "betas")  # flow matching has no use for these settings
+    changes = {}
+    for key, value in trained.items():
+        if (has_betas or key in settings) and settings.get(key) != value:
+            changes[key] = value
+    if changes:
+        config = dict(settings) | changes | {"_class_name": type(card.scheduler).__name__}
         card = replace(card, scheduler=scheduler_of(config, file))
         changed = ", ".join(f"{key} {value}" for key, value in changes.items())
         warnings.warn(f"{file}: says itself how it was trained: {changed}", InputWarning, stacklevel=3)
@@ -362,34 +422,41 @@ def _in_file(card: Card, file: str) -> Card:
 
 
 def _in_folder(card: Card, folder: str) -> Card:
-    """A card of a folder of some parts, such as training leaves; the others are the configuration's."""
-    there = hub.look(folder)
-    own = {part: (there, part) for part in card.places if f"{part}/config.json" in there.names}
-    if not own:
+    """A card with the parts of a folder of some parts, as training leaves it; the others are the configuration's."""
+    source = hub.look(folder)
+    here = {part: (source, part) for part in card.places if f"{part}/config.json" in source.names}
+    if not here:
         raise InputError(f"--version {folder}", f"holds none of {', '.join(card.places)}")
-    return replace(card, file=folder, places=_with_weights(card.places | own))
+    places = card.places | here
+    _check_weights_exist(places)
+    return replace(card, file=folder, places=places)
 
 
 def _read_vae(name: str) -> tuple[tuple[hub.Source, str], dict]:
-    """Where a VAE lies, and its configuration."""
+    """The place of a VAE, as in Card.places, and its configuration. Raises InputError."""
     from diffusers import AutoencoderKL
 
     try:
         source = hub.look(name)
-        config = AutoencoderKL.load_config(source.folder)
+        with checkpoint.library_reads():
+            config = AutoencoderKL.load_config(source.folder)
         kind = str(config.get("_class_name", "AutoencoderKL"))
         if not any(word in kind for word in ("Autoencoder", "VAE", "VQModel")) or not class_of("diffusers", kind):
-            raise ValueError(f"config.json is a {kind}'s")
-        return _with_weights({"vae": (source, "")})["vae"], config | {"_class_name": kind}
-    except (OSError, ValueError) as error:
+            raise FileNotFoundError(f"config.json is a {kind}'s")
+        _check_weights_exist({"vae": (source, "")})
+    except OSError as error:
         wanted = "wanted a hub id or the folder of a VAE"
         raise InputError(f"--vae {name}", f"cannot be read; {wanted}: {one_line(error)}") from None
+    return (source, ""), config | {"_class_name": kind}
 
 
 def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], dict[str, dict], dict]:
-    """The class name of a pipeline, its parts (name -> library, class), the configurations of the numeric ones, all."""
+    """A pipeline's class, its parts (name -> library, class), the configurations of network, VAE and scheduler, and
+    model_index.json.
+    """
     from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 
+    check_internals()
     declared = DiffusionPipeline.load_config(home.folder)
     pipeline = str(declared["_class_name"])
     pipeline = SHARED.get(pipeline, pipeline)
@@ -397,7 +464,7 @@ def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], di
     parts = {key: tuple(value) for key, value in declared.items() if _is_part(value) and key in (takes or declared)}
     config = {}
     for part in {"unet", "transformer", *AUTOENCODERS, "scheduler"} & parts.keys():
-        reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, of any class
+        reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, for any class
         config[part] = reader.load_config(home.folder, subfolder=part)
     return pipeline, parts, config, declared
 
@@ -410,8 +477,8 @@ def _is_part(value: object) -> bool:
 def _takes(pipeline: str) -> set[str]:
     """The parts that a pipeline's class takes, as diffusers reads model_index.json: other lists are settings.
 
-    Those without a default, and the optional ones that it lists (diffusers 0.42, DiffusionPipeline.from_pretrained).
-    Empty for a class that is unknown, or that needs a package.
+    These are the parameters without a default, and the optional parts that the class lists (diffusers 0.42,
+    DiffusionPipeline.from_pretrained). Empty for an unknown class, and for one whose package is not installed.
     """
     cls = class_of("diffusers", pipeline)
     if cls is None or hasattr(cls, "_backends"):
@@ -422,9 +489,9 @@ def _takes(pipeline: str) -> set[str]:
 
 
 def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: hub.Source) -> None:
-    """InputError where prompts cannot be read, or where a network wants more of them than its adapter gives.
+    """Raise InputError if prompts cannot be read, or if a network needs more than its adapter makes of them.
 
-    A null text encoder is diffusers' way to leave out the first of Stable Diffusion XL or Stable Diffusion 3's T5.
+    By a null text encoder diffusers leaves out the first of Stable Diffusion XL, or Stable Diffusion 3's T5.
     """
     xl = pipeline == "StableDiffusionXLPipeline"
     optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
@@ -440,8 +507,8 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
     if found:
         wants = f"a class, a noise level or an embedding beside the text ({found})"
         raise InputError(source, f"its {kind} is conditioned on {wants}; wanted one of text alone")
-    for key, known in TEXT_ONLY.items():
-        wanted = {"text_time"} if key == "addition_embed_type" and pipeline in SIZED else known
+    for key, supported in TEXT_ONLY.items():
+        wanted = {"text_time"} if key == "addition_embed_type" and pipeline in SIZED else supported
         if network.get(key) not in wanted:
             raise InputError(source, f"its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
     if parts["text_encoder_2" if xl else "text_encoder"][1] in CLIPS:
@@ -449,7 +516,7 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
 
 
 def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl: bool) -> None:
-    """InputError unless CLIP's text is as wide as a U-Net takes it; of XL also the pooled text and the size."""
+    """Raise InputError unless CLIP's text is as wide as a U-Net takes it; for XL also the pooled text and the size."""
     encoders = [key for key in ("text_encoder", "text_encoder_2") if key in parts]
     configs = [checkpoint.read_config(class_of(*parts[key]), home.folder / key) for key in encoders]
     width = sum(config.hidden_size for config in configs)

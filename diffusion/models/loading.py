@@ -1,9 +1,13 @@
-"""The models: the pipeline that a card describes, loaded whole, and made ready for the kernel."""
+"""A card becomes a model: the pipeline is checked, loaded whole, and made ready for the kernel.
+
+`check_parts` and `check_weights` look at files, before a run; `load_parts` and `load_model` load them.
+"""
 
 import contextlib
+import functools
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,14 +24,14 @@ from diffusion.core.process import Process
 from diffusion.data.images import to_grey
 from diffusion.io import hub
 from diffusion.io.wording import few
-from diffusion.models import checkpoint, single_file
+from diffusion.models import checkpoint, residence, single_file
 from diffusion.models.aliases import ALIASES, EMBEDDED
 from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
 from diffusion.models.families import ADAPTERS, PACKED, Adapter
-from diffusion.models.lora import OWN, OWN_TOKEN, add, embed, switcher, token_of
+from diffusion.models.lora import EMBEDDING_COLUMN, LORA_COLUMN, add, embed, switcher, token_of
 from diffusion.settings import exact_float32, guest
 
-NEAR = 0.02  # of the length of a prompt's conditions: prompts nearer than this are compared bit by bit
+NEAR = 0.02  # prompts whose conditions differ by less, relative to their length, are compared bit by bit
 
 __all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
 
@@ -42,80 +46,160 @@ class Model:
     encode: Callable[[Tensor], Tensor]  # images [b, 3, H, W] in [-1, 1] -> x [b, c, h, w] float32
     conditions: Callable[..., Conditions]  # n prompts or class ids [, LoRAs of each, report of progress] -> n rows
     denoise: Callable[[Tensor, Tensor, Conditions], Tensor]  # z [n, c, h, w], time [n], n rows -> [n, c or 2c, h, w]
-    told: str = "text"  # or "class": what `conditions` takes
-    classes: int | None = None  # how many class ids it knows, if it takes those
+    conditioned_on: str = "text"  # or "class": what `conditions` takes
+    classes: int | None = None  # the number of class ids, if it is conditioned on them
     tokens: tuple[str, ...] = ()  # of its embeddings
-    switch: Callable[[tuple[str, ...]], None] | None = None  # turns on these of the card's own_lora, off the rest
+    switch: Callable[[tuple[str, ...]], None] | None = None  # enables exactly these of the card's prompt_loras
 
 
 @contextlib.contextmanager
-def _reading(card: Card):
-    """Turn missing, damaged or foreign files into InputError; a bug of ours is none of these, and stays what it is."""
+def _reading(card: Card) -> Iterator[None]:
+    """Turn OSError into InputError: files that are missing, damaged or foreign.
+
+    Other errors are bugs and keep their traceback. Libraries raise other classes too for a damaged file; around their
+    calls `checkpoint.library_reads` makes Unreadable of them, an OSError.
+    """
     try:
         with guest():
             yield
-    except OSError as error:  # also hub.Unreachable, and weights.Unreadable of what a library raised
-        why = one_line(error, 300)
+    except OSError as error:
+        reason = one_line(error, 300)
         where = card.file or card.source
-        raise InputError(where, f"cannot read its weights; a local folder will do as well: {why}") from error
+        raise InputError(where, f"cannot read its weights; a local folder will do as well: {reason}") from error
 
 
 def weights_size(card: Card, dtype: torch.dtype) -> int:
-    """How many bytes a model will take in memory, from its configurations alone. Raises InputError, as load_model."""
+    """The bytes that a model will take in memory, from its configurations alone. Raises InputError, as load_model."""
     total = 0
     with _reading(card):
         for part, (source, within) in card.places.items():
             cls = class_of(*card.parts[part])
             module = checkpoint.empty(cls, checkpoint.read_config(cls, source.folder / within))
-            itemsize = torch.float32.itemsize if part in AUTOENCODERS else dtype.itemsize
+            itemsize = _dtype_of(part, dtype).itemsize
             total += sum(p.numel() for p in module.parameters()) * itemsize
     return total
 
 
+def _dtype_of(part: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a part: `dtype`, but float32 for a VAE, since some overflow in half precision."""
+    return torch.float32 if part in AUTOENCODERS else dtype
+
+
+# ---- parts ----
+
+
+def check_parts(card: Card) -> dict[str, torch.nn.Module]:
+    """Compare the files of all parts with their configurations; the parts on the meta device.
+
+    Repositories of the hub are fetched first. Warns of tensors that are not used. Raises InputError, or OSError for a
+    file that cannot be read, unless every weight of every part is there.
+    """
+    headers = _single_file_headers(card)
+    held = _held(card, headers)
+    modules = {}
+    for part, (source, within) in card.places.items():
+        cls, folder = class_of(*card.parts[part]), source.folder / within
+        if part in held:
+            modules[part] = single_file.check_part(part, cls, folder, headers, card.file)
+        else:
+            modules[part] = checkpoint.check_part(part, cls, folder, _files(source, within))
+    if held:
+        single_file.warn_of_rest(card.file, card.source, [part for part in modules if part not in held])
+    return modules
+
+
+def load_parts(card: Card, dtype: torch.dtype, outlined: Collection[str] = ()) -> dict[str, torch.nn.Module]:
+    """Load all parts that have weights, on the CPU, in `dtype`; a VAE in float32. Raises as `check_parts`.
+
+    Of those in `outlined` only the outline is made, as `checkpoint.outline_part` does.
+    """
+    held = _held(card, _single_file_headers(card))
+    tensors = single_file.read(card.file, dtype) if held else {}
+    modules = {}
+    for part, (source, within) in card.places.items():
+        cls, folder = class_of(*card.parts[part]), source.folder / within
+        if part in held:
+            modules[part] = single_file.load_part(part, cls, folder, tensors, card.file, _dtype_of(part, dtype))
+        elif part in outlined:
+            modules[part] = checkpoint.outline_part(part, cls, folder, _files(source, within), dtype)
+        else:
+            modules[part] = _load_part(card, part, dtype)
+    return modules
+
+
+def _load_part(card: Card, part: str, dtype: torch.dtype) -> torch.nn.Module:
+    source, within = card.places[part]
+    cls = class_of(*card.parts[part])
+    return checkpoint.load_part(part, cls, source.folder / within, _files(source, within), _dtype_of(part, dtype))
+
+
+def _text_encoders(card: Card) -> list[str]:
+    return [part for part in card.places if part.startswith("text_encoder")]
+
+
+def _read_when_used(card: Card, device: torch.device) -> list[str]:
+    """The parts that are read when they are used: on the CPU large text encoders, and with them the network.
+
+    Not those of a single file, which holds all parts, nor with LoRAs or embeddings, which change the weights.
+    """
+    changed = card.lora or card.embeddings or card.prompt_loras or card.prompt_tokens
+    if device.type != "cpu" or changed or _single_file_headers(card) or _quantised(card):
+        return []
+    large = []
+    for part in _text_encoders(card):
+        if sum(path.stat().st_size for path in _files(*card.places[part])) > residence.SMALL:
+            large.append(part)
+    return [*large, ADAPTERS[card.pipeline].network] if large else []
+
+
+def _quantised(card: Card) -> list[str]:
+    """The parts that are quantised: their libraries load them, and choose where they are."""
+    found = []
+    for part, (source, within) in card.places.items():
+        cls = class_of(*card.parts[part])
+        if checkpoint.quantisation(checkpoint.read_config(cls, source.folder / within)):
+            found.append(part)
+    return found
+
+
 def _files(source: hub.Source, within: str) -> list[Path]:
+    """The weight files of a part, fetched if need be."""
     names = checkpoint.weight_files(source.within(within))
     return hub.fetch(source, [f"{within}/{name}" if within else name for name in names])
 
 
-def _held(card: Card, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a card's single file, and the parts that they are of; with dtype None zeros that take no room."""
+def _single_file_headers(card: Card) -> dict[str, Tensor]:
+    """The tensors of a card's single file, without their values; {} if the card has none."""
     if card.file is None or not card.file.endswith(".safetensors"):
-        return {}, []
-    tensors = single_file.read(card.file, dtype)
-    if dtype is None:  # the meta device will not do: what converts text encoders asks what is there
-        tensors = {key: torch.zeros(()).expand(value.shape) for key, value in tensors.items()}
-    parts = [part for part, (_, within) in card.places.items() if within == part]  # a VAE of its own has no folder
-    return tensors, [part for part in parts if single_file.holds(class_of(*card.parts[part]), tensors)]
+        return {}
+    return single_file.read_headers(card.file)
 
 
-def _modules(card: Card, dtype: torch.dtype | None) -> dict[str, torch.nn.Module]:
-    """The parts of a model that have weights; with dtype None on the meta device, with warnings of what was found."""
-    tensors, held = _held(card, dtype)
-    loaded = {}
-    for part, (source, within) in card.places.items():
-        cls, folder = class_of(*card.parts[part]), source.folder / within
-        own = dtype and (torch.float32 if part in AUTOENCODERS else dtype)  # some VAEs overflow in half precision
-        if part in held:
-            loaded[part] = single_file.load_part(part, cls, folder, tensors, card.file, own)
-        else:
-            loaded[part] = checkpoint.load_part(part, cls, folder, _files(source, within), own)
-    if held and dtype is None:
-        single_file.warn_of_rest(card.file, card.source, [part for part in loaded if part not in held])
-    return loaded
+def _held(card: Card, headers: dict[str, Tensor]) -> list[str]:
+    """The parts of a card whose weights are in its single file."""
+    if not headers:
+        return []
+    parts = [part for part, (_, within) in card.places.items() if within == part]  # --vae's has no folder of its own
+    return [part for part in parts if single_file.holds(class_of(*card.parts[part]), headers)]
 
 
-def _pipeline(card: Card, dtype: torch.dtype | None):
-    given = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None: is left out
-    modules = _modules(card, dtype)
+def _pipeline(card: Card, modules: dict[str, torch.nn.Module]):
+    """The diffusers pipeline of a card, with these modules as its parts.
+
+    By its own class: diffusers 0.42.1 (`DiffusionPipeline._get_signature_keys`) asks the class that is called for its
+    optional parts, and DiffusionPipeline, which has none, silently reads HunyuanDiT's T5 itself, in its file's dtype.
+    """
+    left_out = dict.fromkeys((UNUSED | T5) - card.parts.keys())  # None leaves a part out
     with checkpoint.library_reads():
-        cls = class_of("diffusers", card.pipeline)
-        pipeline = cls.from_pretrained(card.home.folder, scheduler=card.scheduler, **modules, **given)
+        pipeline = class_of("diffusers", card.pipeline).from_pretrained(
+            card.home.folder, scheduler=card.scheduler, **modules, **left_out
+        )
     _limit_tokenizers(pipeline)
     return pipeline
 
 
 def _limit_tokenizers(pipeline) -> None:
-    """A tokenizer gives no more tokens than its text encoder has places for.
+    """Let a tokenizer make no more tokens than its text encoder has places for.
 
     Without a `model_max_length` in tokenizer_config.json transformers (5) takes 1e30, to which pipelines then pad.
     """
@@ -128,54 +212,82 @@ def _limit_tokenizers(pipeline) -> None:
         if isinstance(most, int) and tokenizer.model_max_length > most:
             tokenizer.model_max_length = most
     limit = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
-    if limit and getattr(pipeline, "tokenizer_max_length", 0) > limit:  # it had looked before
+    if limit and getattr(pipeline, "tokenizer_max_length", 0) > limit:  # read before the loop above
         pipeline.tokenizer_max_length = limit
 
 
-def check_weights(card: Card) -> dict[str, str]:
-    """Look at all the files of a model's weights, before a run begins; what they are known by, of each part.
+# ---- looking at weights ----
 
-    Of the hub they are fetched first. The hub's commit, or sizes and hashes of local files, of local folders also of
-    the configurations of the parts: a scheduler's says what the network predicts. Raises InputError unless every weight
-    of every part is there, every tensor of every LoRA has its place, and every tokenizer has its vocabulary; warns of
-    what is not used.
+
+def check_weights(card: Card) -> dict[str, str]:
+    """Check all files of a model's weights before a run begins: "weights of PART" -> the part's fingerprint.
+
+    A fingerprint is the hub's commit, or sizes and hashes of local files; the local configurations of the parts have
+    one too, since a scheduler's says what the network predicts. Repositories of the hub are fetched first. Raises
+    InputError unless every weight of every part is there, every tensor of every LoRA has its place, and every tokenizer
+    has its vocabulary; warns of tensors that are not used.
     """
     with _reading(card):
         _check_tokenizers(card)
-        known = {}
-        if card.lora or card.embeddings or card.own_lora or card.own_tokens:
-            pipeline, part = _pipeline(card, None), ADAPTERS[card.pipeline].network
-            known |= {f"weights of --embeddings {each}": embed(pipeline, each) for each in card.embeddings}
-            known |= {f"weights of {OWN_TOKEN} {e}": embed(pipeline, e, OWN_TOKEN, name) for e, name in card.own_tokens}
-            known |= {f"weights of --lora {each}": add(pipeline, part, each) for each in card.lora}
-            known |= {f"weights of {OWN} {each}": add(pipeline, part, each, OWN) for each in card.own_lora}
+        modules = check_parts(card)
+        fingerprints = {}
+        if card.lora or card.embeddings or card.prompt_loras or card.prompt_tokens:
+            fingerprints |= _check_additions(card, _pipeline(card, modules))
+        return fingerprints | _part_fingerprints(card) | _configuration_fingerprint(card)
+
+
+def _check_additions(card: Card, pipeline) -> dict[str, str]:
+    """Check LoRAs and embeddings against a pipeline on the meta device; their fingerprints."""
+    network = ADAPTERS[card.pipeline].network
+    found = {}
+    for file in card.embeddings:
+        found[f"weights of --embeddings {file}"] = embed(pipeline, file)
+    for file, token in card.prompt_tokens:
+        found[f"weights of {EMBEDDING_COLUMN} {file}"] = embed(pipeline, file, EMBEDDING_COLUMN, token)
+    for file in card.lora:
+        found[f"weights of --lora {file}"] = add(pipeline, network, file)
+    for file in card.prompt_loras:
+        found[f"weights of {LORA_COLUMN} {file}"] = add(pipeline, network, file, LORA_COLUMN)
+    return found
+
+
+def _part_fingerprints(card: Card) -> dict[str, str]:
+    held = _held(card, _single_file_headers(card))
+    found = {}
+    if held:
+        found["weights of the file"] = checkpoint.fingerprint([single_file.path_of(card.file)])
+    for part, (source, within) in card.places.items():
+        if part in held:
+            continue
+        if source.commit:
+            found[f"weights of {part}"] = f"commit {source.commit}"
         else:
-            _modules(card, None)
-        held = _held(card, None)[1]
-        if held:
-            known["weights of the file"] = checkpoint.fingerprint([single_file.path_of(card.file)])
-        for part, (source, within) in card.places.items():
-            if part not in held:
-                files = _files(source, within)
-                known[f"weights of {part}"] = (
-                    f"commit {source.commit}" if source.commit else checkpoint.fingerprint(files)
-                )
-        # the hub's have a commit, and the embedded models nobody edits
-        home, read = card.home, {"model_index.json", *card.parts}
-        told = [(home, name) for name in home.names if name.split("/")[0] in read]
-        told += [(source, Path(part, "config.json")) for source, part in card.places.values() if source != home]
-        told = [source.folder / name for source, name in told if source.commit is None]
-        told = [path for path in told if f"*{path.suffix}" in hub.TOLD and not path.is_relative_to(EMBEDDED)]
-        if told:
-            known["configuration"] = checkpoint.fingerprint(told)
-    return known
+            found[f"weights of {part}"] = checkpoint.fingerprint(_files(source, within))
+    return found
+
+
+def _configuration_fingerprint(card: Card) -> dict[str, str]:
+    """That of the configurations in local folders: repositories have a commit, and nobody edits embedded models."""
+    parts = {"model_index.json", *card.parts}
+    files = [(card.home, name) for name in card.home.names if name.split("/")[0] in parts]
+    files += [(source, Path(part, "config.json")) for source, part in card.places.values() if source != card.home]
+    paths = []
+    for source, name in files:
+        path = source.folder / name
+        is_configuration = f"*{path.suffix}" in hub.CONFIGURATION
+        if source.commit is None and is_configuration and not path.is_relative_to(EMBEDDED):
+            paths.append(path)
+    return {"configuration": checkpoint.fingerprint(paths)} if paths else {}
+
+
+# ---- loading ----
 
 
 @guest()
 def load_model(
     card: Card | str | Path,
     *,
-    condition: str | None = None,
+    conditioned_on: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     compiled: bool = False,
@@ -183,42 +295,53 @@ def load_model(
 ) -> Model:
     """Load the pipeline that a card (or a name that `read_card` takes) describes; on CUDA, its network may be compiled.
 
-    `condition` is what the model is conditioned on, "text" or "class". By default that is what its own configuration
-    says; of the names of the scripts, "digits" alone stands for two models, and then for the one of texts.
+    `conditioned_on` is "text" or "class". By default it is what the model's own configuration says; of the names of the
+    scripts, "digits" alone stands for two models, and then for the one of texts.
 
-    The VAE works in float32, since it is called once per image, and some overflow in half precision. `offload`: text
-    encoders and VAE wait in host memory, and are on the device only while they work. Where there are no safetensors
-    (DiT's repositories are older), .bin files are read with weights_only=True. Where the card has LoRAs of single arms,
-    `conditions` also takes those of each arm. Raises InputError when there is no such device, and when weights are
-    missing or damaged.
+    The VAE works in float32, since it is called once per image, and some overflow in half precision. Text encoders are
+    on the device only while prompts are encoded, and so is the VAE with `offload`; else they wait in host memory. On
+    the CPU large ones are read anew for each call of `conditions` (models/residence.py). If there are no safetensors
+    (DiT's repositories are older), .bin files are read with weights_only=True. If the card has LoRAs of single prompts,
+    `conditions` also takes those of each arm. Raises InputError if there is no such device, or if weights are missing
+    or damaged.
     """
     if dtype not in [getattr(torch, name) for name in DTYPES]:
         raise InputError(f"dtype {dtype!r}", f"wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
     device = find_device(device, f"device {str(device)!r}")
-    if condition not in (None, *ALIASES):
-        raise InputError(f"condition {condition!r}", f"wanted {' or '.join(ALIASES)}")
     if not isinstance(card, Card):
-        card = read_card(str(card), told=condition or _condition_of(str(card)))
+        card = _read_card(str(card), conditioned_on)
     family = ADAPTERS[card.pipeline]
-    if condition not in (None, family.condition):
-        raise InputError(f"condition {condition!r}", f"{card.source} is conditioned on {family.condition}")
-    part, told = family.network, family.condition
+    part, takes = family.network, family.condition
+    if conditioned_on not in (None, takes):
+        raise InputError(f"conditioned_on {conditioned_on!r}", f"{card.source} is conditioned on {takes}")
     with _reading(card):
-        _check_tokenizers(card)
-        pipeline = _pipeline(card, dtype)
-        for each in card.embeddings:
-            embed(pipeline, each)
-        for each, name in card.own_tokens:
-            embed(pipeline, each, OWN_TOKEN, name)
-        for each in card.lora:
-            add(pipeline, part, each)
-        switch = switcher(pipeline, part, card.own_lora) if card.own_lora else None
-    _mark_ends(pipeline)
+        outlined = _read_when_used(card, device)
+        pipeline, switch = _load_pipeline(card, dtype, outlined)
+        resident = _text_encoders(card) if _quantised(card) else []
     network = getattr(pipeline, part)
-    release = _visiting(pipeline, network, device) if offload else lambda: None
-    (network if offload else pipeline).to(device)
+    release = _place(card, pipeline, device, outlined, offload)
     prepare(network, compiled)
     adapter = family.adapter(pipeline, device)
+
+    def load_encoder(name: str) -> torch.nn.Module:
+        with _reading(card):
+            encoder = _load_part(card, name, dtype)
+        _mark_end(getattr(pipeline, name.replace("text_encoder", "tokenizer")), encoder)
+        return encoder
+
+    def text_encoders_there() -> contextlib.AbstractContextManager[None]:
+        """Have the text encoders on the device, as long as the context lasts."""
+        names = [name for name in _text_encoders(card) if name not in resident]
+        if device.type == "cpu":
+            return residence.borrowed(pipeline, [name for name in names if name in outlined], load_encoder)
+        return residence.visiting([getattr(pipeline, name) for name in names], device)
+
+    @functools.cache
+    def network_there() -> None:
+        """Read the weights of the network, unless they are there."""
+        if part in outlined:
+            with torch.inference_mode(False), _reading(card):
+                checkpoint.fill_part(part, network, _files(*card.places[part]), dtype)
 
     @guest()
     @torch.inference_mode()
@@ -227,8 +350,12 @@ def load_model(
         loras: Sequence[tuple[str, ...]] | None = None,
         report: Callable[[int], object] = lambda n_prompts: None,
     ) -> Conditions:
+        with text_encoders_there():
+            return encode_all(arms, loras, report)
+
+    def encode_all(arms: list, loras: Sequence[tuple[str, ...]] | None, report: Callable[[int], object]) -> Conditions:
         settings = loras or [None] * len(arms)
-        if told == "text":
+        if takes == "text":
             _check_tokens(adapter, arms)
         parts, order = [], []
         for setting, places in places_of(settings).items():
@@ -242,9 +369,8 @@ def load_model(
         rows = Conditions.cat(parts)
         if loras:
             rows = replace(rows[np.argsort(order)], settings=tuple(loras))
-        if told == "text":
+        if takes == "text":
             _check_distinct(arms, settings, rows, encode_alone)
-        release()
         return rows
 
     def encode_alone(prompt: str, setting: tuple[str, ...] | None) -> Conditions:
@@ -264,20 +390,28 @@ def load_model(
         return x
 
     def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        network_there()
         time = time.float() if time.is_floating_point() else time  # MPS has no float64
         with exact_float32():
             return adapter.predict(z.to(dtype), time.to(device), conditions)
 
-    process = Process.from_scheduler(card.scheduler)  # DDIMPipeline's own is a DDIM, whatever its folder says
+    process = Process.from_scheduler(card.scheduler)  # DDIMPipeline makes its scheduler a DDIM, whatever its folder has
     tokens = tuple(token_of(each) for each in card.embeddings)
-    return Model(process, device, card.image_size, encode, conditions, denoise, told, card.classes, tokens, switch)
+    return Model(process, device, card.image_size, encode, conditions, denoise, takes, card.classes, tokens, switch)
 
 
-def _condition_of(name: str) -> str:
-    """What the model of a name is conditioned on: "text" also where there is none, of which read_card says why."""
-    for condition, places in ALIASES.items():
+def _read_card(name: str, conditioned_on: str | None) -> Card:
+    """The card of a name; without `conditioned_on`, of what its configuration says. Raises InputError."""
+    if conditioned_on not in (None, *ALIASES):
+        raise InputError(f"conditioned_on {conditioned_on!r}", f"wanted {' or '.join(ALIASES)}")
+    return read_card(name, conditioned_on=conditioned_on or _conditioned_on(name))
+
+
+def _conditioned_on(name: str) -> str:
+    """What the configuration of a name is conditioned on; "text" if there is none, and `read_card` says why."""
+    for conditioned_on, places in ALIASES.items():
         if name in places:
-            return condition
+            return conditioned_on
     if name.endswith(hub.SINGLE):
         return "text"
     try:
@@ -287,22 +421,42 @@ def _condition_of(name: str) -> str:
         return "text"
 
 
-def find_device(given: str | torch.device, said: str) -> torch.device:
-    """The device of this name; InputError, which begins with what the caller `said`, where there is no such."""
-    try:
-        device = torch.device(given)
-        torch.empty(1, device=device).cpu()  # "meta" gives no numbers back
-        return device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(said, f"not to be had here ({str(error).splitlines()[0]})") from None
+def _load_pipeline(card: Card, dtype: torch.dtype, outlined: Collection[str]):
+    """The pipeline of a card with its embeddings and LoRAs, and what enables its prompt_loras (None without any)."""
+    network = ADAPTERS[card.pipeline].network
+    _check_tokenizers(card)
+    pipeline = _pipeline(card, load_parts(card, dtype, outlined))
+    for file in card.embeddings:
+        embed(pipeline, file)
+    for file, token in card.prompt_tokens:
+        embed(pipeline, file, EMBEDDING_COLUMN, token)
+    for file in card.lora:
+        add(pipeline, network, file)
+    switch = switcher(pipeline, network, card.prompt_loras) if card.prompt_loras else None
+    for key, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        if key.startswith("tokenizer") and encoder is not None:
+            _mark_end(tokenizer, encoder)
+    return pipeline, switch
 
 
-def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Callable[[], None]:
-    """Let every module but the network come to the device when it is called; what sends them back."""
+def _place(card: Card, pipeline, device: torch.device, outlined: Collection[str], offload: bool) -> Callable[[], None]:
+    """Put a pipeline's parts where they wait; returns a function that sends back a VAE that only visits the device.
+
+    Text encoders wait in host memory, and parts that are read when they are used nowhere.
+    """
     from accelerate import cpu_offload_with_hook
 
-    others = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    hooks = [cpu_offload_with_hook(part, device)[1] for part in others if part is not network]
+    if _quantised(card):
+        pipeline.to(device)
+        return lambda: None
+    hooks = []
+    for part in card.places.keys() - {*_text_encoders(card), *outlined}:
+        module = getattr(pipeline, part)
+        if offload and part == card.autoencoder:
+            hooks.append(cpu_offload_with_hook(module, device)[1])
+        else:
+            module.to(device)
 
     def release() -> None:
         for hook in hooks:
@@ -311,8 +465,18 @@ def _visiting(pipeline, network: torch.nn.Module, device: torch.device) -> Calla
     return release
 
 
+def find_device(name: str | torch.device, where: str) -> torch.device:
+    """The device of this name. Raises InputError(where, ...) if it is not available."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()  # "meta" tensors hold no data
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(where, f"not to be had here ({str(error).splitlines()[0]})") from None
+
+
 def prepare(network: torch.nn.Module, compiled: bool) -> None:
-    """Make a network that lies on its device fast there."""
+    """Make a network that is on its device fast there."""
     network.eval()
     if next(network.parameters()).device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # what its convolutions are fastest in
@@ -321,10 +485,10 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
 
 
 def _latent(vae, images: Tensor) -> Tensor:
-    """The mean of the posterior as the network knows it: (mean - shift) scale."""
+    """The mean of the posterior in the network's units: (mean - shift) scale. images [b, 3, H, W] -> x [b, c, h, w]."""
     if vae.config.get("in_channels") == 4:  # Qwen-Image 2.1's takes RGBA: opaque
         images = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0)
-    video = "z_dim" in vae.config  # Qwen-Image's: an image is one frame
+    video = "z_dim" in vae.config  # Qwen-Image's; an image is one frame
     code = vae.encode(images[:, :, None] if video else images)
     if hasattr(code, "latent_dist"):
         mean = code.latent_dist.mean
@@ -332,17 +496,17 @@ def _latent(vae, images: Tensor) -> Tensor:
         mean = code.latent if hasattr(code, "latent") else code.latents
     if video:
         mean = mean[:, :, 0]
-    if hasattr(vae, "bn"):  # Flux.2's, of each channel of the squares that its network sees
+    if hasattr(vae, "bn"):  # Flux.2's, for each channel of the squares that its network sees
         return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
     shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
-    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's and Qwen's, of each channel
+    if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, Qwen-Image's: of each channel
         shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
         scale = scale / std
     return (mean - shift) * scale
 
 
 def _check_tokenizers(card: Card) -> None:
-    """InputError unless each tokenizer of a model has its files, and a vocabulary in them.
+    """Raise InputError unless each tokenizer of a model has its files, and a vocabulary in them.
 
     transformers 5.24 makes an empty tokenizer of a folder without a vocabulary, to which all prompts are alike.
     """
@@ -351,7 +515,7 @@ def _check_tokenizers(card: Card) -> None:
             continue
         folder = card.home.folder / part
         files = [folder / name for name in card.home.within(part)]
-        there = [path for path in files if path.is_file()]  # of the hub's, what a tokenizer is read from
+        there = [path for path in files if path.is_file()]  # files that a tokenizer does not need are not fetched
         if not there:
             raise InputError(folder, f"the {part} is missing; wanted a {class_name}'s files")
         for path in there:
@@ -367,27 +531,25 @@ def _check_tokenizers(card: Card) -> None:
             raise InputError(folder, f"the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
 
 
-def _mark_ends(pipeline) -> None:
-    """Let CLIP take the pooled text at the end of the text, where tokens were added.
+def _mark_end(tokenizer, encoder: torch.nn.Module) -> None:
+    """Let CLIP take the pooled text at the end of the text, even if tokens were added.
 
-    Old configurations say `eos_token_id: 2`, for which transformers 5.24 (`modeling_clip.py`) takes the largest id in
+    Old configurations have `eos_token_id: 2`, for which transformers 5.24 (`modeling_clip.py`) takes the largest id in
     the prompt: the end of the text, unless a token was added behind it in the vocabulary.
     """
-    for key, tokenizer in pipeline.components.items():
-        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
-        end = getattr(tokenizer, "eos_token_id", None)
-        if not key.startswith("tokenizer") or end is None or encoder is None:
-            continue
-        behind = {index for index in tokenizer.get_vocab().values() if index > end}
-        if not behind or not behind <= tokenizer.added_tokens_decoder.keys():
-            continue
-        for module in encoder.modules():
-            if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == 2:
-                module.eos_token_id = end
+    end = getattr(tokenizer, "eos_token_id", None)
+    if end is None:
+        return
+    behind = {index for index in tokenizer.get_vocab().values() if index > end}
+    if not behind or not behind <= tokenizer.added_tokens_decoder.keys():
+        return
+    for module in encoder.modules():
+        if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == 2:
+            module.eos_token_id = end
 
 
 def _check_tokens(adapter: Adapter, prompts: list[str]) -> None:
-    """Name prompts that are longer than a text encoder takes; InputError for a token that it has no embedding of."""
+    """Warn of prompts that are longer than a text encoder takes. InputError for a token without an embedding."""
     prompts = list(dict.fromkeys(prompts))
     for part, tokenizer, token_ids, limit in adapter.read(prompts):
         embedded = len(getattr(adapter.pipeline, part).get_input_embeddings().weight)
@@ -409,10 +571,10 @@ def _check_distinct(
     rows: Conditions,
     encode_alone: Callable[[str, tuple[str, ...] | None], Conditions],
 ) -> None:
-    """Name different prompts whose conditions are the same: the network cannot distinguish them.
+    """Warn of different prompts whose conditions are the same: the network cannot distinguish them.
 
-    A tokenizer may not know their words, or the encoder's length end before them. The same text twice is the caller's
-    matter, and prompts with other LoRAs are others. InputError where all prompts, empty ones aside, are the same.
+    A tokenizer may not know their words, or they may come after the encoder's last token. The same text twice is the
+    caller's matter, and prompts with other LoRAs are others. InputError if all prompts but empty ones are the same.
     """
     places = {}
     for place, arm in enumerate(zip(prompts, loras, strict=True)):
@@ -423,22 +585,22 @@ def _check_distinct(
     near = _near(rows[list(places.values())])
     groups: dict[tuple, list[str]] = {}
     for k in near:
-        prompt, own = arms[k]
-        groups.setdefault((own, encode_alone(prompt, own).digest()), []).append(prompt)
+        prompt, setting = arms[k]
+        groups.setdefault((setting, encode_alone(prompt, setting).digest()), []).append(prompt)
     why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
     worded = {arm for arm in arms if arm[0].strip()}
-    for (own, _), group in groups.items():
+    for (setting, _), group in groups.items():
         if len(group) < 2:
             continue
         named = few([repr(prompt) for prompt in group])
-        if worded <= {(prompt, own) for prompt in group}:
+        if worded <= {(prompt, setting) for prompt in group}:
             raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named})", why)
-        alike = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
-        warnings.warn(alike, InputWarning, stacklevel=3)
+        same = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
+        warnings.warn(same, InputWarning, stacklevel=3)
 
 
 def _near(rows: Conditions) -> list[int]:
-    """Places of the rows that are nearer to another than NEAR of their length."""
+    """The places of rows whose distance to another is at most NEAR times their length."""
     products = 0
     for column in rows.columns.values():
         same_length = column if isinstance(column, Tensor) else pad_sequence(column, batch_first=True)

@@ -1,8 +1,10 @@
-"""What is added to a model's weights: LoRAs, and embeddings of new tokens. Of each file all or nothing."""
+"""LoRAs, and embeddings of new tokens, added to a model. A file is applied completely or refused."""
 
+import importlib.util
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,9 +19,10 @@ from diffusion.io.reading import check_pt
 from diffusion.io.wording import few, split_weight
 from diffusion.models import checkpoint
 
+SUFFIXES = (".safetensors", ".bin", ".pt")
 USUAL = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors"]
-OWN, OWN_TOKEN = "column lora:", "column embedding:"  # of a csv of prompts, in place of a flag
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # peft's, that leave the model as it was
+LORA_COLUMN, EMBEDDING_COLUMN = "column lora:", "column embedding:"  # of a csv of prompts, in place of a flag
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # peft's that leave the model as it was
 DOWNS = [".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".down.weight", ".lora_A.default.weight"]
 UPS = [".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".up.weight", ".lora_B.default.weight"]
 # kohya's text encoders as diffusers 0.42.1 renames them; it takes these names for its older ones only where an out_proj
@@ -28,87 +31,67 @@ TEXT_ATTENTION = re.compile(r"(text_encoder(?:_\d)?\..+)\.to_(q|k|v|out)_lora\.(
 TRAINERS = {"optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"}
 
 
-def find(given: str, flag: str) -> tuple[Path, str | None]:
-    """The one file that a path, a folder or a hub id (perhaps with a file's name behind it) means; the hub's commit.
+def find(name: str, flag: str) -> tuple[Path, str | None]:
+    """The one file that a path, a folder or a hub id (perhaps followed by a file's name) stands for, and its commit.
 
-    InputError: none, or several.
+    The commit is the hub's, None for a local file. Raises InputError if there is no file, or several.
     """
-    path = Path(os.path.expanduser(given))
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return path, None
-    name, suffix = given, Path(given).suffix
-    if suffix in (".safetensors", ".bin", ".pt") and given.count("/") >= 2 and not given.startswith(("/", ".", "~")):
-        name = "/".join(given.split("/")[:2])
-    elif suffix in (".safetensors", ".bin", ".pt"):
-        raise InputError(f"{flag} {given}", "cannot be read: no such file")
+    repository, suffix = name, Path(name).suffix
+    if suffix in SUFFIXES and name.count("/") >= 2 and not name.startswith(("/", ".", "~")):
+        repository = "/".join(name.split("/")[:2])
+    elif suffix in SUFFIXES:
+        raise InputError(f"{flag} {name}", "cannot be read: no such file")
     try:
-        source = hub.look(name)
-        files = [f for f in source.within("") if f.endswith((".safetensors", ".bin", ".pt")) and f not in TRAINERS]
-        if name != given:
-            files = [given.removeprefix(f"{name}/")]
-        chosen = [f for f in USUAL if f in files][:1] or [f for f in files if f.endswith(".safetensors")] or files
+        source = hub.look(repository)
+        if repository != name:
+            files = [name.removeprefix(f"{repository}/")]
+        else:
+            files = [file for file in source.within("") if file.endswith(SUFFIXES) and file not in TRAINERS]
+        usual = [file for file in USUAL if file in files][:1]
+        safe = [file for file in files if file.endswith(".safetensors")]
+        chosen = usual or safe or files
         if len(chosen) != 1:
             found = f"several, {few(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
-            raise InputError(f"{flag} {given}", f"wanted one file of weights, found {found}")
+            raise InputError(f"{flag} {name}", f"wanted one file of weights, found {found}")
         return hub.fetch(source, chosen)[0], source.commit
     except OSError as error:
         wanted = "wanted a hub id, a folder or a .safetensors file"
-        raise InputError(f"{flag} {given}", f"cannot be read; {wanted}: {one_line(error)}") from None
+        raise InputError(f"{flag} {name}", f"cannot be read; {wanted}: {one_line(error)}") from None
 
 
-def _read(path: Path, given: str) -> dict[str, Tensor]:
-    try:
-        tensors = checkpoint.read([path])
-    except InputError as error:
-        raise InputError(given, error) from None
-    except Exception as error:  # whatever a foreign or broken file makes the readers say
-        raise InputError(given, f"cannot be read: {one_line(error)}") from None
-    if not tensors:
-        raise InputError(given, "cannot be read: it holds no tensors")
-    return tensors
+def _fingerprint(path: Path, commit: str | None) -> str:
+    """The fingerprint of one file: the hub's commit and its name, or that of its bytes."""
+    return f"commit {commit}, {path.name}" if commit else checkpoint.fingerprint([path])
 
 
 # ---- LoRA ----
 
 
-def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str | None = None) -> str:
-    """Add a LoRA to a pipeline's weights, where it costs nothing more; what it is known by.
+def add(pipeline, network: str, name: str, flag: str = "--lora", adapter: str | None = None) -> str:
+    """Add a LoRA to a pipeline's weights: fused, so inference costs the same. Returns the fingerprint of its file.
 
-    Or, under the name of an `adapter`, beside the weights, for `switcher`. On the meta device, all is looked at and
-    nothing is added. InputError unless each tensor of its file found its place, in the network or a text encoder, and
-    some weight is another one by it.
+    With the name of an `adapter` it is kept beside the weights, for `switcher`. On the meta device all is checked and
+    nothing is added. Raises InputError unless each tensor of the file has its place, in the network or a text encoder,
+    and changes some weight.
     """
-    name, weight = split_weight(given, flag)
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise InputError(f"{flag} {given}", f"a {type(pipeline).__name__} takes none")
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise InputError(f"{flag} {given}", "needs the package 'peft': pip install peft") from None
-    path, commit = find(name, flag)
-    flag, called = f"{flag} {given}", adapter or "lora"
+    file, weight = split_weight(name, flag)
+    _check_takes_loras(pipeline, f"{flag} {name}")
+    path, commit = find(file, flag)
+    flag, called = f"{flag} {name}", adapter or "lora"
     tensors = _read(path, flag)
-    if strange := [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]:
-        raise InputError(flag, f"a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
     header = _adapter_header(path, flag)
     _check_start(path, header, flag)
     scaled = tensors if header else _without_alphas(tensors, flag)
     renamed = _renamed(scaled, pipeline, network, path, flag)
     if header and renamed is not tensors:
         raise InputError(flag, "its header has the scales of its tensors, whose names lack their part of the model")
-    source = str(path) if header else renamed  # of a file diffusers reads the header too
-    more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
-    try:
-        wanted = _converted(pipeline, renamed, more)
-        if any(TEXT_ATTENTION.match(key) for key in wanted):
-            source = wanted = {TEXT_ATTENTION.sub(r"\1.\2_proj.lora_linear_layer.\3", k): v for k, v in wanted.items()}
-        pipeline.load_lora_weights(source, adapter_name=called, **more)
-        if not header:
-            _scale_by_one(pipeline, called)
-    except Exception as error:  # of diffusers and peft, about keys and shapes
-        raise InputError(flag, f"does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
+    wanted = _load(pipeline, network, path if header else None, renamed, called, flag)
     _check_places(pipeline, wanted, flag, called)
-    if all(not value.any() for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)):
+    ups = [value for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)]
+    if not any(value.any() for value in ups):
         raise InputError(flag, "leaves the weights as they are: all its changes are 0")
     if getattr(pipeline, network).device.type == "meta":
         pipeline.delete_adapters(called)
@@ -117,29 +100,77 @@ def add(pipeline, network: str, given: str, flag: str = "--lora", adapter: str |
     elif adapter is None:
         pipeline.fuse_lora(lora_scale=weight)
         pipeline.unload_lora_weights()
-    return f"commit {commit}, {path.name}" if commit else checkpoint.fingerprint([path])
+    return _fingerprint(path, commit)
 
 
-def switcher(pipeline, network: str, own: Sequence[str]) -> Callable[[tuple[str, ...]], None]:
-    """Add LoRAs of which each is for some arms alone, beside the weights; what turns on some of them and off the rest.
+def _check_takes_loras(pipeline, flag: str) -> None:
+    """Raise InputError if a pipeline takes no LoRAs, or the package for them is not installed."""
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise InputError(flag, f"a {type(pipeline).__name__} takes none")
+    if importlib.util.find_spec("peft") is None:
+        raise InputError(flag, "needs the package 'peft': pip install peft")
+
+
+def _read(path: Path, flag: str) -> dict[str, Tensor]:
+    """The tensors of a LoRA's file. Raises InputError if it cannot be read, or is a DoRA."""
+    try:
+        tensors = checkpoint.read([path])
+    except InputError as error:
+        raise InputError(flag, error) from None
+    except OSError as error:
+        raise InputError(flag, f"cannot be read: {one_line(error)}") from None
+    if not tensors:
+        raise InputError(flag, "cannot be read: it holds no tensors")
+    strange = [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]
+    if strange:
+        raise InputError(flag, f"a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
+    return tensors
+
+
+def _load(
+    pipeline, network: str, path: Path | None, tensors: dict[str, Tensor], adapter: str, flag: str
+) -> dict[str, Tensor]:
+    """Let diffusers load a LoRA as an `adapter`; its tensors under diffusers' names, without alphas.
+
+    From the file at `path` if its header has scales, which diffusers reads too, else from `tensors`. Raises InputError
+    if they do not fit the pipeline.
+    """
+    more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
+    source = tensors if path is None else str(path)
+    try:
+        wanted = _converted(pipeline, tensors)
+        if any(TEXT_ATTENTION.match(key) for key in wanted):
+            wanted = {TEXT_ATTENTION.sub(r"\1.\2_proj.lora_linear_layer.\3", k): v for k, v in wanted.items()}
+            source = wanted
+        pipeline.load_lora_weights(source, adapter_name=adapter, **more)
+    except Exception as error:  # diffusers and peft raise any class, about keys and shapes
+        raise InputError(flag, f"does not fit this {type(pipeline).__name__}: {one_line(error, 300)}") from error
+    if path is None:
+        _scale_by_one(pipeline, adapter)
+    return wanted
+
+
+def switcher(pipeline, network: str, loras: Sequence[str]) -> Callable[[tuple[str, ...]], None]:
+    """Add LoRAs beside the weights, each for some prompts alone; returns a function that enables exactly these.
 
     Raises InputError, as `add`.
     """
-    adapters = {given: (f"own{k}", split_weight(given, OWN)[1]) for k, given in enumerate(own)}
-    for given, (adapter, _) in adapters.items():
-        add(pipeline, network, given, OWN, adapter)
-    on = None
+    adapters = {}
+    for k, name in enumerate(loras):
+        add(pipeline, network, name, LORA_COLUMN, f"own{k}")
+        adapters[name] = f"own{k}", split_weight(name, LORA_COLUMN)[1]
+    enabled: tuple[str, ...] | None = None
 
-    def switch(loras: tuple[str, ...]) -> None:
-        nonlocal on
-        if loras == on:
+    def switch(names: tuple[str, ...]) -> None:
+        nonlocal enabled
+        if names == enabled:
             return
-        if loras:
+        if names:
             pipeline.enable_lora()
-            pipeline.set_adapters(*map(list, zip(*(adapters[each] for each in loras), strict=True)))
+            pipeline.set_adapters([adapters[name][0] for name in names], [adapters[name][1] for name in names])
         else:
             pipeline.disable_lora()
-        on = loras
+        enabled = names
 
     return switch
 
@@ -148,8 +179,17 @@ def _modules(pipeline) -> dict[str, torch.nn.Module]:
     return {part: module for part, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
 
 
+def _names(module: torch.nn.Module) -> set[str]:
+    """The names of all modules in a module."""
+    return {name for name, _ in module.named_modules()}
+
+
 def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, flag: str) -> dict[str, Tensor]:
-    """Under names that diffusers converts: peft's, ComfyUI's and the attention processors of 2023 lack the part."""
+    """The tensors under names that diffusers converts.
+
+    peft's names, ComfyUI's and those of attention processors of 2023 lack the part of the pipeline, which is found by
+    the names of its modules. Raises InputError if no part has them.
+    """
     keys = list(tensors)
     if network == "unet" and all(key.startswith("diffusion_model.") for key in keys):  # as kohya's, but with dots
         return {_as_kohya(key): value for key, value in tensors.items()}
@@ -158,35 +198,34 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
     if any(key.startswith((*heads, "lora_")) for key in keys):
         return tensors
     bare = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
-    if network == "transformer" and bare.keys() == tensors.keys():  # diffusers knows them by other signs
-        known = {name for name, _ in pipeline.transformer.named_modules()}
-        if not any(_target(key) in known for key in keys):
-            return tensors
-    if bare.keys() != tensors.keys():
+    from_peft = bare.keys() != tensors.keys()
+    if network == "transformer" and not from_peft:
+        names = _names(pipeline.transformer)
+        if not any(_target(key) in names for key in keys):
+            return tensors  # diffusers recognises these by other signs
+    if from_peft:
         bare = _scaled(bare, path, flag)
     fits = {}
     for part in parts:
-        known = {name for name, _ in getattr(pipeline, part).named_modules()}
-        fits[part] = sum(_target(key) in known or _target(key).removeprefix("text_model.") in known for key in bare)
+        names = _names(getattr(pipeline, part))
+        targets = [_target(key) for key in bare]
+        fits[part] = sum(target in names or target.removeprefix("text_model.") in names for target in targets)
     best = max(fits, key=fits.get)
     if not fits[best]:
-        raise InputError(
-            f"{flag}", f"of its {len(keys)} tensors none is of this {type(pipeline).__name__}: {keys[0]}, ..."
-        )
+        kind = type(pipeline).__name__
+        raise InputError(flag, f"of its {len(keys)} tensors none is of this {kind}: {keys[0]}, ...")
     return {f"{best}.{key}": value for key, value in bare.items()}
 
 
 def _target(key: str) -> str:
     """The module that a tensor of a LoRA belongs to."""
     key = re.sub(r"\.processor\.(to_\w+?)_lora\..*", r".\1", key)
-    return (
-        re.sub(r"\.(lora_[AB]|lora_up|lora_down|lora_linear_layer|lora)\..*", "", key)
-        .replace(".to_out", ".to_out.0")
-        .replace("0.0", "0")
-    )
+    key = re.sub(r"\.(lora_[AB]|lora_up|lora_down|lora_linear_layer|lora)\..*", "", key)
+    return key.replace(".to_out", ".to_out.0").replace("0.0", "0")
 
 
 def _as_kohya(key: str) -> str:
+    """ComfyUI's name of a U-Net's tensor as kohya spells it."""
     head, _, tail = key.removeprefix("diffusion_model.").partition(".lora_")
     if not tail and head.endswith(".alpha"):
         return f"lora_unet_{head.removesuffix('.alpha').replace('.', '_')}.alpha"
@@ -195,23 +234,32 @@ def _as_kohya(key: str) -> str:
 
 
 def _scaled(tensors: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
-    """peft's file, times alpha / rank, which its adapter_config.json says beside it."""
+    """The tensors of peft's file, the up half times alpha / rank, whose values are in adapter_config.json beside it.
+
+    With use_rslora it is alpha / sqrt(rank) (arXiv 2312.03732). Raises InputError if the file is not there.
+    """
     try:
         config = json.loads((path.parent / "adapter_config.json").read_text())
         alpha, root = float(config["lora_alpha"]), bool(config.get("use_rslora"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wanted = "wanted peft's adapter_config.json beside it, which says its lora_alpha"
         raise InputError(flag, f"{wanted} ({one_line(error)})") from None
     if config.get("alpha_pattern"):
         raise InputError(flag, "its adapter_config.json has an alpha_pattern, which is not known here")
-    return {
-        key: value * (alpha / (value.shape[1] ** 0.5 if root else value.shape[1])) if ".lora_B." in key else value
-        for key, value in tensors.items()
-    }
+    scaled = {}
+    for key, value in tensors.items():
+        scaled[key] = value
+        if ".lora_B." in key:
+            rank = value.shape[1]
+            scaled[key] = value * (alpha / (rank**0.5 if root else rank))
+    return scaled
 
 
 def _adapter_header(path: Path, flag: str) -> dict:
-    """What diffusers wrote into a file's header about its adapters: `PART.lora_alpha` and the like; {} if nothing."""
+    """The settings of adapters that diffusers wrote into a file's header, `PART.lora_alpha` and the like; {} if none.
+
+    Raises InputError if they cannot be read.
+    """
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as opened:
@@ -226,7 +274,7 @@ def _adapter_header(path: Path, flag: str) -> dict:
 
 
 def _check_start(path: Path, header: dict, flag: str) -> None:
-    """InputError for an adapter whose training began by changing the model's weights, as PiSSA and OLoRA do.
+    """Raise InputError for an adapter whose training began by changing the model's weights, as PiSSA and OLoRA do.
 
     Its tensors are a difference from those weights, which are not the model's (peft, `LoraConfig.init_lora_weights`).
     """
@@ -240,19 +288,19 @@ def _check_start(path: Path, header: dict, flag: str) -> None:
         if isinstance(config, dict):
             starts.append(config.get("init_lora_weights"))
     for start in starts:
-        known = start.lower() if isinstance(start, str) else start
-        if known in STARTS:
+        spelled = start.lower() if isinstance(start, str) else start
+        if spelled in STARTS:
             continue
         wanted = "wanted it converted: peft's save_pretrained with path_initial_model_for_weight_conversion"
         raise InputError(flag, f"its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
 
 
 def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
-    """The same LoRA with alpha / rank of each module in its up half, and its alpha as large as its rank.
+    """The same LoRA with alpha / rank multiplied into each module's up half, and each alpha set to the rank.
 
     diffusers 0.42.1 gives attention and text encoders the most frequent alpha of a file: `get_peft_kwargs` makes an
-    alpha_pattern, whose keys match no module there. Some of its converters want an alpha, so each stays, as one that
-    changes nothing; `_scale_by_one` is the other half. InputError: an alpha that is no number, or of no module.
+    alpha_pattern whose keys match no module there. Some of its converters want an alpha, so each stays, as one that
+    changes nothing; `_scale_by_one` does the rest. Raises InputError for an alpha that is no number, or of no module.
     """
     scaled = dict(tensors)
     for key, alpha in tensors.items():
@@ -272,133 +320,140 @@ def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
 
 
 def _scale_by_one(pipeline, adapter: str) -> None:
-    """Let an adapter's layers add up times down, as they are."""
-    for module in _modules(pipeline).values():
-        for layer in module.modules():
-            if hasattr(layer, "lora_alpha") and adapter in layer.scaling:  # attention has a `scaling` of another kind
+    """Set the scale of an adapter's layers to 1, so that they add up times down."""
+    for part in _modules(pipeline).values():
+        for layer in part.modules():
+            if hasattr(layer, "lora_alpha") and adapter in layer.scaling:  # attention has another `scaling`
                 layer.lora_alpha[adapter] = layer.r[adapter]
                 layer.scaling[adapter] = 1.0
 
 
-def _converted(pipeline, tensors: dict[str, Tensor], more: dict) -> dict[str, Tensor]:
+def _converted(pipeline, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under diffusers' names, without alphas."""
-    told = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
-    found = pipeline.lora_state_dict(dict(tensors), **told)
-    return {
-        key: value for key, value in (found[0] if isinstance(found, tuple) else found).items() if "alpha" not in key
-    }
+    more = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    found = pipeline.lora_state_dict(dict(tensors), **more)
+    state = found[0] if isinstance(found, tuple) else found
+    return {key: value for key, value in state.items() if "alpha" not in key}
 
 
 def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) -> None:
-    """InputError unless the modules have as many tensors of the LoRA as its file, in pairs."""
+    """Raise InputError unless the modules have as many tensors of the LoRA as its file, in pairs."""
     pairs = [re.sub(r"lora_[AB]|\b(down|up)(?=\.weight)", "", key) for key in wanted]
-    odd = [key for key, pair in zip(wanted, pairs, strict=True) if pairs.count(pair) != 2]
+    counts = Counter(pairs)
+    odd = [key for key, pair in zip(wanted, pairs, strict=True) if counts[pair] != 2]
     placed, lost = 0, []
     for part, module in _modules(pipeline).items():
-        there = sum(f".{adapter}." in key and "lora_" in key for key, _ in module.named_parameters())
+        loaded = [key for key, _ in module.named_parameters() if f".{adapter}." in key and "lora_" in key]
         mine = [key for key in wanted if key.startswith(f"{part}.")]
-        placed += min(there, len(mine))
-        if there != len(mine):
-            known = {name.replace(".base_layer", "") for name, _ in module.named_modules()}
-            targets = {key: _target(key.removeprefix(f"{part}.")) for key in mine}
-            lost += [k for k, t in targets.items() if not {t, t.removeprefix("text_model.")} & known] or mine[-1:]
+        placed += min(len(loaded), len(mine))
+        if len(loaded) != len(mine):
+            lost += _unplaced(module, part, mine) or mine[-1:]
     lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
     if lost or odd or placed != len(wanted):
         found = f"{placed} of its {len(wanted)} tensors found their place"
         raise InputError(flag, f"{found}; not {few(lost or odd)}; wanted a LoRA of this model")
 
 
+def _unplaced(module: torch.nn.Module, part: str, keys: list[str]) -> list[str]:
+    """Those of a part's tensors that belong to no module in it."""
+    names = {name.replace(".base_layer", "") for name in _names(module)}
+    lost = []
+    for key in keys:
+        target = _target(key.removeprefix(f"{part}."))
+        if target not in names and target.removeprefix("text_model.") not in names:
+            lost.append(key)
+    return lost
+
+
 def _changes(pipeline, weight: float, adapter: str) -> bool:
-    """Whether a layer has other weights with the LoRA in it; the first one decides, as a rule."""
-    layers = (m for part in _modules(pipeline).values() for m in part.modules() if hasattr(m, "get_delta_weight"))
-    return any(
-        adapter in layer.lora_A
-        and bool((layer.weight + weight * layer.get_delta_weight(adapter) != layer.weight).any())
-        for layer in layers
-    )
+    """Whether some layer has other weights with the LoRA in it; as a rule the first one has."""
+    for part in _modules(pipeline).values():
+        for layer in part.modules():
+            if hasattr(layer, "get_delta_weight") and adapter in layer.lora_A:
+                changed = layer.weight + weight * layer.get_delta_weight(adapter)
+                if (changed != layer.weight).any():
+                    return True
+    return False
 
 
 # ---- textual inversion ----
 
-ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # of files for two encoders
+ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # the keys of files for two encoders
 
 
-def embed(pipeline, given: str, flag: str = "--embeddings", name: str | None = None) -> str:
-    """Make a token of a file's embeddings: the one that it names, else the file's name; what it is known by.
+def embed(pipeline, file: str, flag: str = "--embeddings", token: str | None = None) -> str:
+    """Add the token of a file of embeddings to a pipeline. Returns the fingerprint of the file.
 
-    Or, where there is one, of this `name`. InputError: it is none, or of another width, or names a token that is there.
+    The token is that of `token_of`, or the given one. On the meta device all is checked and nothing is added. Raises
+    InputError if the file holds no embeddings, or of another width, or if the tokenizer has the token already.
     """
-    path, commit = find(given, flag)
-    flag = f"{flag} {given}"
+    path, commit = find(file, flag)
+    flag = f"{flag} {file}"
     if not hasattr(pipeline, "load_textual_inversion"):
         raise InputError(flag, f"a {type(pipeline).__name__} takes none")
-    for part, token, vectors in _embeddings(path, flag):
-        token = name or token
-        encoder = getattr(pipeline, part, None)
-        tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
-        width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
-        if width != vectors.shape[-1]:
-            raise InputError(flag, f"{vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
-        try:
-            if encoder.device.type == "meta":
-                if token in tokenizer.get_vocab():
-                    raise ValueError(f"token {token!r} is there already")
-                continue
-            pipeline.load_textual_inversion({token: vectors}, token=token, text_encoder=encoder, tokenizer=tokenizer)
-        except (ValueError, RuntimeError) as error:
-            raise InputError(flag, f"{one_line(error)}") from None
-    return f"commit {commit}, {path.name}" if commit else checkpoint.fingerprint([path])
+    for part, its_token, vectors in _embeddings(path, flag):
+        _embed(pipeline, part, token or its_token, vectors, flag)
+    return _fingerprint(path, commit)
 
 
-def token_of(given: str, flag: str = "--embeddings") -> str:
+def _embed(pipeline, part: str, token: str, vectors: Tensor, flag: str) -> None:
+    """Add a token with its vectors [n, width] to one text encoder and its tokenizer."""
+    encoder = getattr(pipeline, part, None)
+    tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
+    width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
+    if width != vectors.shape[-1]:
+        raise InputError(flag, f"{vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
+    if token in tokenizer.get_vocab():
+        raise InputError(flag, f"token {token!r} is there already")
+    if encoder.device.type == "meta":
+        return
+    try:
+        pipeline.load_textual_inversion({token: vectors}, token=token, text_encoder=encoder, tokenizer=tokenizer)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(flag, f"{one_line(error)}") from None
+
+
+def token_of(file: str, flag: str = "--embeddings") -> str:
     """The token that a file of embeddings is used by: the one that it names, else the file's name."""
-    return _embeddings(find(given, flag)[0], f"{flag} {given}")[0][1]
+    return _embeddings(find(file, flag)[0], f"{flag} {file}")[0][1]
 
 
 def check_used(embeddings: Sequence[str], prompts: Collection[str]) -> None:
-    """InputError for a file of --embeddings whose token is in no prompt: it would change nothing."""
-    for given in embeddings:
-        token = token_of(given)
+    """Raise InputError for a file of --embeddings whose token is in no prompt: it would change nothing."""
+    for file in embeddings:
+        token = token_of(file)
         if not any(token in prompt for prompt in prompts):
-            raise InputError(f"--embeddings {given}", f"none of the {len(prompts)} prompts uses its token {token!r}")
+            raise InputError(f"--embeddings {file}", f"none of the {len(prompts)} prompts uses its token {token!r}")
 
 
-def own_tokens(texts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:
-    """Prompts in which the token of each file has a name of its own, and file -> that name; `files` are each prompt's.
+def rename_tokens(prompts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:
+    """Prompts in which the token of each file has a unique name, and file -> that name.
 
-    Files that were learned apart often name the same token. InputError: a prompt that does not use its file's token.
+    `files` are those of each prompt: files that were learned apart often name the same token. Raises InputError for a
+    prompt that does not use its file's token.
     """
     if files is None:
-        return texts, {}
-    names = {given: f"<own{k}>" for k, given in enumerate(dict.fromkeys(chain.from_iterable(files)))}
-    tokens = {given: token_of(given, OWN_TOKEN) for given in names}
-
-    def renamed(text: str, own: tuple[str, ...]) -> str:
-        for given in own:
-            if tokens[given] not in text:
-                raise InputError(
-                    f"{OWN_TOKEN} {given}", f"its prompt {text!r} does not use its token {tokens[given]!r}"
-                )
-            text = text.replace(tokens[given], names[given])
-        return text
-
-    return list(map(renamed, texts, files)), names
+        return prompts, {}
+    names = {file: f"<own{k}>" for k, file in enumerate(dict.fromkeys(chain.from_iterable(files)))}
+    tokens = {file: token_of(file, EMBEDDING_COLUMN) for file in names}
+    renamed = []
+    for prompt, its_files in zip(prompts, files, strict=True):
+        text = prompt
+        for file in its_files:
+            if tokens[file] not in text:
+                unused = f"its prompt {text!r} does not use its token {tokens[file]!r}"
+                raise InputError(f"{EMBEDDING_COLUMN} {file}", unused)
+            text = text.replace(tokens[file], names[file])
+        renamed.append(text)
+    return renamed, names
 
 
 def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
-    """Which text encoder, which token, and its vectors [n, width], as the tools of the trade save them."""
-    try:
-        if path.suffix == ".safetensors":
-            loaded = checkpoint.read([path])
-        else:
-            check_pt(path)
-            loaded = torch.load(path, weights_only=True)
-    except InputError as error:
-        raise InputError(flag, error) from None
-    except Exception as error:
-        raise InputError(flag, f"cannot be read as embeddings: {one_line(error)}") from None
-    if isinstance(loaded, Tensor):
-        loaded = {path.stem: loaded}
+    """For each text encoder of a file its part, the token and its vectors [n, width].
+
+    Reads the layouts of diffusers, A1111 and kohya's for two encoders. Raises InputError for another one.
+    """
+    loaded = _read_embeddings(path, flag)
     if "string_to_param" in loaded:  # A1111
         loaded = {str(loaded.get("name") or path.stem): next(iter(loaded["string_to_param"].values()))}
     if loaded.keys() and loaded.keys() <= ENCODERS.keys():
@@ -412,3 +467,22 @@ def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
             raise InputError(flag, f"{token!r} is no embedding [n, width]")
     return [(part, token, torch.atleast_2d(value)) for part, token, value in found]
+
+
+def _read_embeddings(path: Path, flag: str) -> dict:
+    """The contents of a file of embeddings; a lone tensor under the file's name. Raises InputError."""
+    try:
+        if path.suffix == ".safetensors":
+            return checkpoint.read([path])
+        check_pt(path)
+        with checkpoint.library_reads():
+            loaded = torch.load(path, weights_only=True)
+    except InputError as error:
+        raise InputError(flag, error) from None
+    except OSError as error:
+        raise InputError(flag, f"cannot be read as embeddings: {one_line(error)}") from None
+    if isinstance(loaded, Tensor):
+        return {path.stem: loaded}
+    if not isinstance(loaded, dict):
+        raise InputError(flag, f"cannot be read as embeddings: it holds a {type(loaded).__name__}")
+    return loaded

@@ -39,8 +39,8 @@ def test_a_few_steps_give_a_class_conditional_model(run_script, run_main, tmp_pa
         for folder in (tmp_path / "dit", ROOT / "models/digits-sd")
     )
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    card = read_card(str(tmp_path / "dit"), told="class")
-    shipped = read_card("digits", told="class")
+    card = read_card(str(tmp_path / "dit"), conditioned_on="class")
+    shipped = read_card("digits", conditioned_on="class")
     assert replace(card, source=shipped.source) == shipped and card.has_bound and card.classes == 10
     args = ["--dataset", "digits", "--version", tmp_path / "dit", "--t_interval", 500, "--imgs_to_eval", 1]
     done = run_main("eval_prob_dit.py", *args, "--save_vb", "--device", "cpu")
