@@ -30,6 +30,11 @@ INTERNALS = {  # module, or module:class -> names in it
 }  # fmt: skip
 OF_PIPELINES = {  # the same, imported only with their pipeline
     "diffusers.pipelines.flux2.pipeline_flux2": ("format_input",),
+    "diffusers:IFPipeline": ("_text_preprocessing",),
+    "diffusers:NucleusMoEImagePipeline": ("_format_prompt",),
+    "diffusers.pipelines.hunyuan_image.pipeline_hunyuanimage": ("extract_glyph_text",),
+    "diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i": ("prompt_clean",),
+    "diffusers.pipelines.longcat_image.pipeline_longcat_image": ("split_quotation",),
     "diffusers.pipelines.hunyuandit.pipeline_hunyuandit": (
         "get_2d_rotary_pos_embed", "get_resize_crop_region_for_grid",
     ),

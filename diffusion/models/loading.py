@@ -326,7 +326,7 @@ def load_model(
     def load_encoder(name: str) -> torch.nn.Module:
         with _reading(card):
             encoder = _load_part(card, name, dtype)
-        _mark_end(getattr(pipeline, name.replace("text_encoder", "tokenizer")), encoder)
+        _mark_end(getattr(pipeline, name.replace("text_encoder", "tokenizer"), None), encoder)
         return encoder
 
     def text_encoders_there() -> contextlib.AbstractContextManager[None]:
