@@ -18,7 +18,7 @@ from diffusion.core.search import even
 from diffusion.data import catalogue
 from diffusion.data.datasets import Dataset, as_seen, dataset_of
 from diffusion.plots import confidence, style, svg
-from diffusion.runs import results, show
+from diffusion.runs import pack, results, show
 from diffusion.stats import calibration, intervals, metrics
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
@@ -197,10 +197,17 @@ class Confidence:
     diagram: str | None = None
 
 
+def has_temperature(run: results.Run) -> bool:
+    """Whether scripts/calibrate.py was run on it."""
+    if pack.is_pack(run.folder):
+        return pack.opened(run.folder).files["calibration.json"] is not None
+    return (run.folder / "calibration.json").exists()
+
+
 def confidence_of(answers: Answers, id: str) -> Confidence:
     """By the temperature of scripts/calibrate.py, checked on the images that it was not fitted on."""
     run = answers.run
-    if not (run.folder / "calibration.json").exists():
+    if not has_temperature(run):
         if answers.label is None:
             return Confidence(None, "No probabilities: a temperature for them is fitted on labels, and there are none.")
         made = f"{paths.script('calibrate')} FOLDER fits the temperature that makes them"
@@ -338,7 +345,8 @@ def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
 
 def facts_of(run: results.Run) -> list[tuple[str, str]]:
     """When, with what and how a run was measured."""
-    last = max(os.path.getmtime(path) for path in run.done.values())
+    files = [run.folder] if pack.is_pack(run.folder) else run.done.values()
+    last = max(os.path.getmtime(path) for path in files)
     day = datetime.datetime.fromtimestamp(last, datetime.UTC).date().isoformat()
     versions = run.about.get("versions") or {}
     facts = [

@@ -438,7 +438,7 @@ def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, di
     result = run_script(SCRIPT, *options(hub, *args, "--extra", "x"), env={"OMP_NUM_THREADS": "1"})
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/DiT32x32-hub_t500_1trials/test"
-    assert sorted(os.listdir(folder)) == ["000.pt", "001.pt", "results.json", "run.json"]
+    assert sorted(os.listdir(folder)) == [".index", "000.pt", "001.pt", "results.json", "run.json"]
     assert folder_of(result) == folder
     assert_same(records_of(result), records_of(run_main(SCRIPT, *options(dit_folder, *args))))
     head, _, *table = result.out.splitlines()
