@@ -318,7 +318,7 @@ def _check_arms(model: Model, texts: list) -> None:
 def _warn_of_equals(names: list[str], texts: list, arm_class: np.ndarray) -> None:
     arms = Prompts(texts, [names[k] for k in arm_class], arm_class.tolist())
     for text, alike in duplicates(arms):
-        equal = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be distinguished"
+        equal = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
         warnings.warn(equal, InputWarning, stacklevel=3)
     if isinstance(texts[0], str):
         for alike in near_duplicates(arms):

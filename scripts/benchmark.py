@@ -48,7 +48,7 @@ def parser() -> options.Parser:
     options.add(g, "--out FILE", "device: also write what was measured as json")
     options.add(g, "--within SECONDS", "device: skip what would take longer, in all", 170.0)
     options.add(g, "--classes N", "scale: classes of the run", 1000)
-    options.add(g, "--readers", "scale: only these scripts; default all", READERS, choices=READERS, nargs="+")
+    options.add(g, "--readers", "scale: only these scripts; default all", choices=READERS, nargs="+")
     g = p.add_argument_group("the part noise")
     options.add(g, "--version MODEL", "model, as in the script that evaluates", "digits")
     options.add(g, "--condition", "how the model gets a class", "text", choices=["text", "class"])
@@ -500,7 +500,7 @@ def scale(args, device: torch.device) -> None:
         small, large = (scale_of(Path(name) / f"{images}", images, args) for images in sizes)
 
     rows = []
-    for reader in args.readers:
+    for reader in args.readers or READERS:
         rows.append([reader, *synthetic.figures(sizes, (small[reader], large[reader]), AT)])
     measured, at = f"{args.images:,} images", f"{AT:,} images"
     header = ["script", f"CPU s, {measured}", "per 1,000 more", at, f"peak GB, {measured}", at]

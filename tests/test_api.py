@@ -240,7 +240,7 @@ def test_a_folder_may_be_a_path(model, model_folder):
 
 
 def test_equal_prompts_are_warned_of(model):
-    alike = "'a cat' stands for 2 classes, which cannot be distinguished"
+    alike = "'a cat' stands for 2 classes, which cannot be told apart"
     for prompts in (["a cat", "a dog", "a cat"], {"cat": ["a cat", "a kitten"], "dog": "a dog", "puss": "a cat"}):
         with pytest.warns(InputWarning, match=alike) as told:
             classify(model, GOOD, prompts, max_samples=2)

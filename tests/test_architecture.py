@@ -37,7 +37,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "matplotlib": {"plots/style"},
     "pandas": {"tables"},
     "pyarrow": {"runs/pack"},
-    "tqdm": {"evaluate/progress", "evaluate/machine", "evaluate/classifier"},
+    "tqdm": {"evaluate/progress", "evaluate/machine", "evaluate/classifier", "evaluate/embeddings"},
     "argparse": {"evaluate/options"},
 }  # fmt: skip
 SCRIPTS = {

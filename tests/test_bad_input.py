@@ -361,7 +361,7 @@ def test_duplicate_prompts_warn_and_name_the_classes(run_main, tmp_path):
         SCRIPT, *options(to_keep=1, n_samples=1, subset_path=tmp_path / "s.npy", prompt_path=tmp_path / "p.csv")
     )
     assert result.code == 0
-    assert "warning: 'a 3.' stands for 3 and four: they cannot be distinguished" in result.err
+    assert "warning: 'a 3.' stands for 3 and four: they cannot be told apart" in result.err
 
 
 def test_from_the_shell(run_script, tmp_path):

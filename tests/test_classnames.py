@@ -211,7 +211,7 @@ def test_published_names_are_no_contradiction(name, csv):
     path = ROOT / f"prompts/{csv}_prompts.csv"
     prompts, told = said(prompts_for, name, [6], imagenet(), path)
     assert prompts.classes == read_prompts(path).classes
-    assert len(told) == (2 if csv == "imagenet" else 0) and all("they cannot be distinguished" in each for each in told)
+    assert len(told) == (2 if csv == "imagenet" else 0) and all("they cannot be told apart" in each for each in told)
 
 
 def test_a_part_of_published_names_is_no_contradiction(tmp_path):
@@ -260,7 +260,7 @@ def test_prompts_that_the_tokenizer_does_not_tell_apart(pair):
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "digits-sd/tokenizer")
     assert tokenizer(pair[0]).input_ids == tokenizer(pair[1]).input_ids
     told = said(prompts_for, "mine", [0, 1, 2], [*sorted(pair), "zebra"])[1]
-    assert len(told) == 1 and "cannot be distinguished" in told[0] and told[0].isprintable()
+    assert len(told) == 1 and "cannot be told apart" in told[0] and told[0].isprintable()
     assert said(prompts_for, "mine", [0, 1], ["straße", "strasse"])[1] == []  # other tokens
 
 

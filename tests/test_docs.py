@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documents import DOCUMENTS, commands, named, stated
-from helpers import ROOT, parse
+from helpers import ROOT, import_script, parse
 
 from diffusion.core.search import check_schedule, level_sequence
 from diffusion.data.datasets import TABLE
 from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.points import usable_levels
+from diffusion.evaluate.presets import with_preset
 
 OTHERS = {  # commands of others: known, not checked
     "bash", "cd", "conda", "done", "export", "for", "git", "mkdir", "pip", "pre-commit", "sbatch", "wait",
@@ -82,6 +83,7 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
     for words in mine:
         with monkeypatch.context() as patch:
             args = parse(words, patch)
+        args = with_preset(args, import_script("eval_prob_adaptive.py").parser())
         if args.search == "race":  # its cost depends on the image
             assert args.to_keep is None and args.n_samples is None
             config = RunConfig.from_args(args, {}, device="cpu", dtype="float32", compile=False)

@@ -347,7 +347,7 @@ def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
 )
 def test_schedule(given, n_arms, wanted):
     args = Namespace(**{"to_keep": None, "n_samples": None, "t_interval": None, "cls": None} | given)
-    assert import_script(SCRIPT).schedule(args, n_arms, 1000) == wanted
+    assert import_script(SCRIPT).stages_of(args, n_arms, 1000) == wanted
 
 
 def test_most_digits_are_right(run_main, tmp_path, dit_folder):

@@ -62,7 +62,8 @@ def test_every_option_is_explained_and_shows_its_default(script):
 def test_options_stand_in_groups(script):
     titles = [group.title for group in import_script(script).parser()._action_groups]
     search = ["search"] if script in MODELS else []
-    assert titles[2:] == ["data", "model", *search, "what is stored", "sharding"]
+    before = ["before a run"] if script in MODELS[:2] else []
+    assert titles[2:] == ["data", "model", *search, "what is stored", "sharding", *before]
 
 
 def test_a_default_that_the_help_tells_in_words_is_not_added():

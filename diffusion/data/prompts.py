@@ -156,7 +156,7 @@ def near_duplicates(prompts: Prompts) -> list[str]:
     for texts, names in _alike(prompts, as_tokenized):
         if len(texts) > 1:
             differ = f"{few(list(map(ascii, texts)))} differ in case, blanks or Unicode form alone"
-            alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be distinguished"
+            alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be told apart"
             found.append(f"{differ}: {alike}")
     return found
 
@@ -179,7 +179,7 @@ def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str]
 def warn_of_alike(prompts: Prompts) -> None:
     """Warn of `duplicates` and `near_duplicates`."""
     for prompt, names in duplicates(prompts):
-        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be distinguished"
+        alike = f"{prompt!r} stands for {' and '.join(names)}: they cannot be told apart"
         warnings.warn(alike, InputWarning, stacklevel=2)
     for alike in near_duplicates(prompts):
         warnings.warn(alike, InputWarning, stacklevel=2)

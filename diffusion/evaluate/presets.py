@@ -1,6 +1,5 @@
 """The schedules of the paper, and those chosen for the other data sets: a row each."""
 
-import argparse
 from dataclasses import dataclass
 
 from diffusion import InputError
@@ -44,7 +43,7 @@ PAPER = {
 }
 
 
-def with_preset(args: argparse.Namespace, parser: Parser) -> argparse.Namespace:
+def with_preset(args, parser: Parser):
     """The options, with those of the row of the data set if --preset is there; a --loss that was typed stays.
 
     InputError: options that a preset sets; a data set that has none.
@@ -58,4 +57,4 @@ def with_preset(args: argparse.Namespace, parser: Parser) -> argparse.Namespace:
         raise InputError(f"--preset {args.preset} --dataset {args.dataset}", wanted)
     loss = preset.loss if args.loss == parser.get_default("loss") else args.loss
     changes = {"to_keep": list(preset.to_keep), "n_samples": list(preset.n_samples), "loss": loss}
-    return argparse.Namespace(**vars(args) | changes)
+    return type(args)(**vars(args) | changes)

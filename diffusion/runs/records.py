@@ -116,9 +116,12 @@ def read_run(folder: Path) -> dict:
     """The contents of run.json. Raises InputError if it is missing or damaged, or if no script writes such contents."""
     path = folder / "run.json"
     try:
-        run = json.loads(pack.opened(folder).files["run.json"] if pack.is_pack(folder) else path.read_text())
+        text = pack.opened(folder).files["run.json"] if pack.is_pack(folder) else path.read_text()
+        run = json.loads(text)
         _check_run(run)
         return run
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(folder, "no run.json there, so it is no run folder") from None
     except OSError as error:
