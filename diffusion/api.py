@@ -164,7 +164,7 @@ def _answer(
         measured.errors[:, LOSSES.index(loss)].numpy(),
         measured.counts.numpy(),
         measured.levels.numpy(),
-        measured.rows.numpy(),
+        measured.draws.numpy(),
     )
 
 

@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     card = read_card(config.version, conditioned_on=args.condition)
     usable = usable_levels(config.levels, card.levels)
     if args.points > len(usable):
-        raise InputError(f"--points {args.points}", f"--levels {config.levels} holds {len(usable)} levels")
+        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
     dataset = load_dataset(config.dataset, config.split, catalogue.DATASET_ROOT, value_range=config.value_range)
     if not dataset.labelled:
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
     print(f"{images}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
     search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
     shared = " --randomize_noise" * (args.condition == "class")
-    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {config.levels} {search}{shared}")
+    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")
     return 0
 
 

@@ -411,8 +411,7 @@ def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
 
 def noise(args, device: torch.device) -> None:
     card = read_card(args.version, conditioned_on=args.condition)
-    args.levels = run_config.parse_levels(args.levels)
-    usable = usable_levels(args.levels, card.levels)
+    usable = usable_levels(run_config.parse_levels(args.levels), card.levels)
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
@@ -532,7 +531,7 @@ def scale_of(folder: Path, images: int, args) -> dict[str, synthetic.Cost]:
     commands = synthetic.readers(*runs, folder)
     env = {"LOG_DIR": str(folder / "data")}
     costs = {}
-    for name in tqdm(args.readers, leave=False):
+    for name in tqdm(args.readers or READERS, leave=False):
         costs[name] = synthetic.cost_of(commands[name], env)
     return costs
 

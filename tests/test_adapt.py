@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.core.batching import Block, differentiable, measure
+from diffusion.core.batching import Block, errors_of_call, measure
 from diffusion.core.conditions import Conditions
 from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
 from diffusion.core.losses import plain
@@ -40,7 +40,7 @@ def problem(model_folder):
 
 def test_with_gradients_the_errors_are_those_of_the_kernel(problem):
     rows, noise = problem
-    out = rows(differentiable, noise.clone().requires_grad_())
+    out = rows(errors_of_call, noise.clone().requires_grad_())
     assert out.requires_grad
     torch.testing.assert_close(out.detach(), rows(measure, noise), rtol=1e-6, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_the_gradient_is_the_slope(problem, loss):
     """Along its own direction, where differences in float32 are large enough to be seen."""
     rows, noise = problem
     moved = noise.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(rows(differentiable, moved)[:, loss].sum(), [moved])
+    (slope,) = torch.autograd.grad(rows(errors_of_call, moved)[:, loss].sum(), [moved])
     way, step = slope / slope.norm(), 1e-2
     ends = [rows(measure, noise + side * step * way)[:, loss].double().sum() for side in (1, -1)]
     assert float(ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope.norm()), rel=2e-3)

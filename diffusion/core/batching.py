@@ -31,7 +31,7 @@ class Block:
     conditions: Conditions  # of all arms of the image
     arms: np.ndarray  # [a] the rows of `conditions` that are evaluated
     levels: Tensor  # [p]
-    rows: Tensor  # [p] the noise draw of each point
+    draws: Tensor  # [p] the noise draw of each point
     noise: Tensor  # a bank [n, c, h, w], or anything that gives [p, c, h, w] when indexed by draws [p]
     signs: Tensor | None = None  # [p] 1 or -1, factor of each point's draw; default 1
 
@@ -53,7 +53,7 @@ Part = tuple[Block, int, int]  # rows [start, stop) of a block
 # ---- one network call ----
 
 
-def differentiable(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
+def errors_of_call(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
     """Errors of some rows of several blocks, which all have one setting, by one network call.
 
     The call is filled up to `size` rows with copies of the last one. The error of a row is
@@ -78,14 +78,17 @@ def differentiable(model, parts: list[Part], size: int, keep: Callable) -> Tenso
     return keep(model.process, x, eps, i, prediction)
 
 
-measure = torch.inference_mode()(differentiable)  # the same without gradients
+@torch.inference_mode()
+def measure(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
+    """errors_of_call, without gradients."""
+    return errors_of_call(model, parts, size, keep)
 
 
 def _inputs(block: Block, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Conditions]:
     """x and eps [n, c, h, w], levels [n] and conditions of rows [start, stop)."""
     point, arm = np.divmod(np.arange(start, stop), len(block.arms))
     points = slice(point[0], point[-1] + 1)
-    eps = block.noise[block.rows[points]].to(block.x.device, torch.float32)  # one draw for all arms of a point
+    eps = block.noise[block.draws[points]].to(block.x.device, torch.float32)  # one draw for all arms of a point
     if block.signs is not None:
         eps = eps * block.signs[points].to(eps)[:, None, None, None]
     eps = eps[point - point[0]]

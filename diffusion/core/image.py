@@ -36,7 +36,7 @@ class Measured:
     decided: bool  # whether the search came to its end, rather than to its budget's
     margin: float  # how much larger the next class's mean error is, relatively; inf if no other came as far
     levels: Tensor  # [P] int64, the level of each point, in evaluation order
-    rows: Tensor  # [P] int64, its noise draw
+    draws: Tensor  # [P] int64, its noise draw
     counts: Tensor  # [arms] int64, how many leading points each arm was measured on
     errors: Tensor  # [sum(counts), k] float32, arm by arm; the first columns are LOSSES
     weights: Tensor  # [P] float64, what an error counted at each point
@@ -60,7 +60,7 @@ class Measured:
             "margin": self.margin,
             "losses": list(LOSSES),
             "levels": self.levels,
-            "noise": self.rows,
+            "noise": self.draws,
             "counts": self.counts,
             "errors": self.errors,
             **more,

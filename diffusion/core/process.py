@@ -46,7 +46,7 @@ class Process:
         """Read off a discrete diffusers scheduler; in float64, since float32 products cost 1 - abar three digits.
 
         Flow matching: alpha = 1 - sigma and time T sigma. The T levels are even in sigma; a scheduler's `shift` makes
-        sampling steps and training dense at high noise, and such levels decide worse (README, "Any model").
+        sampling steps and training dense at high noise, and such levels decide worse (docs/models.md).
         EDM: z is the network's input, c_in (x + s eps), and time is log(s) / 4. The levels are the scheduler's s.
         """
         config = scheduler.config

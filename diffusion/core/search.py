@@ -1,4 +1,4 @@
-"""Which class is measured next, and when to stop. Pure: numbers in, classes out; nothing here depends on diffusion.
+"""Which class is measured next, and when to stop. Pure: numbers in, classes out; no network is needed.
 
 A search is a generator. It yields `(classes, points)`: measure these classes, ascending, up to that many leading
 points; all of them have been measured equally far. It is sent their errors at the new points [classes, new points]. It

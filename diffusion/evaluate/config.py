@@ -61,7 +61,7 @@ class RunConfig:
     z: float = 3.0
     max_samples: int | None = None
     budget: int | None = None
-    levels: str = "0-1"  # shares of the schedule
+    levels: tuple[float, float] = (0.0, 1.0)  # shares of the noise levels
     weights: Path | None = None
     loss: str = "l2"
     noise: str = "independent"  # or antithetic
@@ -143,20 +143,19 @@ def pick_dtype(name: str | None, device: torch.device) -> str:
 # ---- levels ----
 
 
-def parse_levels(text: str) -> str:
-    """--levels in the form in which run.json and folder names have it. InputError: no two ascending shares."""
-    low, high = shares_of(text)
+def parse_levels(text: str) -> tuple[float, float]:
+    """The two shares of the noise levels in a text such as 0.2-0.8. InputError: no two ascending shares."""
+    ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", text)
+    low, high = (float(ends[1]), float(ends[2])) if ends else (1.0, 0.0)
     if not low < high <= 1:
         raise InputError(f"--levels {text}", f"wanted two shares of the noise levels, such as {usual_levels('race')}")
+    return low, high
+
+
+def levels_text(levels: tuple[float, float]) -> str:
+    """--levels as run.json and folder names have it."""
+    low, high = levels
     return f"{low:g}-{high:g}"
-
-
-def shares_of(levels: str) -> tuple[float, float]:
-    """The two shares of the schedule in a text such as 0.2-0.8; (1, 0) for a text that is not of this form."""
-    ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", levels)
-    if ends is None:
-        return 1.0, 0.0
-    return float(ends[1]), float(ends[2])
 
 
 # ---- run.json and the folder's name ----
@@ -178,13 +177,14 @@ def search_tag(config: RunConfig, schedule: Schedule) -> str:
 def suffixes(config: RunConfig, schedule: Schedule, usual_interpolation: str | None = None, more: str = "") -> str:
     """The end of that name: options that are not the usual ones; `more` comes before the levels."""
     noise = "antithetic" if schedule.pairs else "independent"
+    levels = levels_text(config.levels)
     return naming.joined(
         bool(config.randomize_noise) and "randnoise",
         naming.unusual(config.interpolation, usual_interpolation, None),
         naming.unusual(config.loss, "l2"),
         naming.unusual(config.img_size, None, 512),
         more,
-        config.levels != usual_levels(schedule.search) and f"levels{config.levels}",
+        levels != usual_levels(schedule.search) and f"levels{levels}",
         noise != usual_noise(schedule.search, config.noise_path) and noise,
         config.weights and f"w{naming.tag(config.weights.stem)}",
     )
@@ -231,7 +231,7 @@ def model_options(config: RunConfig, card: loading.Card, schedule: Schedule, wei
         "antithetic": True if schedule.pairs else None,
         "noise": None if noise.bank is None else sha256(noise.bank.numpy().tobytes()),
         "weights": sha256(weights.tobytes()) if weighted else None,
-        "levels": None if config.levels == "0-1" else config.levels,
+        "levels": None if config.levels == (0, 1) else levels_text(config.levels),
     }
 
 

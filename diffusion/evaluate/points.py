@@ -10,18 +10,18 @@ from diffusion.core import schedule as schedules
 from diffusion.core.constants import usual_levels
 from diffusion.core.schedule import Points, Schedule
 from diffusion.core.search import band
-from diffusion.evaluate.config import RunConfig, shares_of
+from diffusion.evaluate.config import RunConfig, levels_text
 from diffusion.evaluate.noise import Noise, read_noise
 
 ALIKE = 25  # levels that share a draw of noise; more are so alike that they add little (arXiv 2303.16203, figure 2)
 
 
-def usable_levels(levels: str, T: int) -> np.ndarray:
+def usable_levels(levels: tuple[float, float], T: int) -> np.ndarray:
     """The levels of range(T) that --levels leaves, ascending. InputError: fewer than two."""
-    chosen = band(*shares_of(levels), T)
+    chosen = band(*levels, T)
     if len(chosen) < 2:
         wanted = f"wanted two shares of the {T} noise levels, such as {usual_levels('race')}"
-        raise InputError(f"--levels {levels}", wanted)
+        raise InputError(f"--levels {levels_text(levels)}", wanted)
     return chosen
 
 
@@ -38,7 +38,7 @@ def race_of(
     n_levels = min(500, len(usable)) if config.max_samples is None else config.max_samples
     if not 2 <= n_levels <= len(usable):
         weighted = " whose --weights are not 0" if config.weights else ""
-        levels = f"the levels of --levels {config.levels}{weighted}"
+        levels = f"the levels of --levels {levels_text(config.levels)}{weighted}"
         raise InputError(f"--max_samples {n_levels}", f"must be in 2..{len(usable)}, {levels}")
     if config.budget is not None and config.budget < 2 * most_arms:
         first_look = f"the first look alone takes {2 * most_arms} NFE, two of each prompt"
