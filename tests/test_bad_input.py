@@ -345,7 +345,7 @@ def test_other_options_in_the_same_folder(refused, run_main, tmp_path):
     first = run_main(SCRIPT, *options(**short))
     assert first.code == 0, first.err
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.*") if path.is_file()}
-    assert len(before) == 3  # run.json, a record, .index
+    assert len(before) == 4  # run.json, a record, .index, results.json
     assert "seed was 0, now 5" in refused(*options(seed=5, **short))
     assert "split was 'test', now 'train'" in refused(*options(split="train", **short))
     assert "dtype was 'float32', now 'bfloat16'" in refused(*options(dtype="bfloat16", **short))

@@ -699,7 +699,7 @@ def test_models_of_the_other_kind(refused, dit_folder):
     assert f"--version {text}" in message and "StableDiffusionPipeline" in message
     assert "eval_prob_adaptive.py" in message
     message = refused(*options(dit_folder, "--to_keep", 1, "--n_samples", 2), script="eval_prob_adaptive.py")
-    assert f"--version {dit_folder}" in message and "DiTPipeline" in message and "that is eval_prob_dit.py's" in message
+    assert f"--version {dit_folder}" in message and "DiTPipeline" in message and "use eval_prob_dit.py" in message
 
 
 def test_own_data_with_other_classes(refused, run_main, tmp_path, dit_folder):
@@ -720,7 +720,7 @@ def test_other_options_in_the_same_folder(refused, run_main, tmp_path, dit_folde
     args = options(dit_folder, "--cls", "3-4", "--t_interval", 500, "--imgs_to_eval", 1)
     assert run_main(SCRIPT, *args).code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.*") if path.is_file()}
-    assert len(before) == 2
+    assert len(before) == 3  # run.json, a record, .index
     assert "seed was 0, now 5" in refused(*args, "--seed", 5)
     assert "keep was None, now 'save_vb'" in refused(*args, "--save_vb")
     assert "noise was None, now '" in refused(*args, "--noise_path", bank)

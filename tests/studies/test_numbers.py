@@ -351,7 +351,7 @@ def test_the_paper_on_what_is_there(run_script, tmp_path, there):
     done = run_script("studies/reproduce.py", "paper:winoground", "--hours", 24, *given, env=there)
     assert re.search(r"paper-winoground Object#2 +claimed 46\.1 +measured \d", done.out), done.out + done.err
     assert done.code == (OUTSIDE in done.out)
-    assert "skipped: README.md, 29.2: paper-winoground printed no figure" in done.out  # no example is of that kind
+    assert "skipped: README.md, 29.2: paper-winoground: printed no figure" in done.out  # no example is of that kind
     more = run_script("studies/reproduce.py", "paper", "--hours", 1, "--nfe_per_second", 10, *given, env=there)
     assert "1 runs, 1 done before" in more.out, more.out + more.err
     assert "skipped: paper-pets: its share of the time is less than 37 images take, 2.1 hours" in more.out
