@@ -210,7 +210,7 @@ def test_resumed(run_main, grid, whole):
     assert result.code == 0 and "3 examples of 48 NFE, 72 NFE to do" in result.out
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     names = ["000.pt", "001.pt", "008.pt", "009.pt", "898.pt", "899.pt"]
-    assert sorted(os.listdir(folder)) == [".index", *names, "run.json"]
+    assert sorted(os.listdir(folder)) == [".index", *names, "results.json", "run.json"]
     assert_same(records_of(result), whole)
 
 
@@ -416,7 +416,7 @@ def test_from_the_shell(run_script, run_main, tmp_path):
     result = run_script(SCRIPT, *args, *subset(tmp_path, *range(12)), env=env)
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits-pairs_x/vdigits_t500_1trials_randnoise_bicubic_l1_normalized"
-    assert sorted(os.listdir(folder)) == [".index", *(f"{k:03d}.pt" for k in range(24)), "run.json"]
+    assert sorted(os.listdir(folder)) == [".index", *(f"{k:03d}.pt" for k in range(24)), "results.json", "run.json"]
     head, _, *table = result.out.splitlines()
     assert head == f"digits-pairs: 12 examples of 12 NFE, 144 NFE to do -> {folder}"
     error = [[float(block[:, 1].mean()) for block in blocks(load_record(folder / f"{k:03d}.pt"))] for k in range(24)]
