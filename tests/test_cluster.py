@@ -561,10 +561,11 @@ def test_failed_is_a_file(tmp_path):
     assert (tmp_path / "failed").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path):
+def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be listed"):
+    with pytest.raises(InputError) as error:
         records.finished(tmp_path / "file")
+    assert error.value.where == str(tmp_path / "file")
 
 
 def test_a_name_that_is_no_text(tmp_path):
