@@ -560,7 +560,7 @@ def test_own_pictures_one_of_them_broken(run_main, tmp_path, model_folder, promp
     assert len(skipped) == 1 and "image 2:" in skipped[0] and "cannot read" in skipped[0] and "2.png" in skipped[0]
     assert "3 of 4" in result.out
     texts = [text for text, _, _ in read_run(folder_of(result))["arms"]]
-    wanted = ["a photo of a eight.", "a photo of a zero."]
+    wanted = ["a photo of an eight.", "a photo of a zero."]
     assert texts == ([p.split(",")[0] for p in prompts] if prompts else wanted)
     # the picture is mended, and only it is left to do
     pictures(tmp_path / "again")
