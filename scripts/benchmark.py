@@ -287,7 +287,7 @@ def published(args, device: torch.device) -> None:
         winners = []
         for n, k in enumerate(chosen):
             noise = ImageNoise(0, n, (4, 8, 8))[range(500)]
-            winner, _ = plain_loop(pipe, task.open_image(k), task.conditions, noise, [5, 1], [50, 500])
+            winner, _ = plain_loop(pipe, task.open_image(k), task.conditions["text"], noise, [5, 1], [50, 500])
             winners.append(winner)
         return winners
 

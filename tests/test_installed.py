@@ -71,7 +71,7 @@ def test_wheel_and_sdist_carry_prompts_and_models(built):
     scripts = {path.name for path in ROOT.glob("*.py")}
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"diffusion/scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} <= inside
-    assert {f"diffusion/data/{name}" for name in wanted} | scripts <= inside
+    assert {f"diffusion/assets/{name}" for name in wanted} | scripts <= inside
     beside = {"scripts/report.html.jinja", "scripts/slurm_array.sh", "py.typed"}
     assert {f"diffusion/{name}" for name in beside} <= inside
     assert not {Path(name).name for name in inside} & {path.name for path in (ROOT / "studies").glob("*.py")}
@@ -128,7 +128,10 @@ def test_every_command_of_the_readme_from_another_folder(installed, tmp_path):
     assert len(mine) >= 8
     for script, *words in mine:
         checked = call([sys.executable, "-c", PARSED, script, *words], tmp_path, PYTHONPATH=str(installed))
-        assert checked.split() == ["parsed", *(str(installed / "diffusion/data" / w) for w in words if "prompts/" in w)]
+        assert checked.split() == [
+            "parsed",
+            *(str(installed / "diffusion/assets" / w) for w in words if "prompts/" in w),
+        ]
     assert not any(tmp_path.iterdir())
 
 
