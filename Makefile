@@ -39,7 +39,7 @@ reproduce: .venv/.dev
 
 # A process for each core, each with one thread: the embedded models are too small for more.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Without those marked slow: training, fifty kills, Slurm, installing, scripts in processes of their own.
 test-fast: .venv/.dev

@@ -17,10 +17,20 @@ from helpers import ROOT, Result, call_main
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that runs a script in a process of its own imports torch once more, for seconds: it is slow."""
+    """A test that runs a script in a process of its own imports torch once more, for seconds: it is slow.
+
+    Files with slow tests come first, so that the longest, Slurm and the fifty kills, do not run alone at the end.
+    """
     for item in items:
         if "run_script" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+    longest = ["test_slurm.py", "test_cluster.py"]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return item.path.name not in longest, item.path not in slow
+
+    items.sort(key=place)
 
 
 @pytest.fixture
