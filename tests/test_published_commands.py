@@ -183,13 +183,17 @@ SCRIPTS = ("eval_prob_adaptive.py", "eval_prob_dit.py")
 
 
 def commands() -> list[list[str]]:
-    """Those of commands.md that evaluate a known data set of files, as words; of a job array its first task."""
+    """Those of commands.md that evaluate a known data set of files, as words; of a job array its first task.
+
+    A preset is another command that is there (test_dry_run.py), and a dry run evaluates nothing.
+    """
     found = []
     for words in DOCUMENTS["commands.md"]:
         if words[0] == "sbatch" and "--wrap" in words:
             words = shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "0"))
         at = [k for k, word in enumerate(words) if word in SCRIPTS]
-        if at and named(words) in MINIATURES:
+        evaluates = not {"--preset", "--dry_run"} & set(words)
+        if at and evaluates and named(words) in MINIATURES:
             found.append(words[at[0] :])
     return found
 
