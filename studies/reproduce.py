@@ -218,7 +218,7 @@ def plan_paper(args, runs: list[Run], out: Path) -> tuple[list[Run], list[str]]:
                 speeds[model] = speed(run, out, 180 * args.hours)  # at most a twentieth
             costs[run.name] = run.nfe / (args.nfe_per_second or speeds[model])
         except InputError as error:
-            skipped.append(f"{run.name}: {error.problem}")
+            skipped.append(reason(run, error))
     images = share_out(0.9 * 3600 * args.hours, costs, sizes)  # a tenth measures speed and loads models
     for run in runs:
         if run.name not in costs:
@@ -291,6 +291,11 @@ def write(measured: list[tuple[Claim, str]], pages: dict[str, str], ledger: Ledg
             print(f"{page} was changed")
 
 
+def reason(run: Run, error: InputError) -> str:
+    """Why a run is skipped, which begins with its name."""
+    return str(error) if error.where == run.name else f"{run.name}: {error}"
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     ledger, pages = Ledger.read(ROOT / RUNS), read_pages(ROOT)
@@ -324,7 +329,7 @@ def main(argv: list[str]) -> int:
         try:
             outputs[run.name] = do_in_time(run, out, left, outputs.keys())
         except InputError as error:
-            skipped.append(f"{run.name}: {error.problem}")
+            skipped.append(reason(run, error))
 
     measured, lacking = read_measured(claims, ledger, outputs)
     skipped += lacking

@@ -518,7 +518,8 @@ def test_from_the_shell(run_script, tmp_path):
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/vdigits_1trials_2_1keep_2_4samples_l1"
     assert sorted(os.listdir(folder)) == [".index", "000.pt", "001.pt", "results.json", "run.json"]
-    head, weights, embeddings, *table = result.out.splitlines()
+    prompts, head, weights, embeddings, *table = result.out.splitlines()
+    assert prompts.startswith("10 prompts of 10 classes, from prompts/digits_prompts.csv")
     assert head == f"digits, test split: 2 images, 0 done before, 24 NFE each, 48 NFE to do -> {folder}"
     assert weights == "digits: 0.01 GB of weights, the network's in float32"
     size = "0.1 MB of embeddings"  # 24 tokens of 128 float32 numbers each
