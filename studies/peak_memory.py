@@ -1,6 +1,6 @@
 """Peak host memory of a model from loading to its first errors, by this checkout and others, in turn.
 
-    python studies/memory.py [--against FOLDER ...] [--repeats N]
+    python studies/peak_memory.py [--against FOLDER ...] [--repeats N]
 
 The models are the embedded Stable Diffusion 3 and one of Stable Diffusion 3's proportions, a quarter of its weights,
 random, stored in float16 as on the hub; without and with T5. Each measurement is a process of its own, and its peak is
