@@ -50,7 +50,6 @@ from diffusion.core.image import Measured, map_between
 from diffusion.core.losses import plain, with_map
 from diffusion.core.schedule import Schedule
 from diffusion.core.search import check_schedule
-from diffusion.data.datasets import load_dataset
 from diffusion.data.prompts import Prompts, prompts_for, read_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage
@@ -61,7 +60,7 @@ from diffusion.evaluate.embeddings import cache_path
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
 from diffusion.evaluate.presets import with_preset
-from diffusion.evaluate.selection import choose_images
+from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.io.wording import ranges
 from diffusion.models.lora import check_used, rename_tokens
@@ -141,14 +140,7 @@ def main(argv: list[str]) -> int:
     no_schedule = args.search == "halving" and args.to_keep is None and args.n_samples is None
     config = RunConfig.from_args(args, search="race" if no_schedule else args.search)
 
-    dataset = load_dataset(
-        config.dataset,
-        config.split,
-        catalogue.DATASET_ROOT,
-        config.image_column,
-        config.label_column,
-        config.value_range,
-    )
+    dataset = dataset_of(config)
     images, mine = choose_images(config, dataset.labels)
     prompts = prompts_for(
         config.dataset,

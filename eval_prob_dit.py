@@ -69,7 +69,7 @@ from diffusion.core.constants import LOSSES
 from diffusion.core.image import Measured, map_between
 from diffusion.core.schedule import Schedule
 from diffusion.core.search import check_schedule, every
-from diffusion.data.datasets import Dataset, load_dataset, model_arms
+from diffusion.data.datasets import Dataset, model_arms
 from diffusion.data.prompts import prompts_for, read_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage, is_clip
@@ -78,7 +78,7 @@ from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
-from diffusion.evaluate.selection import choose_images
+from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.models.config import with_names
 from diffusion.models.loading import Card, read_card
@@ -272,14 +272,7 @@ def main(argv: list[str]) -> int:
     card = with_names(card, args.classes) if args.classes else card
     if keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")
-    dataset = load_dataset(
-        config.dataset,
-        config.split,
-        catalogue.DATASET_ROOT,
-        config.image_column,
-        config.label_column,
-        config.value_range,
-    )
+    dataset = dataset_of(config)
     images, mine = choose_images(config, dataset.labels, args.imgs_to_eval)
     class_of, ids = arms_of(args, dataset, card)
     classes = np.array([class_of[k] for k in ids])  # [arms]

@@ -55,10 +55,11 @@ from tqdm import tqdm
 from diffusion import InputError, InputWarning
 from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
 from diffusion.core.search import noise_rows, spread_sequence
-from diffusion.data.datasets import Dataset, load_dataset, model_arms, to_learn
+from diffusion.data.datasets import Dataset, model_arms, to_learn
 from diffusion.data.prompts import prompts_for
 from diffusion.evaluate.config import RunConfig, same_for_copies
 from diffusion.evaluate.points import usable_levels
+from diffusion.evaluate.selection import dataset_of
 from diffusion.io.atomic import write_atomic
 from diffusion.models.loading import Card, check_weights, load_model, read_card
 
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> int:
     if args.points > len(usable):
         raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
-    dataset = load_dataset(config.dataset, config.split, catalogue.DATASET_ROOT, value_range=config.value_range)
+    dataset = dataset_of(config)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
     if config.split == "test":

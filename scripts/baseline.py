@@ -39,14 +39,14 @@ import torch
 from PIL.Image import Image
 
 from diffusion import InputError
-from diffusion.data.datasets import Dataset, load_dataset, model_arms
+from diffusion.data.datasets import Dataset, model_arms
 from diffusion.data.prompts import prompts_for
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import ByColumn
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.loop import Classifier, Cost, Folder, classify_dataset
 from diffusion.evaluate.machine import share_cores
-from diffusion.evaluate.selection import choose_images
+from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.models.timm_classifier import find_timm, load_timm, timm_weights
@@ -154,14 +154,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     kind, name = kind_of(args.model)
     config = RunConfig.from_args(args)
-    dataset = load_dataset(
-        config.dataset,
-        config.split,
-        catalogue.DATASET_ROOT,
-        config.image_column,
-        config.label_column,
-        config.value_range,
-    )
+    dataset = dataset_of(config)
     images, mine = choose_images(config, dataset.labels)
     make = Clip if kind == "clip" else Timm
     model = make(args, name, dataset, config.device, config.dtype)

@@ -6,9 +6,23 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.core.search import van_der_corput
+from diffusion.data import catalogue
+from diffusion.data.datasets import Dataset, load_dataset
 from diffusion.evaluate.config import RunConfig
 from diffusion.io.reading import read_npy
 from diffusion.io.wording import few
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    """The data set that the options name. InputError as load_dataset."""
+    return load_dataset(
+        config.dataset,
+        config.split,
+        catalogue.DATASET_ROOT,
+        config.image_column,
+        config.label_column,
+        config.value_range,
+    )
 
 
 def choose_images(config: RunConfig, labels: list, most: int | None = None) -> tuple[list[int], list[int]]:
