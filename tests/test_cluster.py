@@ -231,22 +231,27 @@ def work(data: Path, arguments: list) -> None:
 
 
 @pytest.mark.slow
-def test_killed_fifty_times(tmp_path, subset, undisturbed):
+def test_killed_fifty_times(tmp_path):
     """At random moments of a run; what it leaves is a part of the undisturbed run, and what it becomes is that run.
 
     The moments are spread over the time that the first worker takes, which nobody kills: machines are not equally fast.
     """
+    np.save(tmp_path / "eight.npy", np.arange(0, 480, 60))
+    arguments = [*OPTIONS, "--subset_path", tmp_path / "eight.npy", "--batch_size", "16", "--in_flight", "1"]
+    assert call_main(tmp_path / "undisturbed", SCRIPT, *arguments).code == 0
+    undisturbed = files(tmp_path / "undisturbed")
+
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["diffusion.evaluate.loop", "diffusion.models.loading", "diffusers", "transformers", "sklearn.datasets"]
-    )
+    pipeline = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"  # diffusers itself imports it late
+    context.set_forkserver_preload(["diffusion.evaluate.loop", "diffusion.models.loading", "diffusion.tables", pipeline])
     warm = context.Process(target=time.sleep, args=(0,))  # the server imports what is preloaded
     warm.start()
     warm.join()
-    arguments = [*OPTIONS, "--subset_path", subset, "--batch_size", "16", "--in_flight", "1"]
-    rng, kills, done, parts, whole = random.Random(0), 0, 0, 0, None
+
+    rng = random.Random(0)
+    kills, done, parts, whole = 0, 0, 0, None
     while kills < 50:
-        folder = tmp_path / f"{done}"
+        folder = tmp_path / "killed" / f"{done}"
         worker = context.Process(target=work, args=(folder, arguments))
         started = time.monotonic()
         worker.start()
@@ -260,9 +265,9 @@ def test_killed_fifty_times(tmp_path, subset, undisturbed):
         assert there == {name: undisturbed[name] for name in there}
         done += len(there) == len(undisturbed)
         parts += 0 < len(there) < len(undisturbed)
-    assert call_main(folder, SCRIPT, *OPTIONS, "--subset_path", subset).code == 0
+    assert call_main(folder, SCRIPT, *arguments).code == 0
     assert done > 1 and parts
-    for each in tmp_path.iterdir():  # a run that was killed after its last record leaves its lock
+    for each in (tmp_path / "killed").iterdir():  # a run that was killed after its last record leaves its lock
         assert visible(each) == undisturbed
 
 
