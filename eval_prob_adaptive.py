@@ -40,17 +40,13 @@ def parser() -> options.Parser:
     return p
 
 
-from pathlib import Path
-
 import numpy as np
 
 from diffusion import InputError
-from diffusion.core import schedule as schedules
 from diffusion.core.image import Measured, map_between
 from diffusion.core.losses import plain, with_map
-from diffusion.core.schedule import Schedule
-from diffusion.core.search import check_schedule
-from diffusion.data.prompts import Prompts, prompts_for, read_weights
+from diffusion.core.schedule import Schedule, halving_schedule
+from diffusion.data.prompts import Prompts, prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
@@ -58,37 +54,44 @@ from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
 from diffusion.evaluate.embeddings import cache_path
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
-from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
+from diffusion.evaluate.points import (
+    check_halving,
+    most_competing,
+    points_and_noise,
+    race_from_options,
+    usable_levels,
+)
 from diffusion.evaluate.presets import with_preset
 from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.io.wording import ranges
 from diffusion.models.lora import check_used, rename_tokens
 from diffusion.plots import style
+from diffusion.runs import records
 
 
 def schedule_of(
-    args, config: RunConfig, arms: np.ndarray, usable: np.ndarray, groups: np.ndarray | None, K: int | None
+    args, config: RunConfig, arms_per_class: np.ndarray, usable: np.ndarray, groups: np.ndarray | None, K: int | None
 ) -> Schedule:
     """The search and its levels, some of the usable ones.
 
-    arms [classes] is how many prompts each class has; groups [classes], if any, race first; K classes compete for an
-    image at most, by default all.
+    arms_per_class [classes] is how many prompts each class has; groups [classes], if any, race first; K classes compete
+    for an image at most, by default all.
     """
     if config.search == "race":
         options.refuse(args, parser(), ["to_keep", "n_samples"], "is for --search halving, not for race")
-        return race_of(config, usable, arms, most_arms(arms, K), groups)
+        return race_from_options(config, usable, arms_per_class, most_competing(arms_per_class, K), groups)
 
     options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
     if args.to_keep is None or args.n_samples is None:
         wanted = "wanted, as in --to_keep 5 1 --n_samples 50 500; or --search race"
         raise InputError("--to_keep and --n_samples", wanted)
-    check_schedule(K or len(arms), args.n_samples, args.to_keep, len(usable))
-    return schedules.halving(
+    check_halving(K or len(arms_per_class), args.n_samples, args.to_keep, len(usable))
+    return halving_schedule(
         usable,
         args.n_samples,
         args.to_keep,
-        arms,
+        arms_per_class,
         n_trials=config.n_trials,
         pairs=config.antithetic,
         most=K,
@@ -104,24 +107,23 @@ class ZeroShotClassifier(DatasetClassifier):
 
     def record(self, index: int, measured: Measured) -> dict:
         pred = int(self.arms.class_ids[measured.winner])
-        record = measured.record(**self.dataset.about(index), pred=pred)
+        record = measured.record(**self.dataset.record_fields(index), pred=pred)
         if self.maps:
-            record |= map_between(measured, self.arms.rows, self.method.card.latent[1:])
+            record |= map_between(measured, self.arms.arm_class, self.method.card.latent[1:])
         return record
 
 
-def run_folder(args, config: RunConfig, schedule: Schedule, first: FirstStage | None) -> Path:
-    """The published name: suffixes appear only for options that are not bicubic, l2, 512."""
+def run_name(args, config: RunConfig, schedule: Schedule, first: FirstStage | None) -> str:
+    """The published name of the run's folder: suffixes appear only for options that are not bicubic, l2, 512."""
     words = args.prompts or args.template
     typed = words and f"prompts-{sha256(repr(words))[:8]}"  # other words are another run
-    name = naming.joined(
+    return naming.joined(
         run_config.model_tag(config),
         typed,
         run_config.search_tag(config, schedule),
         run_config.suffixes(config, schedule, "bicubic", first.name if first else ""),
         args.save_maps and "maps",
     )
-    return naming.run_folder(config.dataset, config.extra, name)
 
 
 def run_options(args, prompts: Prompts, table: list[tuple]) -> dict:
@@ -153,18 +155,18 @@ def main(argv: list[str]) -> int:
     )
     texts, tokens = rename_tokens(prompts.texts, prompts.embeddings)
     card = text_card(config, prompts.loras or (), tokens)
-    class_ids, first_arm, rows = np.unique(prompts.classes, return_index=True, return_inverse=True)
+    class_ids, first_arm, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first_arm]  # [classes]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options.check_candidates(args, parser(), dataset)
     first = first_stage(config, dataset, mine, table, prompts)
 
-    weights = read_weights(args.weights, card.levels)
-    usable = usable_levels(config.levels, card.levels)
+    weights = read_level_weights(args.weights, card.n_levels)
+    usable = usable_levels(config.level_range, card.n_levels)
     usable = usable[weights[usable] > 0]
     K = first.K if first else None
-    schedule = schedule_of(args, config, np.bincount(rows), usable, groups, K)
-    folder = run_folder(args, config, schedule, first)
+    schedule = schedule_of(args, config, np.bincount(arm_class), usable, groups, K)
+    folder = naming.run_folder(config.dataset, config.extra, run_name(args, config, schedule, first))
     exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     cost = Cost(schedule.most_nfe, exact)
     if args.dry_run:
@@ -179,13 +181,18 @@ def main(argv: list[str]) -> int:
     chosen |= {"groups": prompts.groups if config.search == "race" else None}
     chosen |= first.options if first else {}
     check_used(card.embeddings, texts)
-    about = {"images": len(images), "schedule": card.levels, "indices": ranges(images), "arms": table}
-    about["prompts"] = str(prompts)
-    about["command"] = options.command_line(__file__, argv)
+    details = {
+        "images": len(images),
+        records.N_LEVELS: card.n_levels,
+        "indices": ranges(images),
+        "arms": table,
+        "prompts": str(prompts),
+        "command": options.command_line(__file__, argv),
+    }
 
     method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
     embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)
-    arms = Arms(texts, rows, class_ids, prompts.loras, embeddings)
+    arms = Arms(texts, arm_class, class_ids, prompts.loras, embeddings)
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
     if no_schedule:
         print("No --to_keep/--n_samples: using --search race")
@@ -193,7 +200,7 @@ def main(argv: list[str]) -> int:
         config,
         dataset,
         mine,
-        Folder(folder, chosen, about),
+        Folder(folder, chosen, details),
         classifier,
         cost,
         count_earlier=args.load_stats,

@@ -15,7 +15,7 @@ from diffusion.io import wording
 from diffusion.models import aliases
 from diffusion.runs import naming
 
-KEEP = {  # flag -> what is stored beside the losses, and the suffix of the run's folder
+SAVE = {  # flag -> what is stored beside the losses, and the suffix of the run's folder
     "save_vb": ("the variational bound, in bits per dimension", ""),
     "spatial": ("the squared error at each place", "spatial"),
     "save_maps": ("where in the image the best two classes differ; see scripts/plot_maps.py", "maps"),
@@ -45,8 +45,8 @@ def parser() -> options.Parser:
     options.add_noise(search, "each image, by its index, has its own", randomize=True)
     options.add_candidates(search)
     stored = options.add_store(p)
-    for flag, (what, _) in KEEP.items():
-        stored.add_argument(f"--{flag}", dest="keep", action="append_const", const=flag, help=f"store also {what}")
+    for flag, (what, _) in SAVE.items():
+        stored.add_argument(f"--{flag}", dest="save", action="append_const", const=flag, help=f"store also {what}")
     options.add_picture(stored)
     options.add_shards(p)
     options.add_dry_run(p)
@@ -58,59 +58,64 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from diffusion import InputError
 from diffusion.core import losses
-from diffusion.core import schedule as schedules
 from diffusion.core.constants import LOSSES
 from diffusion.core.image import Measured, map_between
-from diffusion.core.schedule import Schedule
-from diffusion.core.search import check_schedule, every
+from diffusion.core.schedule import Schedule, halving_schedule
 from diffusion.data.datasets import Dataset, model_arms
-from diffusion.data.prompts import prompts_for, read_weights
+from diffusion.data.prompts import prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import FirstStage, first_stage, is_clip
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
-from diffusion.evaluate.points import most_arms, points_and_noise, race_of, usable_levels
+from diffusion.evaluate.points import (
+    check_halving,
+    grid_size,
+    most_competing,
+    points_and_noise,
+    race_from_options,
+    usable_levels,
+)
 from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.models.config import with_names
 from diffusion.models.loading import Card, read_card
 from diffusion.plots import style
+from diffusion.runs import records
 
 
 def check(args) -> str | None:
     """The one of the --save_... options that was asked for. InputError: options that do not fit together."""
     options.at_least_one(args, "imgs_to_eval")
     style.check_picture(args.picture)
-    if args.keep and len(args.keep) > 1:
-        raise InputError(f"--{' --'.join(args.keep)}", "at most one of them")
-    keep = args.keep[0] if args.keep else None
+    if args.save and len(args.save) > 1:
+        raise InputError(f"--{' --'.join(args.save)}", "at most one of them")
+    save = args.save[0] if args.save else None
     if args.version and args.image_size:
         raise InputError(f"--image-size {args.image_size}", f"--version {args.version} says it already")
     if args.cls is None:
-        return keep
+        return save
 
     if args.candidates:
         raise InputError("--candidates", "of a part of the classes, none are the best; leave out --cls")
-    if keep == "save_maps":
+    if save == "save_maps":
         raise InputError("--save_maps", "of a part of the classes, no two are the best; leave out --cls")
     if args.picture:
         raise InputError("--picture", "of a part of the classes, none is the answer; leave out --cls")
-    return keep
+    return save
 
 
-def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
-    """Class id of the model -> class id of the data set, of all arms; and the arms that this run measures."""
-    arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
+def class_ids_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[int]]:
+    """Class id of the model -> class id of the data set; and the ids of the model that this run measures, its arms."""
+    class_of = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
     if args.cls is None:
-        return arms, sorted(arms)
+        return class_of, sorted(class_of)
 
     where = f"--cls {' '.join(args.cls)}"
     if not all(re.fullmatch(r"\d{1,9}(-\d{1,9})?", word) for word in args.cls):
@@ -121,11 +126,11 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[dict[int, int], list[in
     if max(last for _, last in bounds) >= card.classes:
         raise InputError(where, f"{card.source} knows the classes 0..{card.classes - 1}")
     chosen = wording.numbers(args.cls)
-    strange = sorted(set(chosen) - set(arms))
+    strange = sorted(set(chosen) - set(class_of))
     if strange:
-        none = f"{wording.ranges(strange)} are none of the {len(arms)} classes of {args.dataset}"
+        none = f"{wording.ranges(strange)} are none of the {len(class_of)} classes of {args.dataset}"
         raise InputError(where, none)
-    return arms, chosen
+    return class_of, chosen
 
 
 def stages_of(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
@@ -136,12 +141,12 @@ def stages_of(args, n_arms: int, T: int) -> tuple[list[int], list[int]]:
         n_samples, to_keep = args.n_samples or [], args.to_keep or []
     elif is_grid(args):
         interval = 5 if args.t_interval is None else args.t_interval
-        n_samples, to_keep = [every(interval, T)], [1]
+        n_samples, to_keep = [grid_size(interval, T)], [1]
     elif n_arms > 3:
         n_samples, to_keep = [25, 250], [min(50, n_arms // 2), 1]
     else:
         n_samples, to_keep = [250], [1]
-    check_schedule(n_arms, n_samples, to_keep, T)
+    check_halving(n_arms, n_samples, to_keep, T)
     return n_samples, to_keep
 
 
@@ -151,36 +156,36 @@ def is_grid(args) -> bool:
 
 
 def schedule_of(
-    args, config: RunConfig, arms: np.ndarray, usable: np.ndarray, weights: np.ndarray, K: int | None
+    args, config: RunConfig, arms_per_class: np.ndarray, usable: np.ndarray, weights: np.ndarray, K: int | None
 ) -> Schedule:
     """The search and its levels, some of the usable ones: a grid has those of weight 0 too, weights [T].
 
-    arms [classes] is how many class ids of the model each class has; K classes compete for an image at most, by default
-    all. The search is between the ids.
+    arms_per_class [classes] is how many class ids of the model each class has; K classes compete for an image at most,
+    by default all. The search is between the ids.
     """
     weighted = usable[weights[usable] > 0]
-    each = np.ones(arms.sum(), dtype=int)
-    most = most_arms(arms, K)
+    one_each = np.ones(arms_per_class.sum(), dtype=int)
+    most = most_competing(arms_per_class, K)
     if config.search == "race":
         halving_only = ["cls", "t_interval", "to_keep", "n_samples"]
         options.refuse(args, parser(), halving_only, "is for --search halving, not for race")
-        return race_of(config, weighted, each, most)
+        return race_from_options(config, weighted, one_each, most)
 
     options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
     levels = usable if is_grid(args) else weighted
     n_samples, to_keep = stages_of(args, most, len(levels))
-    schedule = schedules.halving(
-        levels, n_samples, to_keep, each, n_trials=config.n_trials, pairs=config.antithetic, most=most
+    schedule = halving_schedule(
+        levels, n_samples, to_keep, one_each, n_trials=config.n_trials, pairs=config.antithetic, most=most
     )
     if len(n_samples) == 1 and len(usable) % n_samples[0] == 0:
         return replace(schedule, interval=len(usable) // n_samples[0])
     return schedule
 
 
-def run_folder(
-    args, config: RunConfig, card: Card, schedule: Schedule, first: FirstStage | None, keep: str | None
-) -> Path:
-    """The published name for --t_interval; stages are named as in eval_prob_adaptive.py."""
+def run_name(
+    args, config: RunConfig, card: Card, schedule: Schedule, first: FirstStage | None, save: str | None
+) -> str:
+    """The published name of the run's folder for --t_interval; stages are named as in eval_prob_adaptive.py."""
     kind = "DiT" if card.pipeline == "DiTPipeline" else "UNet"
     version = f"-{naming.tag(args.version)}" if args.version else ""
     name = naming.joined(
@@ -188,11 +193,11 @@ def run_folder(
         "" if args.cls is None else f"cls{'_'.join(args.cls)}",
         run_config.search_tag(config, schedule),
         run_config.suffixes(config, schedule, None, first.name if first else ""),
-        keep and KEEP[keep][1],
+        save and SAVE[save][1],
     )
     if len(name) > 200:
         raise too_long(args)
-    return naming.run_folder(config.dataset, config.extra, name) / config.split
+    return name
 
 
 def too_long(args) -> InputError:
@@ -206,8 +211,8 @@ def too_long(args) -> InputError:
     return InputError(f"{where[:60]}...", f"too long for a folder's name; {wanted}")
 
 
-def stored(keep: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
-    """What the kernel keeps for a flag, and the shape of that for one evaluation, beside its losses."""
+def reduction_of(save: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tuple[int, ...]]:
+    """The function of core/losses.py for a flag, and the shape of its result beside the losses, for one evaluation."""
     c, h, w = latent
     return {
         None: (losses.plain, (0,)),
@@ -216,7 +221,7 @@ def stored(keep: str | None, latent: tuple[int, int, int]) -> tuple[Callable, tu
         "save_maps": (losses.with_map, (h, w)),
         "save_eps": (losses.with_prediction, (c, h, w)),
         "save_eps_and_var": (losses.with_output, (2 * c, h, w)),
-    }[keep]
+    }[save]
 
 
 class ClassIdClassifier(DatasetClassifier):
@@ -225,56 +230,56 @@ class ClassIdClassifier(DatasetClassifier):
     With some=True only a part of the classes is measured, and no class of a part is the answer.
     """
 
-    def __init__(self, *args, keep: str | None, some: bool):
+    def __init__(self, *args, save: str | None, some: bool):
         super().__init__(*args)
         self.interpolation = "adm"
-        self.keep, self.some = keep, some
+        self.save, self.some = save, some
 
     def record(self, index: int, measured: Measured) -> dict:
-        record = measured.record(**self.dataset.about(index))
+        record = measured.record(**self.dataset.record_fields(index))
         if not self.some:
             record["pred"] = int(self.arms.class_ids[measured.winner])
-        shape = stored(self.keep, self.method.card.latent)[1]
+        shape = reduction_of(self.save, self.method.card.latent)[1]
         n = len(LOSSES)
-        if self.keep == "save_vb":
+        if self.save == "save_vb":
             record["losses"].append("vb")
-        elif self.keep == "save_maps":
-            record |= map_between(measured, self.arms.rows, shape)
-        elif self.keep is not None:
-            record[self.keep.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
+        elif self.save == "save_maps":
+            record |= map_between(measured, self.arms.arm_class, shape)
+        elif self.save is not None:
+            record[self.save.removeprefix("save_")] = measured.errors[:, n:].unflatten(1, shape).clone()
             record["errors"] = measured.errors[:, :n].clone()
         return record
 
 
-def run_options(args, card: Card, schedule: Schedule, arms: list[int], keep: str | None) -> dict:
+def run_options(args, card: Card, schedule: Schedule, ids: list[int], save: str | None) -> dict:
     """The part of run.json that other scripts do not have."""
     return {
         "vae": args.vae,
         "randomize_noise": args.randomize_noise,
-        "keep": keep,
+        "keep": save,
         "to_keep": schedule.options.get("to_keep", []),
         "n_samples": schedule.options.get("n_samples", []),
         "interpolation": "adm",
-        "cls": None if args.cls is None else wording.ranges(arms),
+        "cls": None if args.cls is None else wording.ranges(ids),
         "classes": args.classes and sha256(repr(card.called)),
     }
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    keep = check(args)
+    save = check(args)
     some = args.cls is not None
     environ = {} if some and not args.shard else os.environ  # with --cls, an array is usually one over classes
     config = RunConfig.from_args(args, environ)
 
-    name, condition = args.reads(args)
-    card = read_card(name, conditioned_on=condition, vae=args.vae)
+    version, condition = args.reads(args)
+    card = read_card(version, conditioned_on=condition, vae=args.vae)
     card = with_names(card, args.classes) if args.classes else card
-    if keep in ("save_vb", "save_eps_and_var") and not card.has_bound:
-        raise InputError(f"--{keep}", f"wanted a model of epsilon and its variance; {card.source} is not one")
+    if save in ("save_vb", "save_eps_and_var") and not card.has_bound:
+        raise InputError(f"--{save}", f"wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = dataset_of(config)
     images, mine = choose_images(config, dataset.labels, args.imgs_to_eval)
-    class_of, ids = arms_of(args, dataset, card)
+    class_of, ids = class_ids_of(args, dataset, card)
     classes = np.array([class_of[k] for k in ids])  # [arms]
     called = dataset.classes or card.called or [str(k) for k in range(card.classes)]
     table = [(k, called[class_of[k]], class_of[k]) for k in ids]
@@ -287,14 +292,15 @@ def main(argv: list[str]) -> int:
         prompts = prompts_for(config.dataset, dataset.labels, dataset.classes)
     first = first_stage(config, dataset, mine, table, prompts)
 
-    weights = read_weights(args.weights, card.levels)
-    usable = usable_levels(config.levels, card.levels)
-    of_class = np.unique(classes, return_counts=True)[1]
-    schedule = schedule_of(args, config, of_class, usable, weights, first.K if first else None)
-    folder = run_folder(args, config, card, schedule, first, keep)
-    kernel, shape = stored(keep, card.latent)
+    weights = read_level_weights(args.weights, card.n_levels)
+    usable = usable_levels(config.level_range, card.n_levels)
+    arms_per_class = np.unique(classes, return_counts=True)[1]
+    schedule = schedule_of(args, config, arms_per_class, usable, weights, first.K if first else None)
+    name = run_name(args, config, card, schedule, first, save)
+    folder = naming.run_folder(config.dataset, config.extra, name) / config.split
+    reduce, shape = reduction_of(save, card.latent)
     numbers = len(LOSSES)  # of an evaluation
-    if keep != "save_maps":
+    if save != "save_maps":
         numbers += int(np.prod(shape))
     size = f" in {schedule.most_nfe * numbers * 4 / 1e6:,.1f} MB"
     cost = Cost(schedule.most_nfe, schedule.exact and first is None, size)
@@ -305,22 +311,22 @@ def main(argv: list[str]) -> int:
 
     chosen = run_config.data_options(config, dataset)
     chosen |= run_config.model_options(config, card, schedule, weights, noise)
-    chosen |= run_options(args, card, schedule, ids, keep)
+    chosen |= run_options(args, card, schedule, ids, save)
     chosen |= first.options if first else {}
-    about = {
+    details = {
         "images": len(images),
-        "schedule": card.levels,
+        records.N_LEVELS: card.n_levels,
         "indices": wording.ranges(images),
         "arms": table,
         "all_arms": wording.ranges(sorted(class_of)),
         "command": options.command_line(__file__, argv),
     }
 
-    method = Method(config, card, schedule, points, noise, kernel)
+    method = Method(config, card, schedule, points, noise, reduce)
     arms = Arms(ids, np.arange(len(ids)), classes)
-    classifier = ClassIdClassifier(method, dataset, arms, first, keep=keep, some=some)
+    classifier = ClassIdClassifier(method, dataset, arms, first, save=save, some=some)
     return classify_dataset(
-        config, dataset, mine, Folder(folder, chosen, about), classifier, cost, picture=args.picture
+        config, dataset, mine, Folder(folder, chosen, details), classifier, cost, picture=args.picture
     )
 
 

@@ -60,20 +60,19 @@ from PIL.Image import Image
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
-from diffusion.core import schedule as schedules
 from diffusion.core.conditions import Conditions
 from diffusion.core.image import Measured, Question
-from diffusion.core.schedule import Schedule
-from diffusion.core.search import Search, every, race_each
+from diffusion.core.schedule import Schedule, halving_schedule
+from diffusion.core.search import Search, race_each
 from diffusion.data.dataset import fingerprint
-from diffusion.data.prompts import read_weights
+from diffusion.data.prompts import read_level_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate import loop, sharding
 from diffusion.evaluate.classifier import DiffusionClassifier, Method, text_card
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.loop import Classifier
 from diffusion.evaluate.machine import share_cores
-from diffusion.evaluate.points import points_and_noise, race_of, usable_levels
+from diffusion.evaluate.points import grid_size, points_and_noise, race_from_options, usable_levels
 from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import choose_images
 from diffusion.matching import scores
@@ -160,8 +159,8 @@ def prediction(right: np.ndarray, errors: np.ndarray) -> dict:
 def by_diffusion(args, config: RunConfig, views: Views) -> Matcher:
     """The error of a caption is that of the network's prediction under it."""
     card = text_card(config)
-    weights = read_weights(args.weights, card.levels)
-    usable = usable_levels(config.levels, card.levels)
+    weights = read_level_weights(args.weights, card.n_levels)
+    usable = usable_levels(config.level_range, card.n_levels)
     schedule = schedule_of(args, config, views, usable, usable[weights[usable] > 0])
     points, noise = points_and_noise(config, schedule, weights, card.latent, share_noise=True)
 
@@ -188,13 +187,13 @@ def schedule_of(args, config: RunConfig, views: Views, usable: np.ndarray, weigh
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         check_race(config, views)
         most = max((len(views.items[k].captions) for k in views.my_items), default=1)
-        return race_of(config, weighted, np.ones(most, dtype=int), most)
+        return race_from_options(config, weighted, np.ones(most, dtype=int), most)
 
     options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
     if args.normalize and not any(len(views.items[k].images) > 1 for k in views.my_items):
         raise InputError("--normalize", f"is for image scores, {config.dataset} asks for captions only")
-    n_levels = every(args.t_interval, len(usable))
-    grid = schedules.halving(
+    n_levels = grid_size(args.t_interval, len(usable))
+    grid = halving_schedule(
         usable, [n_levels], [1], np.ones(1, dtype=int), n_trials=config.n_trials, pairs=config.antithetic
     )
     return dataclasses.replace(grid, search="grid", interval=args.t_interval, options={})
@@ -349,8 +348,8 @@ class ClipClassifier(Classifier):
             embedded = of_images(self.views.identity(number), lambda _, image=image: of_image(image))
             distance = 1 - texts @ embedded  # [captions]
             right = self.views.right(number)
-            about = {"index": number, "label": label_of(right)} | prediction(right, distance.numpy())
-            yield records.one_point(distance, "cosine", **about)
+            details = {"index": number, "label": label_of(right)} | prediction(right, distance.numpy())
+            yield records.one_point(distance, "cosine", **details)
 
 
 # ---- the run ----
@@ -394,10 +393,10 @@ def main(argv: list[str]) -> int:
 
     folder = naming.run_folder(config.dataset, config.extra, matcher.name)
     first = scores.numbers(items.items)
-    about = scores.about(items, chosen)
-    about["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
-    about["command"] = options.command_line(__file__, argv)
-    todo, _ = loop.join_run(folder, settings, about, views.mine)
+    details = scores.details(items, chosen)
+    details["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
+    details["command"] = options.command_line(__file__, argv)
+    todo, _ = loop.join_run(folder, settings, details, views.mine)
     todo = in_order(todo, views)
     left, raced = sum(matcher.nfe(len(views.captions(n))) for n in todo), config.search == "race"
     print(f"{config.dataset}: {cost(views, mine, left, matcher.nfe, raced)} -> {folder}")
@@ -411,7 +410,7 @@ def main(argv: list[str]) -> int:
             Progress(len(todo), left, not raced),
             dtype=config.dtype,
             grace=config.grace,
-            run=records.expected({"options": settings, **about}),
+            run=records.expected({"options": settings, **details}),
         )
     done = results.read(folder, answers=False)
     code = scores.print_scores(done)

@@ -25,16 +25,16 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import InputError, InputWarning
-from diffusion.core import schedule as schedules
 from diffusion.core.batching import together
 from diffusion.core.constants import LOSSES, MIDDLE, NOISES, usual_noise
 from diffusion.core.image import Measured, Question, search_image
 from diffusion.core.noise import ImageNoise
-from diffusion.core.schedule import Points, Schedule
-from diffusion.core.search import Search, band, check_schedule, spread_sequence
+from diffusion.core.schedule import Points, Schedule, halving_schedule, race_schedule
+from diffusion.core.search import Search, band, spread_sequence
 from diffusion.data.depth import KINDS, Range, check_range, to_bytes
 from diffusion.data.images import crop, open_rgb, to_rgb
-from diffusion.data.prompts import Prompts, duplicates, near_duplicates, read_prompts, read_weights
+from diffusion.data.prompts import Prompts, duplicates, near_duplicates, read_level_weights, read_prompts
+from diffusion.evaluate.points import check_halving, check_race
 from diffusion.models.loading import Model
 from diffusion.settings import exact_float32
 from diffusion.stats.calibration import probabilities
@@ -111,21 +111,22 @@ def classify(
     level_weights = _weights(weights, len(model.process))
     if levels is None:
         levels = MIDDLE if search == "race" else (0.0, 1.0)
-    usable = _levels(levels, len(model.process))
+    usable = _usable_levels(levels, len(model.process))
     usable = usable[level_weights[usable] > 0]
     if len(usable) < 2:
         raise InputError("weights", "fewer than 2 of the noise levels that are measured have one above 0")
     pairs = _antithetic(usual_noise(search, None) if noise is None else noise)
+    arms_per_class = np.bincount(arm_class)
     if callable(search):
         if pairs:
             raise InputError('noise "antithetic"', 'wanted "independent" for a search of your own')
-        schedule = _of_function(search, usable, max_samples, np.bincount(arm_class))
+        schedule = _schedule_of(search, usable, max_samples, arms_per_class)
     elif search == "race":
         if to_keep is not None or n_samples is not None:
             raise InputError("to_keep and n_samples", 'are for search="halving"')
-        schedule = _race(np.bincount(arm_class), usable, z, max_samples, budget, pairs=pairs)
+        schedule = _race(arms_per_class, usable, z, max_samples, budget, pairs=pairs)
     else:
-        schedule = _halving(np.bincount(arm_class), usable, to_keep, n_samples, pairs=pairs)
+        schedule = _halving(arms_per_class, usable, to_keep, n_samples, pairs=pairs)
     points = Points.of(schedule, level_weights)
 
     conditions = model.conditions(texts)
@@ -198,21 +199,22 @@ def score(
     _at_least(seed, 0, "seed")
     _at_least(batch_size, 1, "batch_size")
     T = len(model.process)
-    usable = _levels(levels, T)
+    usable = _usable_levels(levels, T)
     if not 1 <= n_samples <= len(usable):
         raise InputError(f"n_samples {n_samples}", f"must be in 1..{len(usable)}, the noise levels")
 
-    arms = np.arange(len(texts) + normalize)
-    every = np.ones(len(arms), dtype=int)
-    schedule = schedules.halving(usable, [n_samples], [1], every, pairs=_antithetic(noise))
+    arm_class = np.arange(len(texts) + normalize)
+    one_each = np.ones(len(arm_class), dtype=int)
+    schedule = halving_schedule(usable, [n_samples], [1], one_each, pairs=_antithetic(noise))
     points = Points.of(schedule, np.ones(T))
     conditions = model.conditions(texts + [""] * normalize)
 
     def errors_of(index: int, image: Image.Image):
         x = _latent(model, image)  # [c, h, w]
         shared = ImageNoise(seed, 0, tuple(x.shape))  # the same for all images
-        measured = yield from search_image(Question(x, conditions, arms, schedule.start, shared), points, loss=loss)
-        errors = class_errors(measured.record(), arms, loss)[0]
+        question = Question(x, conditions, arm_class, schedule.start, shared)
+        measured = yield from search_image(question, points, loss=loss)
+        errors, _ = class_errors(measured.record(), arm_class, loss)
         if normalize:
             errors = errors[:-1] - errors[-1]
         return index, errors
@@ -316,21 +318,21 @@ def _check_arms(model: Model, texts: list) -> None:
 
 
 def _warn_of_equals(names: list[str], texts: list, arm_class: np.ndarray) -> None:
-    arms = Prompts(texts, [names[k] for k in arm_class], arm_class.tolist())
-    for text, alike in duplicates(arms):
+    prompts = Prompts(texts, [names[k] for k in arm_class], arm_class.tolist())
+    for text, alike in duplicates(prompts):
         equal = f"prompts: {text!r} stands for {len(alike)} classes, which cannot be told apart"
         warnings.warn(equal, InputWarning, stacklevel=3)
     if isinstance(texts[0], str):
-        for alike in near_duplicates(arms):
+        for alike in near_duplicates(prompts):
             warnings.warn(f"prompts: {alike}", InputWarning, stacklevel=3)
 
 
 def _weights(weights, T: int) -> np.ndarray:
     """The factor of an error at each level, mean 1. [T]"""
     if weights is None:
-        return read_weights(None, T)
+        return read_level_weights(None, T)
     if isinstance(weights, str | Path):
-        return read_weights(Path(weights), T)
+        return read_level_weights(Path(weights), T)
     try:
         factors = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
@@ -340,43 +342,39 @@ def _weights(weights, T: int) -> np.ndarray:
     return factors / factors.mean()
 
 
-def _levels(levels: tuple[float, float], T: int) -> np.ndarray:
-    """The levels between two shares of the schedule, ascending."""
-    problem = InputError(f"levels {levels!r:.60}", f"wanted a pair of shares of the {T} noise levels, such as {MIDDLE}")
-    shares = list(levels) if isinstance(levels, Iterable) else []
-    if len(shares) != 2 or not all(isinstance(each, Real) for each in shares):
-        raise problem
-    low, high = shares
-    if not 0 <= low < high <= 1:
-        raise problem
-    usable = band(low, high, T)
-    if len(usable) < 2:
-        raise problem
-    return usable
+def _usable_levels(level_range: tuple[float, float], T: int) -> np.ndarray:
+    """The levels between two shares of the noise levels, ascending."""
+    try:
+        low, high = level_range
+        return band(low, high, T)
+    except (TypeError, ValueError):
+        wanted = f"wanted a pair of shares of the {T} noise levels, such as {MIDDLE}"
+        raise InputError(f"levels {level_range!r:.60}", wanted) from None
 
 
-def _race(arms: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool) -> Schedule:
-    if not z > 0:
-        raise InputError(f"z {z!r}", "must be greater than 0")
-    _at_least(most, 2, "max_samples")
-    if budget < 2 * arms.sum():
-        raise InputError(f"budget {budget}", f"the first look alone takes {2 * arms.sum()} NFE, two of each prompt")
-    return schedules.race(usable, arms, z, min(most, len(usable)), budget=budget, pairs=pairs)
+def _race(
+    arms_per_class: np.ndarray, usable: np.ndarray, z: float, most: int, budget: float, *, pairs: bool
+) -> Schedule:
+    n_levels = min(most, len(usable))
+    check_race(z, n_levels, usable, budget, int(arms_per_class.sum()), dashes="")
+    return race_schedule(usable, arms_per_class, z, n_levels, budget=budget, pairs=pairs)
 
 
-def _halving(arms: np.ndarray, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Schedule:
+def _halving(arms_per_class: np.ndarray, usable: np.ndarray, to_keep, n_samples, *, pairs: bool) -> Schedule:
     if to_keep is None or n_samples is None:
         raise InputError('search="halving"', "wanted to_keep and n_samples, as in to_keep=[5, 1], n_samples=[50, 500]")
     to_keep, n_samples = _integers("to_keep", to_keep), _integers("n_samples", n_samples)
-    check_schedule(len(arms), n_samples, to_keep, len(usable))
-    return schedules.halving(usable, n_samples, to_keep, arms, pairs=pairs)
+    check_halving(len(arms_per_class), n_samples, to_keep, len(usable), dashes="")
+    return halving_schedule(usable, n_samples, to_keep, arms_per_class, pairs=pairs)
 
 
-def _of_function(search: Callable[[int], Search], usable: np.ndarray, most: int, arms: np.ndarray) -> Schedule:
+def _schedule_of(
+    search: Callable[[int], Search], usable: np.ndarray, most: int, arms_per_class: np.ndarray
+) -> Schedule:
     """A search of the caller's, in the order of search.spread_sequence."""
     _at_least(most, 1, "max_samples")
     levels = usable[spread_sequence(min(most, len(usable)), len(usable))]
-    most_nfe = int(arms.sum()) * len(levels)
+    most_nfe = int(arms_per_class.sum()) * len(levels)
     return Schedule(levels, np.array([len(levels)]), lambda among: search(len(among)), most_nfe)
 
 

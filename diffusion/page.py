@@ -88,7 +88,7 @@ def read_answers(run: results.Run) -> Answers:
         np.array([column[row["pred"]] for row in rows]),
         label,
         pairs,
-        problems + results.failures(run.folder, run.about),
+        problems + results.failures(run.folder, run.description),
     )
 
 
@@ -117,7 +117,7 @@ def row_of(record: dict, run: results.Run, class_id: int) -> int:
 def numbers_of(answers: Answers) -> list[tuple[str, str]]:
     """The lines of the first table."""
     run, nfe = answers.run, answers.nfe
-    total = max(run.about["images"], len(nfe))
+    total = max(run.description["images"], len(nfe))
     table = [("images", f"{len(nfe):,} of {total:,}")]
     if answers.label is not None:
         columns = zip(answers.scores, answers.label, answers.pred, strict=True)
@@ -333,11 +333,11 @@ def options_of(run: results.Run) -> list[tuple[str, str]]:
 
 def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
     """A line about the prompts with some of them, and all of them with their class; [] for class ids."""
-    arms = [(name, text) for text, name, _ in run.about["arms"] if isinstance(text, str)]
+    arms = [(name, text) for text, name, _ in run.description["arms"] if isinstance(text, str)]
     if not arms:
-        return f"{len(run.about['arms'])} class ids, no prompts", []
-    if run.about.get("prompts"):
-        return run.about["prompts"], arms
+        return f"{len(run.description['arms'])} class ids, no prompts", []
+    if run.description.get("prompts"):
+        return run.description["prompts"], arms
     some = ", ".join(f"“{text}”" for _, text in arms[:PROMPTS])
     more = ", ..." if len(arms) > PROMPTS else ""
     return f"{len(arms)} prompts for {len(run.classes)} classes: {some}{more}", arms
@@ -348,14 +348,14 @@ def facts_of(run: results.Run) -> list[tuple[str, str]]:
     files = [run.folder] if pack.is_pack(run.folder) else run.done.values()
     last = max(os.path.getmtime(path) for path in files)
     day = datetime.datetime.fromtimestamp(last, datetime.UTC).date().isoformat()
-    versions = run.about.get("versions") or {}
+    versions = run.description.get("versions") or {}
     facts = [
         ("model", local(run.model)),
         ("data", local(run.data)),
         ("prompts", prompts_of(run)[0]),
         ("measured", f"{day} (the last image)"),
     ]
-    command = run.about.get("command")
+    command = run.description.get("command")
     if command:
         facts.append(("command", " ".join(local(word) for word in command.split())))
     if versions:
@@ -378,7 +378,7 @@ def content(answers: Answers, mistakes: int, others: int, number: int) -> dict:
     names, labelled = _names(run), answers.label is not None
     sureness = confidence_of(answers, id)
     try:
-        dataset, gone = dataset_of(run.about, catalogue.DATASET_ROOT), ""
+        dataset, gone = dataset_of(run.description, catalogue.DATASET_ROOT), ""
     except InputError as error:
         dataset, gone = None, f"The images cannot be shown: {error}"
     chosen = chosen_of(answers, sureness.sure, mistakes, others)
@@ -409,7 +409,7 @@ def content(answers: Answers, mistakes: int, others: int, number: int) -> dict:
         "id": id,
         "title": prefix + run.title,
         "lead": lead_of(answers),
-        "method": METHOD if "schedule" in run.about else BASELINE,
+        "method": METHOD if run.n_levels else BASELINE,
         "sections": list(titles.items()),
         "facts": facts_of(run),
         "prompts": prompts_of(run)[1],

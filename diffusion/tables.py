@@ -22,12 +22,12 @@ SAME = ["dataset", "data", "split"]  # options that say which images a run is on
 
 
 def is_matching(run: Run) -> bool:
-    return "examples" in run.about
+    return "examples" in run.description
 
 
 def read(folder: Path, loss: str | None = None) -> Run:
     """A run of any kind that has answers. InputError as results.read."""
-    matched = "examples" in records.read_run(records.run_folder(folder))
+    matched = "examples" in records.read_run(records.find_run(folder))
     return results.read(folder, "dataset", loss=loss, answers=not matched)
 
 

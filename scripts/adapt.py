@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
     check(args)
     config = RunConfig.from_args(args, {}, search="race")
     card = read_card(config.version, conditioned_on=args.condition)
-    usable = usable_levels(config.levels, card.levels)
+    usable = usable_levels(config.level_range, card.n_levels)
     if args.points > len(usable):
         raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]

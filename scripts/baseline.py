@@ -144,7 +144,7 @@ class BaselineClassifier(Classifier):
     def record(self, index: int, image: Image, errors: torch.Tensor) -> dict:
         more = self.first.pick(index, image) if self.first else {}
         among = np.isin(self.class_ids, more.get("candidates", self.class_ids))[self.arm_class]  # [arms]
-        about = self.dataset.about(index) | more
+        about = self.dataset.record_fields(index) | more
         record = records.one_point(errors, self.loss, torch.from_numpy(among), **about)
         winner = metrics.rescore(record, self.arm_class, self.loss)
         return record | {"pred": int(self.class_ids[winner])}

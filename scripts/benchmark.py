@@ -411,7 +411,7 @@ def ways_to_draw(usable: np.ndarray, P: int, start: float) -> dict[str, Drawn]:
 
 def noise(args, device: torch.device) -> None:
     card = read_card(args.version, conditioned_on=args.condition)
-    usable = usable_levels(run_config.parse_levels(args.levels), card.levels)
+    usable = usable_levels(run_config.parse_level_range(args.levels), card.n_levels)
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT)
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)

@@ -110,8 +110,8 @@ def write_run(members: Members, errors: np.ndarray, held: np.ndarray, chosen: di
     arms = [(names[class_id], names[class_id], class_id) for class_id in first.classes.tolist()]
     kept = np.flatnonzero(held).tolist()
     about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept), "arms": arms}
-    if "path" in first.about:
-        about["path"] = first.about["path"]
+    if "path" in first.description:
+        about["path"] = first.description["path"]
     tags = "-".join(naming.tag(name) for name in members.runs)
     name = naming.joined("ensemble", chosen["decide"], tags)
     folder = naming.run_folder(first.options["dataset"], extra, name)

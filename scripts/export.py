@@ -221,7 +221,7 @@ def read_runs(args) -> tuple[list[tuple[Run, pd.DataFrame]], list[str]]:
             raise InputError(folder, "a run of run_winoground.py, whose captions are no classes")
         else:
             table, wrong = tables.examples(run)
-        problems += [*wrong, *runs_results.failures(run.folder, run.about)]
+        problems += [*wrong, *runs_results.failures(run.folder, run.description)]
         found.append((run, table))
     names = [tables.name_of(run) for run, _ in found]
     if len(names) > len(set(names)):

@@ -23,7 +23,7 @@ from diffusion.runs.results import Run
 def other_files(run: Run) -> dict:
     """All of a run that is no record."""
     calibration = run.folder / "calibration.json"
-    wanted = records.indices_of(run.about)
+    wanted = records.indices_of(run.description)
     notes = records.failed(run.folder)
     return {
         "run.json": (run.folder / "run.json").read_text(),
@@ -37,9 +37,9 @@ def other_files(run: Run) -> dict:
 
 def check_finished(run: Run) -> None:
     """InputError if an image of the run has neither a record nor a note of its failure."""
-    wanted = records.indices_of(run.about)
-    images = run.about["images"] if wanted is None else len(wanted)
-    done = len(run.done) + len(results.failures(run.folder, run.about))
+    wanted = records.indices_of(run.description)
+    images = run.description["images"] if wanted is None else len(wanted)
+    done = len(run.done) + len(results.failures(run.folder, run.description))
     if done < images:
         raise InputError(run.folder, f"is not finished: {done} of {images} images are done or have failed")
 

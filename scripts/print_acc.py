@@ -137,7 +137,7 @@ def print_whole_run(args, folder: Path) -> int:
     vote = args.decide == "vote"
     again = bool(args.loss or vote or args.top is not None or args.metrics)
     run = results.read(folder, loss=args.loss, answers=again or bool(args.confusion))
-    failed = results.failures(folder, run.about)
+    failed = results.failures(folder, run.description)
     if not records.finished(folder) and not failed:
         raise InputError(folder, "no per-image files (000.pt, ...) there")
     if args.top is not None and args.top > len(run.classes):
@@ -151,7 +151,7 @@ def print_whole_run(args, folder: Path) -> int:
         draw_confusion(rows, results.names_of_classes(run), run.title, args.confusion)
     for name, value in {"run": run.folder, "model": run.model, "data": run.data}.items():
         print(f"{name:<15} {one_line(str(value), None)}")
-    total = max(run.about["images"], len(run.done))
+    total = max(run.description["images"], len(run.done))
     code = show.print_accuracy(rows, total, problems + failed, args.top)
     if args.metrics:
         print_metrics(args, run, rows)
@@ -179,11 +179,11 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
             rows, wrong = results.decided(run, scores=False)
         else:
             rows, wrong = results.read_rows(run.done.values(), of_run=True)
-        problems += [*wrong, *results.failures(run.folder, run.about)]
+        problems += [*wrong, *results.failures(run.folder, run.description)]
         answers = show.answers(rows)
         score = show.in_percent(*metrics.accuracy(*answers)) if answers and rows else "-"
         nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"
-        of = f"{len(rows)} of {max(run.about['images'], len(rows))}"
+        of = f"{len(rows)} of {max(run.description['images'], len(rows))}"
         model, data = style.shorten(Path(str(run.model)).name, 20), style.shorten(run.data, 28)
         print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {one_line(str(run.folder), None)}")
     return show.report(problems)
@@ -195,7 +195,7 @@ def main(argv: list[str]) -> int:
     style.check_picture(args.confusion)
     if args.positive is not None and "two-class" not in (args.metrics or ()):
         raise InputError(f"--positive {args.positive}", "is for --metrics two-class")
-    folders = [records.run_folder(folder) for folder in args.folders]
+    folders = [records.find_run(folder) for folder in args.folders]
     for folder in folders:
         if not os.path.exists(folder):
             raise InputError(folder, "no such folder")

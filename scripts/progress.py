@@ -88,7 +88,7 @@ def workers_of(folder: Path) -> int:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_workers", "minutes")
-    folder = records.run_folder(args.folder)
+    folder = records.find_run(args.folder)
     if os.path.isfile(folder):
         raise InputError(folder, "is a packed run, which is finished")
     about = records.read_run(folder)

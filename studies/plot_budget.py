@@ -60,7 +60,8 @@ from tqdm import tqdm
 
 import simulate
 from diffusion import InputError
-from diffusion.core.search import Search, check_schedule, even, halving, level_sequence, race, replay, spread_sequence
+from diffusion.core.search import Search, even, halving, level_sequence, race, replay, spread_sequence
+from diffusion.evaluate.points import check_halving
 from diffusion.io.reading import read_curve
 from diffusion.plots import style as plots_style
 from diffusion.runs import results, show
@@ -82,16 +83,16 @@ class Source:
     label: np.ndarray  # [images], class rows
     levels: np.ndarray  # [P]
     arms: np.ndarray  # [K], number of arms of each class
-    schedule: int = T  # noise levels of the model, of which --levels takes shares
+    n_levels: int = T  # noise levels of the model, of which --levels takes shares
     pairs: bool = False  # whether points 2k and 2k + 1 have a draw of noise and its negative
 
 
 def measured(args) -> Source:
     """The images of a run."""
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
-    arms, schedule = np.bincount(run.arm_class), run.about.get("schedule", T)
+    arms, n_levels = np.bincount(run.arm_class), run.n_levels or T
     pairs = bool(run.options.get("antithetic")) and run.options.get("n_trials") == 1  # else they are no neighbours here
-    return Source(run.options["dataset"], *results.read_full(run), arms, schedule, pairs)
+    return Source(run.options["dataset"], *results.read_full(run), arms, n_levels, pairs)
 
 
 def simulated(args) -> tuple[Source, str]:
@@ -158,7 +159,7 @@ def race_order(usable: np.ndarray, most: int, pairs: bool) -> np.ndarray:
 
 def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
     """By (search, setting): a function of a random generator that returns the order of the points [P] and a search."""
-    levels, arms, schedule, pairs = source.levels, source.arms, source.schedule, source.pairs
+    levels, arms, n_levels, pairs = source.levels, source.arms, source.n_levels, source.pairs
     P, n = len(levels), len(arms)
 
     def staged(to_keep: list[int], n_samples: list[int]) -> Callable:
@@ -172,10 +173,10 @@ def searches(args, source: Source) -> dict[tuple[str, str], Callable]:
     for p in P_VALUES:
         found["paired t-test", f"p {p}"] = lambda rng, p=p: (rng.permutation(P), t_test(P, arms, p))
     if args.to_keep and args.n_samples:
-        check_schedule(n, args.n_samples, args.to_keep, P)
+        check_halving(n, args.n_samples, args.to_keep, P)
         found["published", "as given"] = staged(args.to_keep, args.n_samples)
     for band in args.levels:
-        low, high = (float(end) * schedule for end in band.split("-"))
+        low, high = (float(end) * n_levels for end in band.split("-"))
         usable = np.arange(P) if band == "0-1" else np.flatnonzero((low <= levels) & (levels < high))
         for most in args.max_samples or [len(usable)]:
             if not min(2, P) <= most <= len(usable):

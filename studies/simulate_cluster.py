@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--nfe {args.nfe}", f"must be at least two of each class, {2 * args.classes}")
     measured = None
     if args.nfe_from:
-        folder = records.run_folder(args.nfe_from)
+        folder = records.find_run(args.nfe_from)
         rows, _ = results.read_rows(records.chosen(folder, records.read_run(folder)).values(), of_run=True)
         measured = np.array([row["nfe"] for row in rows])
         if not rows:

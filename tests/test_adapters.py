@@ -23,7 +23,7 @@ from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
 from diffusion.models import families
-from diffusion.models.loading import ADAPTERS, _latent, load_model, read_card, weights_size
+from diffusion.models.loading import FAMILIES, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -114,7 +114,7 @@ def test_predictions_are_those_of_sampling(saved, build):
     """At every step of the pipeline's own sampling: the same prediction at the same z, time and prompt."""
     pipe = load(saved(build))
     steps = tiny.sampling_steps(pipe, PROMPTS[0], size_of(build))
-    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
+    adapter = FAMILIES[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
     assert len(steps) == 3
     with torch.no_grad():
         condition, another = (adapter.encode_prompts([prompt]) for prompt in PROMPTS[:2])
@@ -160,7 +160,7 @@ def test_padding_is_not_seen(saved, build, monkeypatch):
 def test_prompts_are_counted_as_they_are_read(saved, build, monkeypatch):
     """What is warned of is counted in the texts that the pipeline gives its tokenizers, templates and all."""
     pipe, calls = load(saved(build)), []
-    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
+    adapter = FAMILIES[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
     for cls in {type(reading.tokenizer) for reading in adapter.read(PROMPTS[:1])}:
         plain = cls.__call__
 
@@ -287,7 +287,7 @@ def test_cogview_takes_the_time_before_the_shift(saved):
     for how in ({"time_shift_type": "exponential"}, {"use_dynamic_shifting": False, "shift": 3.0}):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **how)
         steps = tiny.sampling_steps(pipe, PROMPTS[0], SIZE)
-        adapter = ADAPTERS["CogView4Pipeline"].adapter(pipe, torch.device("cpu"))
+        adapter = FAMILIES["CogView4Pipeline"].adapter(pipe, torch.device("cpu"))
         for z, time, theirs in steps:
             with torch.no_grad():
                 ours = adapter.predict(z, torch.tensor([time]), adapter.encode_prompts(PROMPTS[:1]))
@@ -347,7 +347,7 @@ def test_lora(tmp_path, saved, build):
     pipe.save_lora_weights(tmp_path / "lora", **layers)
     beside = load(folder)
     beside.load_lora_weights(str(tmp_path / "lora"))
-    adapter = ADAPTERS[type(pipe).__name__].adapter(beside, torch.device("cpu"))
+    adapter = FAMILIES[type(pipe).__name__].adapter(beside, torch.device("cpu"))
     (file,) = (tmp_path / "lora").iterdir()
     for lora in (tmp_path / "lora", file):
         model = load_model(read_card(str(folder), SIZE, lora=str(lora)))
@@ -426,7 +426,7 @@ def test_an_unsupported_pipeline_names_the_supported(run_main, tmp_path, saved):
     for name in ("KandinskyPipeline", "FluxFillPipeline", "NoSuchPipeline"):
         (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
         done = run_main(SCRIPT, "--version", folder, "--dataset", "digits", "--search", "race", "--device", "cpu")
-        assert done.code == 2 and name in done.err and all(each in done.err for each in ADAPTERS)
+        assert done.code == 2 and name in done.err and all(each in done.err for each in FAMILIES)
         assert families.why_unsupported(name, getattr(diffusers, name, None)) in done.err
 
 
@@ -441,11 +441,11 @@ def test_every_pipeline_of_diffusers_is_supported_or_refused():
         if {"prompt", "class_labels"} & parameters.keys() and not families.takes_beside(parameters):
             found.add(name)
     assert len(found) > 60
-    tables = [set(ADAPTERS), set(families.SHARED), set(families.UNSUPPORTED)]
+    tables = [set(FAMILIES), set(families.SHARED), set(families.UNSUPPORTED)]
     assert not found - set.union(*tables), "new in diffusers"
     assert sum(map(len, tables)) == len(set.union(*tables)), "in two tables"
     assert all(hasattr(diffusers, name) for name in set.union(*tables))
-    assert set(families.SHARED.values()) <= set(ADAPTERS)
+    assert set(families.SHARED.values()) <= set(FAMILIES)
     assert all(families.UNSUPPORTED.values())
 
 
@@ -475,13 +475,13 @@ def test_pipelines_that_share_a_network(saved, tmp_path, name):
 
 def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):
     """Raised as CUDA does, since here is none; before that, calls were halved."""
-    family = ADAPTERS["StableDiffusionXLPipeline"]
+    family = FAMILIES["StableDiffusionXLPipeline"]
 
     class Full(family.adapter):
         def predict(self, *_):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setitem(ADAPTERS, "StableDiffusionXLPipeline", family._replace(adapter=Full))
+    monkeypatch.setitem(FAMILIES, "StableDiffusionXLPipeline", family._replace(adapter=Full))
     done = run_main(
         SCRIPT, "--version", saved(tiny.sdxl), "--dataset", "digits", "--img_size", SIZE, "--search", "race",
         "--device", "cpu", "--batch_size", 64,

@@ -15,7 +15,7 @@ from diffusion.api import Answer
 from diffusion.data.datasets import load_dataset
 from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.models.aliases import EMBEDDED
-from diffusion.models.loading import ADAPTERS, read_card
+from diffusion.models.loading import FAMILIES, read_card
 from diffusion.runs.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts
@@ -221,14 +221,14 @@ def test_float32_is_float32(monkeypatch):
     """On CUDA convolutions too, while the network computes; the caller's setting is as before."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     seen = []
-    known = ADAPTERS["StableDiffusionPipeline"]
+    known = FAMILIES["StableDiffusionPipeline"]
 
     class Spied(known.adapter):
         def predict(self, *args):
             seen.append(torch.backends.cudnn.allow_tf32)
             return super().predict(*args)
 
-    monkeypatch.setitem(ADAPTERS, "StableDiffusionPipeline", known._replace(adapter=Spied))
+    monkeypatch.setitem(FAMILIES, "StableDiffusionPipeline", known._replace(adapter=Spied))
     classify(load_model("digits"), GOOD, PROMPTS, max_samples=2)
     assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
 

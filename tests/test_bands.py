@@ -1,5 +1,7 @@
 """--levels: a part of the noise schedule, in shares of it; and one draw of noise for many levels, which is said."""
 
+import math
+
 import pytest
 import torch
 from helpers import blocks, folder_of, records_of, subset
@@ -19,6 +21,12 @@ ONE_DRAW = "share a draw of noise"
 def test_band_by_hand(low, high, T, first, last):
     levels = band(low, high, T)
     assert levels.tolist() == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize("low, high", [(0.8, 0.2), (0.5, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.5, 0.5005), (math.nan, 1)])
+def test_a_band_has_two_levels(low, high):
+    with pytest.raises(ValueError, match="wanted two"):
+        band(low, high, 1000)
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ def test_search_costs_count_the_evaluations_of_the_schedule():
 
 
 def test_timed_searches_are_the_same():
-    halving = schedule.halving(np.arange(20), [2, 4], [2, 1], np.ones(5, dtype=int))
+    halving = schedule.halving_schedule(np.arange(20), [2, 4], [2, 1], np.ones(5, dtype=int))
     spent: list[float] = []
     watched = replace(halving, start=partial(synthetic.timed, halving.start, spent))
     plain, _ = synthetic.simulated(halving, np.arange(5.0), np.random.default_rng(1))

@@ -30,7 +30,7 @@ from diffusion import InputError, InputWarning
 from diffusion.core.process import Process
 from diffusion.models import aliases
 from diffusion.models.config import read_card
-from diffusion.models.loading import ADAPTERS, load_model
+from diffusion.models.loading import FAMILIES, load_model
 from diffusion.models.scheduler import scheduler_of
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -227,13 +227,13 @@ def test_vaes_of_videos_are_refused(copy):
 def test_the_table_of_flow_families_is_diffusers_own():
     """Each family whose pipeline takes a flow-matching scheduler; Sana's takes a solver of either kind."""
     taken = {}
-    for name in ADAPTERS:
+    for name in FAMILIES:
         parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
         taken[name] = str(parameters["scheduler"].annotation) if "scheduler" in parameters else ""
     if "FlowMatch" not in taken.get("QwenImagePipeline", ""):
         pytest.fail(f"annotations are not what they were: {taken}")
     assert {name for name, kind in taken.items() if "FlowMatch" in kind} | {"SanaPipeline"} == {
-        name for name, family in ADAPTERS.items() if family.flow
+        name for name, family in FAMILIES.items() if family.flow
     }
 
 
@@ -247,7 +247,7 @@ def test_a_swapped_scheduler_leaves_a_flow_network_what_it_is(tmp_path, build, c
     """`from_config` of another class makes it epsilon; what the network predicts, and its time, stay as they were."""
     folder = tmp_path / "model"
     pipe = tiny.save(build, folder)
-    assert ADAPTERS[type(pipe).__name__].flow
+    assert FAMILIES[type(pipe).__name__].flow
     before = read_card(str(folder), 32)
     settings = {key: value for key, value in pipe.scheduler.config.items() if "flow" not in str(key) + str(value)}
     cls.from_config(settings | {"beta_schedule": "linear"}).save_pretrained(folder / "scheduler")
@@ -333,7 +333,7 @@ def test_sana_reads_what_its_pipeline_reads(tmp_path):
     torch.testing.assert_close(conditions["text"], wanted)
     assert torch.equal(conditions["mask"], mask.bool())
     assert (wanted - without).abs().max() > 0.1
-    adapter = ADAPTERS["SanaPipeline"].adapter(pipe, torch.device("cpu"))
+    adapter = FAMILIES["SanaPipeline"].adapter(pipe, torch.device("cpu"))
     (text,) = adapter.texts("tokenizer", ["a red cat"])
     limit = adapter.limit("tokenizer")
     assert text == "\n".join(default) + "a red cat" and limit == len(pipe.tokenizer.encode("\n".join(default))) + 298
@@ -362,7 +362,7 @@ def seen(build, folder, time: torch.Tensor) -> torch.Tensor:
     sinusoids = next(module for name, module in modules if name.endswith(("time_proj", "time_step_embed")))
     found = []
     hook = sinusoids.register_forward_hook(lambda module, args, _: found.append(args[0].double() * module.scale))
-    adapter = ADAPTERS[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
+    adapter = FAMILIES[type(pipe).__name__].adapter(pipe, torch.device("cpu"))
     with torch.inference_mode():
         condition = adapter.encode_prompts(["a red cat"])
         for t in time.split(100):

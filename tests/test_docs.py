@@ -11,11 +11,11 @@ import pytest
 from documents import DOCUMENTS, commands, named, stated
 from helpers import ROOT, import_script, parse
 
-from diffusion.core.search import check_schedule, level_sequence
+from diffusion.core.search import level_sequence
 from diffusion.data.datasets import TABLE
 from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.evaluate.config import RunConfig
-from diffusion.evaluate.points import usable_levels
+from diffusion.evaluate.points import check_halving, usable_levels
 from diffusion.evaluate.presets import with_preset
 
 OTHERS = {  # commands of others: known, not checked
@@ -87,10 +87,10 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
         if args.search == "race":  # its cost depends on the image
             assert args.to_keep is None and args.n_samples is None
             config = RunConfig.from_args(args, {}, device="cpu", dtype="float32", compile=False)
-            assert (args.max_samples or 0) <= len(usable_levels(config.levels, 1000))
+            assert (args.max_samples or 0) <= len(usable_levels(config.level_range, 1000))
             assert args.budget is None or args.budget >= 2 * classes
             continue
-        check_schedule(classes, args.n_samples, args.to_keep, 1000)
+        check_halving(classes, args.n_samples, args.to_keep, 1000)
         _, ends = level_sequence(args.n_samples, 1000)
         assert np.dot([classes, *args.to_keep[:-1]], np.diff(ends, prepend=0)) * args.n_trials == nfe
 

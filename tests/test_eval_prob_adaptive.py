@@ -495,7 +495,7 @@ def test_a_prompt_too_long_for_the_text_encoder_is_reported(run_main, tmp_path, 
         ),
     ],
 )
-def test_run_folder(change, name, monkeypatch):
+def test_name_of_the_folder(change, name, monkeypatch):
     module = import_script(SCRIPT)
     published = {"dataset": "cifar10", "loss": "l1", "device": "cpu"}
     if "search" not in change:
@@ -503,9 +503,10 @@ def test_run_folder(change, name, monkeypatch):
     args = Namespace(**vars(module.parser().parse_args([])) | published | change)
     monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
     config = RunConfig.from_args(args, {})
-    usable = usable_levels(config.levels, 1000)
+    usable = usable_levels(config.level_range, 1000)
     schedule = module.schedule_of(args, config, np.ones(10, dtype=int), usable, None, None)
-    assert str(module.run_folder(args, config, schedule, None)) == f"data/{name}"
+    run_name = module.run_name(args, config, schedule, None)
+    assert str(naming.run_folder(config.dataset, config.extra, run_name)) == f"data/{name}"
 
 
 # ---- from the shell, and on your own pictures ----

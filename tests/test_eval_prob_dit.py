@@ -305,10 +305,10 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
         ({"cls": ["7"]}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials/test"),
         ({"cls": ["7"], "randomize_noise": True}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_randnoise/test"),
         ({"cls": ["0-99", "7"]}, [250], [1], "imagenet/DiT256x256_cls0-99_7_t4_1trials/test"),
-        ({"keep": "save_vb", "n_trials": 2}, [1000], [1], "imagenet/DiT256x256_t1_2trials/test"),
-        ({"cls": ["7"], "keep": "spatial"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_spatial/test"),
-        ({"cls": ["7"], "keep": "save_eps"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_eps/test"),
-        ({"keep": "save_eps_and_var", "randomize_noise": True}, [200], [1],
+        ({"save": "save_vb", "n_trials": 2}, [1000], [1], "imagenet/DiT256x256_t1_2trials/test"),
+        ({"cls": ["7"], "save": "spatial"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_spatial/test"),
+        ({"cls": ["7"], "save": "save_eps"}, [200], [1], "imagenet/DiT256x256_cls7_t5_1trials_eps/test"),
+        ({"save": "save_eps_and_var", "randomize_noise": True}, [200], [1],
          "imagenet/DiT256x256_t5_1trials_randnoise_epsvar/test"),
         ({"loss": "l1"}, [25, 250], [50, 1], "imagenet/DiT256x256_1trials_50_1keep_25_250samples_l1/test"),
         ({}, [300], [1], "imagenet/DiT256x256_1trials_1keep_300samples/test"),
@@ -316,20 +316,21 @@ def test_run_json_of_a_part_says_which(run_main, tmp_path, dit_folder):
          "imagenet_x/DiT256x256-my_dit_t5_1trials/train"),
         ({"search": "race", "z": 3.0, "max_samples": 250, "budget": None, "n_trials": 2}, [], [],
          "imagenet/DiT256x256_2trials_race_3z_250samples/test"),
-        ({"search": "race", "z": 2.5, "max_samples": 500, "budget": 9000, "keep": "spatial", "randomize_noise": True,
+        ({"search": "race", "z": 2.5, "max_samples": 500, "budget": 9000, "save": "spatial", "randomize_noise": True,
           "loss": "l1"}, [], [], "imagenet/DiT256x256_1trials_race_2.5z_500samples_9000NFE_randnoise_l1_spatial/test"),
     ],
 )  # fmt: skip
-def test_run_folder(change, n_samples, to_keep, name, monkeypatch):
+def test_name_of_the_folder(change, n_samples, to_keep, name, monkeypatch):
     module = import_script(SCRIPT)
-    keep = change.pop("keep", None)
+    save = change.pop("save", None)
     stages = {"n_samples": n_samples or None, "to_keep": to_keep or None, "device": "cpu"}
     args = Namespace(**vars(module.parser().parse_args([])) | stages | change)
     monkeypatch.setattr(naming, "LOG_DIR", Path("data"))
     config = RunConfig.from_args(args, {})
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
     schedule = module.schedule_of(args, config, np.ones(1000, dtype=int), np.arange(1000), np.ones(1000), None)
-    assert str(module.run_folder(args, config, card, schedule, None, keep)) == f"data/{name}"
+    run_name = module.run_name(args, config, card, schedule, None, save)
+    assert str(naming.run_folder(config.dataset, config.extra, run_name) / config.split) == f"data/{name}"
 
 
 @pytest.mark.parametrize(

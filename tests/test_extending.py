@@ -18,7 +18,7 @@ from diffusion import load_model
 from diffusion.core.search import replay
 from diffusion.data import datasets
 from diffusion.data.datasets import load_dataset
-from diffusion.models.families import ADAPTERS
+from diffusion.models.families import FAMILIES
 from diffusion.runs import records
 
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
@@ -33,12 +33,12 @@ def example(*words: str) -> dict:
 
 
 def test_a_family(tmp_path, monkeypatch):
-    monkeypatch.setitem(ADAPTERS, "StableDiffusionImg2ImgPipeline", None)  # is put back afterwards
+    monkeypatch.setitem(FAMILIES, "StableDiffusionImg2ImgPipeline", None)  # is put back afterwards
     shutil.copytree(ROOT / "models/digits-sd", tmp_path / "model")
     index = json.loads((tmp_path / "model/model_index.json").read_text())
     index["_class_name"] = "StableDiffusionImg2ImgPipeline"
     (tmp_path / "model/model_index.json").write_text(json.dumps(index))
-    example("ADAPTERS")  # in the table of the package
+    example("FAMILIES")  # in the table of the package
     ours, known = load_model(str(tmp_path / "model")), load_model("digits")
     z, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700])
     prompts = ["a photo of the number three.", "a photo of the number five."]

@@ -9,7 +9,7 @@ from helpers import SCRIPT, assert_same, blocks, folder_of, options, race_option
 
 from diffusion import InputError
 from diffusion.core.search import halving, level_sequence, race, replay, spread_sequence
-from diffusion.data.prompts import read_weights
+from diffusion.data.prompts import read_level_weights
 from diffusion.plots import levels
 from diffusion.runs import results
 from diffusion.runs.records import load_record
@@ -102,10 +102,10 @@ def weights_csv(path, *rows: str):
 
 
 def test_weights_are_interpolated_and_have_mean_one(tmp_path):
-    table = read_weights(weights_csv(tmp_path / "w.csv", "6,0", "2,1", "4,3"), 10)
+    table = read_level_weights(weights_csv(tmp_path / "w.csv", "6,0", "2,1", "4,3"), 10)
     wanted = np.array([1, 1, 1, 2, 3, 1.5, 0, 0, 0, 0])
     np.testing.assert_allclose(table, wanted / wanted.mean())
-    assert table.mean() == pytest.approx(1) and read_weights(None, 3).tolist() == [1, 1, 1]
+    assert table.mean() == pytest.approx(1) and read_level_weights(None, 3).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("rows, said", [
@@ -121,7 +121,7 @@ def test_weights_are_interpolated_and_have_mean_one(tmp_path):
 ])  # fmt: skip
 def test_what_is_no_weights_is_refused(tmp_path, rows, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        read_weights(weights_csv(tmp_path / "w.csv", *rows), 10)
+        read_level_weights(weights_csv(tmp_path / "w.csv", *rows), 10)
 
 
 # ---- runs ----
@@ -151,7 +151,7 @@ def test_a_weighted_search_is_the_search_on_weighted_errors(run_main, tmp_path, 
     how = raced if search == "race" else ["--to_keep", 3, 1, "--n_samples", 4, 40]
     start = ["--dataset", "digits", "--version", model_folder, "--device", "cpu"]
     result = run_main(SCRIPT, *start, *how, *few, "--weights", path)
-    table = read_weights(path, 1000)
+    table = read_level_weights(path, 1000)
     order, ends = (spread_sequence(40, 40), None) if search == "race" else level_sequence([4, 40], 40)
     records = records_of(result)
     assert folder_of(result).name.endswith("samples_levels0-1_independent_ww" if search == "race" else "samples_ww")
@@ -204,7 +204,7 @@ def test_of_a_grid_all_levels_are_measured(run_main, tmp_path, dit_folder, few):
     path = weights_csv(tmp_path / "w.csv", "400,1", "700,0")
     args = ["--dataset", "digits", "--version", dit_folder, "--device", "cpu", *few, "--t_interval", 100]
     result = run_main("eval_prob_dit.py", *args, "--weights", path)
-    table = read_weights(path, 1000)
+    table = read_level_weights(path, 1000)
     right = []
     for record in records_of(result).values():
         assert sorted(record["levels"].tolist()) == list(range(50, 1000, 100))
@@ -222,7 +222,7 @@ def test_pairs_are_scored_by_weighted_errors(run_main, tmp_path, model_folder):
     path = weights_csv(tmp_path / "w.csv", "125,1", "375,0", "625,0", "875,30")
     args = ["--dataset", "digits-pairs", "--version", model_folder, "--device", "cpu", "--t_interval", 250]
     result = run_main("run_winoground.py", *args, *subset(tmp_path, 0, 4, 7, 9), "--normalize", "--weights", path)
-    table, hits = read_weights(path, 1000), []
+    table, hits = read_level_weights(path, 1000), []
     assert folder_of(result).name.endswith("_normalized_ww")
     for number, record in records_of(result).items():
         means = [(block[:, 0].astype(float) * table[record["levels"]]).mean() for block in blocks(record)]
@@ -264,7 +264,7 @@ def test_plot_levels(run_main, tmp_path, model_folder, few, grid):
     held = np.load(out[1])
     rest = np.isin(IMAGES, held)
     assert 0 < rest.sum() < 4
-    table = read_weights(out[0], 1000)[level]
+    table = read_level_weights(out[0], 1000)[level]
     hits = [100 * level_weights.accuracies(errors[rest], label[rest], 40, w).mean() for w in (np.ones(40), table)]
     row = re.search(r"^40 +([\d.]+) \(.*?\) +([\d.]+) \(", told.out, re.M)
     assert [float(x) for x in row.groups()] == [pytest.approx(hit, abs=0.01) for hit in hits]

@@ -255,7 +255,7 @@ def test_which_repository_is_loaded_is_said(monkeypatch, capsys):
     monkeypatch.setattr(load, "load_model", lambda *_, **__: None)
     card = load.Card("Manojb/stable-diffusion-2-base", "StableDiffusionPipeline", {}, 1000, (4, 64, 64), 512)
     for version in ("2-0", card.source):
-        machine.load_model(RunConfig("pets", version=version, device=torch.device("meta")), card, "float32")
+        machine.load_for_run(RunConfig("pets", version=version, device=torch.device("meta")), card, "float32")
     first, second = capsys.readouterr().out.splitlines()
     told = "3.00 GB of weights, the network's in float32"
     assert first == f"2-0 (Manojb/stable-diffusion-2-base): {told}" and second == f"{card.source}: {told}"

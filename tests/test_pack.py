@@ -94,7 +94,7 @@ def test_calibration_and_failures_are_in_it(folder, run_main, monkeypatch):
     assert run_main(SCRIPT, folder).code == 0
     packed = folder.with_name("run.parquet")
     run, same = results.read(packed), results.read(folder)
-    assert results.failures(packed, run.about) == ["image 30: cannot be read"]
+    assert results.failures(packed, run.description) == ["image 30: cannot be read"]
     assert results.read_calibration(run) == results.read_calibration(same)
     a, b = (tables.images(each, scores="probability")[0] for each in (run, same))
     assert a.equals(b)

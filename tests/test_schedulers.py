@@ -189,4 +189,4 @@ def test_configurations_that_are_none(run_main, tmp_path, model_folder, config):
 
 
 def test_shape_of_a_card(model_folder):
-    assert read_card(str(model_folder)).levels == 1000
+    assert read_card(str(model_folder)).n_levels == 1000

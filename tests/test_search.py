@@ -15,10 +15,8 @@ from diffusion.core.search import (
     PRIOR,
     SCOUT,
     TRUST,
-    check_schedule,
     draws,
     even,
-    every,
     halving,
     level_sequence,
     noise_rows,
@@ -29,6 +27,7 @@ from diffusion.core.search import (
     spread_sequence,
     tree,
 )
+from diffusion.evaluate.points import check_halving, grid_size
 
 GOLDEN = [  # n_samples, where each stage ends; T = 1000
     ([50, 500], [50, 500]),
@@ -170,13 +169,13 @@ def test_pairs_are_the_grid_and_their_prefixes_are_spread(n, T):
 
 @pytest.mark.parametrize("interval", [k for k in range(1, 1001) if 1000 % k == 0])
 def test_every_so_manieth_level_is_the_published_grid(interval):
-    levels, ends = level_sequence([every(interval, 1000)], 1000)
+    levels, ends = level_sequence([grid_size(interval, 1000)], 1000)
     assert levels.tolist() == list(range(interval // 2, 1000, interval)) and ends.tolist() == [len(levels)]
 
 
 def test_the_levels_of_interval_200_and_125():
-    assert level_sequence([every(200, 1000)], 1000)[0].tolist() == [100, 300, 500, 700, 900]
-    assert level_sequence([every(125, 1000)], 1000)[0].tolist() == [62, 187, 312, 437, 562, 687, 812, 937]
+    assert level_sequence([grid_size(200, 1000)], 1000)[0].tolist() == [100, 300, 500, 700, 900]
+    assert level_sequence([grid_size(125, 1000)], 1000)[0].tolist() == [62, 187, 312, 437, 562, 687, 812, 937]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_the_levels_of_interval_200_and_125():
 )
 def test_intervals_that_do_not_divide(interval, T):
     with pytest.raises(InputError, match=f"^--t_interval {interval}: must divide the {T} levels$"):
-        every(interval, T)
+        grid_size(interval, T)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +234,8 @@ def test_a_race_and_its_grid_have_the_same_noise():
     for n, trials in ((30, 1), (30, 2), (31, 1)):
         usable = np.arange(200, 800)
         arms = np.ones(3, dtype=int)
-        grid = schedule.halving(usable, [n], [1], arms, n_trials=trials, pairs=True)
-        race_of_all = schedule.race(usable, arms, 3.0, n, n_trials=trials, pairs=True)
+        grid = schedule.halving_schedule(usable, [n], [1], arms, n_trials=trials, pairs=True)
+        race_of_all = schedule.race_schedule(usable, arms, 3.0, n, n_trials=trials, pairs=True)
         found = []
         for each in (grid, race_of_all):
             points = schedule.Points.of(each, np.ones(1000), trials)
@@ -246,7 +245,7 @@ def test_a_race_and_its_grid_have_the_same_noise():
 
 
 def test_published_stages_are_what_they_were():
-    found = schedule.halving(np.arange(1000), [50, 500], [5, 1], np.ones(10, dtype=int), n_trials=2)
+    found = schedule.halving_schedule(np.arange(1000), [50, 500], [5, 1], np.ones(10, dtype=int), n_trials=2)
     levels, ends = level_sequence([50, 500], 1000)
     assert found.levels.tolist() == np.repeat(levels, 2).tolist() and found.ends.tolist() == (2 * ends).tolist()
     assert found.most_nfe == 2 * (50 * 10 + 450 * 5) and found.exact
@@ -255,16 +254,16 @@ def test_published_stages_are_what_they_were():
 @pytest.mark.parametrize("most", [None, 3])
 def test_cost_of_stages_by_hand(most):
     """Classes of 1, 2, 3 and 4 arms: all, or any three, at 2 points; then two at 6 more: the most arms each time."""
-    found = schedule.halving(np.arange(8), [2, 8], [2, 1], np.array([1, 2, 3, 4]), most=most)
+    found = schedule.halving_schedule(np.arange(8), [2, 8], [2, 1], np.array([1, 2, 3, 4]), most=most)
     first = 10 if most is None else 9
     assert found.most_nfe == 2 * first + 6 * (4 + 3) and not found.exact
 
 
 def test_cost_of_a_race_is_that_of_all_points_or_its_budget():
     arms = np.array([1, 2])
-    free = schedule.race(np.arange(100), arms, 3.0, 20)
+    free = schedule.race_schedule(np.arange(100), arms, 3.0, 20)
     assert free.most_nfe == 60 and free.name == "race_3z_20samples" and free.options["budget"] is None
-    short = schedule.race(np.arange(100), arms, 3.0, 20, budget=10)
+    short = schedule.race_schedule(np.arange(100), arms, 3.0, 20, budget=10)
     assert short.most_nfe == 10 and short.name == "race_3z_20samples_10NFE" and short.options["budget"] == 10
 
 
@@ -273,7 +272,7 @@ def test_cost_of_a_race_is_that_of_all_points_or_its_budget():
 
 @pytest.mark.parametrize("dataset, classes, to_keep, n_samples, nfe", COSTS, ids=lambda v: v if type(v) is str else "")
 def test_schedules_cost_what_the_paper_says(dataset, classes, to_keep, n_samples, nfe):
-    check_schedule(classes, n_samples, to_keep, 1000)
+    check_halving(classes, n_samples, to_keep, 1000)
     levels, ends = level_sequence(n_samples, 1000)
     errors = np.random.default_rng(0).random((classes, len(levels)))
     assert play(halving(classes, ends, to_keep), errors)[2] == nfe
@@ -345,15 +344,18 @@ def test_float32_errors_are_summed_in_float64():
 )
 def test_schedules_that_cannot_be_run(to_keep, n_samples, says):
     with pytest.raises(InputError) as error:
-        check_schedule(10, n_samples, to_keep, 1000)
+        check_halving(10, n_samples, to_keep, 1000)
     message = str(error.value)
     assert says in message and "\n" not in message
     assert message.startswith(f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}:")
+    with pytest.raises(InputError) as error:
+        check_halving(10, n_samples, to_keep, 1000, dashes="")
+    assert str(error.value) == message.replace("--", "")
 
 
 def test_a_stage_that_keeps_more_than_there_are_keeps_all():
     with pytest.warns(InputWarning, match="the first stage keeps all classes, there are 4"):
-        check_schedule(4, [50, 500], [5, 1], 1000)
+        check_halving(4, [50, 500], [5, 1], 1000)
     errors = np.random.default_rng(0).random((4, 12))
     winner, _, nfe = play(halving(4, [3, 12], [5, 1]), errors)
     assert winner == [errors.sum(1).argmin()] and nfe == 4 * 12
@@ -361,7 +363,7 @@ def test_a_stage_that_keeps_more_than_there_are_keeps_all():
 
 @pytest.mark.parametrize("to_keep, n_samples", [([1], [1]), ([10, 1], [1, 1000]), ([5, 1], [50, 500])])
 def test_schedules_at_the_limits(to_keep, n_samples):
-    check_schedule(10, n_samples, to_keep, 1000)
+    check_halving(10, n_samples, to_keep, 1000)
 
 
 # ---- the race ----

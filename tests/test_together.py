@@ -99,7 +99,7 @@ def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
     assert [] in blocks  # a task that never asks
     (model, calls), (keep, counted) = fake(), counting()
     tasks = (asking(k, *blocks[k]) for k in range(30))
-    done = dict(together(model, tasks, batch_size=batch_size, in_flight=in_flight, keep=keep))
+    done = dict(together(model, tasks, batch_size=batch_size, in_flight=in_flight, reduce=keep))
     assert sorted(done) == list(range(30))
     for k, sent in done.items():
         _, wanted = alone(fake()[0], asking(k, *blocks[k]))
@@ -130,7 +130,7 @@ def test_elsewhere_than_on_a_cpu_every_call_has_the_same_shape(batch_size):
     """The last too, filled up; and not 16 rows when fewer are wanted."""
     (model, calls), (keep, counted) = fake("meta"), counting()
     blocks = several(20)
-    done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, keep=keep))
+    done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, reduce=keep))
     assert set(calls) == {batch_size}
     assert sum(counted) == rows_of(blocks)
     assert all(n == batch_size for n in counted[:-10]) and (batch_size == 1 or counted[-1] < batch_size)
@@ -336,7 +336,7 @@ def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
     """Nor does the size of the batch; NFE are the rows that were evaluated."""
     keep, counted = counting()
     tasks = (one_image(images, k) for k in IMAGES)
-    done = dict(together(images[0], tasks, batch_size=batch_size, in_flight=in_flight, keep=keep))
+    done = dict(together(images[0], tasks, batch_size=batch_size, in_flight=in_flight, reduce=keep))
     assert_same(done, by_themselves)
     assert sum(counted) == sum(measured.nfe for measured in done.values())
 

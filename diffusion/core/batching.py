@@ -53,11 +53,11 @@ Part = tuple[Block, int, int]  # rows [start, stop) of a block
 # ---- one network call ----
 
 
-def errors_of_call(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
+def errors_of_call(model, parts: list[Part], size: int, reduce: Callable) -> Tensor:
     """Errors of some rows of several blocks, which all have one setting, by one network call.
 
     The call is filled up to `size` rows with copies of the last one. The error of a row is
-    ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `keep` makes
+    ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `reduce` makes
     """
     inputs = [_inputs(*part) for part in parts]
     x = torch.cat([each[0] for each in inputs])
@@ -75,13 +75,13 @@ def errors_of_call(model, parts: list[Part], size: int, keep: Callable) -> Tenso
         filled = torch.arange(size).clamp(max=n - 1)
         z, time, conditions = z[filled], time[filled], conditions[filled]
     prediction = model.denoise(z, time, conditions)[:n]
-    return keep(model.process, x, eps, i, prediction)
+    return reduce(model.process, x, eps, i, prediction)
 
 
 @torch.inference_mode()
-def measure(model, parts: list[Part], size: int, keep: Callable) -> Tensor:
+def measure(model, parts: list[Part], size: int, reduce: Callable) -> Tensor:
     """errors_of_call, without gradients."""
-    return errors_of_call(model, parts, size, keep)
+    return errors_of_call(model, parts, size, reduce)
 
 
 def _inputs(block: Block, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Conditions]:
@@ -218,7 +218,7 @@ def together(
     *,
     batch_size: int,
     in_flight: int | None = None,
-    keep: Callable = plain,
+    reduce: Callable = plain,
     spent: Callable[[int], None] = lambda nfe: None,
 ) -> Iterator:
     """Run tasks side by side, so that every network call is full; yields the results of tasks as they end.
@@ -247,7 +247,7 @@ def together(
             taken = _take(requests, batch_size)
             parts = [(request.block, start, stop) for request, start, stop in taken]
             try:
-                errors = measure(model, parts, least if on_cpu else batch_size, keep)
+                errors = measure(model, parts, least if on_cpu else batch_size, reduce)
             except torch.OutOfMemoryError:
                 if batch_size == least:
                     raise

@@ -48,13 +48,13 @@ class Measured:
         """Network evaluations spent: one for one arm at one point."""
         return int(self.counts.sum())
 
-    def record(self, **about) -> dict:
-        """What is saved: `about` the image, then the measurements."""
+    def record(self, **fields) -> dict:
+        """What is saved: `fields` about the image, then the measurements."""
         more: dict = {} if (self.weights == 1).all() else {"weights": self.weights}
         if self.signs is not None:
             between, within = self.squares
             more |= {"signs": self.signs, "between_pairs": between, "within_pairs": within}
-        return about | {
+        return fields | {
             "nfe": self.nfe,
             "decided": self.decided,
             "margin": self.margin,

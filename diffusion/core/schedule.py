@@ -53,11 +53,11 @@ class Points:
         return cls(schedule.levels, draws, signs, level_weights[schedule.levels])
 
 
-def halving(
+def halving_schedule(
     usable: np.ndarray,
     n_samples: list[int],
     to_keep: list[int],
-    arms: np.ndarray,
+    arms_per_class: np.ndarray,
     *,
     n_trials: int = 1,
     pairs: bool = False,
@@ -65,23 +65,23 @@ def halving(
 ) -> Schedule:
     """Stages of some of the usable levels, each level n_trials times in a row, or with `pairs` as search.repeated.
 
-    n_samples and to_keep as in search.check_schedule; arms [classes] is how many arms each class has; at most `most`
-    of the classes compete for an image, by default all.
+    n_samples grows and to_keep shrinks from stage to stage, to 1. arms_per_class [classes]; at
+    most `most` of the classes compete for an image, by default all.
     """
     levels, ends = search.level_sequence(n_samples, len(usable))
     stages = [search.repeated(usable[stage], n_trials, pairs=pairs) for stage in np.split(levels, ends[:-1])]
     ends = ends * n_trials
 
-    most = len(arms) if most is None else most
+    most = len(arms_per_class) if most is None else most
     competing = np.minimum([most, *to_keep[:-1]], most)  # classes of each stage
-    largest = np.sort(arms)[::-1]
+    largest = np.sort(arms_per_class)[::-1]
     nfe = sum(largest[:classes].sum() * n for classes, n in zip(competing, np.diff(ends, prepend=0), strict=True))
     return Schedule(
         np.concatenate(stages),
         ends,
         lambda among: search.halving(len(among), ends, to_keep),
         int(nfe),
-        exact=len(set(arms.tolist())) == 1,
+        exact=len(set(arms_per_class.tolist())) == 1,
         pairs=pairs,
         search="halving",
         name=f"{'_'.join(map(str, to_keep))}keep_{'_'.join(map(str, n_samples))}samples",
@@ -89,9 +89,9 @@ def halving(
     )
 
 
-def race(
+def race_schedule(
     usable: np.ndarray,
-    arms: np.ndarray,
+    arms_per_class: np.ndarray,
     z: float,
     n_levels: int,
     *,
@@ -102,16 +102,16 @@ def race(
 ) -> Schedule:
     """A race at n_levels of the usable levels, each n_trials times; groups [classes], if any, race first.
 
-    Levels are in the order of search.spread_sequence, or with `pairs` of search.spread_pairs. arms [classes], z and
-    budget as in search.race. The cost is that of all classes at all points.
+    Levels are in the order of search.spread_sequence, or with `pairs` of search.spread_pairs. arms_per_class [classes],
+    z and budget as in search.race. The cost is that of all classes at all points.
     """
     spread = search.spread_pairs if pairs else search.spread_sequence
     levels = search.repeated(usable[spread(n_levels, len(usable))], n_trials, pairs=pairs)
 
     def start(among: np.ndarray) -> Search:
         if groups is not None:
-            return search.tree(levels, arms[among], groups[among], z, pairs=pairs)
-        return search.race(levels, arms[among], z, budget, pairs=pairs)
+            return search.tree(levels, arms_per_class[among], groups[among], z, pairs=pairs)
+        return search.race(levels, arms_per_class[among], z, budget, pairs=pairs)
 
     limit = None if budget == np.inf else budget
     suffix = "" if limit is None else f"_{limit}NFE"
@@ -119,7 +119,7 @@ def race(
         levels,
         np.array([len(levels)]),
         start,
-        int(min(arms.sum() * len(levels), budget)),
+        int(min(arms_per_class.sum() * len(levels), budget)),
         pairs=pairs,
         search="race",
         name=f"race_{z:g}z_{n_levels}samples{suffix}",

@@ -5,14 +5,10 @@ points; all of them have been measured equally far. It is sent their errors at t
 returns the classes that are left, the leader first; more than one only if its budget ended before a decision.
 """
 
-import itertools
-import warnings
 from collections.abc import Generator, Sequence
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
-
-from diffusion import InputError, InputWarning
 
 Search = Generator[tuple[np.ndarray, int], np.ndarray, np.ndarray]
 Measuring = Generator[tuple[np.ndarray, int], np.ndarray, None]  # a part of a search that decides nothing
@@ -71,15 +67,16 @@ def spread_pairs(n: int, T: int) -> np.ndarray:
 
 
 def band(low: float, high: float, T: int) -> np.ndarray:
-    """The levels of range(T) from the share `low` of the schedule to the share `high`, ascending."""
-    return np.arange(round(low * T), round(high * T))
+    """The levels of range(T) from the share `low` of the noise levels to the share `high`, ascending.
 
-
-def every(interval: int, T: int) -> int:
-    """The number of levels that --t_interval takes of T. Raises InputError unless it divides T."""
-    if interval < 1 or T % interval:
-        raise InputError(f"--t_interval {interval}", f"must divide the {T} levels")
-    return T // interval
+    Raises ValueError unless these are ascending shares between which there are two levels.
+    """
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{low}, {high}: wanted two ascending shares")
+    levels = np.arange(round(low * T), round(high * T))
+    if len(levels) < 2:
+        raise ValueError(f"{low}, {high}: {len(levels)} of the {T} levels, wanted two or more")
+    return levels
 
 
 def noise_rows(levels: np.ndarray, n_trials: int, randomize: bool) -> np.ndarray:
@@ -131,28 +128,6 @@ def repeated(levels: np.ndarray, n_trials: int, *, pairs: bool) -> np.ndarray:
     return np.concatenate([pairs_of.ravel(), np.repeat(levels[whole:], n_trials)])
 
 
-def check_schedule(n_classes: int, n_samples: list[int], to_keep: list[int], T: int) -> None:
-    """Raises InputError unless the schedule can be run on T levels; warns if its first stage keeps all classes."""
-    flags = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"
-    problem = None
-    if len(to_keep) != len(n_samples):
-        problem = "the two need one number per stage each, so equally many"
-    elif min(to_keep + n_samples) < 1:
-        problem = "every number must be at least 1"
-    elif any(a >= b for a, b in itertools.pairwise(n_samples)):
-        problem = "--n_samples must grow from stage to stage"
-    elif any(a <= b for a, b in itertools.pairwise(to_keep)):
-        problem = "--to_keep must shrink from stage to stage"
-    elif to_keep[-1] != 1:
-        problem = f"--to_keep must end in 1, the answer, not in {to_keep[-1]}"
-    elif n_samples[-1] > T:
-        problem = f"the model has only {T} noise levels"
-    if problem:
-        raise InputError(flags, problem)
-    if to_keep[0] > n_classes:
-        warnings.warn(f"{flags}: the first stage keeps all classes, there are {n_classes}", InputWarning, stacklevel=2)
-
-
 def halving(n_classes: int, ends: Sequence[int] | np.ndarray, to_keep: list[int]) -> Search:
     """The paper's successive elimination (arXiv 2303.16203, Algorithm 2).
 
@@ -162,12 +137,12 @@ def halving(n_classes: int, ends: Sequence[int] | np.ndarray, to_keep: list[int]
     left = np.arange(n_classes)
     total = np.zeros(n_classes)
     seen = 0
-    for end, keep in zip(ends, to_keep, strict=True):
+    for end, n_kept in zip(ends, to_keep, strict=True):
         if end > seen:  # otherwise all its levels were measured before
             errors = yield left, end
             total[left] += errors.sum(1, dtype=np.float64)
             seen = end
-        left = np.sort(left[np.argsort(total[left], kind="stable")[:keep]])
+        left = np.sort(left[np.argsort(total[left], kind="stable")[:n_kept]])
     return left
 
 
@@ -178,14 +153,16 @@ TRUST = 4  # degrees of freedom that ASSUMED counts as, beside the measured pair
 SCOUT = 3.5  # standard errors that drop a class after a single point
 
 
-def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf, *, pairs: bool = False) -> Search:
+def race(
+    levels: np.ndarray, arms_per_class: np.ndarray, z: float, budget: float = np.inf, *, pairs: bool = False
+) -> Search:
     """Drop a class as soon as it is clearly worse than the leader: looks at two points, then after each eighth more.
 
     levels [P] of the points in the order of measurement, best that of spread_sequence, or of spread_pairs with `pairs`;
-    arms [classes] is the number of arms of each class. A class is dropped when its mean difference to the leader, over
-    the n points measured for both, exceeds t standard errors. The squared standard error is s^2 / m (1 - n / P), of m
-    observations: the sample is part of a finite set, and when that is used up the smaller mean wins, as in the full
-    grid. An observation is a point, or the mean of a pair.
+    arms_per_class [classes]. A class is dropped when its mean difference to the leader, over the n points measured for
+    both, exceeds t standard errors. The squared standard error is s^2 / m (1 - n / P), of m observations: the sample is
+    part of a finite set, and when that is used up the smaller mean wins, as in the full grid. An observation is a
+    point, or the mean of a pair.
 
     s^2 and its degrees of freedom f come from `_of_points` or `_of_pairs`: the class's own variance, drawn towards the
     mean over all pairs among the leader and the NEAREST classes. Far classes are left out because their variance is
@@ -202,11 +179,11 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf,
     """
     P = len(levels)
     size = 2 if pairs else 1
-    nearest = max(NEAREST, (len(arms) - 1) // 10) + 1
-    if pairs and nearest < len(arms) and P > 1:
-        left, errors, spent = yield from _scouted(arms, nearest, z, P)
+    nearest = max(NEAREST, (len(arms_per_class) - 1) // 10) + 1
+    if pairs and nearest < len(arms_per_class) and P > 1:
+        left, errors, spent = yield from _scouted(arms_per_class, nearest, z, P)
     else:
-        left, spent = np.arange(len(arms)), arms.sum() * min(2, P)
+        left, spent = np.arange(len(arms_per_class)), arms_per_class.sum() * min(2, P)
         errors = np.asarray((yield left, min(2, P)), dtype=np.float64)
     while True:
         n = errors.shape[1]
@@ -223,7 +200,7 @@ def race(levels: np.ndarray, arms: np.ndarray, z: float, budget: float = np.inf,
         if len(left) == 1 or n == P or not np.isfinite(errors).all():
             return left[[errors.mean(1).argmin()]]
         more = min(size * max(1, n // size // 8), P - n)  # later looks pay off later: fewer rounds, fuller batches
-        spent += arms[left].sum() * more
+        spent += arms_per_class[left].sum() * more
         if spent > budget:
             return left[np.argsort(errors.mean(1), kind="stable")]
         errors = np.concatenate([errors, (yield left, n + more)], 1, dtype=np.float64)
@@ -281,7 +258,7 @@ def _between(steps: np.ndarray, near: list[int]) -> float:
 
 
 def _scouted(
-    arms: np.ndarray, nearest: int, z: float, P: int
+    arms_per_class: np.ndarray, nearest: int, z: float, P: int
 ) -> Generator[tuple[np.ndarray, int], np.ndarray, tuple[np.ndarray, np.ndarray, int]]:
     """The first pair of many classes: all at its first point, the `nearest` at its second, then those within reach.
 
@@ -289,14 +266,14 @@ def _scouted(
     at one point. The squared standard deviation is half the mean square within the pairs of the nearest, which is at
     least the variance unless these correlate positively. t is Student's quantile at the normal z, or at SCOUT if that
     is more: the leader was chosen for its luck at this very point. Simulated races between 40 classes lose two
-    decisions in 500 at 3, none at 3.5; on training images of `digits-colour` it saves 7% of the evaluations. arms
-    [classes] as in `race` -> classes left, their errors [left, 2], evaluations spent
+    decisions in 500 at 3, none at 3.5; on training images of `digits-colour` it saves 7% of the evaluations.
+    arms_per_class [classes] -> classes left, their errors [left, 2], evaluations spent
     """
-    everyone = np.arange(len(arms))
+    everyone = np.arange(len(arms_per_class))
     first = np.asarray((yield everyone, 1), dtype=np.float64)[:, 0]
     order = np.argsort(first, kind="stable")
     near = np.sort(order[:nearest])
-    errors = np.full((len(arms), 2), np.nan)
+    errors = np.full((len(arms_per_class), 2), np.nan)
     errors[:, 0] = first
     errors[near, 1] = (yield near, 2)[:, 0]
     leader = near[errors[near].mean(1).argmin()]
@@ -307,22 +284,24 @@ def _scouted(
     if len(reached):
         errors[reached, 1] = (yield reached, 2)[:, 0]
     left = np.sort(np.concatenate([near, reached]))
-    return left, errors[left], arms.sum() + arms[left].sum()
+    return left, errors[left], arms_per_class.sum() + arms_per_class[left].sum()
 
 
-def tree(levels: np.ndarray, arms: np.ndarray, groups: np.ndarray, z: float, *, pairs: bool = False) -> Search:
+def tree(
+    levels: np.ndarray, arms_per_class: np.ndarray, groups: np.ndarray, z: float, *, pairs: bool = False
+) -> Search:
     """A race of groups of classes, then a race of the classes of the group that won.
 
     groups [classes] is the group of each class. The first class of a group represents it, so this is right if all
-    classes of a group resemble it. levels, arms, z and pairs as in `race`. Nothing is measured twice. At the end the
+    classes of a group resemble it. The other arguments are those of `race`. Nothing is measured twice. At the end the
     winner is measured as far as any class was, and is the smallest mean of those, so that a reader of the errors finds
     the same answer.
     """
     measured: dict[int, np.ndarray] = {}  # class -> its errors [points]
     first = np.sort(np.unique(groups, return_index=True)[1])
-    (leader,) = yield from _raced(race(levels, arms[first], z, pairs=pairs), first, measured)
+    (leader,) = yield from _raced(race(levels, arms_per_class[first], z, pairs=pairs), first, measured)
     same = np.flatnonzero(groups == groups[leader])
-    (winner,) = yield from _raced(race(levels, arms[same], z, pairs=pairs), same, measured)
+    (winner,) = yield from _raced(race(levels, arms_per_class[same], z, pairs=pairs), same, measured)
     P = max(map(len, measured.values()))
     yield from _measure(np.array([winner]), P, measured)
     means = {k: errors.mean() for k, errors in sorted(measured.items()) if len(errors) == P}
@@ -372,13 +351,13 @@ def _measure(classes: np.ndarray, end: int, measured: dict[int, np.ndarray]) -> 
             measured[k] = np.concatenate([measured.get(k, np.empty(0)), errors])
 
 
-def replay(search: Search, errors: np.ndarray, arms: np.ndarray) -> tuple[int, int]:
-    """The winner of a search on errors [classes, points], and its NFE; arms [classes]: arms of each class."""
-    seen = np.zeros(len(arms), dtype=int)
+def replay(search: Search, errors: np.ndarray, arms_per_class: np.ndarray) -> tuple[int, int]:
+    """The winner of a search on errors [classes, points], and its NFE; arms_per_class [classes]."""
+    seen = np.zeros(len(arms_per_class), dtype=int)
     try:
         classes, end = next(search)
         while True:
             start, seen[classes] = seen[classes[0]], end
             classes, end = search.send(errors[classes, start:end])
     except StopIteration as stop:
-        return int(stop.value[0]), int(seen @ arms)
+        return int(stop.value[0]), int(seen @ arms_per_class)

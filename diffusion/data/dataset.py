@@ -45,7 +45,7 @@ class Dataset:
         """Whether the images have labels."""
         return NO_LABEL not in self.labels
 
-    def about(self, index: int) -> dict:
+    def record_fields(self, index: int) -> dict:
         """The part of a record on the image: index and label; its file in a user's data; its group if it has one."""
         noted: dict[str, int | str] = {"index": index, "label": self.labels[index]}
         if self.path:

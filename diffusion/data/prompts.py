@@ -436,7 +436,7 @@ def _by_name(
     return [id_of[k] for k in prompts.classes]
 
 
-def read_weights(path: Path | None, T: int) -> np.ndarray:
+def read_level_weights(path: Path | None, T: int) -> np.ndarray:
     """The weight of an error at each of T levels, from a csv with the columns level,weight. [T] float64, of mean 1
 
     Weights are interpolated between the levels of the csv, and constant beyond them; without a csv they are all 1.

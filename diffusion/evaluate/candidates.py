@@ -48,16 +48,16 @@ class FirstStage:
 
 
 def first_stage(
-    config: RunConfig, dataset: Dataset, mine: list[int], arms: list[tuple], prompts: Prompts | None
+    config: RunConfig, dataset: Dataset, mine: list[int], table: list[tuple], prompts: Prompts | None
 ) -> FirstStage | None:
     """The stage that a column of the data or --candidates ask for; None: all classes compete.
 
-    arms as in run.json: (prompt or class id, name, class id). `mine` of the data set's images are to be classified.
-    `prompts` are those of clip:NAME. InputError: it cannot rank the classes of these images.
+    table: the arms as in run.json, (prompt or class id, name, class id). `mine` of the data set's images are to be
+    classified. `prompts` are those of clip:NAME. InputError: it cannot rank the classes of these images.
     """
-    class_ids = np.unique([class_id for *_, class_id in arms])
+    class_ids = np.unique([class_id for *_, class_id in table])
     if dataset.candidates:
-        return ByColumn(dataset, class_ids, arms)
+        return ByColumn(dataset, class_ids, table)
     if config.candidates is None:
         return None
 
@@ -86,13 +86,13 @@ def is_clip(source: str | None) -> bool:
 class ByColumn(FirstStage):
     """The column `candidates` of a table of own data. Warns of empty cells, which mean all classes.
 
-    class_ids and arms as in first_stage. Whole numbers are class ids, unless labels are names. InputError names the
+    class_ids and table as in first_stage. Whole numbers are class ids, unless labels are names. InputError names the
     line, and the class that does not compete.
     """
 
-    def __init__(self, dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]):
+    def __init__(self, dataset: Dataset, class_ids: np.ndarray, table: list[tuple]):
         self.class_ids = class_ids
-        ids = _ids_by_name(dataset, class_ids, arms)
+        ids = _ids_by_name(dataset, class_ids, table)
         self.candidates = []  # [images] class ids
         empty = []
         for line, names in dataset.candidates:
@@ -113,9 +113,9 @@ class ByColumn(FirstStage):
         return np.searchsorted(self.class_ids, self.candidates[index]), {}
 
 
-def _ids_by_name(dataset: Dataset, class_ids: np.ndarray, arms: list[tuple]) -> dict[str, set[int]]:
+def _ids_by_name(dataset: Dataset, class_ids: np.ndarray, table: list[tuple]) -> dict[str, set[int]]:
     """The class ids that each text in the column may mean."""
-    pairs = [(name, class_id) for _, name, class_id in arms]
+    pairs = [(name, class_id) for _, name, class_id in table]
     pairs += [(name, k) for k, name in enumerate(dataset.classes)]
     if not dataset.classes:
         pairs = [(name, k) for name, k in pairs if not is_id(name)]

@@ -20,7 +20,7 @@ from diffusion.evaluate.candidates import FirstStage
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.embeddings import embed
 from diffusion.evaluate.loop import Classifier
-from diffusion.evaluate.machine import load_model
+from diffusion.evaluate.machine import load_for_run
 from diffusion.evaluate.noise import Noise
 from diffusion.evaluate.points import warn_of_one_draw
 from diffusion.models.loading import Card, Model, read_card
@@ -35,15 +35,15 @@ class Method:
     schedule: Schedule
     points: Points
     noise: Noise
-    keep: Callable = plain  # what is kept of each evaluation, a function of core/losses.py
+    reduce: Callable = plain  # what becomes of each prediction, a function of core/losses.py
 
 
 @dataclass(frozen=True)
 class Arms:
     """What competes for every image of a data set: prompts or class ids."""
 
-    conditions: list  # texts or class ids [arms]
-    rows: np.ndarray  # [arms] the row of each arm; the search is between rows
+    prompts: list  # [arms] texts, or class ids of the model
+    arm_class: np.ndarray  # [arms] the row of each arm; the search is between rows
     class_ids: np.ndarray  # [rows] the class id of each row
     loras: list[tuple[str, ...]] | None = None  # [arms] LoRAs that a prompt has for itself
     cache: Path | None = None  # a file for the embeddings of many prompts, see embeddings.embed
@@ -85,7 +85,7 @@ class DiffusionClassifier(Classifier):
         if dtype == config.dtype:  # else it was said already
             warn_of_one_draw(self.method.points)
         self.prepare(dtype)
-        model = load_model(config, self.method.card, dtype)
+        model = load_for_run(config, self.method.card, dtype)
         self.begin(model)
         tasks = (self._task(index, *loaded) for index, loaded in images)
         return together(
@@ -93,7 +93,7 @@ class DiffusionClassifier(Classifier):
             tasks,
             batch_size=config.batch_size,
             in_flight=config.in_flight,
-            keep=self.method.keep,
+            reduce=self.method.reduce,
             spent=spent,
         )
 
@@ -120,10 +120,10 @@ class DatasetClassifier(DiffusionClassifier):
     def begin(self, model: Model) -> None:
         self.model = model
         if self.arms.cache is None:
-            self.conditions = model.conditions(self.arms.conditions, self.arms.loras)
+            self.conditions = model.conditions(self.arms.prompts, self.arms.loras)
         else:
-            self.conditions = embed(model, self.arms.conditions, self.arms.loras, self.arms.cache)
-        first = self.arms.conditions[0]
+            self.conditions = embed(model, self.arms.prompts, self.arms.loras, self.arms.cache)
+        first = self.arms.prompts[0]
         if isinstance(first, str):
             size = f"{self.conditions.nbytes / 1e6:,.1f} MB of embeddings"
             tqdm.write(f"{len(self.conditions)} prompts, such as {one_line(first)!r}, kept as {size}")
@@ -136,7 +136,7 @@ class DatasetClassifier(DiffusionClassifier):
         question = Question(
             self.model.encode(pixels[None])[0],
             self.conditions,
-            self.arms.rows,
+            self.arms.arm_class,
             self.method.schedule.start,
             self.method.noise.of_image(index),
             among,

@@ -61,7 +61,7 @@ class RunConfig:
     z: float = 3.0
     max_samples: int | None = None
     budget: int | None = None
-    levels: tuple[float, float] = (0.0, 1.0)  # shares of the noise levels
+    level_range: tuple[float, float] = (0.0, 1.0)  # shares of the noise levels
     weights: Path | None = None
     loss: str = "l2"
     noise: str = "independent"  # or antithetic
@@ -106,7 +106,7 @@ class RunConfig:
             config,
             device=device,
             dtype=pick_dtype(options.get("dtype"), device),
-            levels=parse_levels(options.get("levels") or usual_levels(config.search)),
+            level_range=parse_level_range(options.get("levels") or usual_levels(config.search)),
             noise=options.get("noise") or usual_noise(config.search, config.noise_path),
             worker_idx=worker_idx,
             n_workers=n_workers,
@@ -143,7 +143,7 @@ def pick_dtype(name: str | None, device: torch.device) -> str:
 # ---- levels ----
 
 
-def parse_levels(text: str) -> tuple[float, float]:
+def parse_level_range(text: str) -> tuple[float, float]:
     """The two shares of the noise levels in a text such as 0.2-0.8. InputError: no two ascending shares."""
     ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", text)
     low, high = (float(ends[1]), float(ends[2])) if ends else (1.0, 0.0)
@@ -152,9 +152,9 @@ def parse_levels(text: str) -> tuple[float, float]:
     return low, high
 
 
-def levels_text(levels: tuple[float, float]) -> str:
+def level_range_text(level_range: tuple[float, float]) -> str:
     """--levels as run.json and folder names have it."""
-    low, high = levels
+    low, high = level_range
     return f"{low:g}-{high:g}"
 
 
@@ -162,8 +162,9 @@ def levels_text(levels: tuple[float, float]) -> str:
 
 
 def model_tag(config: RunConfig) -> str:
-    """The model in the name of a run's folder."""
-    return naming.model_tag(config.version, config.t5, [*(config.lora or []), *(config.embeddings or [])])
+    """A text-to-image model, with its LoRAs and embeddings, as one part of the name of a run's folder."""
+    added = [*(config.lora or []), *(config.embeddings or [])]
+    return naming.joined(f"v{naming.tag(config.version)}", config.t5 and "t5", *map(naming.tag, added))
 
 
 def search_tag(config: RunConfig, schedule: Schedule) -> str:
@@ -177,14 +178,14 @@ def search_tag(config: RunConfig, schedule: Schedule) -> str:
 def suffixes(config: RunConfig, schedule: Schedule, usual_interpolation: str | None = None, more: str = "") -> str:
     """The end of that name: options that are not the usual ones; `more` comes before the levels."""
     noise = "antithetic" if schedule.pairs else "independent"
-    levels = levels_text(config.levels)
+    level_range = level_range_text(config.level_range)
     return naming.joined(
         bool(config.randomize_noise) and "randnoise",
         naming.unusual(config.interpolation, usual_interpolation, None),
         naming.unusual(config.loss, "l2"),
         naming.unusual(config.img_size, None, 512),
         more,
-        levels != usual_levels(schedule.search) and f"levels{levels}",
+        level_range != usual_levels(schedule.search) and f"levels{level_range}",
         noise != usual_noise(schedule.search, config.noise_path) and noise,
         config.weights and f"w{naming.tag(config.weights.stem)}",
     )
@@ -231,7 +232,7 @@ def model_options(config: RunConfig, card: loading.Card, schedule: Schedule, wei
         "antithetic": True if schedule.pairs else None,
         "noise": None if noise.bank is None else sha256(noise.bank.numpy().tobytes()),
         "weights": sha256(weights.tobytes()) if weighted else None,
-        "levels": None if config.levels == (0, 1) else levels_text(config.levels),
+        "levels": None if config.level_range == (0, 1) else level_range_text(config.level_range),
     }
 
 

@@ -24,12 +24,13 @@ def describe(
     """
     counts = [int(row["nfe"]) for row in earlier_rows(folder, mine)]
     left = len(mine) - len(counts)
-    most = "" if cost.exact else "at most "
+    to_do = cost.nfe * left
+    nfe_each, nfe_to_do = cost.bound(f"{cost.nfe:,}"), cost.bound(f"{to_do:,}")
     lines = [
         f"images    {len(mine):,}, {len(counts):,} of them done",
         f"compete   {n_arms:,} prompts or class ids",
-        f"NFE       {most}{cost.nfe:,} an image, {most}{cost.nfe * left:,} to do",
-        f"time      {most}{hours(cost.nfe * left / rate)} at {rate:g} NFE/s",
+        f"NFE       {nfe_each} an image, {nfe_to_do} to do",
+        f"time      {cost.bound(hours(to_do / rate))} at {rate:g} NFE/s",
     ]
     if counts and not cost.exact:
         mean, spread = np.mean(counts), np.std(counts, ddof=1) if len(counts) > 1 else 0.0

@@ -41,11 +41,11 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a run, and its run.json: options and about as in records.open_run."""
+    """The folder of a run, and its run.json: options and details as in records.open_run."""
 
     path: Path
     options: dict
-    about: dict
+    details: dict
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Cost:
     nfe: int
     exact: bool
     size: str = ""  # of a large record, in words
+
+    def bound(self, amount: str) -> str:
+        """A multiple of the cost in words: "at most ", unless it is exact, and the amount."""
+        return amount if self.exact else f"at most {amount}"
 
 
 def classify_dataset(
@@ -74,13 +78,15 @@ def classify_dataset(
     in an order in which all classes come early.
     """
     mine = in_turns(mine, dataset.labels)
-    about = folder.about | ({"path": dataset.path} if dataset.path else {})
-    todo, earlier = join_run(folder.path, folder.options, about, mine)
-    if "prompts" in about:
-        print(about["prompts"])
-    most = "" if cost.exact else "at most "
+    details = dict(folder.details)
+    if dataset.path:
+        details["path"] = dataset.path
+    todo, earlier = join_run(folder.path, folder.options, details, mine)
+    if "prompts" in details:
+        print(details["prompts"])
     images = f"{len(mine)} images, {len(mine) - len(todo)} done before"
-    nfe = f"{most}{cost.nfe:,} NFE each{cost.size}, {most}{cost.nfe * len(todo):,} NFE to do"
+    each, to_do = cost.bound(f"{cost.nfe:,} NFE"), cost.bound(f"{cost.nfe * len(todo):,} NFE")
+    nfe = f"{each} each{cost.size}, {to_do} to do"
     print(f"{config.dataset}, {config.split} split: {images}, {nfe} -> {folder.path}")
 
     bar = Progress(len(todo), cost.nfe * len(todo), cost.exact, earlier if count_earlier else [])
@@ -93,12 +99,12 @@ def classify_dataset(
             bar,
             dtype=config.dtype,
             grace=config.grace,
-            run=records.expected({"options": folder.options, **about}),
+            run=records.expected({"options": folder.options, **details}),
         )
 
-    if len(mine) < about["images"]:
+    if len(mine) < details["images"]:
         everything = f"{script('print_acc')} {folder.path}"
-        print(f"This worker's share only; for all {about['images']} images: {everything}")
+        print(f"This worker's share only; for all {details['images']} images: {everything}")
     code = show.print_accuracy(earlier + rows, len(mine), problems)
     summary.write_results(folder.path)
     all_classes = folder.options.get("cls") is None  # of a part of the classes, none is the answer
@@ -111,13 +117,13 @@ def classify_dataset(
     return code
 
 
-def join_run(folder: Path, options: dict, about: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
+def join_run(folder: Path, options: dict, details: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
     """Open the run's folder; the images of `mine` that are still to do, and the rows of the others.
 
     A file that is no record of this run and its image is named in a warning, and its image is still to do.
     """
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    records.open_run(folder, options, about | {"versions": versions})
+    records.open_run(folder, options, details | {"versions": versions})
     there = records.clean(folder, mine)
     rows, problems = results.read_rows((there[k] for k in mine if k in there), of_run=True)
     for problem in problems[:MOST_NAMED]:

@@ -31,7 +31,7 @@ def share_cores(n_workers: int, device: torch.device, size: float = np.inf, envi
     tqdm.write(f"CPU: {threads} of {cores} cores, {why}; OMP_NUM_THREADS=N takes N")
 
 
-def load_model(config: RunConfig, card: loading.Card, dtype: str) -> loading.Model:
+def load_for_run(config: RunConfig, card: loading.Card, dtype: str) -> loading.Model:
     """Load the model, after lines that say how large it is and, on a CPU, how many cores it takes."""
     torch_dtype = getattr(torch, dtype)
     size = loading.weights_size(card, torch_dtype)

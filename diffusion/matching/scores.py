@@ -42,7 +42,7 @@ class Done:
 # ---- items in run.json, and in records ----
 
 
-def about(items: Items, chosen: list[int]) -> dict:
+def details(items: Items, chosen: list[int]) -> dict:
     """The part of run.json on a benchmark and on its items that are chosen."""
     most = max(len(item.captions) for item in items.items)
     examples = {}
@@ -63,14 +63,14 @@ def about(items: Items, chosen: list[int]) -> dict:
 
 def items_of_run(run: Run) -> dict[int, Item]:
     """The items of a run's benchmark by index. InputError if it is no run of items, or run.json is damaged."""
-    if "examples" not in run.about:
+    if "examples" not in run.description:
         raise InputError(run.folder, "is no run of run_winoground.py")
-    missing = sorted({"items", "chosen", "lacking"} - run.about.keys())
+    missing = sorted({"items", "chosen", "lacking"} - run.description.keys())
     if missing:
         raise InputError(f"{run.folder / 'run.json'}", f"no {' and no '.join(missing)} there")
-    more = run.about["items"]
+    more = run.description["items"]
     items = {}
-    for e, example in run.about["examples"].items():
+    for e, example in run.description["examples"].items():
         try:
             if not isinstance(example["tag"], str) or not isinstance(example["id"], str):
                 raise TypeError
@@ -225,7 +225,7 @@ def print_scores(run: Run) -> int:
     """
     items = items_of_run(run)
     done, problems = read_done(run)
-    lacking = run.about["lacking"]
+    lacking = run.description["lacking"]
     race = raced(run)
     _print_counts(run, items, done)
 
@@ -242,8 +242,8 @@ def print_scores(run: Run) -> int:
 
 def _print_counts(run: Run, items: dict[int, Item], done: list[Done]) -> None:
     """Print how many examples are done, their NFE unless all are plain pairs on a grid, and clusters if there are."""
-    lacking = len(run.about["lacking"])
-    chosen = max(run.about["chosen"], len(done))
+    lacking = len(run.description["lacking"])
+    chosen = max(run.description["chosen"], len(done))
     more = f" in the file, {lacking} lack an image" if lacking else ""
     print(f"{'examples':<16}{len(done)} of {chosen}{more}")
 
@@ -283,7 +283,7 @@ def measures(run: Run) -> list[Measure]:
 def write_results(run: Run) -> Path | None:
     """Write results.json into the run's folder once all chosen items are done; None if it is not written."""
     done, _ = read_done(run)
-    if len(done) < run.about["chosen"]:
+    if len(done) < run.description["chosen"]:
         summary.remove_results(run.folder)
         return None
     return summary.write_figures(run, measures(run), np.array([d.nfe for d in done]))

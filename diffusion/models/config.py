@@ -17,7 +17,7 @@ from diffusion.io import hub
 from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
-from diffusion.models.families import ADAPTERS, PACKED, SHARED, why_unsupported
+from diffusion.models.families import FAMILIES, PACKED, SHARED, why_unsupported
 from diffusion.models.internals import check_internals
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
 from diffusion.settings import quiet_libraries
@@ -47,7 +47,7 @@ class Card:
     source: str  # hub id or folder that holds the configuration
     pipeline: str  # the diffusers class
     parts: dict[str, tuple[str, str]]  # the parts that are loaded: name -> library and class
-    levels: int  # T
+    n_levels: int  # T
     latent: tuple[int, int, int]  # c, h, w
     image_size: int  # pixels
     classes: int | None = None  # the number of class ids, if the model is conditioned on them
@@ -144,7 +144,7 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
         raise InputError(f"--version {name}", f"{source} is {modular}; wanted one with model_index.json")
     pipeline, parts, config, declared = _read_configs(home)
     _check_pipeline(name, source, pipeline, conditioned_on)
-    family = ADAPTERS[pipeline]
+    family = FAMILIES[pipeline]
     part, takes = family.network, family.condition
     optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
     has_t5 = bool(optional) and not optional - parts.keys()
@@ -186,7 +186,7 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
         source,
         pipeline,
         parts,
-        levels=len(process),
+        n_levels=len(process),
         latent=latent,
         image_size=size,
         classes=classes,
@@ -203,16 +203,16 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
 
 def _check_pipeline(name: str, source: str, pipeline: str, conditioned_on: str) -> None:
     """Raise InputError unless a pipeline is supported, can be built here, and is conditioned on this."""
-    if pipeline not in ADAPTERS:
+    if pipeline not in FAMILIES:
         reason = why_unsupported(pipeline, class_of("diffusers", pipeline))
-        supported = f"supported are {', '.join(ADAPTERS)}"
+        supported = f"supported are {', '.join(FAMILIES)}"
         raise InputError(f"--version {name}", f"{source} is a {pipeline}, which {reason}; {supported}")
     needed = getattr(class_of("diffusers", pipeline), "_backends", [])  # diffusers' stand-in has them
     if needed:
         missing = " ".join(each for each in needed if importlib.util.find_spec(each) is None)
         needs = f"{source} is a {pipeline}, which needs another package"
         raise InputError(f"--version {name}", f"{needs}: pip install {missing}")
-    takes = ADAPTERS[pipeline].condition
+    takes = FAMILIES[pipeline].condition
     if takes != conditioned_on:
         on = {"text": "text", "class": "class ids"}[takes]
         raise InputError(
@@ -236,10 +236,10 @@ def _read_scheduler(source: str, pipeline: str, settings: dict):
     """The scheduler of a pipeline; flow matching's if the pipeline exists as flow matching only."""
     scheduler = scheduler_of(settings, source)
     found = scheduler.config
-    if ADAPTERS[pipeline].flow and Process.from_scheduler(scheduler).predicts != "flow":
+    if FAMILIES[pipeline].flow and Process.from_scheduler(scheduler).predicts != "flow":
         found = settings
         scheduler = flow_scheduler(settings, source, pipeline)
-    if ADAPTERS[pipeline].shifted and "use_dynamic_shifting" not in found:
+    if FAMILIES[pipeline].shifted and "use_dynamic_shifting" not in found:
         lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
         raise InputError(source, f"its scheduler, {settings.get('_class_name')}, {lacks}")
     return scheduler
@@ -250,7 +250,7 @@ def _sizes(
 ) -> tuple[tuple[int, int, int], int]:
     """The latent's c, h, w and the side of the images in pixels. InputError if the network does not take these."""
     factor, c = _of_vae(autoencoder, vae or source)
-    family = ADAPTERS[pipeline]
+    family = FAMILIES[pipeline]
     packed = PACKED if family.packed else 1
     takes = network["in_channels"] if "in_channels" in network else network["in_visual_dim"]  # Kandinsky 5's
     _check_channels(source, takes, c, packed, vae)
@@ -381,7 +381,7 @@ def with_names(card: Card, file: str) -> Card:
     if "" in names:
         line = names.index("") + 1
         raise InputError(f"--classes {file}", f"line {line} is empty; wanted a class's name in each line")
-    kind = card.parts[ADAPTERS[card.pipeline].network][1]
+    kind = card.parts[FAMILIES[card.pipeline].network][1]
     classes, called = _named(card.source, kind, card.classes, names, f"--classes {file}")
     return replace(card, classes=classes, called=called)
 
@@ -406,7 +406,7 @@ def _check_weights_exist(places: dict[str, tuple[hub.Source, str]]) -> None:
 
 def _in_file(card: Card, file: str) -> Card:
     """A card with the weights of a single file, whose metadata may say how it was trained."""
-    trained = {} if ADAPTERS[card.pipeline].flow else single_file.trained_as(file)
+    trained = {} if FAMILIES[card.pipeline].flow else single_file.trained_as(file)
     settings = card.scheduler.config
     has_betas = hasattr(card.scheduler, "betas")  # flow matching has no use for these settings
     changes = {}

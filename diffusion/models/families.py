@@ -806,7 +806,7 @@ class Family(NamedTuple):
     multiple: int = 1  # of which a latent's sides are, beside what packing and patches ask for
 
 
-ADAPTERS = {  # pipeline class -> its family
+FAMILIES = {  # pipeline class -> its family
     "StableDiffusionPipeline": Family("unet", "text", StableDiffusion),
     "LatentConsistencyModelPipeline": Family("unet", "text", StableDiffusion),
     "StableDiffusionXLPipeline": Family("unet", "text", StableDiffusionXL),

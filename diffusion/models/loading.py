@@ -27,13 +27,13 @@ from diffusion.io.wording import few
 from diffusion.models import checkpoint, residence, single_file
 from diffusion.models.aliases import ALIASES, EMBEDDED
 from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
-from diffusion.models.families import ADAPTERS, PACKED, Adapter
+from diffusion.models.families import FAMILIES, PACKED, Adapter
 from diffusion.models.lora import EMBEDDING_COLUMN, LORA_COLUMN, add, embed, switcher, token_of
 from diffusion.settings import exact_float32, guest
 
 NEAR = 0.02  # prompts whose conditions differ by less, relative to their length, are compared bit by bit
 
-__all__ = ["ADAPTERS", "ALIASES", "EMBEDDED", "Card", "Model", "check_weights", "load_model", "read_card"]
+__all__ = ["ALIASES", "EMBEDDED", "FAMILIES", "Card", "Model", "check_weights", "load_model", "read_card"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _read_when_used(card: Card, device: torch.device) -> list[str]:
     for part in _text_encoders(card):
         if sum(path.stat().st_size for path in _files(*card.places[part])) > residence.SMALL:
             large.append(part)
-    return [*large, ADAPTERS[card.pipeline].network] if large else []
+    return [*large, FAMILIES[card.pipeline].network] if large else []
 
 
 def _quantised(card: Card) -> list[str]:
@@ -238,7 +238,7 @@ def check_weights(card: Card) -> dict[str, str]:
 
 def _check_additions(card: Card, pipeline) -> dict[str, str]:
     """Check LoRAs and embeddings against a pipeline on the meta device; their fingerprints."""
-    network = ADAPTERS[card.pipeline].network
+    network = FAMILIES[card.pipeline].network
     found = {}
     for file in card.embeddings:
         found[f"weights of --embeddings {file}"] = embed(pipeline, file)
@@ -310,7 +310,7 @@ def load_model(
     device = find_device(device, f"device {str(device)!r}")
     if not isinstance(card, Card):
         card = _read_card(str(card), conditioned_on)
-    family = ADAPTERS[card.pipeline]
+    family = FAMILIES[card.pipeline]
     part, takes = family.network, family.condition
     if conditioned_on not in (None, takes):
         raise InputError(f"conditioned_on {conditioned_on!r}", f"{card.source} is conditioned on {takes}")
@@ -416,14 +416,14 @@ def _conditioned_on(name: str) -> str:
         return "text"
     try:
         declared = json.loads((hub.look(name).folder / "model_index.json").read_text())
-        return ADAPTERS[declared["_class_name"]].condition
+        return FAMILIES[declared["_class_name"]].condition
     except (OSError, ValueError, LookupError, TypeError):
         return "text"
 
 
 def _load_pipeline(card: Card, dtype: torch.dtype, outlined: Collection[str]):
     """The pipeline of a card with its embeddings and LoRAs, and what enables its prompt_loras (None without any)."""
-    network = ADAPTERS[card.pipeline].network
+    network = FAMILIES[card.pipeline].network
     _check_tokenizers(card)
     pipeline = _pipeline(card, load_parts(card, dtype, outlined))
     for file in card.embeddings:

@@ -136,7 +136,7 @@ def _draw_bars(axes, cell: Cell, rows: np.ndarray, shown: list[str]) -> None:
 
 def draw_run(run: results.Run, indices: list[int], most: int, path: Path) -> None:
     """Draw at most `most` of these images of a run, all done, spread evenly. InputError if one cannot be read."""
-    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
+    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
     chosen = np.array(indices)[even(min(most, len(indices)), len(indices))].tolist()
     cells = [_cell(run, index, as_seen(dataset, index, run.options)) for index in chosen]
     labelled = [cell for cell in cells if cell.labelled]

@@ -18,7 +18,7 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
     run: any of the runs, for its data; sides: (the run that is right, the run that is wrong, and for each image its
     index, its class, and the class that the wrong run chose).
     """
-    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
+    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
     chosen = []
     for *_, images in sides:
         spread = even(min(most, len(images)), len(images))

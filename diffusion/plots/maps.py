@@ -113,7 +113,7 @@ def draw_run(run: results.Run, most: int, path: Path, *, wrong: bool) -> None:
     """Draw at most `most` images of a run with --save_maps, spread evenly. InputError as `read_maps`."""
     rows = read_maps(run, wrong=wrong)
     chosen = [rows[k] for k in even(min(most, len(rows)), len(rows))]
-    dataset = dataset_of(run.about, catalogue.DATASET_ROOT)
+    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
     names, name_of_class = results.names_of_rows(run), results.names_of_classes(run)
     cells = []
     for row in chosen:

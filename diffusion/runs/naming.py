@@ -22,11 +22,6 @@ def clip_tag(name: str) -> str:
     return tag(name if os.path.isdir(os.path.expanduser(name)) else name.replace("/", "-"))
 
 
-def model_tag(version: str, t5: bool | None, added: list[str]) -> str:
-    """A text-to-image model with what is `added` to it (LoRAs, embeddings), as one part of a folder name."""
-    return joined(f"v{tag(version)}", t5 and "t5", *map(tag, added))
-
-
 def unusual(value, *usual) -> str:
     """A value as a part of a folder's name; "" if it is one of the usual values, which names leave out."""
     return "" if value in usual else str(value)

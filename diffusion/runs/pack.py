@@ -96,16 +96,16 @@ def _encode(record: dict) -> dict:
             fields.append([key, value])
             continue
         dtype = str(value.dtype).removeprefix("torch.")
-        about = [key, dtype, list(value.shape)]
+        entry = [key, dtype, list(value.shape)]
         array = value.numpy()
         if key == "errors" and _has_error_table(record):
             errors, powers = _to_differences(array[_point_major(record["counts"].numpy())].T)
-            about.append(powers)
+            entry.append(powers)
         elif dtype == "int64":
             whole.append(array.ravel())
         else:
             other += array.tobytes()
-        fields.append(about)
+        fields.append(entry)
     row = {"index": record["index"], "fields": json.dumps(fields), "other": other}
     row |= {"int64": np.concatenate(whole), "errors": errors}
     return row | {"crc": _crc(row)}
@@ -123,15 +123,15 @@ def _decode(row: dict) -> dict:
     record: dict = {}
     used = {"int64": 0, "other": 0}
     powers = None
-    for key, *about in json.loads(row["fields"]):
-        if len(about) == 1:
-            record[key] = about[0]
+    for key, *entry in json.loads(row["fields"]):
+        if len(entry) == 1:
+            record[key] = entry[0]
             continue
-        dtype, shape = about[:2]
+        dtype, shape = entry[:2]
         kind, size = getattr(torch, dtype), int(np.prod(shape, dtype=np.int64))
         record[key] = torch.empty(shape, dtype=kind)
-        if len(about) == 3:
-            powers = about[2]
+        if len(entry) == 3:
+            powers = entry[2]
         elif size:  # torch.frombuffer refuses an empty buffer
             column, length = ("int64", size) if dtype == "int64" else ("other", size * kind.itemsize)
             part = row[column][used[column] : used[column] + length]
@@ -268,7 +268,7 @@ class Pack:
 
     def fields(self, index: int) -> dict:
         """All of the record of an image that is no tensor. Raises Damaged, also for its tensors."""
-        return {key: about[0] for key, *about in json.loads(self._row(index)["fields"]) if len(about) == 1}
+        return {key: entry[0] for key, *entry in json.loads(self._row(index)["fields"]) if len(entry) == 1}
 
     def _row(self, index: int) -> dict:
         group, k = self.place[index]

@@ -33,14 +33,25 @@ _SCALARS: list = [
 ]
 
 
-def open_run(folder: Path, options: dict, about: dict) -> None:
+# The contents of run.json are a *description*: the options, and beside them the *details*, for readers.
+
+N_LEVELS = "schedule"  # the detail that holds T, the number of noise levels; published under this name
+
+
+def n_levels(description: dict) -> int | None:
+    """T, the number of noise levels of a run's model; None: run.json has none, as that of a baseline."""
+    return description.get(N_LEVELS)
+
+
+def open_run(folder: Path, options: dict, details: dict) -> None:
     """Create a run folder, or join the one that is there.
 
-    `options` is everything that can change a number; `about` is whatever else readers need. It may grow or shrink: that
-    of the last writer counts. Raises InputError, naming every difference, if the folder was made with other options.
+    `options` is everything that can change a number; `details` are whatever else readers need. They may grow or shrink:
+    those of the last writer count. Raises InputError, naming every difference, if the folder was made with other
+    options.
     """
     path = folder / "run.json"
-    text = json.dumps({"options": options, **about}, indent=1, ensure_ascii=False)
+    text = json.dumps({"options": options, **details}, indent=1, ensure_ascii=False)
     run = json.loads(text)  # tuples become lists, as they will be when read
     try:
         data = text.encode()
@@ -100,7 +111,7 @@ def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
 _TYPES: dict[str, type] = {  # keys of a run.json, or of its options, that are read again -> type
-    **dict.fromkeys(["images", "img_size", "schedule"], int),
+    **dict.fromkeys(["images", "img_size", N_LEVELS], int),
     **dict.fromkeys(["arms", "n_samples"], list),
     **dict.fromkeys(["dataset", "split"], str),
     "examples": dict,
@@ -163,7 +174,7 @@ def is_run(folder: Path) -> bool:
     return pack.is_pack(folder) or os.path.exists(folder / "run.json")  # Path.exists raises for some names
 
 
-def run_folder(path: Path) -> Path:
+def find_run(path: Path) -> Path:
     """The folder itself, or the only folder in it that has a split's name and holds a run, as runs of a DiT are stored.
 
     InputError if there are runs of several splits.
@@ -202,14 +213,16 @@ def finished(folder: Path) -> dict[int, Path]:
     return _numbered(folder, _names(folder), "pt")
 
 
-def indices_of(about: dict) -> set[int] | None:
+def indices_of(description: dict) -> set[int] | None:
     """The images that the last command of a run chose, from its run.json; None if it does not list them."""
-    return set(numbers(about["indices"].split())) if "indices" in about else None
+    if "indices" not in description:
+        return None
+    return set(numbers(description["indices"].split()))
 
 
-def chosen(folder: Path, about: dict) -> dict[int, Path]:
+def chosen(folder: Path, description: dict) -> dict[int, Path]:
     """`finished`, limited to `indices_of` this run.json, if it lists them."""
-    done, wanted = finished(folder), indices_of(about)
+    done, wanted = finished(folder), indices_of(description)
     if wanted is None:
         return done
     return {index: path for index, path in done.items() if index in wanted}
@@ -291,15 +304,15 @@ class Expected:
 
     run: str  # fingerprint of its options
     loss: str | None  # the one that decides, which must be stored; None: any
-    arms: int | None  # their number; None: images differ
+    n_arms: int | None  # their number; None: images differ
     class_ids: frozenset[int] | None  # the possible answers; None: images differ
-    levels: int | None  # of the noise schedule; None: run.json has no such number
+    n_levels: int | None  # of the noise schedule; None: run.json has no such number
 
     @property
     def digest(self) -> str:
         """Digest of all fields."""
         class_ids = None if self.class_ids is None else sorted(self.class_ids)
-        return sha256(json.dumps([self.run, self.loss, self.arms, class_ids, self.levels]))
+        return sha256(json.dumps([self.run, self.loss, self.n_arms, class_ids, self.n_levels]))
 
 
 def expected(run: dict, loss: str | None = None) -> Expected:
@@ -311,7 +324,7 @@ def expected(run: dict, loss: str | None = None) -> Expected:
         loss or options.get("loss"),
         len(arms) if arms else None,
         frozenset(class_id for *_, class_id in arms) if arms else None,
-        run.get("schedule"),
+        n_levels(run),
     )
 
 
@@ -353,14 +366,14 @@ def brief(record: dict) -> dict:
 WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 
-def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **about) -> dict:
+def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **fields) -> dict:
     """The record of an image for a model that answers at once: errors [arms], each at a single point.
 
-    With `among` [arms] bool, only these compete. `about` is what else the record holds.
+    With `among` [arms] bool, only these compete. `fields` are what else the record holds.
     """
     point = torch.zeros(1, dtype=torch.int64)
     measured = torch.ones(len(errors), dtype=torch.bool) if among is None else among
-    return about | {
+    return fields | {
         "nfe": 1, "losses": [loss], "levels": point, "noise": point.clone(),
         "counts": measured.long(), "errors": errors[measured, None],
     }  # fmt: skip
@@ -373,16 +386,16 @@ def _check_origin(record: dict, wanted: Expected) -> None:
     """
     if record.get("run", wanted.run) != wanted.run:
         raise ValueError("it is of a run with other options")
-    if wanted.arms not in (None, len(record["counts"])):
-        raise ValueError(f"counts of {len(record['counts'])} arms, the run has {wanted.arms}")
+    if wanted.n_arms not in (None, len(record["counts"])):
+        raise ValueError(f"counts of {len(record['counts'])} arms, the run has {wanted.n_arms}")
     if wanted.loss not in (None, *record["losses"]):
         raise ValueError(f"no loss {wanted.loss}, it has {', '.join(record['losses'])}")
     answers = {*record.get("candidates", []), *([record["pred"]] if "pred" in record else [])}
     if wanted.class_ids and not answers <= wanted.class_ids:
         raise ValueError(f"class {min(answers - wanted.class_ids)} is none of the run's")
     levels = record["levels"]
-    if wanted.levels and not (levels.min() >= 0 and levels.max() < wanted.levels):
-        raise ValueError(f"levels from {levels.min()} to {levels.max()}, the run has 0 to {wanted.levels - 1}")
+    if wanted.n_levels and not (levels.min() >= 0 and levels.max() < wanted.n_levels):
+        raise ValueError(f"levels from {levels.min()} to {levels.max()}, the run has 0 to {wanted.n_levels - 1}")
 
 
 def _check_numbers(record: dict) -> None:

@@ -23,7 +23,7 @@ class Run:
     """
 
     folder: Path
-    about: dict  # run.json
+    description: dict  # the contents of run.json
     loss: str  # the one that decides
     class_ids: np.ndarray  # [rows] the class that each row stands for
     arm_class: np.ndarray  # [arms] the row of each arm
@@ -32,7 +32,12 @@ class Run:
 
     @property
     def options(self) -> dict:
-        return self.about["options"]
+        return self.description["options"]
+
+    @property
+    def n_levels(self) -> int | None:
+        """T, as records.n_levels."""
+        return records.n_levels(self.description)
 
     @property
     def classes(self) -> np.ndarray:
@@ -58,30 +63,32 @@ class Run:
 
 
 def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
-    """The run in a folder; for a run of a DiT, also in the folder above it (see records.run_folder).
+    """The run in a folder; for a run of a DiT, also in the folder above it (see records.find_run).
 
     `loss` decides in place of the run's own. InputError if there is no run; if it lacks one of `keys` or that loss; or,
     with `answers`, if its records do not each choose among all classes.
     """
-    folder = records.run_folder(path)
-    about = records.read_run(folder)
-    if answers and about["options"].get("cls") is not None:
+    folder = records.find_run(path)
+    description = records.read_run(folder)
+    if answers and description["options"].get("cls") is not None:
         raise InputError(folder, "a run over a part of the classes, so there are no answers")
-    if answers and "examples" in about:
+    if answers and "examples" in description:
         drawn = "print_winoground.py prints and draws it"
         raise InputError(folder, f"a run of run_winoground.py, whose captions are no classes; {drawn}")
-    records.need(folder, about, *keys, "loss")
-    decided = about["options"]["loss"]
+    records.need(folder, description, *keys, "loss")
+    decided = description["options"]["loss"]
     if loss and decided in ("cosine", "nll", "vote"):  # the single loss of a baseline or an ensemble
         raise InputError(f"--loss {loss}", f"{folder} has {decided} only")
-    wanted = records.expected(about, loss)
-    return Run(folder, about, loss or decided, *competitors(about), records.chosen(folder, about), wanted)
+    wanted = records.expected(description, loss)
+    return Run(
+        folder, description, loss or decided, *competitors(description), records.chosen(folder, description), wanted
+    )
 
 
-def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
+def competitors(description: dict) -> tuple[np.ndarray, np.ndarray]:
     """From run.json, the class id that each row stands for [rows], and the row of each arm [arms] (see Run)."""
-    classes = np.array([class_id for *_, class_id in about["arms"]], dtype=int)
-    if "all_arms" in about:
+    classes = np.array([class_id for *_, class_id in description["arms"]], dtype=int)
+    if "all_arms" in description:
         return classes, np.arange(len(classes))
     class_ids, arm_class = np.unique(classes, return_inverse=True)
     return class_ids, arm_class
@@ -89,12 +96,12 @@ def competitors(about: dict) -> tuple[np.ndarray, np.ndarray]:
 
 def names_of_classes(run: Run) -> dict[int, str]:
     """Class id -> name."""
-    return {class_id: name for _, name, class_id in run.about["arms"]}
+    return {class_id: name for _, name, class_id in run.description["arms"]}
 
 
 def names_of_rows(run: Run) -> list[str]:
     """The name of each row that competes. [rows]"""
-    names = {int(row): name for row, (_, name, _) in zip(run.arm_class, run.about["arms"], strict=True)}
+    names = {int(row): name for row, (_, name, _) in zip(run.arm_class, run.description["arms"], strict=True)}
     return [names[row] for row in range(len(run.class_ids))]
 
 
@@ -103,12 +110,12 @@ def record_of(run: Run, index: int) -> dict:
     return records.load_record(run.done[index], run.wanted)
 
 
-def failures(folder: Path, about: dict) -> list[str]:
-    """Why images that a run's last command chose have no record, one text for each; about as in run.json, or {}.
+def failures(folder: Path, description: dict) -> list[str]:
+    """Why images that a run's last command chose have no record, one text for each; description as in run.json, or {}.
 
-    A note about an image that is done came from a worker that was too late, and does not count.
+    A note description an image that is done came from a worker that was too late, and does not count.
     """
-    wanted = records.indices_of(about)
+    wanted = records.indices_of(description)
     done = records.finished(folder)
     found = []
     for index, note in records.failed(folder).items():

@@ -40,7 +40,7 @@ def measures(run: Run, pred: np.ndarray, label: np.ndarray, rank: np.ndarray) ->
 
 def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
     """A dict of JSON; nfe [n]: of the images or examples that are done."""
-    matching = "examples" in run.about
+    matching = "examples" in run.description
     return {
         "dataset": run.options["dataset"],
         "split": run.options.get("split"),
@@ -51,12 +51,12 @@ def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
         "metrics": {m.key: m.value for m in figures},
         "intervals": {m.key: {"low": m.interval[0], "high": m.interval[1], "n": m.n, "how": m.how} for m in figures},
         "images": len(nfe),
-        "of": max(run.about.get("chosen", run.about["images"]), len(nfe)),
+        "of": max(run.description.get("chosen", run.description["images"]), len(nfe)),
         "nfe_per_image": float(np.mean(nfe)),
         "decided_by": run.loss,
         "run": name_of(run),
         "options": run.options,
-        "versions": run.about.get("versions"),  # of the packages that measured it
+        "versions": run.description.get("versions"),  # of the packages that measured it
     }
 
 
@@ -69,9 +69,9 @@ def write_json(value, path: Path) -> None:
 def is_finished(run: Run) -> bool:
     """Whether each image that the last command chose has a record, or a note that says why it has none."""
     settled = run.done.keys() | records.failed(run.folder).keys()
-    wanted = records.indices_of(run.about)
+    wanted = records.indices_of(run.description)
     if wanted is None:
-        return len(settled) >= run.about["images"]
+        return len(settled) >= run.description["images"]
     return wanted <= settled
 
 
@@ -81,8 +81,8 @@ def write_results(folder: Path) -> Path | None:
     An older one is removed while the run is not. Returns the file; None if there is nothing to write, or the folder
     cannot be written to.
     """
-    about = records.read_run(folder)
-    if about["options"].get("cls") is not None or "examples" in about:
+    description = records.read_run(folder)
+    if description["options"].get("cls") is not None or "examples" in description:
         return None  # runs over a part of the classes have no answers; matching.scores writes that of examples
     run = results.read(folder)
     if not is_finished(run) or not run.done:

@@ -81,11 +81,11 @@ def write_run(folder: Path, images: int, classes: int, seed: int) -> Iterator[in
         "dataset": "synthetic", "data": f"{images} simulated", "split": "test", "version": f"simulated {seed}",
         "n_trials": 1, "loss": "l2", "seed": seed, "search": "race", "z": Z, "max_samples": POINTS, "antithetic": True,
     }  # fmt: skip
-    about = {"images": images, "schedule": T, "indices": f"0-{images - 1}", "arms": prompts}
+    about = {"images": images, records.N_LEVELS: T, "indices": f"0-{images - 1}", "arms": prompts}
     records.open_run(folder, options, about)
     stamp = records.fingerprint(options)
 
-    race = schedule.race(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
+    race = schedule.race_schedule(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
     for index in range(images):
         rng = np.random.default_rng([seed, index])
         label = index % classes
@@ -198,9 +198,9 @@ def search_costs(classes: int) -> Iterator[SearchCost]:
     middle, arms = band(*MIDDLE, T), np.ones(classes, dtype=int)
     to_keep, n_samples = [500, 50, 10, 1], [50, 100, 500, 1000]
     searches = {
-        "race": schedule.race(middle, arms, Z, POINTS, pairs=True),
-        "race, independent noise": schedule.race(middle, arms, Z, POINTS),
-        "halving, ImageNet's schedule": schedule.halving(np.arange(T), n_samples, to_keep, arms),
+        "race": schedule.race_schedule(middle, arms, Z, POINTS, pairs=True),
+        "race, independent noise": schedule.race_schedule(middle, arms, Z, POINTS),
+        "halving, ImageNet's schedule": schedule.halving_schedule(np.arange(T), n_samples, to_keep, arms),
     }
     for name, each in searches.items():
         runs = [_search_cost(name, each, classes) for _ in range(3)]
