@@ -242,8 +242,9 @@ def test_killed_fifty_times(tmp_path):
     undisturbed = files(tmp_path / "undisturbed")
 
     context = multiprocessing.get_context("forkserver")
-    pipeline = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"  # diffusers itself imports it late
-    context.set_forkserver_preload(["diffusion.evaluate.loop", "diffusion.models.loading", "diffusion.tables", pipeline])
+    modules = ["diffusion.evaluate.loop", "diffusion.models.loading", "diffusion.tables"]
+    modules.append("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")  # diffusers imports it late
+    context.set_forkserver_preload(modules)
     warm = context.Process(target=time.sleep, args=(0,))  # the server imports what is preloaded
     warm.start()
     warm.join()

@@ -1,5 +1,6 @@
 """A job array on a real Slurm: its controller and two nodes, all on this host, for the time of this module."""
 
+import json
 import os
 import re
 import shutil
