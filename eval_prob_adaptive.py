@@ -48,7 +48,7 @@ from diffusion.core.losses import plain, with_map
 from diffusion.core.schedule import Schedule, halving_schedule
 from diffusion.data.prompts import Prompts, prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
-from diffusion.evaluate.candidates import FirstStage, first_stage
+from diffusion.evaluate.candidates import first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
@@ -113,15 +113,18 @@ class ZeroShotClassifier(DatasetClassifier):
         return record
 
 
-def run_name(args, config: RunConfig, schedule: Schedule, first: FirstStage | None) -> str:
-    """The published name of the run's folder: suffixes appear only for options that are not bicubic, l2, 512."""
+def run_name(args, config: RunConfig, schedule: Schedule, first_name: str) -> str:
+    """The published name of the run's folder: suffixes appear only for options that are not bicubic, l2, 512.
+
+    `first_name` is that of the first stage, "" if there is none.
+    """
     words = args.prompts or args.template
     typed = words and f"prompts-{sha256(repr(words))[:8]}"  # other words are another run
     return naming.joined(
         run_config.model_tag(config),
         typed,
         run_config.search_tag(config, schedule),
-        run_config.suffixes(config, schedule, "bicubic", first.name if first else ""),
+        run_config.suffixes(config, schedule, "bicubic", first_name),
         args.save_maps and "maps",
     )
 
@@ -160,13 +163,15 @@ def main(argv: list[str]) -> int:
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
     options.check_candidates(args, parser(), dataset)
     first = first_stage(config, dataset, mine, table, prompts)
+    K, first_name, first_options = None, "", {}  # if all classes compete
+    if first:
+        K, first_name, first_options = first.K, first.name, first.options
 
     weights = read_level_weights(args.weights, card.n_levels)
     usable = usable_levels(config.level_range, card.n_levels)
     usable = usable[weights[usable] > 0]
-    K = first.K if first else None
     schedule = schedule_of(args, config, np.bincount(arm_class), usable, groups, K)
-    folder = naming.run_folder(config.dataset, config.extra, run_name(args, config, schedule, first))
+    folder = naming.run_folder(config.dataset, config.extra, run_name(args, config, schedule, first_name))
     exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     cost = Cost(schedule.most_nfe, exact)
     if args.dry_run:
@@ -178,8 +183,8 @@ def main(argv: list[str]) -> int:
     chosen = run_config.data_options(config, dataset)
     chosen |= run_options(args, prompts, table)
     chosen |= run_config.model_options(config, card, schedule, weights, noise)
-    chosen |= {"groups": prompts.groups if config.search == "race" else None}
-    chosen |= first.options if first else {}
+    chosen["groups"] = prompts.groups if config.search == "race" else None
+    chosen |= first_options
     check_used(card.embeddings, texts)
     details = {
         "images": len(images),

@@ -69,7 +69,7 @@ from diffusion.core.schedule import Schedule, halving_schedule
 from diffusion.data.datasets import Dataset, model_arms
 from diffusion.data.prompts import prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
-from diffusion.evaluate.candidates import FirstStage, first_stage, is_clip
+from diffusion.evaluate.candidates import first_stage, is_clip
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.dry_run import describe
@@ -182,17 +182,20 @@ def schedule_of(
     return schedule
 
 
-def run_name(
-    args, config: RunConfig, card: Card, schedule: Schedule, first: FirstStage | None, save: str | None
-) -> str:
-    """The published name of the run's folder for --t_interval; stages are named as in eval_prob_adaptive.py."""
+def run_name(args, config: RunConfig, card: Card, schedule: Schedule, first_name: str, save: str | None) -> str:
+    """The published name of the run's folder for --t_interval; stages are named as in eval_prob_adaptive.py.
+
+    `first_name` is that of the first stage, "" if there is none.
+    """
     kind = "DiT" if card.pipeline == "DiTPipeline" else "UNet"
-    version = f"-{naming.tag(args.version)}" if args.version else ""
+    network = f"{kind}{card.image_size}x{card.image_size}"
+    if args.version:
+        network += f"-{naming.tag(args.version)}"
     name = naming.joined(
-        f"{kind}{card.image_size}x{card.image_size}{version}",
-        "" if args.cls is None else f"cls{'_'.join(args.cls)}",
+        network,
+        args.cls is not None and f"cls{'_'.join(args.cls)}",
         run_config.search_tag(config, schedule),
-        run_config.suffixes(config, schedule, None, first.name if first else ""),
+        run_config.suffixes(config, schedule, None, first_name),
         save and SAVE[save][1],
     )
     if len(name) > 200:
@@ -274,7 +277,8 @@ def main(argv: list[str]) -> int:
 
     version, condition = args.reads(args)
     card = read_card(version, conditioned_on=condition, vae=args.vae)
-    card = with_names(card, args.classes) if args.classes else card
+    if args.classes:
+        card = with_names(card, args.classes)
     if save in ("save_vb", "save_eps_and_var") and not card.has_bound:
         raise InputError(f"--{save}", f"wanted a model of epsilon and its variance; {card.source} is not one")
     dataset = dataset_of(config)
@@ -291,12 +295,15 @@ def main(argv: list[str]) -> int:
     if is_clip(config.candidates_from):
         prompts = prompts_for(config.dataset, dataset.labels, dataset.classes)
     first = first_stage(config, dataset, mine, table, prompts)
+    K, first_name, first_options = None, "", {}  # if all classes compete
+    if first:
+        K, first_name, first_options = first.K, first.name, first.options
 
     weights = read_level_weights(args.weights, card.n_levels)
     usable = usable_levels(config.level_range, card.n_levels)
     arms_per_class = np.unique(classes, return_counts=True)[1]
-    schedule = schedule_of(args, config, arms_per_class, usable, weights, first.K if first else None)
-    name = run_name(args, config, card, schedule, first, save)
+    schedule = schedule_of(args, config, arms_per_class, usable, weights, K)
+    name = run_name(args, config, card, schedule, first_name, save)
     folder = naming.run_folder(config.dataset, config.extra, name) / config.split
     reduce, shape = reduction_of(save, card.latent)
     numbers = len(LOSSES)  # of an evaluation
@@ -312,7 +319,7 @@ def main(argv: list[str]) -> int:
     chosen = run_config.data_options(config, dataset)
     chosen |= run_config.model_options(config, card, schedule, weights, noise)
     chosen |= run_options(args, card, schedule, ids, save)
-    chosen |= first.options if first else {}
+    chosen |= first_options
     details = {
         "images": len(images),
         records.N_LEVELS: card.n_levels,

@@ -109,13 +109,17 @@ def classify(
         raise InputError(f"candidates {candidates!r:.60}", "wanted a list of numbers, or one for each image")
 
     level_weights = _weights(weights, len(model.process))
-    if levels is None:
-        levels = MIDDLE if search == "race" else (0.0, 1.0)
+    if levels is None and search == "race":
+        levels = MIDDLE
+    elif levels is None:
+        levels = (0.0, 1.0)
     usable = _usable_levels(levels, len(model.process))
     usable = usable[level_weights[usable] > 0]
     if len(usable) < 2:
         raise InputError("weights", "fewer than 2 of the noise levels that are measured have one above 0")
-    pairs = _antithetic(usual_noise(search, None) if noise is None else noise)
+    if noise is None:
+        noise = usual_noise(search, None)
+    pairs = _antithetic(noise)
     arms_per_class = np.bincount(arm_class)
     if callable(search):
         if pairs:
@@ -136,7 +140,9 @@ def classify(
         chosen = iter([candidates] if one else candidates)
 
     def answer_to(index: int, image: Image.Image):
-        among = None if chosen is None else _among(index, next(chosen, None), K)
+        among = None
+        if chosen is not None:
+            among = _among(index, next(chosen, None), K)
         x = _latent(model, image)  # [c, h, w]
         noise = ImageNoise(seed, index, tuple(x.shape))
         question = Question(x, conditions, arm_class, schedule.start, noise, among)
@@ -256,10 +262,11 @@ def _at_least(value: float, least: int, name: str) -> None:
 
 
 def _integers(name: str, values) -> list[int]:
-    numbers = list(values) if isinstance(values, Iterable) else []
-    if not numbers or not all(isinstance(each, Integral) for each in numbers):
-        raise InputError(f"{name} {values!r:.60}", "wanted a list of integers")
-    return [int(each) for each in numbers]
+    if isinstance(values, Iterable):
+        numbers = list(values)
+        if numbers and all(isinstance(each, Integral) for each in numbers):
+            return [int(each) for each in numbers]
+    raise InputError(f"{name} {values!r:.60}", "wanted a list of integers")
 
 
 def _classes(model: Model, prompts, least: int = 2) -> tuple[list[str], list, np.ndarray]:
@@ -274,7 +281,9 @@ def _classes(model: Model, prompts, least: int = 2) -> tuple[list[str], list, np
     elif isinstance(prompts, Mapping):
         names, texts, arm_class = _of_dict(prompts)
     else:
-        texts = prompts.tolist() if isinstance(prompts, np.ndarray | Tensor) else list(prompts)
+        if isinstance(prompts, np.ndarray | Tensor):
+            prompts = prompts.tolist()  # numbers of Python
+        texts = list(prompts)
         names, arm_class = [str(text) for text in texts], np.arange(len(texts))
     if len(names) < least:
         raise InputError("prompts", f"{len(names)} of them, wanted at least {least}")
@@ -305,13 +314,15 @@ def _of_dict(prompts: Mapping) -> tuple[list[str], list, np.ndarray]:
 def _check_arms(model: Model, texts: list) -> None:
     """InputError: texts for a model of class ids, ids for one of texts. Warns of added tokens that no text uses."""
     by_text = model.conditioned_on == "text"
-    kind, wanted = (str, "texts") if by_text else (int, "class ids, as integers")
-    wrong = [text for text in texts if not isinstance(text, kind) or isinstance(text, bool)]
-    if wrong:
-        raise InputError("prompts", f"{wrong[0]!r:.60} among them; this model takes {wanted}")
-    outside = [] if by_text else [k for k in texts if not 0 <= k < model.classes]
-    if outside:
-        raise InputError("prompts", f"class id {outside[0]}; this model has 0..{model.classes - 1}")
+    kind, wanted = int, "class ids, as integers"
+    if by_text:
+        kind, wanted = str, "texts"
+    for text in texts:
+        if not isinstance(text, kind) or isinstance(text, bool):
+            raise InputError("prompts", f"{text!r:.60} among them; this model takes {wanted}")
+    for text in texts:
+        if not by_text and not 0 <= text < model.classes:
+            raise InputError("prompts", f"class id {text}; this model has 0..{model.classes - 1}")
     for token in model.tokens:
         if not any(token in text for text in texts):
             warnings.warn(f"embeddings: no prompt uses the token {token!r}", InputWarning, stacklevel=4)
@@ -407,7 +418,9 @@ def _images(images, value_range) -> tuple[bool | None, Iterator[Image.Image]]:
 
 def _rgb(image, span: Range | None) -> Image.Image:
     """One image as 8-bit RGB; `span`: black and white, if it has more than 8 bits."""
-    ranges = {} if span is None else dict.fromkeys(KINDS, span)
+    ranges = {}
+    if span is not None:
+        ranges = dict.fromkeys(KINDS, span)
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image, ranges)
@@ -429,8 +442,11 @@ def _rgb(image, span: Range | None) -> Image.Image:
 def _numpy(image: Tensor) -> np.ndarray:
     """An image [c, h, w] as an array [h, w, c]; other shapes stay."""
     tensor = image.detach().cpu()
-    array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
-    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    if tensor.ndim == 3:
+        tensor = tensor.movedim(0, -1)
+    return tensor.numpy()
 
 
 def _rgb_of_array(array: np.ndarray, span: Range | None) -> Image.Image:
@@ -468,4 +484,6 @@ def _in_order(results: Iterable[tuple[int, object]]) -> Iterator:
 def _in_shape(one: bool | None, answers: Iterator[Answer]) -> Answer | list[Answer] | Iterator[Answer]:
     if one is None:
         return answers
-    return next(answers) if one else list(answers)
+    if one:
+        return next(answers)
+    return list(answers)

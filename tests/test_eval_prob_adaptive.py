@@ -505,7 +505,7 @@ def test_name_of_the_folder(change, name, monkeypatch):
     config = RunConfig.from_args(args, {})
     usable = usable_levels(config.level_range, 1000)
     schedule = module.schedule_of(args, config, np.ones(10, dtype=int), usable, None, None)
-    run_name = module.run_name(args, config, schedule, None)
+    run_name = module.run_name(args, config, schedule, "")
     assert str(naming.run_folder(config.dataset, config.extra, run_name)) == f"data/{name}"
 
 

@@ -329,7 +329,7 @@ def test_name_of_the_folder(change, n_samples, to_keep, name, monkeypatch):
     config = RunConfig.from_args(args, {})
     card = Card("facebook/DiT-XL-2-256", "DiTPipeline", {}, 1000, (4, 32, 32), 256, 1000, True)
     schedule = module.schedule_of(args, config, np.ones(1000, dtype=int), np.arange(1000), np.ones(1000), None)
-    run_name = module.run_name(args, config, card, schedule, None, save)
+    run_name = module.run_name(args, config, card, schedule, "", save)
     assert str(naming.run_folder(config.dataset, config.extra, run_name) / config.split) == f"data/{name}"
 
 

@@ -139,7 +139,9 @@ class _Asked:
 
     def errors(self) -> Tensor:
         """[a, p, k], the arms in the order of the task's block."""
-        places = [place for request in self.requests for place in request.places]
+        places: list[int] = []
+        for request in self.requests:
+            places += request.places
         errors = torch.cat([request.errors() for request in self.requests])
         return errors[np.argsort(places)]
 

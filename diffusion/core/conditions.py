@@ -33,19 +33,26 @@ class Conditions:
             return self.columns[key]
         rows = [key] if isinstance(key, int | np.integer) else key
         columns = {name: _take(column, rows) for name, column in self.columns.items()}
-        settings = None if self.settings is None else _take(self.settings, rows)
-        return Conditions(columns, settings)
+        if self.settings is None:
+            return Conditions(columns)
+        return Conditions(columns, _take(self.settings, rows))
 
     @property
     def nbytes(self) -> int:
         """How much memory the tensors take."""
-        return sum(tensor.nbytes for column in self.columns.values() for tensor in _tensors(column))
+        total = 0
+        for column in self.columns.values():
+            total += sum(tensor.nbytes for tensor in _tensors(column))
+        return total
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Conditions":
         """The function applied to every tensor, which keeps the number of rows."""
         columns: dict[str, Column] = {}
         for name, column in self.columns.items():
-            columns[name] = function(column) if isinstance(column, Tensor) else tuple(map(function, column))
+            if isinstance(column, Tensor):
+                columns[name] = function(column)
+            else:
+                columns[name] = tuple(map(function, column))
         return replace(self, columns=columns)
 
     def digest(self) -> str:
@@ -68,8 +75,10 @@ class Conditions:
         for name, column in first.columns.items():
             pieces: list[Any] = [part.columns[name] for part in parts]
             columns[name] = torch.cat(pieces) if isinstance(column, Tensor) else sum(pieces, ())
+        if first.settings is None:
+            return Conditions(columns)
         settings: list[Any] = [part.settings for part in parts]
-        return Conditions(columns, None if first.settings is None else sum(settings, ()))
+        return Conditions(columns, sum(settings, ()))
 
 
 def _tensors(column: Column) -> Sequence[Tensor]:

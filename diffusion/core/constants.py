@@ -8,9 +8,14 @@ MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes diffe
 
 def usual_levels(search: str) -> str:
     """--levels of a search by default: all of them, but for a race."""
-    return "{:g}-{:g}".format(*MIDDLE) if search == "race" else "0-1"
+    if search != "race":
+        return "0-1"
+    low, high = MIDDLE
+    return f"{low:g}-{high:g}"
 
 
 def usual_noise(search: str, noise_path: object) -> str:
     """--noise of a search by default: of a race, unless the noise is a file's, antithetic."""
-    return "antithetic" if search == "race" and noise_path is None else "independent"
+    if search == "race" and noise_path is None:
+        return "antithetic"
+    return "independent"

@@ -89,7 +89,7 @@ def fit_noise(
     noise = noise.clone().requires_grad_()
     adam = torch.optim.Adam([noise], options.lr)
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, options.steps)
-    lengths = [*(2**k for k in range(P.bit_length()) if 2**k < P), P]
+    lengths = [2**k for k in range((P - 1).bit_length())] + [P]
     queue = np.empty(0, dtype=int)
     for _ in range(options.steps):
         while len(queue) < IMAGES:

@@ -50,7 +50,9 @@ class Measured:
 
     def record(self, **fields) -> dict:
         """What is saved: `fields` about the image, then the measurements."""
-        more: dict = {} if (self.weights == 1).all() else {"weights": self.weights}
+        more: dict = {}
+        if (self.weights != 1).any():
+            more["weights"] = self.weights
         if self.signs is not None:
             between, within = self.squares
             more |= {"signs": self.signs, "between_pairs": between, "within_pairs": within}
@@ -102,7 +104,9 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
     among = np.arange(n_classes) if question.among is None else question.among
     search = question.start(among)
     levels, draws = torch.as_tensor(points.levels), torch.as_tensor(points.draws)
-    signs = None if points.signs is None else torch.as_tensor(points.signs, dtype=torch.int8)
+    signs = None
+    if points.signs is not None:
+        signs = torch.as_tensor(points.signs, dtype=torch.int8)
     parts: list[list[Tensor]] = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = np.zeros(n_classes, dtype=int)  # points of each class
     try:

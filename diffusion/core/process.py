@@ -53,7 +53,9 @@ class Process:
         if type(scheduler).__name__.startswith("EDM"):
             s, data = scheduler.sigmas[:-1].double().flip(0), config.sigma_data  # the last is 0, or there twice
             alpha = (s**2 + data**2) ** -0.5
-            predicts = "edm" if config.prediction_type == "epsilon" else config.prediction_type
+            predicts = config.prediction_type
+            if predicts == "epsilon":
+                predicts = "edm"
             return cls(alpha, alpha * s, s.log() / 4, predicts, data)
         predicts = config.get("prediction_type") or "epsilon"
         if not hasattr(scheduler, "betas"):  # flow matching; a prediction type in its file is left from another class

@@ -72,7 +72,8 @@ def halving_schedule(
     stages = [search.repeated(usable[stage], n_trials, pairs=pairs) for stage in np.split(levels, ends[:-1])]
     ends = ends * n_trials
 
-    most = len(arms_per_class) if most is None else most
+    if most is None:
+        most = len(arms_per_class)
     competing = np.minimum([most, *to_keep[:-1]], most)  # classes of each stage
     largest = np.sort(arms_per_class)[::-1]
     nfe = sum(largest[:classes].sum() * n for classes, n in zip(competing, np.diff(ends, prepend=0), strict=True))
@@ -113,8 +114,10 @@ def race_schedule(
             return search.tree(levels, arms_per_class[among], groups[among], z, pairs=pairs)
         return search.race(levels, arms_per_class[among], z, budget, pairs=pairs)
 
-    limit = None if budget == np.inf else budget
-    suffix = "" if limit is None else f"_{limit}NFE"
+    limit: float | None = None
+    suffix = ""
+    if budget != np.inf:
+        limit, suffix = budget, f"_{budget}NFE"
     return Schedule(
         levels,
         np.array([len(levels)]),

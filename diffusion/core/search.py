@@ -86,7 +86,9 @@ def noise_rows(levels: np.ndarray, n_trials: int, randomize: bool) -> np.ndarray
     is measured, so a search sees exactly the points of the full grid.
     """
     trial = np.tile(np.arange(n_trials), len(levels) // n_trials)
-    return np.searchsorted(np.sort(levels), levels) + trial if randomize else trial
+    if not randomize:
+        return trial
+    return np.searchsorted(np.sort(levels), levels) + trial
 
 
 def antithetic_rows(
@@ -104,7 +106,9 @@ def antithetic_rows(
     rank = np.empty(pair[-1] + 1, dtype=int)
     rank[np.argsort(levels[place == 0], kind="stable")] = np.arange(len(rank))
     rows = rank[pair]
-    return (rows if randomize else rows % n_trials), 1 - 2 * place
+    if not randomize:
+        rows %= n_trials
+    return rows, 1 - 2 * place
 
 
 def draws(
@@ -254,7 +258,9 @@ def _between(steps: np.ndarray, near: list[int]) -> float:
     This equals the variance of the steps over classes. steps [classes, n], of differences to one class; 0 if there is
     no pair of classes or no step.
     """
-    return float(steps[near].var(0, ddof=1).mean()) if len(near) > 1 and steps.shape[1] else 0.0
+    if len(near) < 2 or steps.shape[1] == 0:
+        return 0.0
+    return float(steps[near].var(0, ddof=1).mean())
 
 
 def _scouted(
@@ -304,8 +310,8 @@ def tree(
     (winner,) = yield from _raced(race(levels, arms_per_class[same], z, pairs=pairs), same, measured)
     P = max(map(len, measured.values()))
     yield from _measure(np.array([winner]), P, measured)
-    means = {k: errors.mean() for k, errors in sorted(measured.items()) if len(errors) == P}
-    return np.array([min(means, key=lambda k: means[k])])
+    furthest = [k for k in sorted(measured) if len(measured[k]) == P]
+    return np.array([min(furthest, key=lambda k: measured[k].mean())])
 
 
 def race_each(levels: np.ndarray, z: float, right: np.ndarray, *, pairs: bool = False) -> Search:

@@ -118,7 +118,7 @@ def _ids_by_name(dataset: Dataset, class_ids: np.ndarray, table: list[tuple]) ->
     pairs = [(name, class_id) for _, name, class_id in table]
     pairs += [(name, k) for k, name in enumerate(dataset.classes)]
     if not dataset.classes:
-        pairs = [(name, k) for name, k in pairs if not is_id(name)]
+        pairs = [pair for pair in pairs if not is_id(pair[0])]
         pairs += [(str(k), k) for k in class_ids.tolist()]
     ids: dict[str, set[int]] = {}
     for name, class_id in pairs:
@@ -128,8 +128,10 @@ def _ids_by_name(dataset: Dataset, class_ids: np.ndarray, table: list[tuple]) ->
 
 def _id_of(name: str, ids: dict[str, set[int]], dataset: Dataset, line: int) -> int:
     """The class id of a name in the column. InputError: none, or several."""
-    is_number = not dataset.classes and is_id(name)
-    meant = ids.get(str(int(name)) if is_number else name, set())
+    key = name
+    if not dataset.classes and is_id(name):
+        key = str(int(name))
+    meant = ids.get(key, set())
     if len(meant) == 1:
         return next(iter(meant))
     if meant:
@@ -219,7 +221,8 @@ class ByRun(FirstStage):
             raise InputError(f"--candidates_from {error.where}", error.problem) from None
 
         folder = Path(os.path.abspath(self.run.folder))
-        folder = folder.parent if folder.name == dataset.split else folder
+        if folder.name == dataset.split:
+            folder = folder.parent
         self.name = f"{self.K}of_run_{tag(folder.name)}"
         digest = sha256(json.dumps(self.run.options, sort_keys=True))
         self.options = {"candidates": self.K, "candidates_from": f"run, sha256 {digest}"}

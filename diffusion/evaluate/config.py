@@ -91,7 +91,10 @@ class RunConfig:
         """
         use_exact_float32()
         options = vars(args) | changes
-        asked = {field.name: options[field.name] for field in fields(cls) if options.get(field.name) is not None}
+        asked = {}
+        for field in fields(cls):
+            if options.get(field.name) is not None:
+                asked[field.name] = options[field.name]
         config = cls(**asked | {"device": CPU})
         at_least_one(config, "limit", "per_class", "n_trials", "batch_size", "in_flight")
         not_negative(config, "seed", "grace")
@@ -124,10 +127,14 @@ def pick_device(name: str | None) -> torch.device:
     """The device of this name, by default the best that the machine has. InputError: there is none of that name."""
     if name is None:
         local_rank = os.environ.get("LOCAL_RANK")  # torchrun's
-        if torch.cuda.is_available():
-            name = f"cuda:{local_rank}" if local_rank else "cuda"
+        if torch.cuda.is_available() and local_rank:
+            name = f"cuda:{local_rank}"
+        elif torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
         else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+            name = "cpu"
     return loading.find_device(name, f"--device {name}")
 
 
@@ -146,10 +153,11 @@ def pick_dtype(name: str | None, device: torch.device) -> str:
 def parse_level_range(text: str) -> tuple[float, float]:
     """The two shares of the noise levels in a text such as 0.2-0.8. InputError: no two ascending shares."""
     ends = re.fullmatch(r"([0-9]*\.?[0-9]+)-([0-9]*\.?[0-9]+)", text)
-    low, high = (float(ends[1]), float(ends[2])) if ends else (1.0, 0.0)
-    if not low < high <= 1:
-        raise InputError(f"--levels {text}", f"wanted two shares of the noise levels, such as {usual_levels('race')}")
-    return low, high
+    if ends:
+        low, high = float(ends[1]), float(ends[2])
+        if low < high <= 1:
+            return low, high
+    raise InputError(f"--levels {text}", f"wanted two shares of the noise levels, such as {usual_levels('race')}")
 
 
 def level_range_text(level_range: tuple[float, float]) -> str:
@@ -197,8 +205,10 @@ def data_options(config: RunConfig, dataset: Dataset) -> dict:
     That is the columns, and the values of images of more than 8 bits that are black and white, which decide what the
     model sees.
     """
-    asked = {flag: getattr(config, flag) for flag in ("image_column", "label_column", "value_range")}
-    more = {flag: value for flag, value in asked.items() if value}
+    more = {}
+    for flag in ("image_column", "label_column", "value_range"):
+        if getattr(config, flag):
+            more[flag] = getattr(config, flag)
     if dataset.ranges and not config.value_range:
         more["ranges"] = {kind: list(span) for kind, span in dataset.ranges.items()}
     return {"dataset": dataset.name, "data": dataset.fingerprint, "split": config.split} | more
@@ -217,7 +227,13 @@ def model_options(config: RunConfig, card: loading.Card, schedule: Schedule, wei
         raise InputError(f"--noise_path {config.noise_path}", f"was fitted for another model than {card.source}")
 
     local = card.file or Path(card.source).is_dir()
-    weighted = (weights != 1).any()
+    level_range = bank = factors = None  # None: an option that is the usual one
+    if config.level_range != (0, 1):
+        level_range = level_range_text(config.level_range)
+    if noise.bank is not None:
+        bank = sha256(noise.bank.numpy().tobytes())
+    if (weights != 1).any():
+        factors = sha256(weights.tobytes())
     return {
         "version": config.version,
         "n_trials": config.n_trials,
@@ -230,12 +246,14 @@ def model_options(config: RunConfig, card: loading.Card, schedule: Schedule, wei
         "model": config.version if local else card.source,  # which of the mirrors
         "dtype": config.dtype,
         "antithetic": True if schedule.pairs else None,
-        "noise": None if noise.bank is None else sha256(noise.bank.numpy().tobytes()),
-        "weights": sha256(weights.tobytes()) if weighted else None,
-        "levels": None if config.level_range == (0, 1) else level_range_text(config.level_range),
+        "noise": bank,
+        "weights": factors,
+        "levels": level_range,
     }
 
 
 def same_for_copies(fingerprints: dict[str, str]) -> dict[str, str]:
     """The fingerprints of loading.check_weights that a copy of the model has too: noise is fitted for all copies."""
-    return {part: fingerprint for part, fingerprint in fingerprints.items() if part != "configuration"}
+    same = dict(fingerprints)
+    same.pop("configuration", None)
+    return same

@@ -33,7 +33,9 @@ def describe(
         f"time      {cost.bound(hours(to_do / rate))} at {rate:g} NFE/s",
     ]
     if counts and not cost.exact:
-        mean, spread = np.mean(counts), np.std(counts, ddof=1) if len(counts) > 1 else 0.0
+        mean, spread = np.mean(counts), 0.0
+        if len(counts) > 1:
+            spread = np.std(counts, ddof=1)
         error = spread / len(counts) ** 0.5
         lines.append(f"expected  {mean:,.0f} NFE an image (+- {error:,.0f}), as the {len(counts):,} that are done")
         lines.append(f"          {hours(mean * left / rate)} at {rate:g} NFE/s")
@@ -57,7 +59,9 @@ def earlier_rows(folder: Path, mine: list[int]) -> list[dict]:
 
 def size(n_bytes: float) -> str:
     """Bytes in words: 3.4 MB, 12.1 GB."""
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+    if n_bytes >= 1e9:
+        return f"{n_bytes / 1e9:,.1f} GB"
+    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def hours(seconds: float) -> str:

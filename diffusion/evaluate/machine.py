@@ -20,13 +20,17 @@ def share_cores(n_workers: int, device: torch.device, size: float = np.inf, envi
     """
     if device.type != "cpu" or "OMP_NUM_THREADS" in environ:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = 1 if "SLURM_JOB_ID" in environ else n_workers
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    if "SLURM_JOB_ID" in environ:
+        n_workers = 1
     if size < SMALL:
         threads, why = 1, "the model is small"
+    elif n_workers > 1:
+        threads, why = max(1, cores // n_workers), f"{n_workers} workers"
     else:
-        threads = max(1, cores // workers)
-        why = f"{workers} workers" if workers > 1 else "one worker"
+        threads, why = cores, "one worker"
     torch.set_num_threads(threads)
     tqdm.write(f"CPU: {threads} of {cores} cores, {why}; OMP_NUM_THREADS=N takes N")
 

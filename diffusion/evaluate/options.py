@@ -41,8 +41,9 @@ class Parser(argparse.ArgumentParser):
         words = message.removeprefix("unrecognized arguments: ")
         if words != message:
             unknown = [word.split("=")[0] for word in words.split() if word.startswith("--")]
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            message += wording.like(unknown[0], flags) if unknown else ""
+            flags = list(self._option_string_actions)
+            if unknown:
+                message += wording.like(unknown[0], flags)
         super().error(one_line(message, None))
 
 
@@ -344,9 +345,12 @@ MOST = {"n_trials": 10_000}  # draws are listed, at every level, before the firs
 def at_least_one(args, *flags: str) -> None:
     for flag in flags:
         value, most = getattr(args, flag), MOST.get(flag, float("inf"))
-        if value is not None and not 1 <= value <= most:
-            limit = f" and at most {most}" if flag in MOST else ""
-            raise InputError(f"--{flag} {value}", f"must be at least 1{limit}")
+        if value is None or 1 <= value <= most:
+            continue
+        wanted = "must be at least 1"
+        if flag in MOST:
+            wanted += f" and at most {most}"
+        raise InputError(f"--{flag} {value}", wanted)
 
 
 def not_negative(args, *flags: str) -> None:

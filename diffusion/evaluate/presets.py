@@ -55,6 +55,7 @@ def with_preset(args, parser: Parser):
     if preset is None:
         wanted = f"wanted one of {few(PAPER, len(PAPER))}{like(args.dataset, PAPER)}"
         raise InputError(f"--preset {args.preset} --dataset {args.dataset}", wanted)
-    loss = preset.loss if args.loss == parser.get_default("loss") else args.loss
-    changes = {"to_keep": list(preset.to_keep), "n_samples": list(preset.n_samples), "loss": loss}
+    changes = {"to_keep": list(preset.to_keep), "n_samples": list(preset.n_samples)}
+    if args.loss == parser.get_default("loss"):
+        changes["loss"] = preset.loss
     return type(args)(**vars(args) | changes)

@@ -83,7 +83,9 @@ class Progress:
         if done and not self.exact:
             total = min(total, self.spent + self.left * self.spent // done)
         self.bar.total = total = max(total, self.spent)
-        percent = min(100 * self.spent // max(total, 1), 99) if self.left else 100
+        percent = 100
+        if self.left:
+            percent = min(100 * self.spent // max(total, 1), 99)
         if "left" in time and not (done or self.exact):
             time = ""  # of a race nobody knows it yet
         speed = self.spent / max(self.bar.format_dict["elapsed"], 1e-3)

@@ -81,7 +81,10 @@ def spread_over(indices: list[int], labels: list, per_class: int | None, limit: 
     images = by_label(indices, labels)
     ordered_labels = sorted(images)
     if per_class is not None:
-        fewer = [f"{label} ({len(images[label])})" for label in ordered_labels if len(images[label]) < per_class]
+        fewer = []
+        for label in ordered_labels:
+            if len(images[label]) < per_class:
+                fewer.append(f"{label} ({len(images[label])})")
         if fewer:
             found = f"--per_class {per_class}: fewer images of class {few(fewer, 10)}"
             warnings.warn(found, InputWarning, stacklevel=2)

@@ -49,7 +49,10 @@ def share(
         if not 0 <= rank < world:
             raise InputError(f"RANK {rank}", f"must be in 0..{world - 1}, as WORLD_SIZE is {world}")
         place, places = place * world + rank, places * world
-    place, places = place if worker_idx is None else worker_idx, places if n_workers is None else n_workers
+    if worker_idx is not None:
+        place = worker_idx
+    if n_workers is not None:
+        places = n_workers
     if places < 1:
         raise InputError(f"--n_workers {places}", "must be at least 1")
     if not 0 <= place < places:

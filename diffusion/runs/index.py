@@ -77,7 +77,9 @@ class Index:
         if crc != _crc(rest):
             return None
         fields = json.loads(rest.split(b" ", 2)[2])
-        return fields if path.stem.isdecimal() and fields["index"] == int(path.stem) else None
+        if not path.stem.isdecimal() or fields["index"] != int(path.stem):
+            return None
+        return fields
 
     def add(self, digest: str, fields: dict) -> None:
         """Note the fields of a record that was checked. If JSON cannot hold one of them exactly, it gets no line."""

@@ -76,8 +76,8 @@ def _from_differences(stored: np.ndarray, powers: list[int]) -> np.ndarray:
     table = stored.reshape(len(powers), -1)
     step = (table >> 1).view(np.int32) ^ -(table & 1).view(np.int32)
     bits = np.cumsum(step, 1, dtype=np.int32)
-    for k, power in enumerate(powers):
-        bits[k] += _predicted(bits[0], power) if k else 0
+    for k, power in enumerate(powers[1:], 1):
+        bits[k] += _predicted(bits[0], power)
     return bits.view(np.float32)
 
 
@@ -133,7 +133,9 @@ def _decode(row: dict) -> dict:
         if len(entry) == 3:
             powers = entry[2]
         elif size:  # torch.frombuffer refuses an empty buffer
-            column, length = ("int64", size) if dtype == "int64" else ("other", size * kind.itemsize)
+            column, length = "other", size * kind.itemsize  # a column of bytes
+            if dtype == "int64":
+                column, length = "int64", size
             part = row[column][used[column] : used[column] + length]
             used[column] += length
             record[key] = torch.frombuffer(bytearray(part), dtype=kind).reshape(shape)
@@ -268,7 +270,11 @@ class Pack:
 
     def fields(self, index: int) -> dict:
         """All of the record of an image that is no tensor. Raises Damaged, also for its tensors."""
-        return {key: entry[0] for key, *entry in json.loads(self._row(index)["fields"]) if len(entry) == 1}
+        found = {}
+        for key, *entry in json.loads(self._row(index)["fields"]):
+            if len(entry) == 1:
+                found[key] = entry[0]
+        return found
 
     def _row(self, index: int) -> dict:
         group, k = self.place[index]

@@ -100,13 +100,19 @@ def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
         there = {tuple(arm) for arm in others}
         left = [arm for arm in these if tuple(arm) not in there]
         lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in left[:most]]
-        more = f" and {len(left) - most} more" if len(left) > most else ""
-        return " and ".join(lines) + more
+        if len(left) > most:
+            lines[-1] += f" and {len(left) - most} more"
+        return " and ".join(lines)
 
     gone, new = only(was, now), only(now, was)
     if not gone and not new:
         return "the prompts are the same, in another order"
-    return ", ".join([f"the prompts had {gone}"] * bool(gone) + [f"the prompts now have {new}"] * bool(new))
+    parts = []
+    if gone:
+        parts.append(f"the prompts had {gone}")
+    if new:
+        parts.append(f"the prompts now have {new}")
+    return ", ".join(parts)
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
@@ -127,8 +133,7 @@ def read_run(folder: Path) -> dict:
     """The contents of run.json. Raises InputError if it is missing or damaged, or if no script writes such contents."""
     path = folder / "run.json"
     try:
-        text = pack.opened(folder).files["run.json"] if pack.is_pack(folder) else path.read_text()
-        run = json.loads(text)
+        run = json.loads(_run_json(folder))
         _check_run(run)
         return run
     except InputError:
@@ -139,6 +144,13 @@ def read_run(folder: Path) -> dict:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged", f"{one_line(error)}") from None
+
+
+def _run_json(folder: Path) -> str:
+    """The text of run.json."""
+    if pack.is_pack(folder):
+        return pack.opened(folder).files["run.json"]
+    return (folder / "run.json").read_text()
 
 
 def _check_run(run: dict) -> None:
@@ -184,7 +196,9 @@ def find_run(path: Path) -> Path:
     inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
     if len(inside) > 1:
         raise InputError(path, f"holds runs of {len(inside)} splits, wanted one of {', '.join(map(str, inside))}")
-    return inside[0] if inside else path
+    if not inside:
+        return path
+    return inside[0]
 
 
 def record_path(folder: Path, total: int, index: int) -> Path:
@@ -204,8 +218,12 @@ def _names(folder: Path) -> list[str]:
 
 def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
     """Dataset index -> path, ascending, of the files of a folder that are named INDEX.suffix."""
-    matches = (re.fullmatch(rf"(\d+)\.{suffix}", name) for name in names)
-    return dict(sorted((int(m[1]), folder / m[0]) for m in matches if m))
+    found = {}
+    for name in sorted(names):
+        match = re.fullmatch(rf"(\d+)\.{suffix}", name)
+        if match:
+            found[int(match[1])] = folder / name
+    return dict(sorted(found.items()))
 
 
 def finished(folder: Path) -> dict[int, Path]:
@@ -231,9 +249,12 @@ def chosen(folder: Path, description: dict) -> dict[int, Path]:
 def failed(folder: Path) -> dict[int, Path]:
     """Dataset index -> the note `failed/INDEX.txt`: the reason why there is no record."""
     notes = folder / "failed"
+    names: list[str] = []
     if pack.is_pack(folder):
-        return _numbered(notes, list(pack.opened(folder).files["failed"]), "txt")
-    return _numbered(notes, _names(notes) if os.path.isdir(notes) else [], "txt")
+        names = list(pack.opened(folder).files["failed"])
+    elif os.path.isdir(notes):
+        names = _names(notes)
+    return _numbered(notes, names, "txt")
 
 
 def check_notes(folder: Path) -> None:
@@ -317,15 +338,13 @@ class Expected:
 
 def expected(run: dict, loss: str | None = None) -> Expected:
     """From the contents of run.json; the deciding loss is `loss`, by default the run's."""
-    options, matching = run["options"], "examples" in run
-    arms = None if matching else run["arms"]  # the captions of an image are its arms
-    return Expected(
-        fingerprint(options),
-        loss or options.get("loss"),
-        len(arms) if arms else None,
-        frozenset(class_id for *_, class_id in arms) if arms else None,
-        n_levels(run),
-    )
+    options, arms = run["options"], run["arms"]
+    n_arms: int | None = None
+    class_ids: frozenset[int] | None = None
+    if arms and "examples" not in run:  # of a run of examples, the captions of an image are its arms
+        n_arms = len(arms)
+        class_ids = frozenset(class_id for *_, class_id in arms)
+    return Expected(fingerprint(options), loss or options.get("loss"), n_arms, class_ids, n_levels(run))
 
 
 def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -> None:
@@ -335,7 +354,9 @@ def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -
     a line in the run's index, if it passes the checks of a reader.
     """
     stamp = run.run if isinstance(run, Expected) else run
-    stamped = record if stamp is None else record | {"run": stamp}
+    stamped = dict(record)
+    if stamp is not None:
+        stamped["run"] = stamp
     file = io.BytesIO()
     torch.save(stamped, file)
     data = file.getvalue()
@@ -372,7 +393,9 @@ def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None
     With `among` [arms] bool, only these compete. `fields` are what else the record holds.
     """
     point = torch.zeros(1, dtype=torch.int64)
-    measured = torch.ones(len(errors), dtype=torch.bool) if among is None else among
+    measured = torch.ones(len(errors), dtype=torch.bool)
+    if among is not None:
+        measured = among
     return fields | {
         "nfe": 1, "losses": [loss], "levels": point, "noise": point.clone(),
         "counts": measured.long(), "errors": errors[measured, None],
@@ -390,7 +413,9 @@ def _check_origin(record: dict, wanted: Expected) -> None:
         raise ValueError(f"counts of {len(record['counts'])} arms, the run has {wanted.n_arms}")
     if wanted.loss not in (None, *record["losses"]):
         raise ValueError(f"no loss {wanted.loss}, it has {', '.join(record['losses'])}")
-    answers = {*record.get("candidates", []), *([record["pred"]] if "pred" in record else [])}
+    answers = set(record.get("candidates", []))
+    if "pred" in record:
+        answers.add(record["pred"])
     if wanted.class_ids and not answers <= wanted.class_ids:
         raise ValueError(f"class {min(answers - wanted.class_ids)} is none of the run's")
     levels = record["levels"]
@@ -442,7 +467,9 @@ def _parse(data: bytes, checked: bool = False) -> dict:
 
 def _check(path: Path, record: dict, wanted: Expected | None) -> None:
     """Raises one of WRONG unless a record is that of the image which its file is named after, and of the run wanted."""
-    record.update({key: int(record[key]) for key in ("label", "pred") if key == "label" or key in record})
+    record["label"] = int(record["label"])
+    if "pred" in record:
+        record["pred"] = int(record["pred"])
     if wanted:
         _check_numbers(record)
         _check_origin(record, wanted)
@@ -480,7 +507,9 @@ def load_record(path: Path, wanted: Expected | None = None) -> dict:
     numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is another
     image's; FileNotFoundError if there is no file.
     """
-    return _packed(path, wanted) if pack.is_pack(path.parent) else _decode(path, _read(path), wanted)
+    if pack.is_pack(path.parent):
+        return _packed(path, wanted)
+    return _decode(path, _read(path), wanted)
 
 
 def _packed(path: Path, wanted: Expected | None) -> dict:
@@ -513,16 +542,22 @@ class Reader:
         if pack.is_pack(path.parent):
             packed = pack.opened(path.parent)
             checked = packed.files["checked"] == index_key(self._wanted.digest)
-            if self._change is None and checked:
+            if not checked:
+                record = _packed(path, self._wanted)
+            elif self._change is None:
                 return brief(packed.fields(int(path.stem)))
-            record = packed.record(int(path.stem)) if checked else _packed(path, self._wanted)
-            return brief(self._change(record) if self._change else record)
+            else:
+                record = packed.record(int(path.stem))
+            if self._change is not None:
+                record = self._change(record)
+            return brief(record)
         data = _read(path)
         digest = sha256(data)
         index = self._checked if self._change is None else self._changed
-        row = None if index is None else index.find(digest, path)
-        if row is not None:
-            return row
+        if index is not None:
+            row = index.find(digest, path)
+            if row is not None:
+                return row
         checked = self._checked.find(digest, path) is not None
         record = _decode(path, data, self._wanted, checked)
         if not checked:

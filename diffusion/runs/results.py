@@ -50,16 +50,20 @@ class Run:
 
     @property
     def data(self) -> str:
-        split = self.options.get("split")  # a run of captions has none
-        return f"{self.options.get('dataset')}" + (f", {split} split" if split else "")
+        return f"{self.options.get('dataset')}{self._split}"
 
     @property
     def title(self) -> str:
         """Data and model in words, without folders and file suffixes: a picture's heading."""
         data = re.sub(r"\.[A-Za-z]{3,5}$", "", Path(f"{self.options.get('dataset')}").name)
+        return f"{data}{self._split}, by {Path(str(self.model)).name}"
+
+    @property
+    def _split(self) -> str:
         split = self.options.get("split")
-        part = f", {split} split" if split else ""
-        return f"{data}{part}, by {Path(str(self.model)).name}"
+        if not split:  # as of a run of captions
+            return ""
+        return f", {split} split"
 
 
 def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
@@ -101,8 +105,10 @@ def names_of_classes(run: Run) -> dict[int, str]:
 
 def names_of_rows(run: Run) -> list[str]:
     """The name of each row that competes. [rows]"""
-    names = {int(row): name for row, (_, name, _) in zip(run.arm_class, run.description["arms"], strict=True)}
-    return [names[row] for row in range(len(run.class_ids))]
+    names = [""] * len(run.class_ids)
+    for row, (_, name, _) in zip(run.arm_class, run.description["arms"], strict=True):
+        names[row] = name
+    return names
 
 
 def record_of(run: Run, index: int) -> dict:
@@ -126,7 +132,8 @@ def failures(folder: Path, description: dict) -> list[str]:
 
 def nothing_done(run: Run, problems: list[str], what: str = "image") -> InputError:
     """The error of a run without a valid record: the first problem, if there is one."""
-    return InputError(run.folder, problems[0] if problems else f"no {what} is done yet")
+    first = next(iter(problems), f"no {what} is done yet")
+    return InputError(run.folder, first)
 
 
 # ---- many records ----
@@ -161,7 +168,9 @@ def read_rows(
                 rows.append(readers[path.parent].row(path))
             else:
                 record = records.load_record(path)
-                rows.append(brief(change(record) if change else record))
+                if change:
+                    record = change(record)
+                rows.append(brief(record))
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
         except pack.Damaged:
@@ -193,8 +202,12 @@ def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
         if vote:
             pred = int(np.lexsort((-scores, -votes))[0])  # a tie goes to the smaller error
         label = column.get(record["label"])
-        rank = len(classes) if label is None else calibration.rank(scores, label, pred)
-        share = votes[pred] / votes.sum() if votes.sum() > 1 else np.nan
+        rank = len(classes)
+        if label is not None:
+            rank = calibration.rank(scores, label, pred)
+        share = np.nan
+        if votes.sum() > 1:
+            share = votes[pred] / votes.sum()
         if run.loss != run.options["loss"]:  # squares of pairs are stored for the run's loss only
             record = {key: value for key, value in record.items() if key not in PAIRS}
         return record | {"pred": int(classes[pred]), "scores": scores, "rank": rank, "votes": float(share)}
@@ -209,7 +222,9 @@ def decided(run: Run, vote: bool = False, scores: bool = True) -> tuple[list[dic
         return read_rows(run.done.values(), of_run=True, change=decide, loss=run.loss)
 
     def brief_decision(record: dict) -> dict:
-        return {key: value for key, value in decide(record).items() if key != "scores"}
+        row = decide(record)
+        del row["scores"]
+        return row
 
     how = json.dumps(["decided", run.loss, run.options["loss"], vote, run.class_ids.tolist(), run.arm_class.tolist()])
     return read_rows(run.done.values(), of_run=True, change=brief_decision, loss=run.loss, how=how)
@@ -271,8 +286,8 @@ def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         levels = ascending
         of_arms = metrics.point_errors(record, run.loss).reshape(-1, P)[:, order]
         errors.append(metrics.class_means(of_arms, run.arm_class))
-        row_of_label = np.flatnonzero(run.class_ids == record["label"])
-        labels.append(int(row_of_label[0]) if len(row_of_label) else -1)
+        rows_of_label = np.flatnonzero(run.class_ids == record["label"]).tolist()
+        labels.append(next(iter(rows_of_label), -1))
     if levels is None:
         raise nothing_done(run, [])
     return np.array(errors), np.array(labels), levels

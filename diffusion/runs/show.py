@@ -102,7 +102,9 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
     For a single image, every class. With calibration.json, probabilities too.
     """
     names = names_of_rows(run)
-    temperature = read_calibration(run)["temperature"] if (run.folder / "calibration.json").exists() else None
+    temperature = None
+    if (run.folder / "calibration.json").exists():
+        temperature = read_calibration(run)["temperature"]
     done = [index for index in indices if index in run.done]
     shown = done[:most]
     header = f"\n{'image':<32}{'class':<32}{'error above the best':>22}{'NFE':>8}"
@@ -111,12 +113,19 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
         record = record_of(run, index)
         winner = metrics.rescore(record, run.arm_class, run.loss)
         excess = metrics.excess(record, run.arm_class, winner, run.loss)
-        p = None if temperature is None else calibration.probabilities(-np.maximum(excess, 0), temperature)
+        p = None
+        if temperature is not None:
+            p = calibration.probabilities(-np.maximum(excess, 0), temperature)
         file = one_line(str(record.get("file", index)), 30)
         others = [int(k) for k in np.argsort(excess, kind="stable") if k != winner]
-        for k in [winner, *others] if len(indices) == 1 else [winner]:
-            if k != winner:
-                above = f"+{excess[k]:.3g}" if np.isfinite(excess[k]) else "not measured"
+        lines = [winner]
+        if len(indices) == 1:
+            lines += others
+        for k in lines:
+            if k != winner and np.isfinite(excess[k]):
+                above = f"+{excess[k]:.3g}"
+            elif k != winner:
+                above = "not measured"
             elif len(indices) == 1:
                 above = "the best"
             else:

@@ -40,13 +40,15 @@ def measures(run: Run, pred: np.ndarray, label: np.ndarray, rank: np.ndarray) ->
 
 def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
     """A dict of JSON; nfe [n]: of the images or examples that are done."""
-    matching = "examples" in run.description
+    task = "zeroshot_classification"
+    if "examples" in run.description:
+        task = "image_caption_selection"
     return {
         "dataset": run.options["dataset"],
         "split": run.options.get("split"),
         "model": run.model,
         "pretrained": run.options.get("pretrained"),
-        "task": "image_caption_selection" if matching else "zeroshot_classification",
+        "task": task,
         "language": "en",
         "metrics": {m.key: m.value for m in figures},
         "intervals": {m.key: {"low": m.interval[0], "high": m.interval[1], "n": m.n, "how": m.how} for m in figures},

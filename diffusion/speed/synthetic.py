@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from diffusion import InputError, one_line, paths
-from diffusion.core import schedule
 from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES, MIDDLE
 from diffusion.core.image import Measured, Question, search_image
-from diffusion.core.schedule import Points, Schedule
+from diffusion.core.schedule import Points, Schedule, halving_schedule, race_schedule
 from diffusion.core.search import Search, band
 from diffusion.runs import records
 
@@ -85,7 +84,7 @@ def write_run(folder: Path, images: int, classes: int, seed: int) -> Iterator[in
     records.open_run(folder, options, about)
     stamp = records.fingerprint(options)
 
-    race = schedule.race_schedule(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
+    race = race_schedule(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
     for index in range(images):
         rng = np.random.default_rng([seed, index])
         label = index % classes
@@ -198,9 +197,9 @@ def search_costs(classes: int) -> Iterator[SearchCost]:
     middle, arms = band(*MIDDLE, T), np.ones(classes, dtype=int)
     to_keep, n_samples = [500, 50, 10, 1], [50, 100, 500, 1000]
     searches = {
-        "race": schedule.race_schedule(middle, arms, Z, POINTS, pairs=True),
-        "race, independent noise": schedule.race_schedule(middle, arms, Z, POINTS),
-        "halving, ImageNet's schedule": schedule.halving_schedule(np.arange(T), n_samples, to_keep, arms),
+        "race": race_schedule(middle, arms, Z, POINTS, pairs=True),
+        "race, independent noise": race_schedule(middle, arms, Z, POINTS),
+        "halving, ImageNet's schedule": halving_schedule(np.arange(T), n_samples, to_keep, arms),
     }
     for name, each in searches.items():
         runs = [_search_cost(name, each, classes) for _ in range(3)]
