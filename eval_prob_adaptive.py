@@ -36,6 +36,7 @@ def parser() -> options.Parser:
     options.switch(stored, "--load_stats", "accuracy and NFE in the progress bar include the images of earlier calls")
     options.add_shards(p)
     options.add_dry_run(p)
+    options.add_list(p, "text", catalogue.DATASETS)
     p.set_defaults(reads=lambda args: (args.version, "text"))
     return p
 

@@ -15,6 +15,7 @@ from diffusion.io import wording
 from diffusion.models import aliases
 from diffusion.runs import naming
 
+FITTING = ("imagenet", "imagenetv2", "imagenetA", "objectnet", "digits", "fashion-mnist")  # of a model's classes
 SAVE = {  # flag -> what is stored beside the losses, and the suffix of the run's folder
     "save_vb": ("the variational bound, in bits per dimension", ""),
     "spatial": ("the squared error at each place", "spatial"),
@@ -27,7 +28,7 @@ SAVE = {  # flag -> what is stored beside the losses, and the suffix of the run'
 @options.answered_early
 def parser() -> options.Parser:
     p = options.parser(__doc__)
-    datasets = "imagenet, imagenetv2, imagenetA, objectnet, digits, fashion-mnist; or own data of the model's classes"
+    datasets = f"{', '.join(FITTING)}; or own data of the model's classes"
     data = options.add_data(p, "imagenet", datasets)
     options.add(data, "--imgs_to_eval N", "use only the first N images; default all")
     model = p.add_argument_group("model")
@@ -50,6 +51,7 @@ def parser() -> options.Parser:
     options.add_picture(stored)
     options.add_shards(p)
     options.add_dry_run(p)
+    options.add_list(p, "class", FITTING)
     p.set_defaults(reads=lambda args: (args.version or f"dit-{args.image_size or 256}", "class"))
     return p
 

