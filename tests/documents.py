@@ -1,5 +1,6 @@
-"""The commands that the documents print, and the table of data sets of commands.md."""
+"""The commands that the documents print, and tables of theirs."""
 
+import itertools
 import re
 import shlex
 
@@ -39,7 +40,27 @@ def named(words: list[str]) -> str | None:
     return words[words.index("--dataset") + 1] if "--dataset" in words else None
 
 
+def table(page: str, *heads: str) -> list[list[str]]:
+    """The rows of a page's table whose columns begin with `heads`, each as its cells."""
+    lines = (ROOT / page).read_text().splitlines()
+    (start,) = [k for k, line in enumerate(lines) if cells(line)[: len(heads)] == list(heads)]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [cells(line) for line in rows]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def presets() -> dict[str, tuple[list[str], int, list[str]]]:
+    """Data set -> the words of its command with a preset, NFE, and what else its row in commands.md says."""
+    found = {}
+    for name, command, nfe, *more in table("commands.md", "data set", "command"):
+        found[name.strip("`")] = (shlex.split(command.strip("`")), int(nfe.replace(",", "")), more)
+    return found
+
+
 def stated() -> dict[str, tuple[int, int]]:
-    """The first table of commands.md, which ends in words: data set -> classes, NFE."""
-    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([\d,]+) \| (?![\d,]+ )", (ROOT / "commands.md").read_text(), re.M)
-    return {name: (int(classes), int(nfe.replace(",", ""))) for name, classes, nfe in rows}
+    """Data set -> classes, NFE, from the tables of commands.md."""
+    rows = table("commands.md", "data set", "classes", "images")
+    return {name.strip("`"): (int(classes), presets()[name.strip("`")][1]) for name, classes, *_ in rows}

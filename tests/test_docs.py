@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import DOCUMENTS, commands, named, stated
+from documents import DOCUMENTS, commands, named, presets, stated
 from helpers import ROOT, import_script, parse
 
 from diffusion.core.search import level_sequence
@@ -78,7 +78,8 @@ def test_every_data_set_has_commands_that_cost_what_is_stated(dataset, monkeypat
     csv = ROOT / "prompts" / prompts_file(dataset)
     if csv.exists():  # ObjectNet's is written on the user's machine
         assert classes == len(set(read_prompts(csv).classes))
-    mine = [c[1:] for c in DOCUMENTS["commands.md"] if c[1:2] == ["eval_prob_adaptive.py"] and named(c) == dataset]
+    mine = [presets()[dataset][0][1:]]
+    mine += [c[1:] for c in DOCUMENTS["commands.md"] if c[1:2] == ["eval_prob_adaptive.py"] and named(c) == dataset]
     assert any("race" not in words for words in mine)
     for words in mine:
         with monkeypatch.context() as patch:

@@ -1,13 +1,16 @@
 """Before a run: presets are the published commands, and a dry run's figures are those of the run."""
 
 import re
+from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS
+from documents import DOCUMENTS, presets
 from helpers import folder_of, import_script, records_of
 
 from diffusion import InputError
 from diffusion.data.catalogue import DATASETS
+from diffusion.data.prompts import prompts_file
+from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.presets import PAPER, with_preset
 
 SCRIPT = "eval_prob_adaptive.py"
@@ -18,20 +21,44 @@ def options(*words):
     return import_script(SCRIPT).parser().parse_args(list(map(str, words)))
 
 
-def published() -> list:
-    """The options of each command of commands.md that has stages, by data set; those of ours are left out."""
+def published() -> dict:
+    """Data set -> the options of its command in commands.md that has stages."""
     commands = [words[2:] for words in DOCUMENTS["commands.md"] if words[1:2] == [SCRIPT]]
-    parsed = [options(*words) for words in commands]
-    ours = [args for args in parsed if args.dataset in DATASETS]
-    return [args for args in ours if args.to_keep and args.version == "2-0" and not args.candidates]
+    found = {}
+    for args in [options(*words) for words in commands]:
+        model = "digits" if args.dataset.startswith("digits") else "2-0"
+        if args.dataset in DATASETS and args.to_keep and args.version == model:
+            found.setdefault(args.dataset, args)
+    return found
 
 
-def test_a_preset_is_the_published_command():
-    found = {args.dataset: args for args in published()}
-    assert len(found) >= 15 and found.keys() <= PAPER.keys()
-    for name, args in found.items():
-        preset = PAPER[name]
-        assert (list(preset.to_keep), list(preset.n_samples), preset.loss) == (args.to_keep, args.n_samples, args.loss)
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_preset_is_the_published_command(name):
+    """All options agree, so do the runs; the prompts of a published command may be named though they are the usual."""
+    words, _, _ = presets()[name]
+    assert words[:2] == ["python", SCRIPT]
+    ours = with_preset(options(*words[2:]), import_script(SCRIPT).parser())
+    theirs = published()[name]
+    assert RunConfig.from_args(ours, {}) == RunConfig.from_args(theirs, {})
+    assert (theirs.prompt_path or usual_prompts(name)) == usual_prompts(name)
+    differ = {key for key in vars(ours) if getattr(ours, key) != getattr(theirs, key)}
+    assert differ <= {"preset", "prompt_path", "reads"}  # reads is a function of the parser
+
+
+def usual_prompts(name: str) -> Path:
+    return Path("prompts") / prompts_file(name)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_table_of_presets_has_its_schedules_and_hours(name):
+    words, nfe, (hours, schedule, _) = presets()[name]
+    preset = PAPER[name]
+    stages = [" ".join(map(str, numbers)) for numbers in (preset.to_keep, preset.n_samples)]
+    assert schedule == "; ".join([*stages, preset.loss])
+    images = DATASETS[name].images
+    if "--per_class" in words:
+        images = DATASETS[name].classes * int(words[words.index("--per_class") + 1])
+    assert hours == ("" if DATASETS[name].page is None else f"{images * nfe / 100 / 3600:,.0f}")
 
 
 def test_a_preset_sets_these_options_alone():
@@ -51,7 +78,7 @@ def test_a_preset_sets_these_options_alone():
         (["--dataset", "pets", "--to_keep", 1, "--n_samples", 4], "--to_keep"),
         (["--dataset", "pets", "--n_samples", 4], "--n_samples"),
         (["--dataset", "pets", "--search", "race"], "--search"),
-        (["--dataset", "digits-two"], "--preset paper --dataset digits-two"),
+        (["--dataset", "birds"], "--preset paper --dataset birds"),
         (["--dataset", "my/folder"], "--preset paper --dataset my/folder"),
     ],
 )
@@ -90,6 +117,19 @@ def test_a_dry_run_expects_what_a_pilot_cost(run_main):
     assert dry.code == 0 and str(folder_of(pilot)) in dry.out
     found = figures(dry.out)
     assert found["images"] == [9, 3] and found["NFE"] == [200, 1200] and found["expected"][0] == round(sum(spent) / 3)
+
+
+def test_the_full_run_continues_a_pilot(run_main):
+    """Without --limit, and shared among workers: the folder is the same, and nothing is measured twice."""
+    words = [*EMBEDDED, "--to_keep", 1, "--n_samples", 1]
+    pilot = run_main(SCRIPT, *words, "--limit", 3)
+    measured = {index: folder_of(pilot) / f"{index:03d}.pt" for index in records_of(pilot)}
+    written = {index: path.stat().st_mtime_ns for index, path in measured.items()}
+    share = next(iter(measured)) % 166
+    full = run_main(SCRIPT, *words, "--n_workers", 166, "--worker_idx", share)
+    assert folder_of(full) == folder_of(pilot) and "3 images, 1 done before" in full.out
+    assert written == {index: path.stat().st_mtime_ns for index, path in measured.items()}
+    assert len(records_of(full)) == 3 + 2
 
 
 @pytest.mark.parametrize("script", [SCRIPT, "eval_prob_dit.py"])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from documents import table
 from helpers import ROOT
 
 from diffusion.data.catalogue import DATASETS
@@ -75,12 +76,10 @@ def test_the_page_of_models_has_the_same_aliases():
 
 
 def test_the_page_of_commands_has_the_same_data_sets():
-    lines = re.findall(
-        r"^\| `([\w-]+)` \| (\d+) \| .* \| ([\d,]+) \| [\d,]* ?\|$", (ROOT / "commands.md").read_text(), re.M
-    )
-    stated = {name: (int(classes), int(images.replace(",", ""))) for name, classes, images in lines}
-    for name, published in DATASETS.items():
-        assert stated[name] == (published.classes, published.images)
+    stated = {}
+    for name, classes, images, _ in table("commands.md", "data set", "classes", "images"):
+        stated[name.strip("`")] = (int(classes), int(images.replace(",", "")))
+    assert stated == {name: (published.classes, published.images) for name, published in DATASETS.items()}
 
 
 @pytest.mark.parametrize("conditioned_on", MODELS)

@@ -40,6 +40,9 @@ PAPER = {
     "imagenetA": TWO_HUNDRED,
     "objectnet": TWO_HUNDRED,
     "digits": TEN,
+    "digits-colour": TEN,
+    "digits-unseen": TEN,
+    "digits-two": THOUSAND,
 }
 
 
