@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -87,12 +88,78 @@ def test_a_default_that_the_help_tells_in_words_is_not_added():
         (MODELS[0], ["--qqqq"], "unrecognized arguments: --qqqq"),
         (MODELS[0], ["--limit", "many"], "argument --limit: invalid int value: 'many'"),
         ("scripts/write_prompts.py", ["pets", "--templat", "{}"], "did you mean --template?"),
+        (MODELS[0], ["--img", "256"], "did you mean --img_size?"),
+        (MODELS[0], ["--class", "3"], "unrecognized arguments: --class 3"),
+        (MODELS[0], ["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+        ("scripts/print_acc.py", ["x", "--steps"], "unrecognized arguments: --steps"),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_nearest_one(script, words, says, capsys):
     with pytest.raises(SystemExit) as end:
         import_script(script).parser().parse_args(words)
     assert end.value.code == 2 and capsys.readouterr().err.strip().endswith(says)
+
+
+OTHER_PROGRAMS = "--gpu --lr --bs --epochs --steps --device_map --classes --resolution --verbose --checkpoint_every"
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.endswith("write_cifar10_prompts.py")])
+def test_hints_name_options_that_the_script_has_and_that_are_near(script, capsys):
+    parser = import_script(script).parser()
+    has = {name for action in parser._actions for name in action.option_strings or [action.dest]}
+    for word in OTHER_PROGRAMS.split():
+        if word not in has:
+            named = hinted(parser, word, capsys)
+            assert named == [] or named[0].startswith(f"{word}_"), (word, named)
+
+    for wish in ("--out", "--output", "-o", "--model"):
+        if wish in has:
+            continue
+        hints = hinted(parser, wish, capsys)
+        assert set(hints) <= has
+        table = options.MEANT[options.SPELT.get(wish, wish)]
+        meant = next((name for name in table if name in has), None)
+        if meant is not None and meant.startswith("--"):
+            assert meant in hints
+
+
+def positionals(parser) -> list[str]:
+    """A word for each positional that a script needs."""
+    words = []
+    for action in parser._actions:
+        if not action.option_strings and action.nargs != "*":
+            words.append(next(iter(action.choices)) if action.choices else "x")
+    return words
+
+
+def hinted(parser, word: str, capsys) -> list[str]:
+    """The options that the error for an unknown one names."""
+    with pytest.raises(SystemExit):
+        parser.parse_args([*positionals(parser), word])
+    said = capsys.readouterr().err.partition(f"unrecognized arguments: {word}")[2]
+    return re.findall(r"--\w[\w-]*", said)
+
+
+@pytest.mark.parametrize(
+    "script, word, hint",
+    [
+        (MODELS[0], "--out", "--picture"),
+        (MODELS[0], "--model", "--version"),
+        (MODELS[1], "--output", "--extra"),
+        (MODELS[2], "--out", "--gallery"),
+        ("scripts/report.py", "--output", "--out"),
+        ("scripts/plot_errors.py", "--out", "after the folder"),
+        ("scripts/print_acc.py", "--out", "printed"),
+        ("scripts/adapt.py", "--model", "--version"),
+        ("scripts/save_noise.py", "--output_dir", "--out"),
+        ("scripts/baseline.py", "-o", "--extra"),
+    ],
+)
+def test_common_wishes_are_answered(script, word, hint, capsys):
+    parser = import_script(script).parser()
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args([*positionals(parser), word, "y"])
+    assert end.value.code == 2 and hint in capsys.readouterr().err.partition(f"arguments: {word}")[2]
 
 
 def test_the_help_says_which_search_is_run_without_a_schedule():

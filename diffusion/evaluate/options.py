@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import os
 import runpy
 import shlex
@@ -16,7 +17,6 @@ from diffusion import InputError, InputWarning, one_line, paths, printable
 from diffusion.core import constants
 from diffusion.data import catalogue
 from diffusion.evaluate import listing, sharding
-from diffusion.io import wording
 from diffusion.models import aliases
 
 USERS_DATA = "or a folder of class folders, a csv of path,label, or hf:NAME"
@@ -35,16 +35,64 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Options are written in full; an unknown one is refused with the known one that is nearest."""
+    """Options are written in full; an unknown one is refused with the option that is meant, if one is near."""
 
     def error(self, message: str) -> NoReturn:
         words = message.removeprefix("unrecognized arguments: ")
         if words != message:
-            unknown = [word.split("=")[0] for word in words.split() if word.startswith("--")]
-            flags = list(self._option_string_actions)
-            if unknown:
-                message += wording.like(unknown[0], flags)
+            unknown = [word.split("=")[0] for word in words.split() if word.startswith("-")]
+            message += self._hint(unknown[0]) if unknown else ""
         super().error(one_line(message, None))
+
+    def _hint(self, unknown: str) -> str:
+        """Suffix of the error for an unknown option."""
+        names = []
+        for action in self._actions:
+            names += action.option_strings or [action.dest]
+        for name, sentence in MEANT.get(SPELT.get(unknown, unknown), {}).items():
+            if name in names:
+                return f"; {sentence}"
+        return _near_option(unknown, [name for name in names if name.startswith("--")])
+
+
+SPELT = {  # other spellings of the unknown options in MEANT
+    **dict.fromkeys(["-o", "--output", "--output_dir", "--output-dir", "--out_dir", "--outdir", "--save_dir"], "--out"),
+    **dict.fromkeys(["-m", "--model_id", "--model_name", "--model_path", "--model-name", "--checkpoint"], "--model"),
+}
+FOLDER = "results go to $LOG_DIR/DATASET; --extra NAME makes it DATASET_NAME"
+PRINTED = "nothing is written, the result is printed"
+OF_RUN = "the run's folder says which model it was"
+MEANT = {  # unknown option -> option or positional that a script has -> the hint there; the first that it has counts
+    "--out": {
+        "--out": "--out is meant, which names what is written",
+        "--picture": f"{FOLDER}; --picture is a file to draw",
+        "--gallery": "--gallery is meant, the file to draw",
+        "--extra": FOLDER,
+        "out": "the picture to draw stands after the folder, without a flag",
+        "name": "the data set goes to $DATASET_ROOT/NAME",
+        "folder": PRINTED,
+        "folders": PRINTED,
+    },
+    "--model": {
+        "--model": "--model is meant",
+        "--version": "--version is meant: an alias, a hub id, a folder or a file",
+        "folder": OF_RUN,
+        "folders": OF_RUN,
+    },
+}
+
+
+def _near_option(unknown: str, flags: Iterable[str]) -> str:
+    """Suffix that names the option that is nearly `unknown`, or that begins with it, if there is one.
+
+    The dashes do not count: they alone make --model and --help 62% alike.
+    """
+    names = {flag.lstrip("-").replace("-", "_"): flag for flag in flags}
+    name = unknown.lstrip("-").replace("-", "_")
+    begun = [flag for other, flag in names.items() if len(name) > 2 and other.startswith(name)]
+    near = [names[other] for other in difflib.get_close_matches(name, names, 1, cutoff=0.8)]
+    found = near or begun
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def parser(description: str, words: str = "") -> Parser:
