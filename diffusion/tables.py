@@ -10,7 +10,7 @@ import pandas as pd
 from diffusion import InputError
 from diffusion.io import wording
 from diffusion.matching import scores as matching_scores
-from diffusion.runs import records, results, show, summary
+from diffusion.runs import differences, records, results, show, summary
 from diffusion.runs.results import Run
 from diffusion.runs.summary import name_of
 from diffusion.stats import calibration, metrics
@@ -36,8 +36,14 @@ def check_same(runs: list[Run]) -> None:
     for run in runs[1:]:
         for key in SAME:
             a, b = runs[0].options.get(key), run.options.get(key)
-            if a != b:
-                raise InputError(f"{runs[0].folder} and {run.folder} are on other images", f"{key} is {a!r} and {b!r}")
+            if a == b:
+                continue
+            differ = f"{key} is {a!r} and {b!r}"
+            if key == "data":
+                images = [records.images_of(each.done.values()) for each in (runs[0], run)]
+                unit = "examples" if is_matching(run) else "images"
+                differ = differences.data_in_words(a, b, *images, unit=unit, sides=differences.BOTH)
+            raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
 
 
 def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:

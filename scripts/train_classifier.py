@@ -55,6 +55,7 @@ from tqdm import tqdm
 from diffusion import InputError
 from diffusion.data.datasets import Dataset, load_dataset, to_learn
 from diffusion.data.images import to_grey
+from diffusion.runs import differences
 
 MAY_CHANGE = {"steps", "save_every", "out"}  # when a training goes on
 
@@ -140,11 +141,9 @@ def last_checkpoint(folder: Path, chosen: dict) -> Path | None:
     """
     note = folder / "options.json"
     if note.exists():
-        before = json.loads(note.read_text())
-        keys = sorted(chosen.keys() | before.keys())
-        changes = [f"{k} was {before.get(k)}, now {chosen.get(k)}" for k in keys if chosen.get(k) != before.get(k)]
-        if changes:
-            differs = ", ".join(changes)
+        there, training = {"options": json.loads(note.read_text())}, {"options": chosen}
+        if differences.changed(there, training):
+            differs = "; ".join(differences.options_in_words(there, training, {}, {}))
             raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); use another folder")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(chosen, indent=1))

@@ -255,7 +255,7 @@ def test_it_goes_on_wherever_the_first_run_lies(run_main, tmp_path, few, model_f
     told["options"]["seed"] = 1
     rewrite_run(moved, told)
     refused = run_main(SCRIPT, *args, moved)
-    assert refused.code == 2 and "holds a run with other options: candidates_from was 'run, sha256" in refused.err
+    assert refused.code == 2 and "holds a run with other options: candidates_from: its scores" in refused.err
 
 
 def test_three_runs_count_all_before(run_main, few, model_folder, first):
@@ -309,7 +309,7 @@ def spoil(path: Path, **more) -> None:
     (lambda f: (f / "run.json").write_text("{"), "run.json is damaged"),
     (lambda f: change(f, dataset="digits-two"), "on other images: dataset is 'digits-two', wanted 'digits'"),
     (lambda f: change(f, split="train"), "on other images: split is 'train', wanted 'test'"),
-    (lambda f: change(f, data="396, sha256 0"), "on other images: data is '396, sha256 0', wanted '497, sha256"),
+    (lambda f: change(f, data="396, sha256 0"), "on other images: 396 images, now 497"),
     (lambda f: change(f, cls="0-9"), "a run over a part of the classes"),
     (lambda f: change(f, loss=None), "no loss there"),
     (lambda f: change(f, arms=[[f"a {k}.", "x", max(k, 1)] for k in range(10)]), "they differ in the ids [0]"),

@@ -157,7 +157,7 @@ def test_all_classes_are_the_plain_run(run_main, tmp_path, model_folder):
     again = run_main(SCRIPT, *args, table(tmp_path / "same", [""] * 4))  # the same classes, said otherwise
     assert "4 done before" in again.out
     other = run_main(SCRIPT, *args, table(tmp_path / "other", ["0;1", "", "", ""]))
-    assert other.code == 2 and "other options: candidates_from was 'column, sha256" in other.err
+    assert other.code == 2 and "other options: candidates_from: its scores or names" in other.err
 
 
 def test_as_many_as_each_image_has(run_main, tmp_path, model_folder):

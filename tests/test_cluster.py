@@ -436,7 +436,7 @@ def test_a_data_set_that_shrank(tmp_path, run_main, pictures):
     there = files(tmp_path / "data")
     (pictures / "even/0.png").unlink()
     result = run_main(SCRIPT, *PICTURES, pictures)
-    assert result.code == 2 and "data was '4, sha256" in result.err and "now '3, sha256" in result.err
+    assert result.code == 2 and "data: 4 images, now 3: gone even/0.png" in result.err
     assert files(tmp_path / "data") == there
 
 

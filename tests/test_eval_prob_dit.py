@@ -724,7 +724,7 @@ def test_other_options_in_the_same_folder(refused, run_main, tmp_path, dit_folde
     assert len(before) == 3  # run.json, a record, .index
     assert "seed was 0, now 5" in refused(*args, "--seed", 5)
     assert "keep was None, now 'save_vb'" in refused(*args, "--save_vb")
-    assert "noise was None, now '" in refused(*args, "--noise_path", bank)
+    assert "noise was None, now a file" in refused(*args, "--noise_path", bank)
     assert "dtype was 'float32', now 'bfloat16'" in refused(*args, "--dtype", "bfloat16")
     assert {path: path.read_bytes() for path in before} == before
 

@@ -263,7 +263,7 @@ def test_compare_takes_the_images_that_both_have(run_main, tmp_path, two, labels
 def test_compare_refuses_other_images(run_main, tmp_path, two, labels):
     other = write_run(tmp_path / "other", drawn(5, labels[:50]), labels[:50].tolist())
     done = run_main(COMPARE, two[0], other)
-    assert done.code == 2 and "on other images: data is" in done.err and done.err.count("\n") == 1
+    assert done.code == 2 and "on other images: 120 images and 50" in done.err and done.err.count("\n") == 1
 
 
 def test_compare_counts_a_text_score_beside_a_race(run_main, tmp_path):

@@ -41,6 +41,12 @@ class Dataset:
         return fingerprint(self.labels if self.path is None else zip(self.files, self.labels, strict=True))
 
     @property
+    def named_images(self) -> dict[int, tuple[str | None, int]]:
+        """Index -> file, in a user's data, and label: what `fingerprint` is made of."""
+        files = self.files if self.path else [None] * len(self.labels)
+        return dict(enumerate(zip(files, self.labels, strict=True)))
+
+    @property
     def labelled(self) -> bool:
         """Whether the images have labels."""
         return NO_LABEL not in self.labels

@@ -21,7 +21,8 @@ from diffusion.io.reading import is_id, read_npy
 from diffusion.io.wording import few, like
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.paths import expanded
-from diffusion.runs import results
+from diffusion.runs import records, results
+from diffusion.runs.differences import data_in_words
 from diffusion.runs.naming import clip_tag, tag
 from diffusion.stats.metrics import class_errors, class_means, excess, rescore
 
@@ -230,9 +231,14 @@ class ByRun(FirstStage):
     def _check(self, dataset: Dataset, mine: list[int]) -> None:
         for key, wanted in {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint}.items():
             found = self.run.options.get(key)
-            if found != wanted:
-                other = f"a run on other images: {key} is {found!r:.90}, wanted {wanted!r:.90}"
-                raise InputError(self.run.folder, other)
+            if found == wanted:
+                continue
+            if key == "data":
+                there = records.images_of(self.run.done.values())
+                other = data_in_words(found, wanted, there, dataset.named_images)
+            else:
+                other = f"{key} is {found!r:.90}, wanted {wanted!r:.90}"
+            raise InputError(self.run.folder, f"a run on other images: {other}")
         unknown = np.setxor1d(self.run.class_ids, self.class_ids)
         if unknown.size:
             differ = f"its classes are not the same, they differ in the ids {unknown[:10].tolist()}"

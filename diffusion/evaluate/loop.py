@@ -81,7 +81,7 @@ def classify_dataset(
     details = dict(folder.details)
     if dataset.path:
         details["path"] = dataset.path
-    todo, earlier = join_run(folder.path, folder.options, details, mine)
+    todo, earlier = join_run(folder.path, folder.options, details, mine, dataset)
     if "prompts" in details:
         print(details["prompts"])
     images = f"{len(mine)} images, {len(mine) - len(todo)} done before"
@@ -117,13 +117,17 @@ def classify_dataset(
     return code
 
 
-def join_run(folder: Path, options: dict, details: dict, mine: list[int]) -> tuple[list[int], list[dict]]:
+def join_run(
+    folder: Path, options: dict, details: dict, mine: list[int], dataset: Dataset | None = None
+) -> tuple[list[int], list[dict]]:
     """Open the run's folder; the images of `mine` that are still to do, and the rows of the others.
 
-    A file that is no record of this run and its image is named in a warning, and its image is still to do.
+    InputError, which names the images of `dataset` that are others, if it holds a run with other options. A file that
+    is no record of this run and its image is named in a warning, and its image is still to do.
     """
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    records.open_run(folder, options, details | {"versions": versions})
+    images = dataset.named_images if dataset else None
+    records.open_run(folder, options, details | {"versions": versions}, images)
     there = records.clean(folder, mine)
     rows, problems = results.read_rows((there[k] for k in mine if k in there), of_run=True)
     for problem in problems[:MOST_NAMED]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from diffusion.data.catalogue import SPLITS
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
-from diffusion.runs import pack
+from diffusion.runs import differences, pack
 from diffusion.runs.index import Index
 from diffusion.runs.index import key as index_key
 
@@ -43,12 +43,12 @@ def n_levels(description: dict) -> int | None:
     return description.get(N_LEVELS)
 
 
-def open_run(folder: Path, options: dict, details: dict) -> None:
+def open_run(folder: Path, options: dict, details: dict, images: Mapping[int, differences.Image] | None = None) -> None:
     """Create a run folder, or join the one that is there.
 
     `options` is everything that can change a number; `details` are whatever else readers need. They may grow or shrink:
     those of the last writer count. Raises InputError, naming every difference, if the folder was made with other
-    options.
+    options; `images` of the data set, by index, are named in it if they differ from those of before.
     """
     path = folder / "run.json"
     text = json.dumps({"options": options, **details}, indent=1, ensure_ascii=False)
@@ -72,47 +72,12 @@ def open_run(folder: Path, options: dict, details: dict) -> None:
     there = read_run(folder)
     if there == run:
         return
-    differences = _differences(there, run)
-    if differences:
+    if differences.changed(there, run):
+        earlier = images_of(finished(folder).values())
+        found = differences.options_in_words(there, run, earlier, images or {})
         separate = "Give this one its own folder with --extra NAME"
-        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(differences)}. {separate}")
+        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(found)}. {separate}")
     write_atomic(path, lambda file: file.write(data))
-
-
-def _differences(there: dict, run: dict) -> list[str]:
-    """How the options of two run.json differ, a text for each option."""
-    was, now = there["options"], run["options"]
-    found = []
-    for key in sorted(was.keys() | now.keys()):
-        if was.get(key) == now.get(key):
-            continue
-        if key == "prompts" and there["arms"] != run["arms"]:
-            found.append(_prompts_differ(there["arms"], run["arms"]))
-        else:
-            found.append(f"{key} was {was.get(key)!r}, now {now.get(key)!r}")
-    return found
-
-
-def _prompts_differ(was: list[list], now: list[list], most: int = 3) -> str:
-    """The lines prompt,classname,classidx that only one of two runs has, at most so many of each."""
-
-    def only(these: list[list], others: list[list]) -> str:
-        there = {tuple(arm) for arm in others}
-        left = [arm for arm in these if tuple(arm) not in there]
-        lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in left[:most]]
-        if len(left) > most:
-            lines[-1] += f" and {len(left) - most} more"
-        return " and ".join(lines)
-
-    gone, new = only(was, now), only(now, was)
-    if not gone and not new:
-        return "the prompts are the same, in another order"
-    parts = []
-    if gone:
-        parts.append(f"the prompts had {gone}")
-    if new:
-        parts.append(f"the prompts now have {new}")
-    return ", ".join(parts)
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
@@ -244,6 +209,17 @@ def chosen(folder: Path, description: dict) -> dict[int, Path]:
     if wanted is None:
         return done
     return {index: path for index, path in done.items() if index in wanted}
+
+
+def images_of(paths: Iterable[Path]) -> dict[int, differences.Image]:
+    """Dataset index -> file and label, from records; what is no record is left out."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(InputError, FileNotFoundError):
+            record = load_record(path)
+            if "index" in record:
+                found[record["index"]] = (record.get("file"), record["label"])
+    return found
 
 
 def failed(folder: Path) -> dict[int, Path]:
