@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def expanded(text: str) -> Path:
+def expanded(text: str | Path) -> Path:
     """A path as people write it: ~ is their home, also where no shell has read it."""
     return Path(os.path.expanduser(text))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def is_matching(run: Run) -> bool:
     return "examples" in run.description
 
 
-def read(folder: Path, loss: str | None = None) -> Run:
+def read(folder: str | Path, loss: str | None = None) -> Run:
     """A run of any kind that has answers. InputError as results.read."""
     matched = "examples" in records.read_run(records.find_run(folder))
     return results.read(folder, "dataset", loss=loss, answers=not matched)
@@ -46,7 +47,7 @@ def check_same(runs: list[Run]) -> None:
             raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
 
 
-def read_same(folders: list[Path], loss: str | None = None) -> dict[str, Run]:
+def read_same(folders: Sequence[str | Path], loss: str | None = None) -> dict[str, Run]:
     """Runs on the same images, by short distinct names. InputError if they are on different images."""
     runs = [read(folder, loss) for folder in folders]
     check_same(runs)
@@ -63,7 +64,7 @@ def _models(runs: list[Run]) -> list[str]:
 
 
 def read_groups(
-    folders: list[Path], loss: str | None = None, names: list[str] | None = None
+    folders: Sequence[str | Path], loss: str | None = None, names: list[str] | None = None
 ) -> dict[str, dict[str, Run]]:
     """Runs by data set, and by name: `names` of the folders, or short ones that are distinct on each data set.
 

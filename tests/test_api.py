@@ -4,18 +4,21 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, write_run
+from layouts import picture
 
-from diffusion import InputError, InputWarning, classify, load_model, score
+from diffusion import InputError, InputWarning, classify, load_model, score, tables
 from diffusion.api import Answer
 from diffusion.data.datasets import load_dataset
 from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import FAMILIES, read_card
+from diffusion.runs import records, results
 from diffusion.runs.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts
@@ -327,3 +330,42 @@ def test_conditions_that_a_model_does_not_take():
         load_model("fashion", conditioned_on="text")
     with pytest.raises(InputError, match="conditioned on text"):
         load_model(read_card("digits"), conditioned_on="class")
+
+
+def test_every_reader_takes_a_text_as_well_as_a_path(tmp_path, monkeypatch):
+    """Also a relative one, and one with ~; what is read is the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    errors = np.random.default_rng(0).random((6, 3, 4))
+    path = write_run(tmp_path / "run", errors, [0, 1, 2, 0, 1, 2])
+    records.note_failure(path / "7.pt", "gone")
+    wanted = results.read(path)
+    for text in (str(path), "run", "~/run", "run/"):
+        run = results.read(text)
+        assert run.description == wanted.description
+        assert {k: each.name for k, each in run.done.items()} == {k: each.name for k, each in wanted.done.items()}
+        assert tables.read(text).options == wanted.options
+        assert records.read_run(text) == wanted.description and records.is_run(text)
+        assert records.finished(text).keys() == wanted.done.keys() and records.failed(text).keys() == {7}
+        assert records.load_record(f"{text}/3.pt")["label"] == 0
+        assert len(results.failures(text, {})) == 1
+        rows, problems = results.read_rows([f"{text}/{k}.pt" for k in range(6)], of_run=True)
+        assert len(rows) == 6 and not problems
+    other = write_run(tmp_path / "other", errors, [0, 1, 2, 0, 1, 2], model="n")
+    assert list(tables.read_same(["run", "~/other"])) == list(tables.read_same([path, other]))
+    assert tables.read_groups(["run", str(other)]).keys() == tables.read_groups([path, other]).keys()
+
+    for name in ("cat", "dog"):
+        picture(tmp_path / "pictures" / name / "0.png")
+    for name in (tmp_path / "pictures", "pictures", "~/pictures"):
+        assert load_dataset(name).classes == ["cat", "dog"] and load_dataset(name).name == "pictures"
+
+
+@pytest.mark.parametrize("name", ["no-such", "no-such/model", "nothing.safetensors", "~/nothing", "2-01"])
+def test_a_name_that_is_no_model_is_the_same_error_as_in_the_scripts(name, run_main):
+    with pytest.raises(InputError) as error:
+        load_model(name)
+    for script in ("eval_prob_adaptive.py", "scripts/adapt.py"):
+        words = ["digits"] if script == "scripts/adapt.py" else ["--dataset", "digits"]
+        done = run_main(script, *words, "--version", name, "--device", "cpu")
+        assert done.code == 2 and done.err == f"{Path(script).name}: {error.value}\n"

@@ -47,7 +47,7 @@ from diffusion.io.wording import few, like
 
 
 def load_dataset(
-    name: str,
+    name: str | Path,
     split: str = "test",
     root: str | Path = "/datasets",
     image_column: str | None = None,
@@ -59,6 +59,7 @@ def load_dataset(
     image_column and label_column choose among those of a data set of the hub. value_range: black and white in a user's
     images of more than 8 bits; by default as images.with_ranges finds them.
     """
+    name = os.fspath(name)
     if (image_column or label_column) and not name.startswith("hf:"):
         flag = "image_column" if image_column else "label_column"
         raise InputError(f"--{flag} {image_column or label_column}", f"is for --dataset hf:NAME, not for {name}")

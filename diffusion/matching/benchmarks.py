@@ -187,11 +187,12 @@ TABLE = {
 # ---- reading ----
 
 
-def load_items(name: str, root: str | Path = "/datasets", value_range: Sequence[float] | None = None) -> Items:
+def load_items(name: str | Path, root: str | Path = "/datasets", value_range: Sequence[float] | None = None) -> Items:
     """The benchmark called `name` (see above). InputError: unknown name, no access, missing or damaged data.
 
     value_range as in datasets.load_dataset.
     """
+    name = os.fspath(name)
     benchmark, _, part = name.partition(":")
     root = Path(root).expanduser()
     if name in digit_items.TABLE:

@@ -19,6 +19,7 @@ from diffusion.data.catalogue import SPLITS
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
+from diffusion.paths import expanded
 from diffusion.runs import differences, pack
 from diffusion.runs.index import Index
 from diffusion.runs.index import key as index_key
@@ -94,8 +95,9 @@ _PATTERNS = {  # the same -> pattern of the text
 }
 
 
-def read_run(folder: Path) -> dict:
+def read_run(folder: str | Path) -> dict:
     """The contents of run.json. Raises InputError if it is missing or damaged, or if no script writes such contents."""
+    folder = expanded(folder)
     path = folder / "run.json"
     try:
         run = json.loads(_run_json(folder))
@@ -146,16 +148,18 @@ def need(folder: Path, run: dict, *keys: str) -> None:
             raise InputError(f"{folder / 'run.json'}", f"no {key} there")
 
 
-def is_run(folder: Path) -> bool:
+def is_run(folder: str | Path) -> bool:
     """Whether a folder holds a run.json, or is a file, which stands for a packed run (see pack.py)."""
+    folder = expanded(folder)
     return pack.is_pack(folder) or os.path.exists(folder / "run.json")  # Path.exists raises for some names
 
 
-def find_run(path: Path) -> Path:
+def find_run(path: str | Path) -> Path:
     """The folder itself, or the only folder in it that has a split's name and holds a run, as runs of a DiT are stored.
 
     InputError if there are runs of several splits.
     """
+    path = expanded(path)
     if is_run(path):
         return path
     inside = [path / split for split in SPLITS if os.path.exists(path / split / "run.json")]
@@ -191,8 +195,9 @@ def _numbered(folder: Path, names: list[str], suffix: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def finished(folder: Path) -> dict[int, Path]:
+def finished(folder: str | Path) -> dict[int, Path]:
     """Dataset index -> path of its record, ascending, from one listing of the folder. InputError if there is none."""
+    folder = expanded(folder)
     return _numbered(folder, _names(folder), "pt")
 
 
@@ -211,7 +216,7 @@ def chosen(folder: Path, description: dict) -> dict[int, Path]:
     return {index: path for index, path in done.items() if index in wanted}
 
 
-def images_of(paths: Iterable[Path]) -> dict[int, differences.Image]:
+def images_of(paths: Iterable[str | Path]) -> dict[int, differences.Image]:
     """Dataset index -> file and label, from records; what is no record is left out."""
     found = {}
     for path in paths:
@@ -222,8 +227,9 @@ def images_of(paths: Iterable[Path]) -> dict[int, differences.Image]:
     return found
 
 
-def failed(folder: Path) -> dict[int, Path]:
+def failed(folder: str | Path) -> dict[int, Path]:
     """Dataset index -> the note `failed/INDEX.txt`: the reason why there is no record."""
+    folder = expanded(folder)
     notes = folder / "failed"
     names: list[str] = []
     if pack.is_pack(folder):
@@ -476,13 +482,14 @@ def _decode(path: Path, data: bytes, wanted: Expected | None, checked: bool = Fa
         raise InputError(f"{path} is no record", f"{one_line(error)}") from None
 
 
-def load_record(path: Path, wanted: Expected | None = None) -> dict:
+def load_record(path: str | Path, wanted: Expected | None = None) -> dict:
     """Load a record, ours or a published one, as plain ints, strings and tensors; never by unpickling code.
 
     Every record is read whole and compared with its checksums. With `wanted` it must be a record of that run with valid
     numbers; a published one is not. Raises InputError, naming the file, if it is not such a record, or is another
     image's; FileNotFoundError if there is no file.
     """
+    path = expanded(path)
     if pack.is_pack(path.parent):
         return _packed(path, wanted)
     return _decode(path, _read(path), wanted)

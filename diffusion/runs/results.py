@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
-from diffusion.paths import script
+from diffusion.paths import expanded, script
 from diffusion.runs import pack, records
 from diffusion.stats import calibration, metrics
 
@@ -66,7 +66,7 @@ class Run:
         return f", {split} split"
 
 
-def read(path: Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
+def read(path: str | Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:
     """The run in a folder; for a run of a DiT, also in the folder above it (see records.find_run).
 
     `loss` decides in place of the run's own. InputError if there is no run; if it lacks one of `keys` or that loss; or,
@@ -116,7 +116,7 @@ def record_of(run: Run, index: int) -> dict:
     return records.load_record(run.done[index], run.wanted)
 
 
-def failures(folder: Path, description: dict) -> list[str]:
+def failures(folder: str | Path, description: dict) -> list[str]:
     """Why images that a run's last command chose have no record, one text for each; description as in run.json, or {}.
 
     A note description an image that is done came from a worker that was too late, and does not count.
@@ -143,7 +143,7 @@ brief = records.brief
 
 
 def read_rows(
-    paths: Iterable[Path],
+    paths: Iterable[str | Path],
     *,
     of_run: bool,
     change: Callable[[dict], dict] | None = None,
@@ -159,7 +159,7 @@ def read_rows(
     rows: list[dict] = []
     problems: list[str] = []
     readers: dict[Path, records.Reader] = {}
-    for path in paths:
+    for path in map(expanded, paths):
         if of_run and path.parent not in readers:
             wanted = records.expected(records.read_run(path.parent), loss)
             readers[path.parent] = records.Reader(path.parent, wanted, change, how)
