@@ -337,7 +337,8 @@ def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
     if not arms:
         return f"{len(run.description['arms'])} class ids, no prompts", []
     if run.description.get("prompts"):
-        return run.description["prompts"], arms
+        sentence = re.sub(r"(?<=, from )/.*?(?=, such as )", lambda path: local(path[0]), run.description["prompts"])
+        return sentence, arms
     some = ", ".join(f"“{text}”" for _, text in arms[:PROMPTS])
     more = ", ..." if len(arms) > PROMPTS else ""
     return f"{len(arms)} prompts for {len(run.classes)} classes: {some}{more}", arms

@@ -324,6 +324,7 @@ def test_a_page_explains_itself(run_main, copy):
 
     def note(run):
         run["command"] = "eval_prob_adaptive.py --version /home/me/models/mine --dataset digits"
+        run["prompts"] = re.sub("from .*, such", "from /home/me/my prompts, old/p.csv, such", run["prompts"])
 
     folder = copy(note)
     text = str(Text(page_of(run_main, folder)))
@@ -333,7 +334,7 @@ def test_a_page_explains_itself(run_main, copy):
     assert f"measured {datetime.datetime.fromtimestamp(last, datetime.UTC).date()}" in text
     assert f"torch {torch.__version__.split('+')[0]}" in text and f"diffusion-classifier {__version__}" in text
     assert "command eval_prob_adaptive.py --version mine --dataset digits" in text and "/home/me" not in text
-    assert "10 prompts" in text and "'a photo of the number zero.'" in text
+    assert "10 prompts of 10 classes, from p.csv, such as" in text and "'a photo of the number zero.'" in text
     assert "nine a photo of the number nine." in text  # in the table of all
 
 
