@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import single_file
 import torch
 from helpers import ROOT, write_run
 from layouts import picture
@@ -239,6 +240,16 @@ def test_float32_is_float32(monkeypatch):
 def test_a_folder_may_be_a_path(model, model_folder):
     image = load_dataset("digits").open(3)
     answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, load_model(model_folder))]
+    assert answers[0].scores.tolist() == answers[1].scores.tolist()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_file_is_a_model(model, model_folder, tmp_path, kind):
+    file = tmp_path / "one.safetensors"
+    single_file.write(model_folder, file)
+    whole = load_model(read_card(kind(file), config=str(model_folder)))
+    image = load_dataset("digits").open(3)
+    answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, whole)]
     assert answers[0].scores.tolist() == answers[1].scores.tolist()
 
 

@@ -90,8 +90,12 @@ def test_what_a_preset_refuses(words, where):
 
 def figures(out: str) -> dict[str, list[float]]:
     """The numbers of each line of a dry run, by its first word."""
-    lines = [line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" ")]
-    return {name: [float(n.replace(",", "")) for n in re.findall(r"[\d,]*\d(?:\.\d+)?", text)] for name, text in lines}
+    found = {}
+    for line in out.splitlines():
+        if not line.startswith(" "):
+            name, text = line.split(maxsplit=1)
+            found[name] = [float(n.replace(",", "")) for n in re.findall(r"[\d,]*\d(?:\.\d+)?", text)]
+    return found
 
 
 def test_a_dry_run_of_stages_has_the_figures_of_the_run(run_main, tmp_path):

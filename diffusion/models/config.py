@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -70,7 +71,7 @@ class Card:
 
 @quiet_libraries()
 def read_card(
-    name: str,
+    name: str | Path,
     image_size: int | None = None,
     *,
     conditioned_on: str = "text",
@@ -88,6 +89,7 @@ def read_card(
     is no supported pipeline, needs code of its own, is conditioned on something else, or does not take that image size
     or that VAE.
     """
+    name = os.fspath(name)
     loras = (lora,) if isinstance(lora, str) else tuple(lora or ())
     for each in loras:
         split_weight(each)
