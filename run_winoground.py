@@ -1,4 +1,4 @@
-"""Compositional matching: do images and captions find each other? Winoground, and any other matching benchmark.
+"""Compositional matching: does a model match each image with its caption? Winoground, and other benchmarks.
 
     python run_winoground.py --model sd --version 2-0 --t_interval 1 --batch_size 32 --noise_path noise_512.pt \\
         --randomize_noise --interpolation bicubic
@@ -16,9 +16,8 @@ from diffusion.runs import naming
 
 SD_ONLY = [  # options of a diffusion model
     "search", "z", "max_samples", "budget", "t_interval", "n_trials", "randomize_noise", "noise", "noise_path",
-    "seed",
-    "normalize", "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload", "config",
-    "lora", "embeddings", "t5",
+    "seed", "normalize", "interpolation", "img_size", "loss", "levels", "weights", "in_flight", "compile", "offload",
+    "config", "lora", "embeddings", "t5",
 ]  # fmt: skip
 
 
@@ -49,6 +48,7 @@ def parser() -> options.Parser:
 
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import choose_images
 from diffusion.matching import scores
 from diffusion.matching.benchmarks import load_items
-from diffusion.matching.items import Items, Once
+from diffusion.matching.items import Item, Items, Once
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.models.loading import Model
 from diffusion.models.lora import check_used
@@ -88,21 +88,24 @@ from diffusion.stats import metrics
 # ---- what is measured ----
 
 
-@dataclass(frozen=True)
 class Views:
-    """The images of a benchmark, numbered through its items, and those of this worker."""
+    """The images of a benchmark, numbered through its items, and those of the items of this worker, `my_items`.
 
-    items: Items
-    all: list[tuple[int, int]]  # [images] the item of each image, and which of the item's images it is
-    mine: list[int]  # numbers of the images that this worker measures
+    all     [images] the item of each image, and which of the item's images it is
+    mine    the numbers of this worker's images
+    """
 
-    @classmethod
-    def of(cls, items: Items, mine: list[int]) -> "Views":
-        """`mine` are the items of this worker."""
-        views = [(k, i) for k, item in enumerate(items.items) for i in range(len(item.images))]
-        first = scores.numbers(items.items)
-        numbers = [n for k in mine for n in range(first[k], first[k + 1])]
-        return cls(items, views, numbers)
+    def __init__(self, items: Items, my_items: list[int]):
+        self.items = items
+        self.my_items = my_items
+        self.all: list[tuple[int, int]] = []
+        for k, item in enumerate(items.items):
+            self.all += [(k, i) for i in range(len(item.images))]
+
+        first = scores.first_images(items.items)
+        self.mine: list[int] = []
+        for k in my_items:
+            self.mine += range(first[k], first[k + 1])
 
     def open(self, number: int) -> Image:
         return self.items.seen(*self.all[number])
@@ -122,13 +125,12 @@ class Views:
         return self.items[k].table[:, i]
 
     @property
-    def my_items(self) -> list[int]:
-        return list(dict.fromkeys(self.all[number][0] for number in self.mine))
-
-    @property
     def my_captions(self) -> list[str]:
         """The captions of each image of this worker, one after another."""
-        return [caption for number in self.mine for caption in self.captions(number)]
+        captions: list[str] = []
+        for number in self.mine:
+            captions += self.captions(number)
+        return captions
 
 
 @dataclass(frozen=True)
@@ -201,16 +203,16 @@ def schedule_of(args, config: RunConfig, views: Views, usable: np.ndarray, weigh
 
 def check_race(config: RunConfig, views: Views) -> None:
     """InputError: an item that does not ask for the caption of each image."""
-    tables = {k: views.items[k].table for k in views.my_items}
-    others = [k for k, right in tables.items() if not (right.any(0) & ~right.all(0)).any()]
+    items = [views.items[k] for k in views.my_items]
+    others = [item for item in items if not item.has_text_score]
     if others:
-        first = views.items[others[0]].id
-        found = f"{len(others)} of {len(tables)} examples of {config.dataset} ask for an image, the first is {first}"
+        number = f"{len(others)} of {len(items)} examples of {config.dataset}"
+        found = f"{number} ask for an image, the first is {others[0].id}"
         raise InputError("--search race", f"is for text scores; {found}: wanted --search grid")
-    several = [k for k, right in tables.items() if (right.sum(0) > 1).any()]
-    if config.budget and several:
-        first = views.items[several[0]].id
-        raise InputError(f"--budget {config.budget}", f"not with several right captions, as in {first}")
+    if config.budget:
+        for item in items:
+            if item.table.sum(0).max() > 1:
+                raise InputError(f"--budget {config.budget}", f"not with several right captions, as in {item.id}")
 
 
 class CaptionClassifier(DiffusionClassifier):
@@ -230,9 +232,8 @@ class CaptionClassifier(DiffusionClassifier):
     def begin(self, model: Model) -> None:
         self.model = model
         check_captions(self.views, cache(lambda caption: embed(model, caption).digest()))
-        self.latents = Once(self.views.identity(number) for number in self.views.mine)
-        texts = (text for number in self.views.mine for text in self.texts(number))
-        self.embeddings = Once(texts)
+        self.latents = Once(map(self.views.identity, self.views.mine))
+        self.embeddings = Once(itertools.chain.from_iterable(map(self.texts, self.views.mine)))
 
     def texts(self, number: int) -> list[str]:
         return [*self.views.captions(number), *self.empty]
@@ -269,30 +270,33 @@ def embed(model: Model, caption: str) -> Conditions:
 
 
 def check_captions(views: Views, digest_of: Callable[[str], str]) -> None:
-    """Warn of examples of this worker with different captions whose conditions are the same.
+    """Warn of examples of this worker with different captions that have the same conditions.
 
-    `digest_of` a caption's conditions. InputError if that is so of every example of the benchmark: the others are
-    looked at up to the first that differs, so that neither the worker nor --limit decides.
+    digest_of(caption) identifies the conditions of a caption. InputError if all captions of each example have the same
+    conditions, in the whole benchmark: the other workers' examples are looked at up to the first that differs, so that
+    neither the worker nor --limit decides.
     """
-    items = views.items
 
-    def all_alike(k: int) -> bool:
-        return len({digest_of(caption) for caption in items[k].captions}) == 1
+    def n_different(item: Item) -> int:
+        return len(set(map(digest_of, item.captions)))
 
-    asked = [k for k in views.my_items if len(set(items[k].captions)) > 1]
+    asked = []
     lost = []
-    for k in asked:
-        captions = set(items[k].captions)
-        if len({digest_of(caption) for caption in captions}) < len(captions):
-            lost.append(k)
+    for k in views.my_items:
+        item = views.items[k]
+        n_captions = len(set(item.captions))
+        if n_captions > 1:
+            asked.append(item)
+            if n_different(item) < n_captions:
+                lost.append(item)
     if not lost:
         return
 
-    captions = wording.few([repr(caption) for caption in items[lost[0]].captions])
-    named = f"the first is {items[lost[0]].id}: {captions}"
-    alike = f"{len(lost)} of {len(asked)} examples have captions of which the text encoder makes the same; {named}"
-    everywhere = [k for k, item in enumerate(items.items) if len(set(item.captions)) > 1]
-    if all(map(all_alike, asked)) and all(map(all_alike, everywhere)):
+    captions = wording.few(list(map(repr, lost[0].captions)))
+    number = f"{len(lost)} of {len(asked)} examples"
+    alike = f"{number} have captions that the text encoder cannot distinguish; the first is {lost[0].id}: {captions}"
+    others = (item for item in views.items.items if len(set(item.captions)) > 1)
+    if all(n_different(item) == 1 for item in itertools.chain(asked, others)):
         why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
         raise InputError(f"{len(asked)} examples", f"{alike}; {why}")
     warnings.warn(alike, InputWarning, stacklevel=2)
@@ -306,7 +310,9 @@ def by_clip(args, config: RunConfig, views: Views) -> Matcher:
     options.refuse(args, parser(), SD_ONLY, f"is for --model sd, not for {args.model}")
     found, pretrained = find_clip(args.model, args.version, args.pretrained)
     classifier = ClipClassifier(config, views, found, pretrained)
-    version = args.version if found.startswith("local-dir:") else found  # a folder, as it was typed
+    version = found
+    if found.startswith("local-dir:"):
+        version = args.version  # the folder, as it was typed
     chosen = {
         "dataset": config.dataset,
         "model": version,
@@ -337,16 +343,16 @@ class ClipClassifier(Classifier):
         return self._records(images, *loaded)
 
     def _records(self, images: Iterable, of_image: Callable, of_texts: Callable) -> Iterator[dict]:
-        of_images = Once(self.views.identity(number) for number in self.views.mine)
-        of_captions = Once(self.views.my_captions)
+        embedded_images = Once(map(self.views.identity, self.views.mine))
+        embedded_captions = Once(self.views.my_captions)
 
         def embed_twice(caption: str) -> Tensor:
             return of_texts([caption, caption])[0]  # kernels for one row round otherwise than for several
 
         for number, image in images:
-            texts = torch.stack([of_captions(caption, embed_twice) for caption in self.views.captions(number)])
-            embedded = of_images(self.views.identity(number), lambda _, image=image: of_image(image))
-            distance = 1 - texts @ embedded  # [captions]
+            texts = [embedded_captions(caption, embed_twice) for caption in self.views.captions(number)]
+            embedded = embedded_images(self.views.identity(number), lambda _, image=image: of_image(image))
+            distance = 1 - torch.stack(texts) @ embedded  # [captions]
             right = self.views.right(number)
             details = {"index": number, "label": label_of(right)} | prediction(right, distance.numpy())
             yield records.one_point(distance, "cosine", **details)
@@ -355,20 +361,29 @@ class ClipClassifier(Classifier):
 # ---- the run ----
 
 
-def cost(views: Views, mine: list[int], left: int, nfe: Callable[[int], int], raced: bool) -> str:
-    """What is to be measured of the items `mine`, and what it costs; `left` NFE are still to do, at most if `raced`."""
-    items = views.items
-    each = {k: len(items[k].images) * nfe(len(items[k].captions)) for k in mine}
-    images = sum(len(items[k].images) for k in mine)
-    at_most = "at most " if raced or len(set(each.values())) > 1 else ""
-    to_do = f"at most {left:,} NFE to do" if raced else f"{left:,} NFE to do"
-    shown = "" if images == 2 * len(mine) else f" with {images:,} images"
-    return f"{len(mine)} examples{shown} of {at_most}{max(each.values(), default=0):,} NFE, {to_do}"
+def cost(views: Views, left: int, nfe: Callable[[int], int], raced: bool) -> str:
+    """The number of this worker's items and their NFE, in words; `left` NFE are still to do, at most if `raced`."""
+    of_items = []
+    for k in views.my_items:
+        item = views.items[k]
+        of_items.append(len(item.images) * nfe(len(item.captions)))
+
+    n = len(views.my_items)
+    number = f"{n} examples"
+    if len(views.mine) != 2 * n:
+        number += f" with {len(views.mine):,} images"
+    each = f"{max(of_items, default=0):,} NFE"
+    if raced or len(set(of_items)) > 1:
+        each = f"at most {each}"
+    to_do = f"{left:,} NFE to do"
+    if raced:
+        to_do = f"at most {to_do}"
+    return f"{number} of {each}, {to_do}"
 
 
 def in_order(todo: list[int], views: Views) -> list[int]:
-    """The same images; one that several items show is measured for all of them in a row, and then forgotten."""
-    first: dict = {}  # identity -> the first number
+    """The same images, in an order that measures one that several items show for all of them in a row."""
+    first: dict[object, int] = {}  # identity -> the first number
     for number in todo:
         first.setdefault(views.identity(number), number)
     return sorted(todo, key=lambda number: (first[views.identity(number)], number))
@@ -380,26 +395,29 @@ def main(argv: list[str]) -> int:
         wanted = "is for --model clip and openclip, and siglip; sd takes --version"
         raise InputError(f"--pretrained {args.pretrained}", wanted)
     style.check_picture(args.gallery)
-    diffusion = args.model == "sd"
-    version = (args.version or "2-0") if diffusion else args.version
+    is_diffusion = args.model == "sd"
+    version = args.version
+    if is_diffusion and not version:
+        version = "2-0"
     config = RunConfig.from_args(args, version=version)
 
     items = load_items(config.dataset, catalogue.DATASET_ROOT, config.value_range)
-    chosen, mine = choose_images(config, [item.tags[0] if item.tags else "" for item in items.items])
-    mine = [k for k in mine if k not in items.lacking]
-    views = Views.of(items, mine)
-    matcher = by_diffusion(args, config, views) if diffusion else by_clip(args, config, views)
-    settings = matcher.options | ({"value_range": config.value_range} if config.value_range else {})
+    chosen, mine = choose_images(config, [item.tag for item in items.items])
+    views = Views(items, [k for k in mine if k not in items.lacking])
+    matcher = by_diffusion(args, config, views) if is_diffusion else by_clip(args, config, views)
+    settings = matcher.options
+    if config.value_range:
+        settings = settings | {"value_range": config.value_range}
 
     folder = naming.run_folder(config.dataset, config.extra, matcher.name)
-    first = scores.numbers(items.items)
     details = scores.details(items, chosen)
-    details["indices"] = wording.ranges(n for k in chosen for n in range(first[k], first[k + 1]))
+    details["indices"] = wording.ranges(Views(items, chosen).mine)
     details["command"] = options.command_line(__file__, argv)
     todo, _ = loop.join_run(folder, settings, details, views.mine)
     todo = in_order(todo, views)
-    left, raced = sum(matcher.nfe(len(views.captions(n))) for n in todo), config.search == "race"
-    print(f"{config.dataset}: {cost(views, mine, left, matcher.nfe, raced)} -> {folder}")
+    left = sum(matcher.nfe(len(views.captions(number))) for number in todo)
+    raced = config.search == "race"
+    print(f"{config.dataset}: {cost(views, left, matcher.nfe, raced)} -> {folder}")
 
     with sharding.working(folder, config.worker_idx, config.n_workers):
         _, problems = loop.evaluate(

@@ -347,7 +347,7 @@ def test_of_a_box_only_what_is_in_the_image(own):
         ({"right": [[0, 0], [1, 0], [0, 1], [1, 1], [0, 2], [1, 2]]}, "of which none is wrong: nothing is asked"),
         ({"captions": ["x", " "]}, "caption ' ', wanted a text"),
         ({"captions": "xy"}, "wanted images, captions, right and tags as lists"),
-        ({"images": [7], "right": [[0, 0]]}, "images [7], wanted files"),
+        ({"images": [7], "right": [[0, 0]]}, "image 7, wanted a file"),
         ({"images": [{"file": "a.png", "box": [1, 2, 3]}], "right": [[0, 0]]}, "box [1, 2, 3], wanted left, top"),
         ({"images": ["c.png"], "right": [[0, 0]]}, "no such image: c.png"),
         ({"tags": [""]}, "tags ('',), groups {}, wanted texts"),

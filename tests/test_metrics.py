@@ -294,12 +294,6 @@ def test_image_margins_by_hand(errors, right, margin):
     assert found == margin or (np.isnan(found) and np.isnan(margin))
 
 
-def test_a_group_is_right_where_all_its_items_are():
-    hits = np.array([1, 1, 1, 0, 1, 0], dtype=bool)
-    assert metrics.all_right(hits, [[0, 1], [2, 3], [4]]).tolist() == [True, False, True]
-    assert metrics.all_right(hits, []).tolist() == []
-
-
 # ---- intervals by cluster ----
 
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL.Image import Image
+
 from diffusion import InputError, one_line
 from diffusion.io.wording import few
 from diffusion.matching import digits as digit_items
@@ -27,9 +29,16 @@ from diffusion.matching.items import Item, Items, Shown, choice, opener, pair, r
 
 NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 COCO = ("val2017", "../coco/val2017", "../coco/images/val2017")
-COCO14 = (*(f"{at}{split}2014" for at in ("", "../coco/", "../coco/images/") for split in ("val", "train")),)
-VG = (*(f"{at}{each}" for at in ("", "../vg/", "../visual_genome/") for each in ("VG_100K", "VG_100K_2", "vg_images")),)
-SWIG, V7W = ("images_512", "../swig/images_512", "../SWiG/images_512"), ("../visual7w/images", "../v7w/images")
+COCO14 = (
+    "val2014", "train2014", "../coco/val2014", "../coco/train2014",
+    "../coco/images/val2014", "../coco/images/train2014",
+)  # fmt: skip
+VG = (
+    "VG_100K", "VG_100K_2", "vg_images", "../vg/VG_100K", "../vg/VG_100K_2", "../vg/vg_images",
+    "../visual_genome/VG_100K", "../visual_genome/VG_100K_2", "../visual_genome/vg_images",
+)  # fmt: skip
+SWIG = ("images_512", "../swig/images_512", "../SWiG/images_512")
+V7W = ("../visual7w/images", "../v7w/images")
 VISDIAL = ("VisualDialog_val2018", "../visdial/VisualDialog_val2018")
 FLICKR = ("flickr30k-images", "../flickr30k/flickr30k-images", "../flickr30k/images")
 
@@ -44,6 +53,7 @@ class Reader:
 
 
 def _named(names: str, pattern: str = "{}.json") -> dict[str, str]:
+    """PART -> its file, for parts that are named alike."""
     return {name: pattern.format(name) for name in names.split()}
 
 
@@ -79,41 +89,45 @@ def _whatsup(part, key, row):
         image = f"{int(row[0]):012d}.jpg" if part.startswith("coco") else f"{row[0]}.jpg"
         return [choice(f"{part}/{key}", image, row[1:3], part)]
     first, relation, *_, last = Path(row["image_path"]).stem.split("_")  # A_left_of_B
-    of = f"{part} {first} {last}"
+    objects = f"{part} {first} {last}"
     sides = "sides" if relation in ("left", "right") else "others"
-    groups = {"pair": f"{of} {sides}", "set": of}
+    groups = {"pair": f"{objects} {sides}", "set": objects}
     return [choice(f"{part}/{key}", row["image_path"], row["caption_options"], part, relation, groups=groups)]
 
 
 def _cola(part, key, row):
     first, caption_0, second, caption_1 = row
-    yield pair(str(key), [url.rsplit("/", 1)[-1] for url in (first, second)], [caption_0, caption_1])
+    images = first.rsplit("/", 1)[-1], second.rsplit("/", 1)[-1]  # of URLs
+    yield pair(str(key), images, [caption_0, caption_1])
 
 
 def _eqben(part, key, row):
-    subset = [each for each in Path(row["image0"]).parts[:-1] if each not in ("/", "..", "data", "images")][:1]
-    yield pair(str(key), [row["image0"], row["image1"]], [row["caption0"], row["caption1"]], *subset)
+    folders = Path(row["image0"]).parts[:-1]
+    subsets = [folder for folder in folders if folder not in ("/", "..", "data", "images")]
+    yield pair(str(key), [row["image0"], row["image1"]], [row["caption0"], row["caption1"]], *subsets[:1])
 
 
 def _mmvp(part, key, row):
-    images = [f"MLLM_VLM Images/{each['Type']}/{each['Question ID']}.jpg" for each in row]
-    yield pair(str(key), images, [f"a photo of {each['Statement']}" for each in row], row[0]["Type"])
+    images = [f"MLLM_VLM Images/{line['Type']}/{line['Question ID']}.jpg" for line in row]
+    captions = [f"a photo of {line['Statement']}" for line in row]
+    yield pair(str(key), images, captions, row[0]["Type"])
 
 
 def _spec(part, key, row):
     part, direction = part.split(".")
+    id_ = f"{part}/{direction}/{key}"
+    right = int(row["label"])
     if direction == "image2text":
-        yield choice(
-            f"{part}/{direction}/{key}", f"{part}/{row['query']}", row["keys"], part, right=[int(row["label"])]
-        )
+        yield choice(id_, f"{part}/{row['query']}", row["keys"], part, right=[right])
     else:
         images = [f"{part}/{image}" for image in row["keys"]]
-        yield search(f"{part}/{direction}/{key}", images, row["query"], part, right=int(row["label"]))
+        yield search(id_, images, row["query"], part, right=right)
 
 
 def _clevr(part, key, row):
+    right = 1 if part == "spatial" else 0
     for n, captions in enumerate(row):
-        yield choice(f"{part}/{key}/{n}", key, captions, part, right=[1 if part == "spatial" else 0])
+        yield choice(f"{part}/{key}/{n}", key, captions, part, right=[right])
 
 
 def _svo(part, key, row):
@@ -128,8 +142,9 @@ def _vl_checklist(part, key, row):
 
 
 def _imagecode(part, key, row):
+    images = [f"{key}/img{k}.jpg" for k in range(10)]
     for index, text in row.items():
-        yield search(f"{key}/{index}", [f"{key}/img{k}.jpg" for k in range(10)], text, right=int(index))
+        yield search(f"{key}/{index}", images, text, right=int(index))
 
 
 # ---- rows of the hub ----
@@ -142,7 +157,8 @@ def _vismin(k: int, row: dict) -> Item:
 
 def _countbench(k: int, row: dict) -> Item | None:
     number = NUMBERS[int(row["number"]) - 2]
-    captions = [re.sub(rf"\b{number}\b", each, row["text"], flags=re.IGNORECASE) for each in NUMBERS]
+    word = re.compile(rf"\b{number}\b", re.IGNORECASE)
+    captions = [word.sub(other, row["text"]) for other in NUMBERS]
     if len(set(captions)) == len(NUMBERS):  # else the number is no word of its text
         return choice(str(k), f"row {k}", captions, number, right=[NUMBERS.index(number)])
     return None
@@ -153,7 +169,11 @@ HUB = {  # NAME -> id on the hub, split, columns, the item of a row
     "countbench": ("nielsr/countbench", "train", ("image", "text", "number"), _countbench),
 }
 REPLACED = "replace_att replace_obj replace_rel swap_att swap_obj"
-SPEC = "absolute_size relative_size absolute_spatial relative_spatial existence count"
+SPEC = {  # the parts of SPEC
+    f"{subject}.{direction}": f"{subject}/{direction}.json"
+    for subject in ("absolute_size", "relative_size", "absolute_spatial", "relative_spatial", "existence", "count")
+    for direction in ("image2text", "text2image")
+}
 CLEVR = (
     "pair_binding_size pair_binding_color recognition_color recognition_shape spatial"
     " binding_color_shape binding_shape_color"
@@ -175,13 +195,13 @@ TABLE = {
     "cola": Reader({"multi": "COLA_multiobjects_matching_benchmark.json"}, _cola, VG),
     "eqben": Reader({"mini": "all_select.json"}, _eqben),
     "mmvp": Reader({"vlm": "Questions.csv"}, _mmvp),
-    "spec": Reader({f"{s}.{d}": f"{s}/{d}.json" for s in SPEC.split() for d in ("image2text", "text2image")}, _spec),
+    "spec": Reader(SPEC, _spec),
     "clevr": Reader(_named(CLEVR), _clevr, ("CLEVR_v1.0/images/val", "../CLEVR_v1.0/images/val", "images/val")),
     "svo": Reader({"probes": "svo.json"}, _svo),
     "vl-checklist": Reader({}, _vl_checklist, (*VG, *SWIG, "hake")),
     "imagecode": Reader({"valid": "valid_data.json"}, _imagecode, ("image-sets",)),
     "geneval": Reader({}, None),
-} | {name: Reader({}, None) for name in HUB}  # fmt: skip
+} | dict.fromkeys(HUB, Reader({}, None))  # fmt: skip
 
 
 # ---- reading ----
@@ -208,9 +228,8 @@ def load_items(name: str | Path, root: str | Path = "/datasets", value_range: Se
         if is_geneval(Path(folder)):
             return read_benchmark("geneval", "", Path(folder), value_range)
         return read_examples(Path(folder), value_range)
-    tables = ", ".join([*digit_items.TABLE, *(each for each in TABLE if each != "winoground")])
     first = "winoground, digits-pairs, hf:NAME or a folder with examples.jsonl"
-    raise InputError(f"--dataset {name}", f"wanted {first}; or one of {tables}")
+    raise InputError(f"--dataset {name}", f"wanted {first}; or one of {', '.join([*digit_items.TABLE, *TABLE])}")
 
 
 def read_benchmark(name: str, part: str, folder: Path, value_range: Sequence[float] | None = None) -> Items:
@@ -218,9 +237,9 @@ def read_benchmark(name: str, part: str, folder: Path, value_range: Sequence[flo
     if name == "winoground":
         return _winoground(part, folder, value_range)
     if name in HUB:
-        id_, split, columns, item = HUB[name]
+        id_, split, columns, item_of = HUB[name]
         _check_part(name, part, [])
-        return read_hub(str(folder) if folder.is_dir() else id_, columns, item, split, value_range)
+        return read_hub(str(folder) if folder.is_dir() else id_, columns, item_of, split, value_range)
     if name == "geneval":
         return _placed(list(_geneval(folder, part)), folder, (), value_range)
     reader = TABLE[name]
@@ -228,27 +247,38 @@ def read_benchmark(name: str, part: str, folder: Path, value_range: Sequence[flo
     parts = reader.parts or _json_files(folder)
     if not parts:
         raise InputError(f"--dataset {name}", f"no json files in {folder}")
-    chosen = [each for each in parts if not part or each == part or each.startswith((f"{part}.", f"{part}/"))]
-    _check_part(name, part, [part] if chosen else list(parts))
+    chosen = [each for each in parts if _is_in(each, part)]
+    if not chosen:
+        _check_part(name, part, list(parts))
     items: list[Item] = []
     for each in chosen:
         items += _items_of(_annotations(folder, parts[each]), each, reader.items)
     return _placed(items, folder, reader.places, value_range)
 
 
+def _is_in(part: str, chosen: str) -> bool:
+    """Whether a part is the one that was chosen, or belongs to it, as absolute_size.image2text to absolute_size."""
+    return not chosen or part == chosen or part.startswith((f"{chosen}.", f"{chosen}/"))
+
+
 def _json_files(folder: Path) -> dict[str, str]:
     """PART -> its file, for all json files below a folder."""
-    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.json"))]
-    return {file.with_suffix("").as_posix(): file.as_posix() for file in files}
+    parts = {}
+    for path in sorted(folder.rglob("*.json")):
+        file = path.relative_to(folder)
+        parts[file.with_suffix("").as_posix()] = file.as_posix()
+    return parts
 
 
 def _check_part(name: str, part: str, parts: list[str]) -> None:
+    """InputError if a part was chosen that is none of these."""
     if part and part not in parts:
         has = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
         raise InputError(f"--dataset {name}:{part}", has)
 
 
 def _annotations(folder: Path, file: str) -> Path:
+    """The path of a file of annotations. InputError if there is none."""
     places = [folder / file, folder / "data" / file]
     for path in places:
         if path.is_file():
@@ -262,8 +292,10 @@ def _items_of(path: Path, part: str, items: Callable) -> Iterator[Item]:
         try:
             yield from items(part, key, row)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-            lacks = f"has no {error.args[0]!r}" if isinstance(error, KeyError) else one_line(error)
-            raise InputError(f"{path}, item {key}", f"{lacks}; found {row!r:.120}") from None
+            problem = one_line(error)
+            if isinstance(error, KeyError):
+                problem = f"has no {error.args[0]!r}"
+            raise InputError(f"{path}, item {key}", f"{problem}; found {row!r:.120}") from None
 
 
 def _rows(path: Path) -> Iterator[tuple]:
@@ -279,27 +311,43 @@ def _rows(path: Path) -> Iterator[tuple]:
         raise InputError(path, f"cannot be read ({one_line(error)})") from None
     if not isinstance(data, dict | list) or not data:
         raise InputError(path, f"holds {type(data).__name__} {data!r:.40}, wanted items")
-    yield from data.items() if isinstance(data, dict) else enumerate(data)
+    if isinstance(data, dict):
+        yield from data.items()
+    else:
+        yield from enumerate(data)
 
 
 def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_range: Sequence[float] | None) -> Items:
     """Items with their images, or a note that these are missing. InputError if they are missing everywhere."""
     if not items:
         raise InputError(folder, "holds no examples")
-    files = dict.fromkeys(shown.file for item in items for shown in item.images)
-    found = {file: _find(folder, places, file) for file in files}
+    paths: dict[str, str] = {}  # file -> its path
+    missing: dict[str, None] = {}  # files
     lacking = {}
     for k, item in enumerate(items):
-        gone = [shown.file for shown in item.images if found[shown.file] is None]
-        if gone:
-            lacking[k] = f"no such image: {gone[0]}"
+        for shown in item.images:
+            file = shown.file
+            if file not in paths and file not in missing:
+                path = _find(folder, places, file)
+                if path is None:
+                    missing[file] = None
+                else:
+                    paths[file] = path
+            if file in missing:
+                lacking.setdefault(k, f"no such image: {file}")
+
     if len(lacking) == len(items):
         sought = few([folder / place for place in ("", *places)])
-        missing = sum(path is None for path in found.values())
-        none = f"{len(items)} examples in the file, but {missing} of {len(files)} images are missing, so none is whole"
-        raise InputError(folder, f"{none}; the first is {lacking[0].split(': ', 1)[1]}, sought in {sought}")
-    open_file = opener(filter(None, found.values()), f"dataset {str(folder)!r}", value_range)
-    return Items(items, lambda k, i: open_file(found[items[k].images[i].file] or items[k].images[i].file), lacking)
+        images = f"{len(missing)} of {len(paths) + len(missing)} images are missing"
+        none = f"{len(items)} examples in the file, but {images}, so none is whole"
+        raise InputError(folder, f"{none}; the first is {next(iter(missing))}, sought in {sought}")
+    open_file = opener(paths.values(), f"dataset {str(folder)!r}", value_range)
+
+    def open_image(k: int, i: int) -> Image:
+        file = items[k].images[i].file
+        return open_file(paths.get(file, file))  # OSError names a missing one
+
+    return Items(items, open_image, lacking)
 
 
 def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
@@ -324,17 +372,20 @@ def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) ->
         return items
     path = _annotations(folder, TABLE["winoground"].parts[part])
     reasons = {str(key): tuple(map(str, tags)) for key, tags in _rows(path)}
-    unknown = [item.id for item in items.items if item.id not in reasons]
-    if unknown:
-        raise InputError(path, f"no entry for example {unknown[0]}")
-    return Items([replace(item, tags=reasons[item.id]) for item in items.items], items.open)
+    hard = []
+    for item in items.items:
+        if item.id not in reasons:
+            raise InputError(path, f"no entry for example {item.id}")
+        hard.append(replace(item, tags=reasons[item.id]))
+    return Items(hard, items.open)
 
 
 # ---- folders of generated images ----
 
 
 def is_geneval(folder: Path) -> bool:
-    return not (folder / "examples.jsonl").exists() and next(folder.glob("*/metadata.jsonl"), None) is not None
+    """Whether GenEval wrote a folder: it has 00000/metadata.jsonl or the like, and no examples.jsonl."""
+    return not (folder / "examples.jsonl").exists() and any(folder.glob("*/metadata.jsonl"))
 
 
 def _metadata(path: Path) -> dict:
@@ -351,10 +402,10 @@ def _metadata(path: Path) -> dict:
         raise InputError(path, f"{wanted}, found a {type(row).__name__}")
     for key in ("prompt", "tag"):
         if not isinstance(row.get(key), str):
-            found = f"found {key} {row[key]!r:.40}" if key in row else f"found no {key}"
-            raise InputError(path, f"{wanted}, texts both; {found}")
+            raise InputError(path, f"{wanted}, texts both; found {key} {row.get(key)!r:.40}")
     candidates = row.get("candidates") or []
-    if not isinstance(candidates, list) or not all(isinstance(text, str) for text in candidates):
+    is_texts = isinstance(candidates, list) and all(isinstance(text, str) for text in candidates)
+    if not is_texts:
         raise InputError(path, f"candidates {candidates!r:.40}: wanted a list of texts")
     return row
 

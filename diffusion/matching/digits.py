@@ -12,7 +12,8 @@ Every object is one that training has shown in that colour, so that only the com
 item are of different handwriting.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,23 +28,30 @@ SWAPS = {  # tag -> the objects (colour, digit) of image 1, from those of image 
     "Colour": lambda a, b: ((b[0], a[1]), (a[0], b[1])),
     "Place": lambda a, b: (b, a),
 }
-OPPOSITES = {name: other for _, *both in digits.RELATIONS for name, other in (both, both[::-1])}
+(_, *SIDES), (_, *HEIGHTS) = digits.RELATIONS
+PLACES = [*SIDES, *HEIGHTS]  # "to the left of" and the three others
 Canvas = tuple[tuple[tuple[int, int], ...], bool]  # one or two objects (colour, digit), whether they stand vertically
+Example = tuple[Item, list[Canvas]]  # an item and the canvas of each of its images
 
 
 def _draw(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
     """An object alone, or two: the first on the left or on top."""
     objects, vertical = canvas
     ink, labels = digits.handwriting("test")
-    drawn = torch.stack([ink[rng.choice(np.flatnonzero(labels == d))] for _, d in objects])
-    colour = torch.tensor([c for c, _ in objects])
+    chosen = [rng.choice(np.flatnonzero(labels == digit)) for _, digit in objects]
+    colour = torch.tensor([colour for colour, _ in objects])
     if len(objects) == 1:
-        return digits.picture(digits.one(drawn, colour, rng)[0])
-    return digits.picture(digits.two(drawn[None], colour[None], np.array([vertical]), rng)[0])  # [3, 32, 32] in 0..1
+        return digits.picture(digits.one(ink[chosen], colour, rng)[0])
+    return digits.picture(digits.two(ink[chosen][None], colour[None], np.array([vertical]), rng)[0])  # [3, 32, 32]
 
 
-def _items(items: list[Item], canvases: list[list[Canvas]], *seed: int) -> Items:
-    """Items with the canvases of their images. Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
+def _items(examples: Iterable[Example], *seed: int) -> Items:
+    """Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
+    items: list[Item] = []
+    canvases: list[list[Canvas]] = []
+    for item, of_images in examples:
+        items.append(item)
+        canvases.append(of_images)
 
     def open_image(k: int, i: int) -> Image.Image:
         return _draw(canvases[k][i], np.random.default_rng([k, i, *seed, DIGITS_SEED]))
@@ -62,10 +70,19 @@ def _two(rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _other(objects: tuple, rng: np.random.Generator, *, keep: int | None = None) -> tuple[int, int]:
     """An object that training has shown, of another colour than these, and of another digit or of the digit `keep`."""
-    colours = {colour for colour, _ in objects}
-    numbers = set(range(10)) - {digit for _, digit in objects} if keep is None else {keep}
-    those = [(c, d) for c, d in digits.SEEN if c not in colours and d in numbers]
-    return those[rng.integers(len(those))]
+    colours, numbers = zip(*objects, strict=True)
+    others = []
+    for colour, digit in digits.SEEN:
+        is_wanted = digit not in numbers if keep is None else digit == keep
+        if is_wanted and colour not in colours:
+            others.append((colour, digit))
+    return others[rng.integers(len(others))]
+
+
+def _other_digit(colour: int, digits_shown: Iterable[int], rng: np.random.Generator) -> int:
+    """A digit that training has shown in this colour, other than these."""
+    others = [digit for seen, digit in digits.SEEN if seen == colour and digit not in digits_shown]
+    return others[rng.integers(len(others))]
 
 
 def _caption(objects: tuple, relations: Sequence[str], turned: bool) -> str:
@@ -75,95 +92,76 @@ def _caption(objects: tuple, relations: Sequence[str], turned: bool) -> str:
     return digits.caption_two(second, first, backward) if turned else digits.caption_two(first, second, forward)
 
 
-def _swapped(n: int):
-    """The tag, both canvases and both captions of n items."""
-    for k in range(n):
-        rng = np.random.default_rng([k, DIGITS_SEED])
-        tag = list(SWAPS)[k % len(SWAPS)]
-        vertical, *relations = digits.RELATIONS[rng.integers(2)]
-        first = _two(rng)
-        sides = first, SWAPS[tag](*first)
-        turned = rng.random() >= 0.5
-        yield tag, [(side, vertical) for side in sides], [_caption(side, relations, turned) for side in sides]
+def _swapped(k: int) -> tuple[str, list[Canvas], list[str]]:
+    """The tag, both canvases and both captions of an item."""
+    rng = np.random.default_rng([k, DIGITS_SEED])
+    tag = list(SWAPS)[k % len(SWAPS)]
+    vertical, *relations = digits.RELATIONS[rng.integers(2)]
+    first = _two(rng)
+    second = SWAPS[tag](*first)
+    turned = rng.random() >= 0.5
+    captions = [_caption(first, relations, turned), _caption(second, relations, turned)]
+    return tag, [(first, vertical), (second, vertical)], captions
 
 
-def pairs(n: int = 450) -> Items:
-    items = list(_swapped(n))
-    made = [pair(str(k), (f"{k}/0", f"{k}/1"), captions, tag) for k, (tag, _, captions) in enumerate(items)]
-    return _items(made, [canvases for _, canvases, _ in items])
+def _pair(k: int) -> Example:
+    tag, canvases, captions = _swapped(k)
+    return pair(str(k), (f"{k}/0", f"{k}/1"), captions, tag), canvases
 
 
-def swap(n: int = 450) -> Items:
-    items = list(_swapped(n))
-    made = [choice(str(k), f"{k}/0", captions, tag) for k, (tag, _, captions) in enumerate(items)]
-    return _items(made, [canvases[:1] for _, canvases, _ in items], 1)
+def _swap(k: int) -> Example:
+    tag, canvases, captions = _swapped(k)
+    return choice(str(k), f"{k}/0", captions, tag), canvases[:1]
 
 
-def _replaced(tag: str, rng: np.random.Generator) -> tuple[Canvas, str, str]:
+def _replace(k: int) -> Example:
+    rng = np.random.default_rng([k, 2, DIGITS_SEED])
+    tag = ("single", "two", "colour", "position")[k % 4]
     vertical, *relations = digits.RELATIONS[rng.integers(2)]
     first, second = _two(rng)
     turned = bool(rng.integers(2))
-    if tag == "single":
-        others = [d for c, d in digits.SEEN if c == first[0] and d != first[1]]
-        other = others[rng.integers(len(others))]
-        return ((first,), False), digits.caption_one(first[1], first[0]), digits.caption_one(other, first[0])
-    caption = _caption((first, second), relations, turned)
     canvas = (first, second), vertical
-    if tag == "position":
-        wrong = [name for name in OPPOSITES if name not in caption]
-        return canvas, caption, caption.replace(relations[turned], wrong[rng.integers(3)])
-    if tag == "colour":
-        new = _other((first, second), rng, keep=second[1])
+    caption = _caption((first, second), relations, turned)
+
+    if tag == "single":
+        canvas = (first,), False
+        caption = digits.caption_one(first[1], first[0])
+        wrong = digits.caption_one(_other_digit(first[0], first[1:], rng), first[0])
+    elif tag == "position":
+        others = [place for place in PLACES if place not in caption]
+        wrong = caption.replace(relations[turned], others[rng.integers(3)])
+    elif tag == "colour":
+        wrong = _caption((first, _other((first, second), rng, keep=second[1])), relations, turned)
     else:  # the digit, in the same colour
-        those = [(c, d) for c, d in digits.SEEN if c == second[0] and d not in (first[1], second[1])]
-        new = those[rng.integers(len(those))]
-    return canvas, caption, _caption((first, new), relations, turned)
+        new = second[0], _other_digit(second[0], (first[1], second[1]), rng)
+        wrong = _caption((first, new), relations, turned)
+    return choice(str(k), f"{k}/0", [caption, wrong], tag), [canvas]
 
 
-def replace(n: int = 600) -> Items:
-    made: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for k in range(n):
-        tag = ("single", "two", "colour", "position")[k % 4]
-        canvas, *captions = _replaced(tag, np.random.default_rng([k, 2, DIGITS_SEED]))
-        made.append(choice(str(k), f"{k}/0", captions, tag))
-        canvases.append([canvas])
-    return _items(made, canvases, 2)
+def _add(k: int) -> Example:
+    rng = np.random.default_rng([k, 3, DIGITS_SEED])
+    shown, second = _two(rng)
+    tag = ("Attribute", "Object")[k % 2]
+    if tag == "Attribute":
+        captions = digits.caption_one(shown[1]), digits.caption_one(shown[1], second[0])
+    else:
+        captions = digits.caption_one(shown[1], shown[0]), digits.caption_two(shown, second, PLACES[rng.integers(4)])
+    return choice(str(k), f"{k}/0", captions, tag), [((shown,), False)]
 
 
-def add(n: int = 300) -> Items:
-    made: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for k in range(n):
-        rng = np.random.default_rng([k, 3, DIGITS_SEED])
-        shown, second = _two(rng)
-        tag = ("Attribute", "Object")[k % 2]
-        if tag == "Attribute":
-            captions = digits.caption_one(shown[1]), digits.caption_one(shown[1], second[0])
-        else:
-            relation = list(OPPOSITES)[rng.integers(4)]
-            captions = digits.caption_one(shown[1], shown[0]), digits.caption_two(shown, second, relation)
-        made.append(choice(str(k), f"{k}/0", captions, tag))
-        canvases.append([((shown,), False)])
-    return _items(made, canvases, 3)
-
-
-def places(n: int = 100) -> Items:
-    """n sets; the first caption of an item is right."""
-    made: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for k in range(n):
-        first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
-        captions = {name: digits.caption_two(first, second, name) for name in OPPOSITES}
-        for vertical, *both in digits.RELATIONS:
-            direction = "vertical" if vertical else "horizontal"
-            for relation, objects in zip(both, ((first, second), (second, first)), strict=True):
-                others = [text for name, text in captions.items() if name != relation]
-                groups = {"pair": f"{k} {direction}", "set": str(k)}
-                texts = [captions[relation], *others]
-                made.append(choice(f"{k} {relation}", f"{len(made)}/0", texts, relation, groups=groups))
-                canvases.append([(objects, vertical)])
-    return _items(made, canvases, 4)
+def _places(k: int) -> Iterator[Example]:
+    """Set k: an item for each of the four places; the first caption of an item is right."""
+    first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
+    captions = {place: digits.caption_two(first, second, place) for place in PLACES}
+    for n, place in enumerate(PLACES):
+        vertical = place in HEIGHTS
+        objects = (first, second) if place in (SIDES[0], HEIGHTS[0]) else (second, first)
+        right = captions[place]
+        others = [caption for caption in captions.values() if caption != right]
+        direction = "vertical" if vertical else "horizontal"
+        groups = {"pair": f"{k} {direction}", "set": str(k)}
+        item = choice(f"{k} {place}", f"{4 * k + n}/0", [right, *others], place, groups=groups)
+        yield item, [(objects, vertical)]
 
 
 def _orders(caption: str, rng: np.random.Generator) -> list[str]:
@@ -171,71 +169,62 @@ def _orders(caption: str, rng: np.random.Generator) -> list[str]:
 
     Exchanged are the colours and digits; all other words; triples of words; the words within each triple.
     """
-    words = caption[:-1].split()
-    texts = [caption]
-    named = np.array([word in digits.NAMES or word in digits.WORDS for word in words])
-    triples = [range(k, min(k + 3, len(words))) for k in range(0, len(words), 3)]
+    words = np.array(caption[:-1].split())
+    is_name = np.isin(words, [*digits.NAMES, *digits.WORDS])
+    places = np.arange(len(words))
+    triples = np.split(places, places[3::3])
 
-    def among(places: np.ndarray) -> list[int]:
-        order = np.arange(len(words))
-        order[places] = rng.permutation(places)
-        return order.tolist()
-
-    def triples_exchanged() -> list[int]:
-        return [k for t in rng.permutation(len(triples)) for k in triples[t]]
-
-    def exchanged_in_triples() -> list[int]:
-        return [k for triple in triples for k in rng.permutation(triple)]
+    def among(chosen: np.ndarray) -> np.ndarray:
+        order = places.copy()
+        order[chosen] = rng.permutation(chosen)
+        return order
 
     ways = [
-        lambda: among(np.flatnonzero(named)),
-        lambda: among(np.flatnonzero(~named)),
-        triples_exchanged,
-        exchanged_in_triples,
+        lambda: among(np.flatnonzero(is_name)),
+        lambda: among(np.flatnonzero(~is_name)),
+        lambda: np.concatenate([triples[t] for t in rng.permutation(len(triples))]),
+        lambda: np.concatenate([rng.permutation(triple) for triple in triples]),
     ]
+    texts = [caption]
     for way in ways:
         text = caption
         while text in texts:
-            text = " ".join(words[k] for k in way()) + "."
+            text = " ".join(words[way()]) + "."
         texts.append(text)
     return texts
 
 
-def order(n: int = 150) -> Items:
-    made: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for k in range(n):
-        rng = np.random.default_rng([k, 5, DIGITS_SEED])
-        vertical, *relations = digits.RELATIONS[rng.integers(2)]
-        objects = _two(rng)
-        made.append(choice(str(k), f"{k}/0", _orders(_caption(objects, relations, bool(rng.integers(2))), rng)))
-        canvases.append([(objects, vertical)])
-    return _items(made, canvases, 5)
+def _order(k: int) -> Example:
+    rng = np.random.default_rng([k, 5, DIGITS_SEED])
+    vertical, *relations = digits.RELATIONS[rng.integers(2)]
+    objects = _two(rng)
+    caption = _caption(objects, relations, bool(rng.integers(2)))
+    return choice(str(k), f"{k}/0", _orders(caption, rng)), [(objects, vertical)]
 
 
-def retrieval(n: int = 100) -> Items:
-    made: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for k in range(n):
-        rng = np.random.default_rng([k, 6, DIGITS_SEED])
-        vertical, *relations = digits.RELATIONS[rng.integers(2)]
-        first, second = _two(rng)
-        shown = [(first, second), *(change(first, second) for change in SWAPS.values())]
-        shown += [(first, _other((first, second), rng)), (first, _other((first, second), rng, keep=second[1]))]
-        right = int(rng.integers(len(shown)))
-        shown[0], shown[right] = shown[right], shown[0]
-        caption = _caption((first, second), relations, bool(rng.integers(2)))
-        made.append(search(str(k), [f"{k}/{i}" for i in range(len(shown))], caption, right=right))
-        canvases.append([(objects, vertical) for objects in shown])
-    return _items(made, canvases, 6)
+def _retrieval(k: int) -> Example:
+    rng = np.random.default_rng([k, 6, DIGITS_SEED])
+    vertical, *relations = digits.RELATIONS[rng.integers(2)]
+    first, second = _two(rng)
+    shown = [(first, second)]
+    for change in SWAPS.values():
+        shown.append(change(first, second))
+    shown.append((first, _other((first, second), rng)))
+    shown.append((first, _other((first, second), rng, keep=second[1])))
+
+    right = int(rng.integers(len(shown)))
+    shown[0], shown[right] = shown[right], shown[0]
+    caption = _caption((first, second), relations, bool(rng.integers(2)))
+    images = [f"{k}/{i}" for i in range(len(shown))]
+    return search(str(k), images, caption, right=right), [(objects, vertical) for objects in shown]
 
 
 TABLE: dict[str, Callable[[], Items]] = {
-    "digits-pairs": pairs,
-    "digits-swap": swap,
-    "digits-replace": replace,
-    "digits-add": add,
-    "digits-places": places,
-    "digits-order": order,
-    "digits-retrieval": retrieval,
+    "digits-pairs": lambda: _items(map(_pair, range(450))),
+    "digits-swap": lambda: _items(map(_swap, range(450)), 1),
+    "digits-replace": lambda: _items(map(_replace, range(600)), 2),
+    "digits-add": lambda: _items(map(_add, range(300)), 3),
+    "digits-places": lambda: _items(itertools.chain.from_iterable(map(_places, range(100))), 4),
+    "digits-order": lambda: _items(map(_order, range(150)), 5),
+    "digits-retrieval": lambda: _items(map(_retrieval, range(100)), 6),
 }

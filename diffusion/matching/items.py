@@ -6,6 +6,7 @@ captions, a list; right, a list of [caption, image], both counted from 0; and, i
 {"pair": NAME, ...}. Images lie beside it. A tag sorts items into groups that are counted apart.
 """
 
+import itertools
 import json
 import os
 import warnings
@@ -23,6 +24,7 @@ from diffusion.data.images import ImageFiles, hub_cell, listed, open_rgb, to_rgb
 from diffusion.io.reading import json_lines
 
 DIAGONAL = {(0, 0), (1, 1)}  # two captions and two images, which belong together in this order
+WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")  # keys and columns of its form
 TAGS = ("collapsed_tag", "tag")  # the first that a line or a row has
 
 
@@ -47,22 +49,23 @@ class Item:
 
     def __post_init__(self):
         """ValueError if this is no item."""
-        shape = len(self.captions), len(self.images)
-        wrong = [text for text in self.captions if not isinstance(text, str) or not text.strip()]
-        if wrong:
-            raise ValueError(f"caption {wrong[0]!r:.60}, wanted a text")
-        if not all(isinstance(text, str) and text for text in (*self.tags, *self.groups, *self.groups.values())):
-            raise ValueError(f"tags {self.tags!r:.60}, groups {self.groups!r:.60}, wanted texts")
-        if not all(isinstance(c, int) and isinstance(i, int) for c, i in self.right):
-            raise ValueError(f"right {sorted(self.right, key=repr)!r:.60}, wanted whole numbers")
-        if not self.right or not all(0 <= c < shape[0] and 0 <= i < shape[1] for c, i in self.right):
-            right = f"right {sorted(self.right)!r:.60}, wanted pairs of caption and image"
-            raise ValueError(f"{right} of {shape[0]} captions, {shape[1]} images")
-        table = self.table
-        has_text_score = (table.any(0) & ~table.all(0)).any()
-        has_image_score = shape[1] > 1 and (table.sum(1) == 1).any()
-        if not has_text_score and not has_image_score:
-            raise ValueError(f"{shape[0]} captions and {shape[1]} images, of which none is wrong: nothing is asked")
+        for text in self.captions:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"caption {text!r:.60}, wanted a text")
+        for text in (*self.tags, *self.groups, *self.groups.values()):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"tags {self.tags!r:.60}, groups {self.groups!r:.60}, wanted texts")
+
+        for caption, image in self.right:
+            if not isinstance(caption, int) or not isinstance(image, int):
+                raise ValueError(f"right {sorted(self.right, key=repr)!r:.60}, wanted whole numbers")
+        size = f"{len(self.captions)} captions, {len(self.images)} images"
+        possible = itertools.product(range(len(self.captions)), range(len(self.images)))
+        if not self.right or not self.right <= set(possible):
+            raise ValueError(f"right {sorted(self.right)!r:.60}, wanted pairs of caption and image of {size}")
+
+        if not self.has_text_score and not self.has_image_score:
+            raise ValueError(f"{size}, of which none is wrong: nothing is asked")
 
     @property
     def table(self) -> np.ndarray:
@@ -73,10 +76,26 @@ class Item:
         return table
 
     @property
+    def has_text_score(self) -> bool:
+        """Whether some image has both a right caption and a wrong one."""
+        table = self.table
+        return bool((table.any(0) & ~table.all(0)).any())
+
+    @property
+    def has_image_score(self) -> bool:
+        """Whether some caption is right for exactly one of several images."""
+        return len(self.images) > 1 and bool((self.table.sum(1) == 1).any())
+
+    @property
+    def tag(self) -> str:
+        """The first tag, "" if there is none."""
+        return self.tags[0] if self.tags else ""
+
+    @property
     def is_pair(self) -> bool:
         """Whether these are two images and two captions in order, without boxes."""
-        has_box = any(shown.box for shown in self.images)
-        return self.right == DIAGONAL and self.table.shape == (2, 2) and not has_box
+        is_whole = not any(shown.box for shown in self.images)
+        return is_whole and self.right == DIAGONAL and len(self.captions) == len(self.images) == 2
 
     @property
     def shown(self) -> list[tuple[str, tuple[float, float, float, float] | None]]:
@@ -138,7 +157,7 @@ def cut(image: Image.Image, shown: Shown) -> Image.Image:
 
 def pair(id_: str, images: Iterable[str], captions: Iterable[str], *tags: str) -> Item:
     """Two images and two captions, which belong together in this order."""
-    return Item(id_, tuple(map(Shown, images)), tuple(captions), frozenset(DIAGONAL), tuple(tag for tag in tags if tag))
+    return Item(id_, tuple(map(Shown, images)), tuple(captions), frozenset(DIAGONAL), tuple(filter(None, tags)))
 
 
 def choice(
@@ -218,11 +237,10 @@ def _winoground(row: dict, k: int) -> Item:
     """A line in Winoground's form."""
     if not isinstance(row, dict):
         raise ValueError
-    fields = ("image_0", "image_1", "caption_0", "caption_1")
-    for each in fields:
+    for each in WINOGROUND:
         if not isinstance(row.get(each), str) or not row[each].strip():
             raise _Wrong(f"{each} is {row.get(each)!r}, wanted a text")
-    first, second, *captions = (row[each] for each in fields)
+    first, second, *captions = (row[each] for each in WINOGROUND)
     return pair(str(row.get("id", k)), (first, second), captions, tag_of(row))
 
 
@@ -231,88 +249,102 @@ KEYS = {"id", "images", "captions", "right", "tags", "groups"}
 
 def _normal(row: dict, k: int) -> Item:
     """A line in the normal form."""
-    unknown = [key for key in row if key not in KEYS]
-    if unknown:
-        raise _Wrong(f"{unknown[0]} is there, wanted {', '.join(sorted(KEYS))}; or Winoground's form")
+    for key in row:
+        if key not in KEYS:
+            raise _Wrong(f"{key} is there, wanted {', '.join(sorted(KEYS))}; or Winoground's form")
+    row = {"id": k, "tags": [], "groups": {}} | row
     try:
-        images = [each if isinstance(each, dict) else {"file": each} for each in row["images"]]
-        shown = tuple(Shown(each["file"], _box(each.get("box"))) for each in images)
-        right = frozenset((c, i) for c, i in row["right"])
-        if not all(isinstance(each.file, str) and each.file for each in shown):
-            raise ValueError(f"images {row['images']!r:.60}, wanted files")
-        lists = [row[key] for key in ("images", "captions", "right")] + [row.get("tags", [])]
-        if not all(isinstance(each, list) for each in lists):
-            raise ValueError("wanted images, captions, right and tags as lists")
-        tags, groups = tuple(row.get("tags", [])), dict(row.get("groups", {}))
-        return Item(str(row.get("id", k)), shown, tuple(row["captions"]), right, tags, groups)
+        for key in ("images", "captions", "right", "tags"):
+            if not isinstance(row[key], list):
+                raise ValueError("wanted images, captions, right and tags as lists")
+        images = tuple(map(_shown, row["images"]))
+        right = frozenset((caption, image) for caption, image in row["right"])
+        return Item(str(row["id"]), images, tuple(row["captions"]), right, tuple(row["tags"]), dict(row["groups"]))
     except KeyError as error:
         raise _Wrong(f"has no {error.args[0]}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise _Wrong(str(error)) from None
 
 
-def _box(value) -> tuple[float, float, float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 4 or not all(isinstance(v, int | float) for v in value):
-        raise ValueError(f"box {value!r:.60}, wanted left, top, width, height")
-    return tuple(value)
+def _shown(image) -> Shown:
+    """An image of a line: the name of a file, or {"file": ..., "box": ...}. ValueError if it is neither."""
+    if not isinstance(image, dict):
+        image = {"file": image}
+    file, box = image["file"], image.get("box")
+    if not isinstance(file, str) or not file:
+        raise ValueError(f"image {file!r:.60}, wanted a file")
+    if box is None:
+        return Shown(file)
+    is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)
+    if not is_box:
+        raise ValueError(f"box {box!r:.60}, wanted left, top, width, height")
+    return Shown(file, tuple(box))
 
 
 def _image(folder: Path, name: str) -> Path | None:
     """The path of an image. Winoground's examples.jsonl names them without suffix, and keeps them in images/."""
-    places = [folder / name, folder / "images" / name, folder / "images" / f"{name}.png"]
-    return next((place for place in places if os.path.isfile(place)), None)  # unlike Path.is_file, for any text
+    for path in (folder / name, folder / "images" / name, folder / "images" / f"{name}.png"):
+        if os.path.isfile(path):  # unlike Path.is_file, for any text
+            return path
+    return None
 
 
 def tag_of(row: dict) -> str:
-    return next((str(row[tag]) for tag in TAGS if row.get(tag)), "")
+    """The tag of a line or row in Winoground's form, "" if it has none."""
+    for key in TAGS:
+        if row.get(key):
+            return str(row[key])
+    return ""
 
 
 # ---- the hub ----
-
-WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")
 
 
 def read_hub(
     name: str,
     columns: tuple[str, ...] = WINOGROUND,
-    item: Callable | None = None,
+    item_of: Callable[[int, dict], Item | None] | None = None,
     split: str = "test",
     value_range: Sequence[float] | None = None,
 ) -> Items:
     """The items of a data set of the hub; by default it has the columns of Winoground.
 
-    Columns whose names begin with image hold images; item(k, row) makes an item of the other columns, or None: such
-    rows are left out and counted in a warning.
+    Columns whose names begin with image hold images; item_of(k, row) makes an item of the other columns of row k, or
+    None: such rows are left out and counted in a warning. InputError if the data cannot be read, lack a column or a
+    text, or make no item.
     """
     data = rows_of_hub(name, split)
     import datasets
 
-    missing = [each for each in columns if each not in data.features]
+    missing = [column for column in columns if column not in data.features]
     if missing:
         problem = f"has no column {', '.join(missing)}; found {', '.join(data.features)}"
         raise InputError(f"--dataset hf:{name}", problem)
-    pictures = [each for each in columns if each.startswith("image")]
+    pictures = [column for column in columns if column.startswith("image")]
     encoded = data.select_columns(pictures)
     for column in pictures:
         encoded = encoded.cast_column(column, datasets.Image(decode=False))
-    items, rows = [], []
+
+    item_of = item_of or _of_hub
+    items = []
+    rows = []
+    left_out = []
     for k, row in enumerate(data.remove_columns(pictures)):
-        for each in columns:
-            if each not in pictures and not row[each]:
-                raise InputError(f"--dataset hf:{name}", f"{each} of example {k} is {row[each]!r}, wanted a text")
-        made = (item or _of_hub)(k, row)
-        if made:
-            items.append(made)
+        for column in columns:
+            if column not in pictures and not row[column]:
+                raise InputError(f"--dataset hf:{name}", f"{column} of example {k} is {row[column]!r}, wanted a text")
+        item = item_of(k, row)
+        if item is None:
+            left_out.append(k)
+        else:
+            items.append(item)
             rows.append(k)
     if not items:
         raise InputError(f"hf:{name}", "holds no examples")
-    if len(rows) < len(data):
-        without = next(k for k in range(len(data)) if k not in rows)
-        number = f"{len(data) - len(rows)} of {len(data)} rows"
-        left_out = f"{number} make no example and are left out, the first is row {without}"
-        warnings.warn(f"hf:{name}: {left_out}", InputWarning, stacklevel=2)
+    if left_out:
+        number = f"{len(left_out)} of {len(data)} rows"
+        problem = f"{number} make no example and are left out, the first is row {left_out[0]}"
+        warnings.warn(f"hf:{name}: {problem}", InputWarning, stacklevel=2)
 
     def place(number: int) -> tuple:
         k, i = divmod(number, len(pictures))
@@ -323,5 +355,6 @@ def read_hub(
 
 
 def _of_hub(k: int, row: dict) -> Item:
+    """A row in Winoground's form."""
     images = f"image_0 of example {k}", f"image_1 of example {k}"
     return pair(str(row.get("id", k)), images, (row["caption_0"], row["caption_1"]), tag_of(row))

@@ -1,6 +1,6 @@
 """A run of run_winoground.py read back: its items, their scores, the table."""
 
-import itertools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from diffusion.stats.intervals import Measure
 
 @dataclass(frozen=True)
 class Done:
-    """An item all of whose images were measured."""
+    """An item that was measured completely: each of its images under each of its captions."""
 
     index: int
     item: Item
     text: float  # margin of the text score (see metrics.text_margin); nan if the item has none
-    means: np.ndarray  # [captions (the empty one last, if it was measured), images] mean errors over the points of each
+    means: np.ndarray  # [captions + 1, images] mean errors over points; the last row is of the empty caption, or nan
     nfe: int
 
     def scores(self, normalized: bool) -> np.ndarray:
@@ -44,20 +44,27 @@ class Done:
 
 def details(items: Items, chosen: list[int]) -> dict:
     """The part of run.json on a benchmark and on its items that are chosen."""
-    most = max(len(item.captions) for item in items.items)
     examples = {}
     others = {}
+    most_captions = 0
     for k, item in enumerate(items.items):
-        examples[k] = {"id": item.id, "captions": item.captions, "tag": item.tags[0] if item.tags else ""}
-        images = [[shown.file, shown.box] for shown in item.images]
-        others[k] = {"images": images, "right": sorted(item.right), "tags": item.tags, "groups": item.groups}
+        examples[k] = {"id": item.id, "captions": item.captions, "tag": item.tag}
+        others[k] = {"images": item.shown, "right": sorted(item.right), "tags": item.tags, "groups": item.groups}
+        most_captions = max(most_captions, len(item.captions))
+
+    n_images = 0
+    lacking = {}
+    for k in chosen:
+        n_images += len(items[k].images)
+        if k in items.lacking:
+            lacking[k] = items.lacking[k]
     return {
-        "images": sum(len(items[k].images) for k in chosen),
-        "arms": [(f"caption {c}", f"caption {c}", c) for c in range(most)],
+        "images": n_images,
+        "arms": [(f"caption {c}", f"caption {c}", c) for c in range(most_captions)],
         "examples": examples,
         "items": others,
         "chosen": len(chosen),
-        "lacking": {k: items.lacking[k] for k in chosen if k in items.lacking},
+        "lacking": lacking,
     }
 
 
@@ -65,48 +72,58 @@ def items_of_run(run: Run) -> dict[int, Item]:
     """The items of a run's benchmark by index. InputError if it is no run of items, or run.json is damaged."""
     if "examples" not in run.description:
         raise InputError(run.folder, "is no run of run_winoground.py")
+    where = str(run.folder / "run.json")
     missing = sorted({"items", "chosen", "lacking"} - run.description.keys())
     if missing:
-        raise InputError(f"{run.folder / 'run.json'}", f"no {' and no '.join(missing)} there")
-    more = run.description["items"]
+        raise InputError(where, f"no {' and no '.join(missing)} there")
     items = {}
-    for e, example in run.description["examples"].items():
+    for k, example in run.description["examples"].items():
         try:
-            if not isinstance(example["tag"], str) or not isinstance(example["id"], str):
-                raise TypeError
-            images = tuple(Shown(file, box and tuple(box)) for file, box in more[e]["images"])
-            right = frozenset((c, i) for c, i in more[e]["right"])
-            tags, groups = tuple(more[e]["tags"]), dict(more[e]["groups"])
-            items[int(e)] = Item(example["id"], images, tuple(example["captions"]), right, tags, groups)
+            items[int(k)] = _item_of(example, run.description["items"][k])
         except (KeyError, ValueError, TypeError):
             wanted = "wanted its id, tag and captions, its images and what is right"
-            raise InputError(f"{run.folder / 'run.json'}", f"example {e} is {example!r:.60}, {wanted}") from None
+            raise InputError(where, f"example {k} is {example!r:.60}, {wanted}") from None
     if sorted(items) != list(range(len(items))):
-        raise InputError(f"{run.folder / 'run.json'}", f"has {len(items)} examples, wanted each from 0 on")
+        raise InputError(where, f"has {len(items)} examples, wanted each from 0 on")
     return dict(sorted(items.items()))
 
 
-def numbers(items: list[Item]) -> np.ndarray:
+def _item_of(example: dict, other: dict) -> Item:
+    """An item from its entries in run.json. KeyError, ValueError or TypeError if they do not make one."""
+    if not isinstance(example["tag"], str) or not isinstance(example["id"], str):
+        raise TypeError
+    images = []
+    for file, box in other["images"]:
+        images.append(Shown(file, box and tuple(box)))
+    right = set()
+    for caption, image in other["right"]:
+        right.add((caption, image))
+    captions, tags, groups = tuple(example["captions"]), tuple(other["tags"]), dict(other["groups"])
+    return Item(example["id"], tuple(images), captions, frozenset(right), tags, groups)
+
+
+def first_images(items: list[Item]) -> np.ndarray:
     """The number of each item's first image, then the number of images; they are counted item by item. [items + 1]"""
-    return np.cumsum([0, *(len(item.images) for item in items)])
+    counts = [len(item.images) for item in items]
+    return np.cumsum([0, *counts])
 
 
 def read_done(run: Run) -> tuple[list[Done], list[str]]:
     """The complete items of a run, and problems with others."""
     items = items_of_run(run)
-    first = numbers(list(items.values()))
+    first = first_images(list(items.values()))
     found: dict[int, dict[int, tuple[list, int]]] = {}  # item -> image of it -> errors of its captions, NFE
     problems = []
     for number, path in run.done.items():
-        e = int(np.searchsorted(first, number, "right")) - 1
-        if e not in items:
-            raise InputError(f"{run.folder / 'run.json'}", f"example {e} is None, wanted its id, tag and captions")
+        k = int(np.searchsorted(first, number, "right")) - 1
+        if k not in items:
+            raise InputError(f"{run.folder / 'run.json'}", f"example {k} is None, wanted its id, tag and captions")
         try:
             record = records.load_record(path, run.wanted)
             errors = metrics.arm_errors(record, run.loss)
-            captions = len(items[e].captions)
-            if len(errors) not in (captions, captions + 1):
-                raise InputError(path, f"{len(errors)} captions, example {e} has {captions}")
+            n_captions = len(items[k].captions)
+            if len(errors) not in (n_captions, n_captions + 1):
+                raise InputError(path, f"{len(errors)} captions, example {k} has {n_captions}")
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
             continue
@@ -115,25 +132,28 @@ def read_done(run: Run) -> tuple[list[Done], list[str]]:
         except InputError as error:
             problems.append(str(error))
             continue
-        found.setdefault(e, {})[number - first[e]] = (errors, int(record["nfe"]))
+        found.setdefault(k, {})[number - first[k]] = (errors, int(record["nfe"]))
 
-    complete = [e for e in sorted(found) if len(found[e]) == len(items[e].images)]
-    return [_done(e, items[e], found[e]) for e in complete], problems
+    done = []
+    for k in sorted(found):
+        if len(found[k]) == len(items[k].images):
+            done.append(_done(k, items[k], found[k]))
+    return done, problems
 
 
-def _done(e: int, item: Item, measured: dict[int, tuple[list, int]]) -> Done:
-    """Item e, of whose images the errors of each caption and the NFE are `measured`."""
-    of_images = [measured[i][0] for i in range(len(measured))]
+def _done(index: int, item: Item, measured: dict[int, tuple[list, int]]) -> Done:
+    """An item from image of it -> errors of its captions, each [its points], and the NFE of the image."""
+    n_captions = len(item.captions)
+    means = np.full((n_captions + 1, len(item.images)), np.nan)
     margins = []
-    for errors, right in zip(of_images, item.table.T, strict=True):
-        margin = metrics.text_margin(errors[: len(right)], right)
-        if not np.isnan(margin):
-            margins.append(margin)
-
-    means = np.full((max(map(len, of_images)), len(of_images)), np.nan)
-    for i, errors in enumerate(of_images):
-        means[: len(errors), i] = [arm.mean() for arm in errors]
-    return Done(e, item, min(margins, default=np.nan), means, sum(nfe for _, nfe in measured.values()))
+    total = 0
+    for i, right in enumerate(item.table.T):
+        errors, nfe = measured[i]
+        for c, of_caption in enumerate(errors):
+            means[c, i] = of_caption.mean()
+        margins.append(metrics.text_margin(errors[:n_captions], right))
+        total += nfe
+    return Done(index, item, float(np.fmin.reduce(margins)), means, total)  # nan only if all margins are
 
 
 def raced(run: Run) -> bool:
@@ -143,7 +163,7 @@ def raced(run: Run) -> bool:
 
 def normalized(done: list[Done]) -> bool:
     """Whether the empty caption was measured everywhere."""
-    return bool(done) and all(len(d.means) > len(d.item.captions) and not np.isnan(d.means).any() for d in done)
+    return bool(done) and not any(np.isnan(d.means).any() for d in done)
 
 
 # ---- the table ----
@@ -155,22 +175,36 @@ class Column:
 
     hits: np.ndarray  # [n] bool
     tags: list[frozenset[str]]  # [n]
-    keys: list[list]  # [n] what others may share: images and groups
+    cluster: np.ndarray  # [n] the same for those that share an image or a group, see metrics.clusters
 
     def cell(self, tag: str | None, rows: int) -> str:
         """The share that is right with its interval, for all or a tag; their number, if it is not that of the line."""
         chosen = np.array([tag is None or tag in tags for tags in self.tags], dtype=bool)
         if not chosen.any() and rows:
             return "-"
-        cluster = metrics.clusters(self.keys)[chosen]
-        p, (low, high) = metrics.share_of_clusters(self.hits[chosen], cluster)
-        of = f" of {chosen.sum()}" if chosen.sum() != rows else ""
-        return f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f}){of}"
+        p, (low, high) = metrics.share_of_clusters(self.hits[chosen], self.cluster[chosen])
+        share = f"{100 * p:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+        n = chosen.sum()
+        return share if n == rows else f"{share} of {n}"
 
 
-def keys_of(d: Done) -> list:
-    """The images and groups of an item, which others may share."""
-    return [*(shown.file for shown in d.item.images), *d.item.groups.items()]
+def keys_of(done: list[Done]) -> list:
+    """The images and groups of some items, which others may share."""
+    keys: list = []
+    for d in done:
+        keys += [shown.file for shown in d.item.images]
+        keys += d.item.groups.items()
+    return keys
+
+
+def column(hits: np.ndarray, groups: list[list[Done]]) -> Column:
+    """The score of groups of items, hits [groups]; a group has the tags that its items share."""
+    tags = []
+    keys = []
+    for group in groups:
+        tags.append(frozenset.intersection(*(frozenset(d.item.tags) for d in group)))
+        keys.append(keys_of(group))
+    return Column(hits, tags, metrics.clusters(keys))
 
 
 def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: bool) -> dict[str, Column]:
@@ -184,38 +218,35 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
         margins["image"] = np.array([d.image(normal) for d in done])
         margins["group"] = np.minimum(*margins.values())  # nan unless the item has both
     found = {}
-    keys = [keys_of(d) for d in done]
-    tags = [frozenset(d.item.tags) for d in done]
     for name, margin in margins.items():
         asked = np.flatnonzero(~np.isnan(margin))
         if len(asked) or (not done and name == "text"):
-            found[name] = Column(margin[asked] > 0, [tags[k] for k in asked], [keys[k] for k in asked])
+            found[name] = column(margin[asked] > 0, [[done[k]] for k in asked])
 
-    right = np.array([d.margin(normal, race) > 0 for d in done], dtype=bool)
-    for kind in dict.fromkeys(kind for item in items.values() for kind in item.groups):
-        whole = _whole_groups(kind, items, done)
-        if any(len(each) > 1 for each in whole):
-            tags_of_all = []
-            keys_of_any = []
-            for each in whole:
-                tags_of_all.append(frozenset.intersection(*(tags[k] for k in each)))
-                keys_of_any.append(list(itertools.chain.from_iterable(keys[k] for k in each)))
-            found[kind] = Column(metrics.all_right(right, whole), tags_of_all, keys_of_any)
+    kinds: dict[str, None] = {}
+    for item in items.values():
+        kinds |= dict.fromkeys(item.groups)
+    for kind in kinds:
+        groups = _complete_groups(kind, items, done)
+        if max(map(len, groups), default=0) > 1:
+            worst = [_worst(group, normal, race) for group in groups]
+            found[kind] = column(np.array(worst) > 0, groups)
     return found
 
 
-def _whole_groups(kind: str, items: dict[int, Item], done: list[Done]) -> list[list[int]]:
-    """The groups of one kind all of whose items are done: places of the items in `done`."""
-    members: dict[str, list[int]] = {}
-    for e, item in items.items():
-        if kind in item.groups:
-            members.setdefault(item.groups[kind], []).append(e)
-    place = {d.index: k for k, d in enumerate(done)}
-    whole = []
-    for each in members.values():
-        if all(e in place for e in each):
-            whole.append([place[e] for e in each])
-    return whole
+def _worst(group: list[Done], normal: bool, race: bool) -> float:
+    """The smallest margin of some items."""
+    return min(d.margin(normal, race) for d in group)
+
+
+def _complete_groups(kind: str, items: dict[int, Item], done: list[Done]) -> list[list[Done]]:
+    """The groups of one kind all of whose items are done."""
+    sizes = Counter(item.groups.get(kind) for item in items.values())
+    members: dict[str, list[Done]] = {}
+    for d in done:
+        if kind in d.item.groups:
+            members.setdefault(d.item.groups[kind], []).append(d)
+    return [group for name, group in members.items() if len(group) == sizes[name]]
 
 
 def print_scores(run: Run) -> int:
@@ -225,18 +256,14 @@ def print_scores(run: Run) -> int:
     """
     items = items_of_run(run)
     done, problems = read_done(run)
-    lacking = run.description["lacking"]
     race = raced(run)
     _print_counts(run, items, done)
 
-    tables = {"score": columns(done, items, race=race, normal=False)}
+    _print_table("score", done, columns(done, items, race=race, normal=False))
     if not race and normalized(done):
-        tables["score, normalized"] = columns(done, items, race=race, normal=True)
-    tags = dict.fromkeys(tag for d in done for tag in d.item.tags)
-    rows = {"all": None} | {tag: tag for tag in tags}
-    for title, scores in tables.items():
-        _print_table(title, rows, done, scores)
-    problems += [f"example {e}: {why}" for e, why in lacking.items()]
+        _print_table("score, normalized", done, columns(done, items, race=race, normal=True))
+    for k, why in run.description["lacking"].items():
+        problems.append(f"example {k}: {why}")
     return show.report(problems)
 
 
@@ -251,32 +278,44 @@ def _print_counts(run: Run, items: dict[int, Item], done: list[Done]) -> None:
     if done and (raced(run) or not is_plain):
         nfe = [d.nfe for d in done]
         print(f"{'NFE per example':<16}{np.mean(nfe):,.1f}  (in all {sum(nfe):,})")
-    clusters = len(np.unique(metrics.clusters([keys_of(d) for d in done])))
+    clusters = len(np.unique(metrics.clusters([keys_of([d]) for d in done])))
     if clusters < len(done):
         print(f"{'clusters':<16}{clusters}, of examples that share an image or a group; the intervals allow for that")
 
 
-def _print_table(title: str, rows: dict[str, str | None], done: list[Done], scores: dict[str, Column]) -> None:
-    """Print a line for each row: its name, the number of items with its tag (None: all), a cell for each score."""
-    counts = {}
-    cells = {}
-    for name, tag in rows.items():
-        counts[name] = len(done) if tag is None else sum(tag in d.item.tags for d in done)
-        cells[name] = [column.cell(tag, counts[name]) for column in scores.values()]
-    width = max([24, *(len(cell) + 2 for row in cells.values() for cell in row)])
-    first = max([20, *(len(name) + 1 for name in rows)])
-    print(f"\n{title:<{first}}{'n':>6}" + "".join(f"{name:>{width}}" for name in scores))
-    for name, row in cells.items():
-        print(f"{name:<{first}}{counts[name]:>6}" + "".join(f"{cell:>{width}}" for cell in row))
+def _row(name: str, tag: str | None, n: int, scores: dict[str, Column]) -> list[str]:
+    """A line of the table: its name, the number of items with this tag (None: of all), a cell for each score."""
+    return [name, str(n), *(score.cell(tag, n) for score in scores.values())]
+
+
+def _print_table(title: str, done: list[Done], scores: dict[str, Column]) -> None:
+    """Print a line for all items and one for each tag: how many items, and a cell for each score."""
+    counts: dict[str, int] = {}
+    for d in done:
+        for tag in dict.fromkeys(d.item.tags):
+            counts[tag] = counts.get(tag, 0) + 1
+
+    rows = [[title, "n", *scores], _row("all", None, len(done), scores)]
+    for tag, n in counts.items():
+        rows.append(_row(tag, tag, n, scores))
+
+    first, width = 20, 24
+    for name, _, *cells in rows:
+        first = max(first, len(name) + 1)
+        for cell in cells:
+            width = max(width, len(cell) + 2)
+    print()
+    for name, number, *cells in rows:
+        print(f"{name:<{first}}{number:>6}" + "".join(cell.rjust(width) for cell in cells))
 
 
 def measures(run: Run) -> list[Measure]:
     """The scores of a run over all its items, as figures."""
     done, _ = read_done(run)
     found = []
-    for name, column in columns(done, items_of_run(run), race=raced(run), normal=False).items():
-        share = metrics.share_of_clusters(column.hits, metrics.clusters(column.keys))
-        found.append(Measure(f"{name}_score", f"{name} score", *share, len(column.hits), "Wilson, by cluster"))
+    for name, score in columns(done, items_of_run(run), race=raced(run), normal=False).items():
+        share = metrics.share_of_clusters(score.hits, score.cluster)
+        found.append(Measure(f"{name}_score", f"{name} score", *share, len(score.hits), "Wilson, by cluster"))
     return found
 
 

@@ -287,11 +287,6 @@ def image_margin(errors: np.ndarray, right: np.ndarray) -> float:
     return float(min(margins, default=np.nan))
 
 
-def all_right(hits: np.ndarray, members: list[list[int]]) -> np.ndarray:
-    """Which groups have only right members: hits [n] bool, the members of each group -> [groups] bool."""
-    return np.array([hits[each].all() for each in members], dtype=bool)
-
-
 def clusters(keys: list[list]) -> np.ndarray:
     """The number of each item's cluster: items that share a key, directly or through others, are one cluster.
 
