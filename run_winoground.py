@@ -77,7 +77,7 @@ from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import choose_images
 from diffusion.matching import scores
 from diffusion.matching.benchmarks import load_items
-from diffusion.matching.items import Item, Items, Once
+from diffusion.matching.items import ExpiringCache, Item, Items
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.models.loading import Model
 from diffusion.models.lora import check_used
@@ -89,22 +89,23 @@ from diffusion.stats import metrics
 
 
 class Views:
-    """The images of a benchmark, numbered through its items, and those of the items of this worker, `my_items`.
+    """The images of a benchmark, numbered through its items, and those of the items of this worker.
 
-    all     [images] the item of each image, and which of the item's images it is
-    mine    the numbers of this worker's images
+    all         [images] the item of each image, and which of the item's images it is
+    my_items    the items of this worker, whose indices are `chosen`
+    mine        the numbers of their images
     """
 
-    def __init__(self, items: Items, my_items: list[int]):
+    def __init__(self, items: Items, chosen: list[int]):
         self.items = items
-        self.my_items = my_items
+        self.my_items = [items[k] for k in chosen]
         self.all: list[tuple[int, int]] = []
         for k, item in enumerate(items.items):
             self.all += [(k, i) for i in range(len(item.images))]
 
         first = scores.first_images(items.items)
         self.mine: list[int] = []
-        for k in my_items:
+        for k in chosen:
             self.mine += range(first[k], first[k + 1])
 
     def open(self, number: int) -> Image:
@@ -188,11 +189,11 @@ def schedule_of(args, config: RunConfig, views: Views, usable: np.ndarray, weigh
     if config.search == "race":
         options.refuse(args, parser(), ["t_interval", "normalize", "gallery"], "is for --search grid, not for race")
         check_race(config, views)
-        most = max((len(views.items[k].captions) for k in views.my_items), default=1)
+        most = max((len(item.captions) for item in views.my_items), default=1)
         return race_from_options(config, weighted, np.ones(most, dtype=int), most)
 
     options.refuse(args, parser(), options.RACE_ONLY, "is for --search race")
-    if args.normalize and not any(len(views.items[k].images) > 1 for k in views.my_items):
+    if args.normalize and not any(len(item.images) > 1 for item in views.my_items):
         raise InputError("--normalize", f"is for image scores, {config.dataset} asks for captions only")
     n_levels = grid_size(args.t_interval, len(usable))
     grid = halving_schedule(
@@ -203,14 +204,13 @@ def schedule_of(args, config: RunConfig, views: Views, usable: np.ndarray, weigh
 
 def check_race(config: RunConfig, views: Views) -> None:
     """InputError: an item that does not ask for the caption of each image."""
-    items = [views.items[k] for k in views.my_items]
-    others = [item for item in items if not item.has_text_score]
+    others = [item for item in views.my_items if not item.has_text_score]
     if others:
-        number = f"{len(others)} of {len(items)} examples of {config.dataset}"
+        number = f"{len(others)} of {len(views.my_items)} examples of {config.dataset}"
         found = f"{number} ask for an image, the first is {others[0].id}"
         raise InputError("--search race", f"is for text scores; {found}: wanted --search grid")
     if config.budget:
-        for item in items:
+        for item in views.my_items:
             if item.table.sum(0).max() > 1:
                 raise InputError(f"--budget {config.budget}", f"not with several right captions, as in {item.id}")
 
@@ -232,8 +232,8 @@ class CaptionClassifier(DiffusionClassifier):
     def begin(self, model: Model) -> None:
         self.model = model
         check_captions(self.views, cache(lambda caption: embed(model, caption).digest()))
-        self.latents = Once(map(self.views.identity, self.views.mine))
-        self.embeddings = Once(itertools.chain.from_iterable(map(self.texts, self.views.mine)))
+        self.latents = ExpiringCache(map(self.views.identity, self.views.mine))
+        self.embeddings = ExpiringCache(itertools.chain.from_iterable(map(self.texts, self.views.mine)))
 
     def texts(self, number: int) -> list[str]:
         return [*self.views.captions(number), *self.empty]
@@ -282,8 +282,7 @@ def check_captions(views: Views, digest_of: Callable[[str], str]) -> None:
 
     asked = []
     lost = []
-    for k in views.my_items:
-        item = views.items[k]
+    for item in views.my_items:
         n_captions = len(set(item.captions))
         if n_captions > 1:
             asked.append(item)
@@ -343,8 +342,8 @@ class ClipClassifier(Classifier):
         return self._records(images, *loaded)
 
     def _records(self, images: Iterable, of_image: Callable, of_texts: Callable) -> Iterator[dict]:
-        embedded_images = Once(map(self.views.identity, self.views.mine))
-        embedded_captions = Once(self.views.my_captions)
+        embedded_images = ExpiringCache(map(self.views.identity, self.views.mine))
+        embedded_captions = ExpiringCache(self.views.my_captions)
 
         def embed_twice(caption: str) -> Tensor:
             return of_texts([caption, caption])[0]  # kernels for one row round otherwise than for several
@@ -364,8 +363,7 @@ class ClipClassifier(Classifier):
 def cost(views: Views, left: int, nfe: Callable[[int], int], raced: bool) -> str:
     """The number of this worker's items and their NFE, in words; `left` NFE are still to do, at most if `raced`."""
     of_items = []
-    for k in views.my_items:
-        item = views.items[k]
+    for item in views.my_items:
         of_items.append(len(item.images) * nfe(len(item.captions)))
 
     n = len(views.my_items)

@@ -196,7 +196,7 @@ def test_near_infrared_is_no_transparency(tmp_path, extra, veiled):
     (tmp_path / "images").mkdir()
     tiff(tmp_path / "images/a.tif", array, 2, extra)
     if veiled:  # the file says that it is: warned of
-        with pytest.warns(InputWarning, match=r"fourth band of .*a\.tif says that it is transparency"):
+        with pytest.warns(InputWarning, match=r"fourth band of .*a\.tif is marked as transparency"):
             load_dataset(str(tmp_path / "images"))
     else:
         assert np.array_equal(np.asarray(load_dataset(str(tmp_path / "images")).open(0)), array[..., :3])
@@ -368,7 +368,7 @@ def test_animations_and_pages_are_named(tmp_path):
         frames[0].save(
             folder / name, save_all=True, append_images=frames[1:], **({"lossless": True} if name == "c.webp" else {})
         )
-        with pytest.warns(InputWarning, match="the first is taken"):
+        with pytest.warns(InputWarning, match="only the first frame or page"):
             data = load_dataset(str(folder))
         assert data.open(0).getpixel((0, 0)) == (255, 0, 0)
 

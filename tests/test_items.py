@@ -16,7 +16,7 @@ from PIL import Image
 from diffusion import InputError
 from diffusion.data import catalogue, digits
 from diffusion.matching.benchmarks import load_items
-from diffusion.matching.items import Item, Items, Once, Shown
+from diffusion.matching.items import ExpiringCache, Item, Items, Shown
 from diffusion.runs.records import read_run
 
 SCRIPT = "run_winoground.py"
@@ -361,7 +361,7 @@ def test_bad_lines_of_the_normal_form(own, change, says):
 
 def test_once_makes_each_value_once_and_lets_go_of_it():
     made = []
-    once = Once("abcab")
+    once = ExpiringCache("abcab")
 
     def make(key: str) -> str:
         made.append(key)

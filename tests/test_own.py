@@ -237,7 +237,7 @@ def test_what_classes_lack_is_said(tmp_path):
         prompts_for("mine", [0, 2], ["airplane", "bird", "c"], csv)
     with pytest.raises(InputError, match="has the class 'a' alone, so it needs --prompt_path"):
         prompts_for("mine", [0], ["a"])
-    with pytest.raises(InputError, match="does not say what its classes are called, so it needs --prompt_path"):
+    with pytest.raises(InputError, match="has no names of classes, so it needs --prompt_path"):
         prompts_for("mine", [3, 7], [])
     with pytest.raises(InputError, match=r"have labels \(a, b\)"):
         prompts_for("mine", [0, 1], ["a", "b"], texts=["x", "y"])

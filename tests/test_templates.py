@@ -10,7 +10,7 @@ from helpers import call_main, folder_of, import_script
 from diffusion import InputError
 from diffusion.data.classnames import article
 from diffusion.data.datasets import load_dataset
-from diffusion.data.prompts import DEFAULT, filled, prompts_for, read_prompts, templates_of
+from diffusion.data.prompts import DEFAULT_TEMPLATE, filled, prompts_for, read_prompts, templates_of
 from diffusion.runs.records import read_run
 
 AN = (
@@ -44,8 +44,8 @@ def test_a(words):
 @pytest.mark.parametrize(
     "template, words, text",
     [
-        (DEFAULT, "eight", "a photo of an eight."),
-        (DEFAULT, "university", "a photo of a university."),
+        (DEFAULT_TEMPLATE, "eight", "a photo of an eight."),
+        (DEFAULT_TEMPLATE, "university", "a photo of a university."),
         ("A(n) {}, or a(n) {}", "hour", "An hour, or an hour"),
         ("a {}", "eight", "a eight"),  # as it is typed
         ("{x} {} and {}", "a {} b", "{x} a {} b and a {} b"),  # the words are not filled again
@@ -111,7 +111,7 @@ def test_a_source_for_all_prompts(tmp_path):
     names = ["a", "b"]
     sources = {
         str(path): prompts_for("mine", [0, 1], names, path),
-        DEFAULT: prompts_for("mine", [0, 1], names),
+        DEFAULT_TEMPLATE: prompts_for("mine", [0, 1], names),
         "the {}": prompts_for("mine", [0, 1], names, templates=["the {}"]),
         "--prompts": prompts_for("mine", [-1], [], texts=["an a", "the b"]),
         "digits_prompts.csv": prompts_for("digits", [0], [str(k) for k in range(10)]),
@@ -145,10 +145,10 @@ def test_a_run_shows_its_prompts_and_does_not_go_on_with_others(mine, tmp_path):
     assert refused.code == 2 and "a photo of an eight." in refused.err and "a photo of a eight." in refused.err
 
     default = call_main(tmp_path / "data", *args, "--extra", "default")
-    assert "'a photo of an eight.'" in default.out and DEFAULT in default.out
+    assert "'a photo of an eight.'" in default.out and DEFAULT_TEMPLATE in default.out
     about = read_run(folder_of(default))
     assert [text for text, *_ in about["arms"]] == ["a photo of an eight.", "a photo of a three."]
-    assert DEFAULT in about["prompts"]
+    assert DEFAULT_TEMPLATE in about["prompts"]
 
     templates = ["a photo of the number {}.", "the number {}"]
     typed = call_main(tmp_path / "data", *args, "--template", *templates)

@@ -1,7 +1,6 @@
 """Names of classes: the words of a name, and which class a name means."""
 
 import functools
-import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,12 @@ def lemmas() -> dict[str, str]:
         return {}
     if not path.is_file():
         return {}
-    lines = (line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines())
-    return {synset: names.strip() for synset, _, names in lines if names.strip()}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        synset, _, names = line.partition("\t")
+        if names.strip():
+            found[synset] = names.strip()
+    return found
 
 
 def library_file(package: str, requirement: str, file: str) -> Path:
@@ -55,18 +58,25 @@ def _without_numbers(names: Sequence[str]) -> list[str]:
     They are numbered if every name begins with another number, followed by other words; and the numbers are
     consecutive, or are of one width with zeros before them or points after them. So "2_euro, 50_cent" keep theirs.
     """
-    matches = [NUMBERED.fullmatch(name) for name in names]
-    found = [match for match in matches if match is not None]
-    if len(names) < 2 or len(found) < len(names):
+    digits = []
+    marks = []
+    words = []
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        if match is None:
+            return list(names)
+        digits.append(match[1])
+        marks.append(match[2])
+        words.append(match[3])
+
+    n = len(names)
+    numbers = set(map(int, digits))
+    if n < 2 or len(numbers) < n or len(set(map(as_tokenized, words))) < n:
         return list(names)
-    numbers = sorted(int(match[1]) for match in found)
-    words = [match[3] for match in found]
-    steps = {after - before for before, after in itertools.pairwise(numbers)}
-    one_width = len({len(match[1]) for match in found}) == 1
-    padded = any(match[1].startswith("0") for match in found) or all(match[2].startswith(".") for match in found)
-    if len({as_tokenized(word) for word in words}) < len(words) or 0 in steps:
-        return list(names)
-    return words if steps == {1} or (one_width and padded) else list(names)
+    is_consecutive = max(numbers) - min(numbers) == n - 1
+    is_one_width = len(set(map(len, digits))) == 1
+    is_marked = any(number.startswith("0") for number in digits) or all(mark.startswith(".") for mark in marks)
+    return words if is_consecutive or (is_one_width and is_marked) else list(names)
 
 
 def words_of(names: Sequence[str]) -> list[str]:
@@ -88,7 +98,7 @@ def words_of(names: Sequence[str]) -> list[str]:
 VOWEL_SOUND = re.compile(  # words that begin with the sound of a vowel: hour, an X, an 8, an 11, an 1800, an 18000
     r"h(?:eir|onest|onou?r|ors$|our(?!i))|[aefhilmnorsx]$|8\d*$|1[18](?:\d\d|(?:\d{3})+)?$|y[^aeiou]|[aeiou]"
 )
-CONSONANT_SOUND = re.compile(  # and those that do so in letters alone: one, European, ewe, uniform, user, a U
+CONSONANT_SOUND = re.compile(  # words that begin with a vowel in letters alone: one, European, ewe, uniform, user, a U
     r"onc?e\b|eu|ewe|oui|u$|uk$|u(?:bi|fo|ga|ke|kr|ku|ra|ri|ro|ru|se|si|su|ta|te|ti|to)|uni(?!d|n|m(?!od|an))"
 )
 
@@ -97,7 +107,7 @@ def article(words: str) -> str:
     """The indefinite article before some words: "a" or "an", by the sound of the first word.
 
     Words in capitals that have no vowel, or at most three letters, are spelled, as are a letter alone and one before a
-    digit: an LCD screen, a UFO, an X-ray, an F16. Read as words are others: a NASA rocket. The rule is short, so it
+    digit: an LCD screen, a UFO, an X-ray, an F16. Others are read as words: a NASA rocket. The rule is short, so it
     errs on rare words (an unionized atom, a ukase).
     """
     plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().replace("'", "")
@@ -130,7 +140,7 @@ def _forms(names: Sequence[str]) -> list[tuple[set[str], set[str], set[str]]]:
     found = []
     for name, words in zip(names, words_of(names), strict=True):
         several = [name, words, *_between_commas(name), *_between_commas(lemmas().get(name, ""))]
-        loosest = {re.sub(r"(?<=\w)-(?=\w)", " ", _loose(each)) for each in several}
+        loosest = {re.sub(r"(?<=\w)-(?=\w)", " ", loose) for loose in map(_loose, several)}
         if name.isascii() and name.isdigit():
             loosest.add(name.lstrip("0") or "0")
         found.append(({name}, {_loose(name)}, loosest))
@@ -138,30 +148,38 @@ def _forms(names: Sequence[str]) -> list[tuple[set[str], set[str], set[str]]]:
 
 
 def _between_commas(name: str) -> list[str]:
-    return [each.strip() for each in name.split(",") if each.strip()]
+    """The names between the commas of a name."""
+    parts = map(str.strip, name.split(","))
+    return list(filter(None, parts))
 
 
 def meanings(names: Sequence[str], called: Mapping[int, Sequence[str]]) -> list[set[int]]:
     """The classes that each name means: class ids of `called`, class id -> its names. Empty: none.
 
     The nearest form decides: a class of exactly that name, else one whose name differs in case, blanks or Unicode
-    form, else one of the same words (see `_forms`). A class has each of the names between commas in its own. Symbols
-    and digits are names as others are: C and C# differ.
+    form, else one of the same words (see `_forms`). Each part between commas is a name of a class too. Symbols and
+    digits count as letters do: C and C# differ.
     """
-    tables: tuple[dict[str, set[int]], ...] = ({}, {}, {})
-    owners = [class_id for class_id, several in called.items() for _ in several]
-    theirs = list(itertools.chain.from_iterable(called.values()))
-    for class_id, name, forms in zip(owners, theirs, _forms(theirs), strict=True):
-        each = {name, *_between_commas(name)}
-        by_table = (each, set(map(_loose, each)), forms[-1])
-        for table, alternatives in zip(tables, by_table, strict=True):
-            for form in alternatives:
+    owners: list[int] = []
+    names_of_classes: list[str] = []
+    for class_id, several in called.items():
+        owners += [class_id] * len(several)
+        names_of_classes += several
+
+    tables: tuple[dict[str, set[int]], ...] = ({}, {}, {})  # from the exact form to the loosest: form -> class ids
+    for class_id, name, (*_, loosest) in zip(owners, names_of_classes, _forms(names_of_classes), strict=True):
+        exact = {name, *_between_commas(name)}
+        for table, forms in zip(tables, (exact, set(map(_loose, exact)), loosest), strict=True):
+            for form in forms:
                 table.setdefault(form, set()).add(class_id)
+
     found = []
-    for forms in _forms(names):
+    for by_table in _forms(names):
         meant: set[int] = set()
-        for table, alternatives in zip(tables, forms, strict=True):
-            if not meant:
-                meant = {class_id for form in alternatives for class_id in table.get(form, set())}
+        for table, forms in zip(tables, by_table, strict=True):
+            for form in forms:
+                meant |= table.get(form, set())
+            if meant:
+                break
         found.append(meant)
     return found

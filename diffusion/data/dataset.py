@@ -38,7 +38,9 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """For run.json: the labels and, in a user's data, the files, since one new image would shift others."""
-        return fingerprint(self.labels if self.path is None else zip(self.files, self.labels, strict=True))
+        if self.path is None:
+            return fingerprint(self.labels)
+        return fingerprint(zip(self.files, self.labels, strict=True))
 
     @property
     def named_images(self) -> dict[int, tuple[str | None, int]]:
@@ -53,22 +55,23 @@ class Dataset:
 
     def record_fields(self, index: int) -> dict:
         """The part of a record on the image: index and label; its file in a user's data; its group if it has one."""
-        noted: dict[str, int | str] = {"index": index, "label": self.labels[index]}
+        fields: dict[str, int | str] = {"index": index, "label": self.labels[index]}
         if self.path:
-            noted["file"] = self.files[index]
+            fields["file"] = self.files[index]
         if self.groups:
-            noted["group"] = self.groups[index]
-        return noted
+            fields["group"] = self.groups[index]
+        return fields
 
 
 def fingerprint(items: Iterable, chunk: int = 10_000) -> str:
-    """The number of items, and the digest of the list of them as Python writes it."""
+    """The number of items, and the digest of their list as Python writes it, made of `chunk` items at a time."""
     digest = hashlib.sha256(b"[")
     number = 0
     left = iter(items)
-    for some in iter(lambda: list(itertools.islice(left, chunk)), []):
-        between = ", " if number else ""
-        digest.update((between + ", ".join(map(repr, some))).encode())
+    for some in iter(lambda: list(itertools.islice(left, chunk)), []):  # itertools.batched is new in Python 3.12
+        if number:
+            digest.update(b", ")
+        digest.update(", ".join(map(repr, some)).encode())
         number += len(some)
     digest.update(b"]")
     return f"{number}, sha256 {digest.hexdigest()}"

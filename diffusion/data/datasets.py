@@ -54,15 +54,19 @@ def load_dataset(
     label_column: str | None = None,
     value_range: Sequence[float] | None = None,
 ) -> Dataset:
-    """The data set called `name` (see above). InputError: unknown name, missing or damaged data, no such split.
+    """The data set called `name` (see above).
 
-    image_column and label_column choose among those of a data set of the hub. value_range: black and white in a user's
-    images of more than 8 bits; by default as images.with_ranges finds them.
+    root                        the folder with the data sets of the table
+    image_column, label_column  the columns to read of a data set of the hub
+    value_range                 black and white in a user's images of more than 8 bits, by default as images.with_ranges
+                                finds them
+
+    InputError: unknown name, missing or damaged data, no such split, or an option that is not for this data.
     """
     name = os.fspath(name)
-    if (image_column or label_column) and not name.startswith("hf:"):
-        flag = "image_column" if image_column else "label_column"
-        raise InputError(f"--{flag} {image_column or label_column}", f"is for --dataset hf:NAME, not for {name}")
+    for flag, column in (("--image_column", image_column), ("--label_column", label_column)):
+        if column and not name.startswith("hf:"):
+            raise InputError(f"{flag} {column}", f"is for --dataset hf:NAME, not for {name}")
     if value_range is not None and name in TABLE:
         raise InputError("--value_range", f"is for own images of more than 8 bits, not for {name}")
     try:
@@ -101,8 +105,14 @@ def _read_users(name: str, split: str, image_column: str | None, label_column: s
 def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:
     """The data set of a run, from its run.json. InputError as load_dataset."""
     options = about["options"]
-    more = {key: options.get(key) for key in ("image_column", "label_column", "value_range")}
-    return load_dataset(about.get("path") or options["dataset"], options["split"], root, **more)
+    return load_dataset(
+        about.get("path") or options["dataset"],
+        options["split"],
+        root,
+        options.get("image_column"),
+        options.get("label_column"),
+        options.get("value_range"),
+    )
 
 
 def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> torch.Tensor:
@@ -130,14 +140,14 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
 
 
 def arrays(images: np.ndarray, labels: Iterable[int], classes: Iterable[str] = ()) -> Dataset:
-    """Images [n, h, w] or [n, h, w, 3] uint8 with their labels."""
-    return Dataset([int(label) for label in labels], list(classes), lambda k: to_rgb(Image.fromarray(images[k])))
+    """Images [n, h, w] or [n, h, w, 3] uint8 with their labels [n]."""
+    return Dataset(list(map(int, labels)), list(classes), lambda k: to_rgb(Image.fromarray(images[k])))
 
 
 def torchvision_files(data, paths: str = "_image_files") -> Dataset:
     """A torchvision data set that keeps paths. Its own loader is not used: it handles neither EXIF nor deep greys."""
-    files = [str(path) for path in getattr(data, paths)]
-    return folders.in_files(files, [int(label) for label in data._labels], getattr(data, "classes", ()))
+    files = list(map(str, getattr(data, paths)))
+    return folders.from_files(files, list(map(int, data._labels)), getattr(data, "classes", ()))
 
 
 def torchvision_arrays(data) -> Dataset:
@@ -164,11 +174,15 @@ def _torchvision(kind: str, folder: Path, split: str) -> Dataset:
 
 
 def _class_folders(folder: Path, _split: str) -> Dataset:
-    names = [each.name for each in folders.Folder(folder).folders if each.name != "BACKGROUND_Google"]
-    return folders.tree(folder, {name: i for i, name in enumerate(names)}, names)
+    """Caltech-101 and EuroSAT: every folder is a class."""
+    names = [inside.name for inside in folders.Folder(folder).folders]
+    if "BACKGROUND_Google" in names:
+        names.remove("BACKGROUND_Google")
+    return folders.from_class_folders(folder, {name: i for i, name in enumerate(names)}, names)
 
 
 def _imagenet_names() -> list[str]:
+    """The names of ImageNet's 1000 classes, by class id."""
     from torchvision.models import ResNet50_Weights
 
     return ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
@@ -178,22 +192,24 @@ def _synsets(folder: Path, _split: str) -> Dataset:
     """ImageNet's folders. Class ids are those of the whole list of 1000, also for a part of ImageNet."""
     from timm.data import ImageNetInfo
 
-    ids = {synset: i for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    synsets = ImageNetInfo("imagenet-1k").label_names()
+    ids = {synset: i for i, synset in enumerate(synsets)}
     if ids.keys().isdisjoint(os.listdir(folder)) and folders.Folder(folder).images(deep=False):
         tars = "ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar"
         sort = f"python -c \"import torchvision; torchvision.datasets.ImageNet('{folder.parent}', 'val')\""
         how = f"remove it, put {tars} into {folder.parent}, and run {sort}"
         raise InputError(folder, f"its images are not in folders of their classes, as downloaded; to sort them {how}")
-    return folders.tree(folder, ids, _imagenet_names())
+    return folders.from_class_folders(folder, ids, _imagenet_names())
 
 
 def _imagenetv2(folder: Path, _split: str) -> Dataset:
-    return folders.tree(folder, {str(i): i for i in range(1000)}, _imagenet_names())
+    return folders.from_class_folders(folder, {str(i): i for i in range(1000)}, _imagenet_names())
 
 
 def _objectnet(folder: Path, _split: str) -> Dataset:
-    names = _objectnet_classes(folder)
-    data = folders.tree(folder / "images", {name: i for i, name in enumerate(names)}, names.values())
+    names = _objectnet_classes(folder)  # folder -> name
+    ids = {class_folder: i for i, class_folder in enumerate(names)}
+    data = folders.from_class_folders(folder / "images", ids, names.values())
 
     def open_inside(k: int) -> Image.Image:
         image = data.open(k)
@@ -206,7 +222,11 @@ def _objectnet_classes(folder: Path) -> dict[str, str]:
     """Folder name -> class name, for the classes that ImageNet has too, in sorted order of the folders."""
     names = json.loads((folder / "mappings/folder_to_objectnet_label.json").read_text())
     shared = json.loads((folder / "mappings/objectnet_to_imagenet_1k.json").read_text())
-    return {key: names[key] for key in sorted(names) if names[key] in shared}
+    classes = {}
+    for class_folder, name in sorted(names.items()):
+        if name in shared:
+            classes[class_folder] = name
+    return classes
 
 
 def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
@@ -229,14 +249,13 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
         shared = json.loads((folder / "mappings/objectnet_to_imagenet_1k.json").read_text())
         lines = json.loads((folder / "mappings/pytorch_to_imagenet_2012_id.json").read_text())
         labels = (folder / "mappings/imagenet_to_label_2012_v2").read_text().splitlines()
-        ids = {labels[line].strip(): int(i) for i, line in lines.items()}
-        return [_imagenet_ids(shared[name], ids) for name in _objectnet_classes(folder).values()]
+        id_of = {labels[line].strip(): int(class_id) for class_id, line in lines.items()}
+        ids = []
+        for name in _objectnet_classes(folder).values():
+            ids.append([id_of[label] for label in shared[name].split("; ")])
+        return ids
     except (OSError, ValueError, LookupError) as error:
         raise InputError(f"{folder / 'mappings'} cannot be read", named_error(error)) from error
-
-
-def _imagenet_ids(labels: str, ids: dict[str, int]) -> list[int]:
-    return [ids[label] for label in labels.split("; ")]
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:
@@ -246,10 +265,14 @@ def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dic
     """
     if name == "imagenetA":
         lines = (resources.files("timm") / "data/_info/imagenet_a_indices.txt").read_text().split()
-        return {int(i): int(i) for i in lines}
+        ids = list(map(int, lines))
+        return dict(zip(ids, ids, strict=True))
     if name == "objectnet":
-        return {i: k for k, ids in enumerate(objectnet_imagenet_ids(root)) for i in ids}
-    return {i: i for i in range(n_classes)}
+        arms = {}
+        for k, ids in enumerate(objectnet_imagenet_ids(root)):
+            arms |= dict.fromkeys(ids, k)
+        return arms
+    return dict(enumerate(range(n_classes)))
 
 
 def model_arms(
@@ -262,19 +285,19 @@ def model_arms(
 ) -> dict[int, int]:
     """`class_arms` of a `model` of `n_classes`. InputError if the classes of the data set are not the model's.
 
-    If both name their classes (`called` are the model's), they are matched by name, and only those that the data set
-    has compete. Data of ImageNet and data whose classes are numbers are matched by number.
+    If both name their classes (`called` are the model's), classes are matched by name, and only those of the data set
+    compete. Data of ImageNet and data whose classes are numbers are matched by number.
     """
     if called and dataset.classes and name not in OF_IMAGENET:
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
-        wanted = "call the folders by its class ids, or give its class names (--classes FILE of eval_prob_dit.py)"
+        wanted = "name the folders by its class ids, or its classes by --classes FILE of eval_prob_dit.py"
         found = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
         raise InputError(f"--dataset {name}", f"{found}; {wanted}")
     arms = class_arms(name, n_classes, root)
-    classes = len(dataset.classes) if name != "objectnet" else 1000
-    if classes not in (0, n_classes):  # 0: a user's data, whose folders are named by the class ids
-        raise InputError(f"--dataset {name}", f"is of {classes} classes, {model} knows {n_classes}")
+    n = 1000 if name == "objectnet" else len(dataset.classes)
+    if n not in (0, n_classes):  # 0: a user's data, whose folders are named by the class ids
+        raise InputError(f"--dataset {name}", f"is of {n} classes, {model} knows {n_classes}")
     strange = sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL})
     if strange:
         raise InputError(f"--dataset {name}", f"labels {strange[:10]} are no classes of {model}")
@@ -286,17 +309,21 @@ OF_IMAGENET = {"imagenet", "imagenetv2", "imagenetA", "objectnet"}  # its class 
 
 def _arms_by_name(dataset: Dataset, model: str, called: Sequence[str]) -> dict[int, int]:
     """Class id of the model -> class id of the data set with the same name, as `meanings` compares names."""
+    where = f"--dataset {dataset.name}"
     meant = meanings(dataset.classes, {k: [name] for k, name in enumerate(called)})
-    strange = [repr(name) for name, ids in zip(dataset.classes, meant, strict=True) if not ids]
+    arms: dict[int, int] = {}
+    strange = []
+    for k, (name, ids) in enumerate(zip(dataset.classes, meant, strict=True)):
+        if len(ids) > 1:
+            raise InputError(where, f"class {name!r} is the name of several classes of {model}")
+        if not ids:
+            strange.append(repr(name))
+        else:
+            arms[min(ids)] = k
     if strange:
-        found = f"classes {few(strange, 5)} are none of {model}'s: {few(called, 10, '; ')}"
-        raise InputError(f"--dataset {dataset.name}", found)
-    several = [name for name, ids in zip(dataset.classes, meant, strict=True) if len(ids) > 1]
-    if several:
-        raise InputError(f"--dataset {dataset.name}", f"class {several[0]!r} is the name of several classes of {model}")
-    arms = {min(ids): k for k, ids in enumerate(meant)}
+        raise InputError(where, f"classes {few(strange, 5)} are none of {model}'s: {few(called, 10, '; ')}")
     if len(arms) < len(dataset.classes):
-        raise InputError(f"--dataset {dataset.name}", f"several of its classes are one class of {model}")
+        raise InputError(where, f"several of its classes are one class of {model}")
     return dict(sorted(arms.items()))
 
 
@@ -346,10 +373,10 @@ TABLE = {
 def _read_of_table(name: str, split: str, root: Path) -> Dataset:
     source = TABLE[name]
     folders.check_split(name, split, source.splits)
-    theirs = source.splits[split]
-    folder = Path() if source.folder is None else _find(name, source.folder.format(theirs), root)
+    split_there = source.splits[split]
+    folder = Path() if source.folder is None else _find(name, source.folder.format(split_there), root)
     try:
-        return source.read(folder, theirs)
+        return source.read(folder, split_there)
     except (InputError, ImportError):
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
@@ -358,6 +385,7 @@ def _read_of_table(name: str, split: str, root: Path) -> Dataset:
 
 
 def _find(name: str, folder: str, root: Path) -> Path:
+    """The folder of a data set. InputError if it is not there."""
     looked = [root.expanduser() / name / folder, root.expanduser() / folder]
     for path in looked:
         if path.is_dir():

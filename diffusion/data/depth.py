@@ -33,18 +33,20 @@ from diffusion import InputError
 Range = tuple[float, float]  # black, white
 
 KINDS = ("uint16", "int16", "uint32", "int32", "float32")
-WHOLE = {
+TYPE_RANGES = {
     "uint16": (0.0, 65535.0),
     "uint32": (0.0, 4294967295.0),
     "float32": (0.0, 1.0),
 }  # ranges of types that have one
 
-BRIGHT = 0.999
-BEYOND = 0.01
+BRIGHT = 0.999  # a quantile: single brighter pixels may mark that nothing was measured there
+MOST_OUTSIDE = 0.01  # the share of an image's values that may lie outside a guessed range
 
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339  # tags of TIFF
 EXTREMES = ((340, 341), (280, 281))  # SMinSampleValue, SMaxSampleValue; MinSampleValue, MaxSampleValue
 ALPHA = {1, 2, 999}  # of ExtraSamples; 999 is Corel's
+NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
+SWAPPED = {"L": "B", "B": "L"}
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,28 @@ class Samples:
     declared: Range | None = None
     alpha: np.ndarray | None = None  # [h, w] uint8
     inverted: bool = False  # the lowest value is white
-    eight: float | None = None  # only 8 bits of more were decoded, of which 255 stands for this value
+    white_of_8_bits: float | None = None  # only 8 bits of more were decoded, of which 255 stands for this value
 
     @property
-    def found(self) -> "Found":
+    def statistics(self) -> "Statistics":
+        """Statistics of the values; nan and infinity do not count."""
         finite = self.values[np.isfinite(self.values)]
         if finite.size == 0:
-            return Found(self.kind, 0, 0, 0, self.declared)
-        high = float(finite.max())
-        bright = float(np.quantile(finite, BRIGHT)) if high > 0 else high
-        return Found(self.kind, float(finite.min()), high, bright, self.declared)
+            return Statistics(self.kind, 0, 0, 0, self.declared)
+        bright = high = float(finite.max())
+        if high > 0:
+            bright = float(np.quantile(finite, BRIGHT))
+        return Statistics(self.kind, float(finite.min()), high, bright, self.declared)
 
 
 @dataclass(frozen=True)
-class Found:
+class Statistics:
     """Statistics of one image."""
 
     kind: str
     low: float
     high: float
-    bright: float  # the quantile BRIGHT: single brighter pixels may mark that nothing was measured there
+    bright: float  # the quantile BRIGHT
     declared: Range | None
 
 
@@ -86,52 +90,59 @@ def check_range(value_range: Sequence[float] | None) -> Range | None:
     """Raises InputError unless these are two finite numbers, the first of them smaller."""
     if value_range is None:
         return None
-    pair = list(value_range) if isinstance(value_range, Iterable) else []
-    is_pair = len(pair) == 2 and all(isinstance(each, Real) and isfinite(each) for each in pair)
+    pair = list(value_range) if isinstance(value_range, Iterable) else [value_range]
+    is_pair = len(pair) == 2 and all(isinstance(bound, Real) and isfinite(bound) for bound in pair)
     if not is_pair or not pair[0] < pair[1]:
-        words = " ".join(map(str, pair)) if pair else str(value_range)
-        raise InputError(f"--value_range {words}", "wanted two numbers, what is black and what is white, as in 0 4095")
+        words = " ".join(map(str, pair))
+        raise InputError(f"--value_range {words}", "wanted two numbers, the values of black and white, as in 0 4095")
     return float(pair[0]), float(pair[1])
 
 
-def range_of(kind: str, found: Sequence[Found]) -> Range:
+def range_of(kind: str, found: Sequence[Statistics]) -> Range:
     """Black and white of images of one kind, from statistics of some of them. ValueError if these do not decide it."""
-    low, high = min(each.low for each in found), max(each.high for each in found)
-    declared = {each.declared for each in found if each.high > each.low}  # a flat image declares nothing
+    low, high, bright = extremes(found)
+    declared = {image.declared for image in found if image.high > image.low}  # a flat image declares nothing
     if len(declared) == 1:
         (span,) = declared
         if span is not None and span[0] <= low and high <= span[1]:
             return span
-    if kind in WHOLE:
-        black, white = WHOLE[kind]
-        if black <= low and high <= white and max(each.bright for each in found) > white / 2:
+    if kind in TYPE_RANGES:
+        black, white = TYPE_RANGES[kind]
+        if black <= low and high <= white and bright > white / 2:
             return black, white
     values = f"values from {low:g} to {high:g} ({kind}), and nothing says which of them are black and white"
     black, white = guess(kind, found)
     raise ValueError(f"{values}; --value_range LOW HIGH does, perhaps {black:g} {white:g}")
 
 
-def guess(kind: str, found: Sequence[Found]) -> Range:
-    """A likely range: whole bits, usual ranges of floats, else all that was found but single bright pixels."""
-    low, high = min(each.low for each in found), max(each.bright for each in found)
-    usual = [2.0**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 32)]
+def extremes(found: Sequence[Statistics]) -> tuple[float, float, float]:
+    """The lowest and the highest value of some images, and the largest of their quantiles BRIGHT."""
+    low = min(image.low for image in found)
+    high = max(image.high for image in found)
+    bright = max(image.bright for image in found)
+    return low, high, bright
+
+
+def guess(kind: str, found: Sequence[Statistics]) -> Range:
+    """A likely range: the first usual one that holds all but single bright pixels, else all values that were found."""
+    low, high, bright = extremes(found)
     if kind == "float32":
         spans = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0)]
     else:
-        spans = [(0.0, top) for top in usual]
+        spans = [(0.0, 2.0**bits - 1) for bits in (8, 10, 12, 14, 16, 24, 32)]
     for black, white in spans:
-        if black <= low and high <= white:
+        if black <= low and bright <= white:
             return black, white
-    return low, max(low + 1, *(each.high for each in found))
+    return low, max(low + 1, high)
 
 
 def check_guess(samples: Samples, span: Range) -> None:
-    """OSError if more than BEYOND of an image's values are outside a range that was guessed from other images."""
+    """OSError if more than MOST_OUTSIDE of an image's values are outside a range that was guessed from other images."""
     outside = ((samples.values < span[0]) | (samples.values > span[1])).mean()
-    if outside > BEYOND:
-        found, share = samples.found, f"{100 * outside:.0f}% of its values"
-        of = f"from {found.low:g} to {found.high:g} ({found.kind})"
-        raise OSError(f"{share}, {of}, are outside {span[0]:g} to {span[1]:g}, a guess; --value_range LOW HIGH decides")
+    if outside > MOST_OUTSIDE:
+        found = samples.statistics
+        values = f"{100 * outside:.0f}% of its values, from {found.low:g} to {found.high:g} ({found.kind})"
+        raise OSError(f"{values}, are outside {span[0]:g} to {span[1]:g}, a guess; --value_range LOW HIGH decides")
 
 
 def to_bytes(values: np.ndarray, span: Range) -> np.ndarray:
@@ -143,7 +154,7 @@ def to_bytes(values: np.ndarray, span: Range) -> np.ndarray:
 
 def as_bytes(samples: Samples, span: Range) -> np.ndarray:
     """The values of an image as 8 bits, the highest is white. OSError if they were not decoded in this range."""
-    if samples.eight is not None and span != (0.0, samples.eight):
+    if samples.white_of_8_bits is not None and span != (0.0, samples.white_of_8_bits):
         raise OSError(
             f"only the upper 8 bits of its values can be decoded, not a range of {span[0]:g} to {span[1]:g}; wanted"
             " images of 8 bits, or in png or tiff"
@@ -165,80 +176,101 @@ def read_samples(image: Image.Image) -> Samples | None:
 
 
 def _plain(image: Image.Image) -> Samples | None:
+    """Samples of an image of any other format, which declares nothing."""
     kinds = {"I": "int32", "F": "float32"}
     if image.mode.startswith("I;16"):
         return Samples(_array(image), "uint16")
     if image.mode in kinds:
         return Samples(_array(image), kinds[image.mode])
-    if _codec(image) == "SGI16" or _layout(image).endswith((";16B", ";16L")):
-        return _eight(image, 65535, None)
+    codec, _ = _decoder(image)
+    if codec == "SGI16" or _layout(image).endswith((";16B", ";16L")):
+        return _decoded_to_8_bits(image, 65535)
     return None
 
 
 def _array(image: Image.Image) -> np.ndarray:
+    """The values of an image, in the machine's order of bytes."""
     values = np.asarray(image)
     return values.astype(values.dtype.newbyteorder("="))
 
 
-def _eight(image: Image.Image, top: float, declared: Range | None) -> Samples:
-    """Samples of an image that Pillow decodes to 8 bits."""
+def _up_to(top: float) -> Range | None:
+    """The range that a file declares by its highest value; None if that is the highest of its type or above."""
+    return (0.0, float(top)) if top < 65535 else None
+
+
+def _decoded_to_8_bits(image: Image.Image, top: float, declared: Range | None = None) -> Samples:
+    """Samples of an image that Pillow decodes to 8 bits, of which 255 stands for `top`."""
     image.load()
-    alpha = np.asarray(image.getchannel("A")) if image.mode in ("RGBA", "LA") else None
+    alpha = None
+    if image.mode in ("RGBA", "LA"):
+        alpha = np.asarray(image.getchannel("A"))
     values = np.asarray(image.convert("RGB")) * (top / 255)
-    return Samples(values, "uint16", declared, alpha, eight=float(top))
+    return Samples(values, "uint16", declared, alpha, white_of_8_bits=float(top))
 
 
-def _codec(image: Image.Image) -> str:
-    """The decoder of an image that is not loaded."""
+def _decoder(image: Image.Image) -> tuple[str, tuple]:
+    """The name of an image's decoder and its arguments; "" and () if the image is loaded."""
     tiles = getattr(image, "tile", [])
-    return tiles[0][0] if tiles else ""
-
-
-def _arguments(image: Image.Image) -> tuple:
-    """The decoder's arguments, of an image that is not loaded; the first is usually Pillow's name of the layout."""
-    tiles = getattr(image, "tile", [])
-    arguments = tiles[0][3] if tiles else ()
-    return arguments if isinstance(arguments, tuple) else (arguments,)
+    if not tiles:
+        return "", ()
+    codec, _, _, arguments = tiles[0]
+    return codec, arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _layout(image: Image.Image) -> str:
-    first = [*_arguments(image), ""][0]
-    return first if isinstance(first, str) else ""
+    """Pillow's name for the layout of an image that is not loaded, such as RGB;16B; "" if its decoder has none."""
+    _, arguments = _decoder(image)
+    if arguments and isinstance(arguments[0], str):
+        return arguments[0]
+    return ""
 
 
 def _content(image: Image.Image) -> bytes:
-    """The whole file of an image that is not loaded."""
-    at = image.fp.tell()
+    """The whole file of an image; nothing if the image is loaded."""
+    if not getattr(image, "tile", []):
+        return b""
+    position = image.fp.tell()
     image.fp.seek(0)
     content = image.fp.read()
-    image.fp.seek(at)
+    image.fp.seek(position)
     return content
+
+
+def _opaque_except(transparent: np.ndarray) -> np.ndarray:
+    """The alpha of an image with these transparent pixels, [h, w] bool -> [h, w] uint8."""
+    return np.where(transparent, 0, 255).astype(np.uint8)
 
 
 def _png(image: Image.Image) -> Samples | None:
     layout = _layout(image)
+    alpha = None
     if image.mode.startswith("I;16"):
-        content = _content(image) if layout else b""
+        content = _content(image)
         values = _array(image)
         key = image.info.get("transparency")
-        alpha = np.where(values == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
+        if isinstance(key, int):
+            alpha = _opaque_except(values == key)
         return Samples(values, "uint16", _declared_by_png(content, values), alpha)
+
     kind, _, order = layout.partition(";16")
     if not order:
         return _plain(image)
     if kind not in ("RGB", "RGBA"):  # grey with alpha: Pillow has no decoder that keeps the lower byte
-        return _eight(image, 65535, None)
+        return _decoded_to_8_bits(image, 65535)
     content = _content(image)
     values = _both_bytes(image, kind, order)
-    alpha = _eight_of_sixteen(values[..., 3]) if kind == "RGBA" else None
+    if kind == "RGBA":
+        alpha = _upper_bytes(values[..., 3])
     values = values[..., :3]
     key = image.info.get("transparency")
     if isinstance(key, tuple):
-        alpha = np.where((values == key).all(-1), 0, 255).astype(np.uint8)
+        alpha = _opaque_except((values == key).all(-1))
     return Samples(values, "uint16", _declared_by_png(content, values), alpha)
 
 
-def _eight_of_sixteen(values: np.ndarray) -> np.ndarray:
+def _upper_bytes(values: np.ndarray) -> np.ndarray:
+    """Values of 16 bits as 8 bits, rounded."""
     return (values * (255 / 65535)).round().astype(np.uint8)
 
 
@@ -248,16 +280,20 @@ def _declared_by_png(content: bytes, values: np.ndarray) -> Range | None:
     The PNG specification (11.3.2.7) wants them scaled up to 16 bits, and then the range is that of the type; writers
     that only note the camera's bits leave them as they were.
     """
-    at = 8
-    while at + 12 <= len(content):
-        length, name = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+    start = 8
+    while start + 12 <= len(content):
+        length = int.from_bytes(content[start : start + 4])
+        name = content[start + 4 : start + 8]
         if name == b"IDAT":
             return None
         if name == b"sBIT" and length:
-            bits = content[at + 8]
-            scaled_up = not (values & ((1 << (16 - bits)) - 1)).any() if bits < 16 else True
-            return None if scaled_up or values.max() >= 2**bits else (0.0, 2.0**bits - 1)
-        at += 12 + length
+            bits = content[start + 8]
+            if bits >= 16 or values.max() >= 2**bits:
+                return None
+            lower = (1 << (16 - bits)) - 1
+            is_scaled_up = not (values & lower).any()
+            return None if is_scaled_up else _up_to(2**bits - 1)
+        start += 12 + length
     return None
 
 
@@ -269,13 +305,16 @@ def _tiff(image: Image.Image) -> Samples | None:
         inverted = tags.get(PHOTOMETRIC, 0) == 0 and bool(tags)
         declared = _declared_by_tiff(tags, bits)
         values = _array(image)
+        kind = "int32"
         if image.mode.startswith("I;16"):
-            return Samples(values, "uint16", declared, inverted=inverted)
-        if image.mode == "F":
-            return Samples(values, "float32", declared, inverted=inverted)
-        if tags.get(SAMPLE_FORMAT, (2,))[0] == 1:
-            return Samples(values.view(np.uint32), "uint32", declared, inverted=inverted)
-        kind = "int16" if bits == 16 else "int32"
+            kind = "uint16"
+        elif image.mode == "F":
+            kind = "float32"
+        elif tags.get(SAMPLE_FORMAT, (2,))[0] == 1:
+            kind = "uint32"
+            values = values.view(np.uint32)
+        elif bits == 16:
+            kind = "int16"
         return Samples(values, kind, declared, inverted=inverted)
     if bits <= 8:
         return None
@@ -284,10 +323,11 @@ def _tiff(image: Image.Image) -> Samples | None:
     declared = _declared_by_tiff(tags, bits)
     kind, _, order = layout.partition(";16")
     if kind not in ("RGB", "RGBX", "RGBA") or not order:
-        return _eight(image, 65535, declared)
+        return _decoded_to_8_bits(image, 65535, declared)
     values = _both_bytes(image, kind, order)
-    has_alpha = values.shape[2] == 4 and ALPHA & set(tags.get(EXTRA_SAMPLES, ()))
-    alpha = _eight_of_sixteen(values[..., 3]) if has_alpha else None
+    alpha = None
+    if values.shape[2] == 4 and ALPHA & set(tags.get(EXTRA_SAMPLES, ())):
+        alpha = _upper_bytes(values[..., 3])
     return Samples(values[..., :3], "uint16", declared, alpha)
 
 
@@ -296,36 +336,36 @@ def _both_bytes(image: Image.Image, kind: str, order: str) -> np.ndarray:
 
     `order` is L, B or N, the machine's.
     """
-    native = "L" if sys.byteorder == "little" else "B"
-    order = native if order == "N" else order
+    upper = NATIVE if order == "N" else order
     content = _content(image)
     image.load()
 
     def decoded(by: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as again:
-            layout = f"{kind};16{by}"
-            again.tile = [tile._replace(args=_with_layout(tile.args, layout)) for tile in again.tile]
+            tiles = []
+            for tile in again.tile:
+                layout = f"{kind};16{by}"  # all arguments, or the first of them
+                arguments = layout if isinstance(tile.args, str) else (layout, *tile.args[1:])
+                tiles.append(tile._replace(args=arguments))
+            again.tile = tiles
             return np.asarray(again).astype(np.int32)
 
-    return decoded(order) * 256 + decoded("B" if order == "L" else "L")
-
-
-def _with_layout(arguments: str | tuple, layout: str) -> str | tuple:
-    """A decoder's arguments with another layout, which is all of them or the first."""
-    return layout if isinstance(arguments, str) else (layout, *arguments[1:])
+    return decoded(upper) * 256 + decoded(SWAPPED[upper])
 
 
 def _declared_by_tiff(tags, bits: int) -> Range | None:
+    """The range that the tags of a TIFF declare, if they do."""
     if 8 < bits < 16:
         return 0.0, 2.0**bits - 1
     for lowest, highest in EXTREMES:
-        low, high = _one(tags.get(lowest, 0)), _one(tags.get(highest))
+        low = _common_number(tags.get(lowest, 0))
+        high = _common_number(tags.get(highest))
         if low is not None and high is not None and low < high:
             return low, high
     return None
 
 
-def _one(value) -> float | None:
+def _common_number(value) -> float | None:
     """The number that a tag holds for all samples alike, else None."""
     values = set(value) if isinstance(value, tuple) else {value}
     if len(values) != 1:
@@ -338,18 +378,19 @@ def _one(value) -> float | None:
 
 
 def _ppm(image: Image.Image) -> Samples | None:
-    arguments = _arguments(image)
-    top = arguments[1] if len(arguments) == 2 and isinstance(arguments[1], int) else 65535
+    _, arguments = _decoder(image)
+    has_top = len(arguments) == 2 and isinstance(arguments[1], int)
+    top = arguments[1] if has_top else 65535
     if image.mode == "I":
         values = (_array(image) * (top / 65535)).round().astype(np.int64)  # Pillow scales them to 0..65535
-        return Samples(values, "uint16", (0.0, float(top)) if top < 65535 else None)
+        return Samples(values, "uint16", _up_to(top))
     if image.mode == "RGB" and len(arguments) == 2 and top > 255:
-        return _eight(image, top, (0.0, float(top)) if top < 65535 else None)
+        return _decoded_to_8_bits(image, top, _up_to(top))
     return _plain(image)
 
 
 def _jpeg2000(image: Image.Image) -> Samples | None:
-    content = _content(image) if _codec(image) else b""
+    content = _content(image)
     start = content.find(b"\xff\x4f\xff\x51")  # the markers SOC and SIZ, 42 bytes before the first component's bits
     if start < 0 or len(content) <= start + 42:
         return _plain(image)
@@ -361,5 +402,5 @@ def _jpeg2000(image: Image.Image) -> Samples | None:
         values = _array(image).astype(np.int64) >> max(0, 16 - bits)  # Pillow scales them to 0..65535
         if signed:  # Pillow shifts them to 0 and up
             return Samples(values - (1 << (bits - 1)), "int16")
-        return Samples(values, "uint16", (0.0, 2.0**bits - 1) if bits < 16 else None)
-    return _eight(image, 2**bits - 1, (0.0, 2.0**bits - 1) if bits < 16 else None)
+        return Samples(values, "uint16", _up_to(2**bits - 1))
+    return _decoded_to_8_bits(image, 2**bits - 1, _up_to(2**bits - 1))

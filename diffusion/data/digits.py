@@ -4,6 +4,7 @@ The last 497 of the 1797 digits are the test split; no model here is trained on 
 pairs that no training canvas shows, alone or beside another digit: captions of them test composition, not memory.
 """
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -28,7 +29,7 @@ COLOURS = {
 NAMES = list(COLOURS)
 PALETTE = torch.tensor(list(COLOURS.values())) / 255  # [6, 3]
 UNSEEN = [(0, 2), (1, 7), (2, 4), (3, 9), (4, 5), (5, 3), (0, 8), (2, 1)]  # (colour, digit)
-SEEN = [(c, d) for d in range(10) for c in range(len(COLOURS)) if (c, d) not in UNSEEN]
+SEEN = [(c, d) for d in range(10) for c in range(6) if (c, d) not in UNSEEN]  # digit by digit
 
 SEED = 2303  # with an image's index, the seed of its canvas: changing it changes the embedded data sets
 RELATIONS = [  # vertical, how the first digit (left or top) stands to the second, and the second to the first
@@ -96,6 +97,7 @@ def colours_of(pairs: list[tuple[int, int]]) -> list[list[int]]:
 
 
 def caption_one(digit: int, colour: int | None = None) -> str:
+    """The caption of a digit alone, with or without its colour."""
     if colour is None:
         return f"a photo of the number {WORDS[digit]}."
     return f"a photo of a {NAMES[colour]} {WORDS[digit]}."
@@ -109,12 +111,12 @@ def caption_two(first: tuple[int, int], second: tuple[int, int], relation: str =
 
 def names_of_one() -> list[str]:
     """The class names of digits-colour, by class id: 10 colour + digit."""
-    return [f"{colour} {word}" for colour in NAMES for word in WORDS]
+    return list(map(" ".join, itertools.product(NAMES, WORDS)))
 
 
 def names_of_two() -> list[str]:
     """The class names of digits-two, by class id: 60 times the left digit's id in `names_of_one`, plus the right's."""
-    return [f"{left} to the left of a {right}" for left in names_of_one() for right in names_of_one()]
+    return list(map(" to the left of a ".join, itertools.product(names_of_one(), repeat=2)))
 
 
 # ---- as data sets ----
@@ -128,7 +130,8 @@ def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Datase
     """
     ink, digit = handwriting(split)
     colours = colours_of(pairs)
-    kept = [j for j, d in enumerate(digit) if colours[d]]
+    has_colour = np.array(list(map(bool, colours)))
+    kept = np.flatnonzero(has_colour[digit]).tolist()
 
     def choose(j: int) -> tuple[int, np.random.Generator]:
         rng = np.random.default_rng([j, SEED])
@@ -139,13 +142,15 @@ def read_one(split: str, pairs: list[tuple[int, int]], coloured: bool) -> Datase
         colour, rng = choose(j)
         return picture(one(ink[j : j + 1], torch.tensor([colour]), rng)[0])
 
-    if coloured:
-        return Dataset([choose(j)[0] * 10 + int(digit[j]) for j in kept], names_of_one(), open_canvas)
-    return Dataset([int(digit[j]) for j in kept], list(WORDS), open_canvas)
+    labels = digit[kept].tolist()
+    if not coloured:
+        return Dataset(labels, list(WORDS), open_canvas)
+    chosen = [choose(j)[0] for j in kept]
+    return Dataset((10 * np.array(chosen) + labels).tolist(), names_of_one(), open_canvas)
 
 
 def read_two(split: str) -> Dataset:
-    """As many canvases as there are digits: digit j left of another one, each in a colour training has shown it in.
+    """As many canvases as there are digits: digit j to the left of another, each in a colour seen in training.
 
     The class id is 60 times the left one's among the 60 of digits-colour, plus the right one's.
     """
@@ -153,9 +158,12 @@ def read_two(split: str) -> Dataset:
     colours = colours_of(SEEN)
 
     def choose(j: int) -> tuple[list[int], list[int], np.random.Generator]:
+        """The two digits, their colours, and the generator that goes on to draw them."""
         rng = np.random.default_rng([2, j, SEED])
-        both = [j, int(rng.integers(len(ink)))]
-        return both, [int(rng.choice(colours[digit[k]])) for k in both], rng
+        other = int(rng.integers(len(ink)))
+        colour = int(rng.choice(colours[digit[j]]))
+        colour_of_other = int(rng.choice(colours[digit[other]]))
+        return [j, other], [colour, colour_of_other], rng
 
     def open_canvas(j: int) -> Image.Image:
         both, colour, rng = choose(j)
@@ -164,6 +172,6 @@ def read_two(split: str) -> Dataset:
     labels = []
     for j in range(len(ink)):
         both, colour, _ = choose(j)
-        left, right = (10 * c + int(digit[k]) for k, c in zip(both, colour, strict=True))
-        labels.append(60 * left + right)
+        left, right = 10 * np.array(colour) + digit[both]
+        labels.append(int(60 * left + right))
     return Dataset(labels, names_of_two(), open_canvas)

@@ -26,17 +26,17 @@ from diffusion.data.images import listed
 from diffusion.io.reading import is_id
 from diffusion.io.wording import few
 
-SPLIT_WORDS = {  # what splits are called, whatever the case
+SPLIT_WORDS = {  # names of splits in lower case -> split
     "train": "train", "training": "train", "trainval": "trainval",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
 BESIDE_SPLIT = "data|dataset|folder|images?|imgs?|seg|sets?|splits?"  # words beside these in the names of folders
-TEXTS = {  # what lies beside images and is none, whatever mimetypes makes of it
+TEXTS = {  # files that often lie beside images, besides those that mimetypes calls texts
     ".cfg", ".db", ".ini", ".jsonl", ".lock", ".log", ".parquet", ".pdf", ".pkl", ".pt", ".sqlite", ".toml", ".yaml",
     ".yml",
 }  # fmt: skip
-LEFT_BEHIND = {  # by systems and downloaders
+LEFT_BEHIND = {  # files and folders of operating systems and downloaders
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini",
 }  # fmt: skip
 SIXTEEN = (  # the classes of model-vs-human (arXiv 1808.08750)
@@ -53,15 +53,18 @@ NO_IMAGES = {"EPS", "PDF", "PSD", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FITS"}
 def suffixes() -> set[str]:
     """The suffixes of the formats that Pillow reads, such as .jpg."""
     formats = Image.registered_extensions()
-    return {suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in NO_IMAGES}
+    readable = Image.OPEN.keys() - NO_IMAGES
+    return {suffix for suffix, kind in formats.items() if kind in readable}
 
 
-def suffix_of(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def suffix_of(path: str) -> str:
+    """The suffix of a path in lower case, such as .jpg; "" if it has none."""
+    return os.path.splitext(path)[1].lower()
 
 
-def is_image_name(name: str) -> bool:
-    return suffix_of(name) in suffixes()
+def is_image_name(path: str) -> bool:
+    """Whether a path has the suffix of an image that Pillow reads."""
+    return suffix_of(path) in suffixes()
 
 
 def is_left_behind(name: str) -> bool:
@@ -88,11 +91,13 @@ class Folder:
     @functools.cached_property
     def _listing(self) -> tuple[list[str], list["Folder"]]:
         """Names of files, and folders. OSError if the folder cannot be listed."""
-        with os.scandir(self.path) as entries:
-            kept = sorted((entry for entry in entries if not is_left_behind(entry.name)), key=lambda entry: entry.name)
+        with os.scandir(self.path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
         files = []
         folders = []
-        for entry in kept:
+        for entry in entries:
+            if is_left_behind(entry.name):
+                continue
             if not entry.is_dir():
                 files.append(entry.name)
                 continue
@@ -119,16 +124,17 @@ class Folder:
 
     def images(self, deep: bool = True) -> list[str]:
         """`files` that are images by their suffix."""
-        return [path for path in self.files(deep) if is_image_name(path)]
+        return list(filter(is_image_name, self.files(deep)))
 
     @functools.cached_property
     def has_images(self) -> bool:
-        return any(is_image_name(name) for name in self._listing[0]) or any(each.has_images for each in self.folders)
+        """Whether it or a folder below it holds an image."""
+        return any(map(is_image_name, self.files()))
 
     @property
-    def full(self) -> list["Folder"]:
+    def with_images(self) -> list["Folder"]:
         """The folders in it that hold images."""
-        return [each for each in self.folders if each.has_images]
+        return [folder for folder in self.folders if folder.has_images]
 
 
 def warn_of_others(name: str, folder: Folder) -> None:
@@ -142,8 +148,8 @@ def warn_of_others(name: str, folder: Folder) -> None:
             others.append(path)
     if not others:
         return
-    counts = Counter(suffix_of(path) or "no suffix" for path in others).most_common()
-    kinds = few([f"{suffix} ({n})" for suffix, n in counts], 5)
+    counts = Counter(map(suffix_of, others)).most_common()
+    kinds = few([f"{suffix or 'no suffix'} ({n})" for suffix, n in counts], 5)
     first = os.path.relpath(others[0], folder.path)
     wanted = f"such as {first}; wanted images as png, jpg, tif, webp or another that Pillow reads"
     warnings.warn(f"dataset {name!r}: files left out by their suffix: {kinds}, {wanted}", InputWarning, stacklevel=2)
@@ -152,35 +158,42 @@ def warn_of_others(name: str, folder: Folder) -> None:
 # ---- labels ----
 
 
-def in_files(paths: Sequence[str], labels: list[int], classes: Sequence[str] = (), below: str = "") -> Dataset:
+def from_files(paths: Sequence[str], labels: list[int], classes: Sequence[str] = (), below: str = "") -> Dataset:
     """Images in files; their names are as from the folder `below`, or the last part of paths that lie elsewhere."""
     start = os.path.join(below, "") if below else ""
     names = []
     for path in paths:
-        inside = path.startswith(start) and not (os.path.isabs(path) and not start)
-        names.append(path[len(start) :] if inside else os.path.basename(path))
+        if path.startswith(start) and (start or not os.path.isabs(path)):
+            names.append(path[len(start) :])
+        else:
+            names.append(os.path.basename(path))
     return Dataset(labels, list(classes), listed(paths), names)
 
 
-def tree(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Dataset:
+def from_class_folders(folder: Path, ids: dict[str, int], classes: Iterable[str] = ()) -> Dataset:
     """A folder of class folders, in the order of `ids` (folder name -> class id); other folders are passed over."""
     top = Folder(folder)
-    inside = {each.name: each.images() for each in top.folders if each.name in ids}
-    return of_classes(top, inside, ids, classes)
+    images = {}
+    for class_folder in top.folders:
+        if class_folder.name in ids:
+            images[class_folder.name] = class_folder.images()
+    return from_images_by_class(top, images, ids, classes)
 
 
-def of_classes(folder: Folder, inside: dict[str, list[str]], ids: dict[str, int], classes: Iterable[str]) -> Dataset:
-    """The images inside each class folder, in the order of `ids` (folder name -> class id)."""
-    paths = []
-    labels = []
-    for name, label in ids.items():
-        images = inside.get(name, [])
-        paths += images
-        labels += [label] * len(images)
+def from_images_by_class(
+    folder: Folder, images: dict[str, list[str]], ids: dict[str, int], classes: Iterable[str]
+) -> Dataset:
+    """The images of each class folder, in the order of `ids` (folder name -> class id). InputError: there is none."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for name, class_id in ids.items():
+        of_class = images.get(name, [])
+        paths += of_class
+        labels += [class_id] * len(of_class)
     if not paths:
         example = next(iter(ids), "cat")
         raise InputError(f"no image in {folder}", f"wanted class folders such as {example!r} with images")
-    return in_files(paths, labels, list(classes), folder.path)
+    return from_files(paths, labels, list(classes), folder.path)
 
 
 def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
@@ -189,13 +202,17 @@ def class_ids(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
     InputError if two names are one number, as 1 and 01.
     """
     names = sorted(set(names))
-    if not all(is_id(name) for name in names):
+    if not all(map(is_id, names)):
         return {name: i for i, name in enumerate(names)}, names
-    ids = {name: int(name) for name in sorted(names, key=int)}
-    twice = [number for number, n in Counter(ids.values()).items() if n > 1]
-    if twice:
-        alike = " and ".join(repr(name) for name in ids if ids[name] == twice[0])
-        raise InputError(f"classes {alike}", f"are both the class id {twice[0]}; wanted one name for each class")
+    ids: dict[str, int] = {}
+    name_of: dict[int, str] = {}
+    for name in sorted(names, key=int):
+        class_id = int(name)
+        if class_id in name_of:
+            both = f"classes {name_of[class_id]!r} and {name!r}"
+            raise InputError(both, f"are both the class id {class_id}; wanted one name for each class")
+        ids[name] = class_id
+        name_of[class_id] = name
     return ids, []
 
 
@@ -217,10 +234,17 @@ def split_words(name: str) -> tuple[str | None, str]:
     ("train", "") for images-train, ("test", "birds") for birds_test, (None, ...) for others.
     """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    bare = [word if word in SPLIT_WORDS else re.sub(f"(?:{BESIDE_SPLIT})$", "", word) for word in words]
-    splits = [SPLIT_WORDS[word] for word in bare if word in SPLIT_WORDS]
-    rest = " ".join(word for word in bare if word and word not in SPLIT_WORDS)
-    return (splits[0] if len(splits) == 1 else None), rest
+    splits = []
+    others = []
+    for word in words:
+        bare = re.sub(f"(?:{BESIDE_SPLIT})$", "", word)
+        split = SPLIT_WORDS.get(word) or SPLIT_WORDS.get(bare)
+        if split:
+            splits.append(split)
+        elif bare:
+            others.append(bare)
+    split = splits[0] if len(splits) == 1 else None
+    return split, " ".join(others)
 
 
 def split_of(name: str) -> str | None:
@@ -231,17 +255,19 @@ def split_of(name: str) -> str | None:
 
 def unwrapped(folder: Folder) -> Folder:
     """The folder itself, or the only one in it, as in an archive that was unpacked into one more folder."""
-    inside = folder.full
-    while len(inside) == 1 and not folder.images(deep=False) and inside[0].full:
-        (only,) = inside
-        if split_of(only.name) and split_of(folder.name) != split_of(only.name):
+    while len(folder.with_images) == 1 and not folder.images(deep=False):
+        (only,) = folder.with_images
+        is_other_split = split_of(only.name) and split_of(folder.name) != split_of(only.name)
+        if not only.with_images or is_other_split:
             break
-        folder, inside = only, only.full
+        folder = only
     return folder
 
 
 def _is_split(folder: Folder) -> bool:
-    return len({split_of(each.name) for each in folder.full} - {None}) > 1
+    """Whether folders in it that hold images are named after different splits."""
+    splits = {split_of(inside.name) for inside in folder.with_images}
+    return len(splits - {None}) > 1
 
 
 def split_folders(name: str, folder: Folder) -> dict[str, Folder]:
@@ -250,40 +276,45 @@ def split_folders(name: str, folder: Folder) -> dict[str, Folder]:
     Folders are splits if at least two are named after different splits, or if all that hold images are. Others beside
     them are then left out, with a warning if they hold images. InputError if it cannot be decided.
     """
-    inside = {each.name: each for each in folder.full}
+    inside = {each.name: each for each in folder.with_images}
     splits = {}
-    for each in inside:
-        split = split_of(each)
+    for folder_name in inside:
+        split = split_of(folder_name)
         if split:
-            splits[each] = split
+            splits[folder_name] = split
     splits = splits or _splits_of_one_name(name, list(inside))
-    others = [each for each in inside if each not in splits]
     if not splits:
         return {}
+
+    others = sorted(inside.keys() - splits.keys())
     if len(set(splits.values())) == 1 and others:
-        (first, *_) = splits
-        if inside[first].full and not any(inside[each].full for each in others):
+        first = next(iter(splits))
+        if inside[first].with_images and not any(inside[other].with_images for other in others):
             beside = f"{first} holds class folders, and beside it are {few(others)} with images"
             problem = f"{beside}: is {first} a split or a class? Wanted it alone, or renamed"
             raise InputError(f"dataset {name!r}", problem)
         return {}
-    theirs = {split: inside[each] for each, split in splits.items()}
-    if len(theirs) < len(splits):
+    by_split = {split: inside[folder_name] for folder_name, split in splits.items()}
+    if len(by_split) < len(splits):
         raise InputError(f"dataset {name!r}", f"{', '.join(splits)} are several folders for one split")
     if others:
         beside = f"beside the splits {', '.join(splits)} are left out: {few(others, 5)}"
         warnings.warn(f"dataset {name!r}: folders {beside}", InputWarning, stacklevel=2)
-    return theirs
+    return by_split
 
 
 def _splits_of_one_name(name: str, inside: list[str]) -> dict[str, str]:
     """Folder -> split, for folders such as birds_train and birds_test. InputError if there are other such pairs."""
     by_rest: dict[str, dict[str, str]] = {}
-    for each in inside:
-        split, rest = split_words(each)
+    for folder_name in inside:
+        split, rest = split_words(folder_name)
         if split:
-            by_rest.setdefault(rest, {})[each] = split
-    pairs = [folders for folders in by_rest.values() if len(set(folders.values())) > 1]
+            by_rest.setdefault(rest, {})[folder_name] = split
+
+    pairs = []
+    for folders in by_rest.values():
+        if len(set(folders.values())) > 1:
+            pairs.append(folders)
     if len(pairs) > 1:
         both = f"folders {few([*pairs[0], *pairs[1]], 4)} are splits of several classes"
         raise InputError(f"dataset {name!r}", f"{both}; wanted the folders train and test, each with class folders")
@@ -303,7 +334,7 @@ def read_folder(name: str, split: str) -> Dataset:
 
 def _read_folder(name: str, split: str) -> Dataset:
     folder = unwrapped(Folder(Path(name).expanduser()))
-    if folder.folders and all(re.fullmatch(r"session-\d+", each.name) for each in folder.folders):
+    if folder.folders and all(re.fullmatch(r"session-\d+", session.name) for session in folder.folders):
         check_split(name, split, ["test"])
         return read_sessions(folder)
     splits = split_folders(name, folder)
@@ -313,28 +344,39 @@ def _read_folder(name: str, split: str) -> Dataset:
     warn_of_others(name, folder)
 
     alone = folder.images(deep=False)
-    images = {each.name: each.images() for each in folder.folders}
-    full = folder.full
-    if not splits and len(full) > 1 and all(_is_split(each) for each in full):  # CLASS/train, CLASS/test
-        theirs = {each.name: split_folders(name, each) for each in full}
-        check_split(name, split, set().union(*theirs.values()))
-        images |= {each: folders[split].images() for each, folders in theirs.items() if split in folders}
+    images = {inside.name: inside.images() for inside in folder.folders}
+    with_images = folder.with_images
+    if not splits and len(with_images) > 1 and all(map(_is_split, with_images)):  # CLASS/train, CLASS/test
+        images |= _images_of_split(name, split, with_images)
     elif not splits:
         check_split(name, split, ["test"])
 
-    if alone and len(full) < 2:  # with images beside it, one folder is no choice of classes
+    if alone and len(with_images) < 2:  # with images beside it, one folder is no choice of classes
         alone = folder.images()
-        return in_files(alone, [NO_LABEL] * len(alone), (), folder.path)
+        return from_files(alone, [NO_LABEL] * len(alone), (), folder.path)
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {os.path.basename(alone[0])}"
         warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
-    empty = [each for each, found in images.items() if not found]
+    empty = [folder_name for folder_name, found in images.items() if not found]
     if empty:
         named = few(empty, 5)
-        if not full:
+        if not with_images:
             raise InputError(f"no image in {folder}", f"wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
-    return of_classes(folder, images, *class_ids(each.name for each in full))
+    return from_images_by_class(folder, images, *class_ids(class_folder.name for class_folder in with_images))
+
+
+def _images_of_split(name: str, split: str, class_folders: list[Folder]) -> dict[str, list[str]]:
+    """Class -> its images in a split, of CLASS/train, CLASS/test. InputError if no class has this split."""
+    found = {}
+    splits: set[str] = set()
+    for class_folder in class_folders:
+        by_split = split_folders(name, class_folder)
+        splits |= by_split.keys()
+        if split in by_split:
+            found[class_folder.name] = by_split[split].images()
+    check_split(name, split, splits)
+    return found
 
 
 def read_sessions(folder: Folder) -> Dataset:
@@ -346,8 +388,9 @@ def read_sessions(folder: Folder) -> Dataset:
         if len(parts) < 6:
             raise InputError(path, "wanted a name such as 0001_cl_dnn_CONDITION_CLASS_10_n02835271_2389.png")
         names.append(parts[4])
-    ids, classes = class_ids(SIXTEEN if set(names) <= set(SIXTEEN) else names)
-    return in_files(paths, [ids[each] for each in names], classes, folder.path)
+    is_sixteen = set(names) <= set(SIXTEEN)
+    ids, classes = class_ids(SIXTEEN if is_sixteen else names)
+    return from_files(paths, [ids[class_name] for class_name in names], classes, folder.path)
 
 
 def read_image(name: str, split: str, tables: Sequence[str]) -> Dataset:
@@ -361,4 +404,4 @@ def read_image(name: str, split: str, tables: Sequence[str]) -> Dataset:
         except Exception as error:
             wanted = ", ".join(tables)
             raise InputError(f"dataset {name!r}", f"is neither an image that Pillow reads nor {wanted}") from error
-    return in_files([path], [NO_LABEL], (), os.path.dirname(path))
+    return from_files([path], [NO_LABEL], (), os.path.dirname(path))

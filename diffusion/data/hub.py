@@ -28,14 +28,14 @@ def rows_of_hub(name: str, split: str, config: str | None = None):
     except ImportError:
         raise InputError(f"dataset 'hf:{name}' needs the package 'datasets'", "pip install datasets") from None
     folder = Path(os.path.expanduser(name))
-    if any(os.path.isfile(folder / file) for file in ("state.json", "dataset_dict.json")):
+    if os.path.isfile(folder / "state.json") or os.path.isfile(folder / "dataset_dict.json"):
         return _saved(name, folder, split)
-    names = [each for each in SPLIT_WORDS if SPLIT_WORDS[each] == split]
-    names.sort(key=lambda each: each != "validation")  # as the hub usually calls it
+    words = [word for word, meant in SPLIT_WORDS.items() if meant == split]
+    words.sort(key=lambda word: word != "validation")  # as the hub usually calls it
     errors = []
-    for each in names:
+    for word in words:
         try:
-            return briefly(partial(datasets.load_dataset, name, config, split=each))  # never remote code
+            return briefly(partial(datasets.load_dataset, name, config, split=word))  # never remote code
         except Exception as error:  # no such data set, no such split, no network, no access, broken files, ...
             errors.append(error)
             if not str(error).startswith("Unknown split"):
@@ -51,33 +51,43 @@ def _saved(name: str, folder: Path, split: str):
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever damaged files lead to
         raise InputError(f"dataset 'hf:{name}' cannot be read", f"{type(error).__name__}: {error}") from error
-    splits = dict(data) if isinstance(data, datasets.DatasetDict) else {str(data.split or "test"): data}
-    theirs = {split_of(re.split(r"[\[+]", each)[0]) or each: each for each in splits}
-    check_split(f"hf:{name}", split, theirs)
-    return splits[theirs[split]]
+    splits = data if isinstance(data, datasets.DatasetDict) else {str(data.split or "test"): data}
+    by_split = {}
+    for split_there, rows in splits.items():
+        word = re.split(r"[\[+]", split_there)[0]  # train[:100], train+test
+        by_split[split_of(word) or split_there] = rows
+    check_split(f"hf:{name}", split, by_split)
+    return by_split[split]
 
 
 def read_hub(name: str, split: str, image_column: str | None = None, label_column: str | None = None) -> Dataset:
-    """A data set of the hub: NAME, or NAME:CONFIG, or OWNER/NAME/CONFIG."""
+    """A data set of the hub: NAME, or NAME:CONFIG, or OWNER/NAME/CONFIG.
+
+    The columns are `image_column` and `label_column`, or found by their types and names. InputError if the data cannot
+    be read, a column is not there or is not the only one, or a row has not one class.
+    """
     rows = rows_of_hub(*_source_and_config(name, split))
     import datasets
 
-    columns = rows.features
-    pictures = [column for column in columns if isinstance(columns[column], datasets.Image)]
+    pictures = []
+    labelled = []
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            pictures.append(column)
+        if isinstance(feature, datasets.ClassLabel) or column in (*LABEL_COLUMNS, label_column):
+            labelled.append(column)
     image = _column(name, "image", image_column, pictures, IMAGE_COLUMNS)
-    labelled = [c for c in columns if isinstance(columns[c], datasets.ClassLabel) or c in LABEL_COLUMNS]
-    if label_column in columns:
-        labelled = [label_column]
     label = _column(name, "label", label_column, labelled, LABEL_COLUMNS)
 
-    labels, classes = _labels(name, split, label, list(rows[label][:]), getattr(columns[label], "names", []))
+    names = getattr(rows.features[label], "names", [])
+    labels, classes = _labels(name, split, label, list(rows[label][:]), names)
     encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     images = ImageFiles(lambda k: hub_cell(encoded[k][image], f"{k} of hf:{name} {split}"), len(labels))
     return Dataset(labels, classes, images)
 
 
 def _source_and_config(name: str, split: str) -> tuple[str, str, str | None]:
-    """The arguments of rows_of_hub."""
+    """The arguments of rows_of_hub: a path that exists is a name, other colons and third parts begin a config."""
     if not os.path.exists(os.path.expanduser(name)):
         match = re.fullmatch(r"([^:]+):([^:]+)", name) or re.fullmatch(r"(.+/.+)/([^/]+)", name)
         if match is not None:
@@ -88,18 +98,19 @@ def _source_and_config(name: str, split: str) -> tuple[str, str, str | None]:
 def _labels(name: str, split: str, column: str, values: list, names: list[str]) -> tuple[list[int], list[str]]:
     """Class ids and classes, from the values of a column. InputError if they are not one class for each image."""
     where = f"dataset 'hf:{name}'"
-    classes = [each.strip() for each in names]
     for row, value in enumerate(values):
         if not isinstance(value, str | int):
             found = f"row {row} of column {column!r} of {split!r} is {value!r:.60}"
             raise InputError(where, f"{found}, wanted one class for each image")
-    if values and all(isinstance(value, str) for value in values):
-        texts = [value.strip() for value in values]  # as those of a csv
+
+    types = set(map(type, values))
+    if types == {str}:
+        texts = list(map(str.strip, values))  # as those of a csv
         ids, classes = class_ids(texts)
-        values = [ids[text] for text in texts]
-    if not all(isinstance(value, int) and value >= 0 for value in values):
+        return [ids[text] for text in texts], classes
+    if str in types or min(values, default=0) < 0:
         raise InputError(where, f"column {column!r} of {split!r} holds {values[:3]}..., wanted class ids")
-    return [int(value) for value in values], classes
+    return list(map(int, values)), list(map(str.strip, names))
 
 
 def _column(name: str, kind: str, asked: str | None, found: list[str], preferred: tuple[str, ...]) -> str:

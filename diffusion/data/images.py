@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from diffusion import InputWarning
 from diffusion.data import depth
-from diffusion.data.depth import Found, Range
+from diffusion.data.depth import Range, Statistics
 from diffusion.io.reading import named_error
 from diffusion.io.wording import few
 
+T = TypeVar("T")
 LOOKED_AT = 32  # images of a data set, before a run: are they deep, which values do they have
 NO_RANGES: Mapping[str, Range] = {}
 
@@ -35,12 +36,12 @@ def open_rgb(
     return _opened(file, name, lambda image: to_rgb(image, ranges, guessed))
 
 
-def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable):
+def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable[[Image.Image], T]) -> T:
     """use(image) of the image in `file`; OSError as open_rgb."""
     try:
         with Image.open(file) as image:
-            if image.format == "TIFF":  # Pillow 13.0.0 maps uncompressed ones into memory, those that are to be turned
-                image.filename = ""  # with width for height; it maps nothing that has no name
+            if image.format == "TIFF":
+                image.filename = ""  # Pillow 13.0.0 maps those with a name into memory, rotated ones with wrong sides
             return use(image)
     except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
         raise OSError(f"cannot read image {name or file}: {named_error(error)}") from error
@@ -50,7 +51,9 @@ def hub_cell(cell: dict | None, name: str) -> tuple[str | BinaryIO, str]:
     """File and name of the image in an undecoded cell of the hub's library, {"bytes", "path"}. OSError if empty."""
     if cell is None:
         raise OSError(f"{name} is missing")
-    return (cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])), name
+    if cell["bytes"] is None:
+        return cell["path"], name
+    return io.BytesIO(cell["bytes"]), name
 
 
 def to_rgb(image: Image.Image, ranges: Mapping[str, Range] = NO_RANGES, guessed: Collection[str] = ()) -> Image.Image:
@@ -66,7 +69,7 @@ def to_rgb(image: Image.Image, ranges: Mapping[str, Range] = NO_RANGES, guessed:
     if samples is None:
         rgb = _on_white(image)
     else:
-        span = ranges[samples.kind] if samples.kind in ranges else depth.range_of(samples.kind, [samples.found])
+        span = ranges.get(samples.kind) or depth.range_of(samples.kind, [samples.statistics])
         if samples.kind in guessed:
             depth.check_guess(samples, span)
         rgb = Image.fromarray(depth.as_bytes(samples, span)).convert("RGB")
@@ -130,20 +133,26 @@ def with_ranges(images: ImageFiles, what: str, value_range: Sequence[float] | No
     """
     value_range = depth.check_range(value_range)
     looks = _look_at_some(images)
-    named = {k: str(images.place(k)[1] or images.place(k)[0]) for k in looks}
-    several = [named[k] for k, look in looks.items() if look.frames]
+    several = []
+    doubtful = []
+    deep: dict[str, list[Statistics]] = {}  # kind -> statistics of each image
+    for k, look in looks.items():
+        file, name = images.place(k)
+        if look.has_frames:
+            several.append(name or file)
+        if look.has_doubtful_alpha:
+            doubtful.append(name or file)
+        if look.found:
+            deep.setdefault(look.found.kind, []).append(look.found)
     if several:
-        _warn(f"{what}: of animations and files of several pages the first is taken, as of {few(several, 2)}")
-    doubtful = [named[k] for k, look in looks.items() if look.veiled]
+        _warn(f"{what}: only the first frame or page of files with several is read, as of {few(several, 2)}")
     if doubtful:
-        band = "says that it is transparency, and is laid on white; if it is another band, write the files without it"
+        band = "is marked as transparency, so it is laid on white; if it is another band, write the files without it"
         _warn(f"{what}: the fourth band of {few(doubtful, 2)} {band}")
 
-    deep = [look.found for look in looks.values() if look.found]
     ranges: dict[str, Range] = {}
     guessed = []
-    for kind in sorted({each.kind for each in deep}):
-        found = [each for each in deep if each.kind == kind]
+    for kind, found in sorted(deep.items()):
         ranges[kind], is_guess = _range_of(kind, found, value_range)
         if is_guess:
             guessed.append(kind)
@@ -156,8 +165,10 @@ def with_ranges(images: ImageFiles, what: str, value_range: Sequence[float] | No
 
 
 def _look_at_some(images: ImageFiles) -> dict[int, "_Look"]:
+    """The looks at LOOKED_AT images, spread evenly, by index; those that cannot be read are left out."""
+    places = np.linspace(0, images.number - 1, min(images.number, LOOKED_AT)).round().astype(int)
     looks = {}
-    for k in np.unique(np.linspace(0, images.number - 1, min(images.number, LOOKED_AT)).round().astype(int)).tolist():
+    for k in np.unique(places).tolist():
         try:
             looks[k] = _opened(*images.place(k), _look)
         except OSError:  # it is reported when its turn comes
@@ -165,7 +176,7 @@ def _look_at_some(images: ImageFiles) -> dict[int, "_Look"]:
     return looks
 
 
-def _range_of(kind: str, found: list[Found], value_range: Range | None) -> tuple[Range, bool]:
+def _range_of(kind: str, found: list[Statistics], value_range: Range | None) -> tuple[Range, bool]:
     """The range of images of one kind, and whether it is a guess."""
     if value_range is not None:
         return value_range, False
@@ -176,16 +187,16 @@ def _range_of(kind: str, found: list[Found], value_range: Range | None) -> tuple
 
 
 def _warn_of_range(
-    what: str, kind: str, found: list[Found], looked_at: int, used: Range, asked: Range | None, is_guess: bool
+    what: str, kind: str, found: list[Statistics], looked_at: int, used: Range, asked: Range | None, is_guess: bool
 ) -> None:
     """Name the range that is used unless it was asked for; then warn only if it cuts values."""
-    low, high = min(each.low for each in found), max(each.high for each in found)
+    low, high, _ = depth.extremes(found)
     seen = f"{len(found)} of the {looked_at} images looked at hold values from {low:g} to {high:g} ({kind})"
     if is_guess:
         seen += ", and nothing says which of them are black and white. A guess"
     black, white = used
     if asked is None:
-        _warn(f"{what}: {seen}: black is {black:g}, white {white:g}; --value_range LOW HIGH says otherwise")
+        _warn(f"{what}: {seen}: black is {black:g}, white {white:g}; --value_range LOW HIGH chooses others")
     elif low < black or high > white:
         _warn(f"{what}: {seen}; --value_range {black:g} {white:g} cuts those beyond")
 
@@ -198,24 +209,26 @@ def _warn(text: str) -> None:
 class _Look:
     """Properties of an image that are looked at before a run."""
 
-    found: Found | None  # statistics of its values, if it has more than 8 bits
-    frames: bool  # whether it has several
-    veiled: bool  # whether its fourth band is called transparency, and most of it is neither clear nor opaque
+    found: Statistics | None  # statistics of its values, if it has more than 8 bits
+    has_frames: bool  # it has several
+    has_doubtful_alpha: bool  # its fourth band is marked as transparency, and most of it is neither clear nor opaque
 
 
 def _look(image: Image.Image) -> _Look:
     tags = getattr(image, "tag_v2", {})
     alpha = None
-    is_veiled = False
+    found = None
     samples = depth.read_samples(image)
     if samples is not None:
         alpha = samples.alpha
+        found = samples.statistics
     elif image.format == "TIFF" and image.mode == "RGBA" and depth.EXTRA_SAMPLES in tags:
         alpha = np.asarray(image.getchannel("A"))
+
+    is_doubtful = False
     if image.format == "TIFF" and alpha is not None:
-        is_veiled = bool(((alpha > 0) & (alpha < 255)).mean() > 0.5)
-    found = None if samples is None else samples.found
-    return _Look(found, _has_frames(image), is_veiled)
+        is_doubtful = bool(((alpha > 0) & (alpha < 255)).mean() > 0.5)
+    return _Look(found, _has_frames(image), is_doubtful)
 
 
 def _has_frames(image: Image.Image) -> bool:

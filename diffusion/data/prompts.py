@@ -1,5 +1,6 @@
 """Prompts and the classes that they are for; the weights of noise levels."""
 
+import itertools
 import os
 import re
 import runpy
@@ -15,12 +16,12 @@ import numpy as np
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import DATASETS, NO_LABEL
 from diffusion.data.classnames import article, as_tokenized, is_untranslated, library_file, meanings, words_of
-from diffusion.io.reading import Table, csv_header, is_id, read_csv, read_numbers
+from diffusion.io.reading import Table, is_id, read_csv, read_numbers
 from diffusion.io.wording import few, split_weight
 from diffusion.paths import DATA, shipped
 
 PROMPTS = DATA / "prompts"
-ADDED = ("lora", "embedding")  # columns of files that a prompt adds to the model for itself
+FILE_COLUMNS = ("lora", "embedding")  # columns of files that a prompt adds to the model for itself
 SAME_PROMPTS = {"imagenetv2": "imagenet", "digits-unseen": "digits-colour"}  # scored with the prompts of another
 
 
@@ -56,24 +57,23 @@ def read_prompts(path: str | Path, *, added: bool = False) -> Prompts:
     Without classidx, classes are the names, numbered in the order of the csv. `added`: also the columns lora and
     embedding, which are refused otherwise. InputError names the file and the line at fault.
     """
-    header = csv_header(path)
-    keys = ("prompt", "classname", *(key for key in ("classidx", "group", *ADDED) if key in header))
-    table = read_csv(path, keys)
+    table = read_csv(path, ("prompt", "classname"), ("classidx", "group", *FILE_COLUMNS))
     columns = table.columns
-    names = [name.strip() for name in columns["classname"]]
+    names = list(map(str.strip, columns["classname"]))
     numbered = "classidx" not in columns
     ids = _numbered(names) if numbered else columns["classidx"]
     _check_rows(path, table, names, ids, numbered)
-    if len(set(map(int, ids))) < 2:
-        same = f"classname {names[0]!r}" if numbered else f"classidx {int(ids[0])}"
+    classes = list(map(int, ids))
+    if len(set(classes)) < 2:
+        same = f"classname {names[0]!r}" if numbered else f"classidx {classes[0]}"
         raise InputError(path, f"every prompt has {same}, wanted at least two classes")
 
-    files = {column: _files(Path(path), table.lines, column, columns[column]) for column in ADDED if column in columns}
-    if not added:
-        for column, found in files.items():
-            if found:
+    files = {}
+    for column in FILE_COLUMNS:
+        if column in columns:
+            files[column] = _files_of_cells(Path(path), table.lines, column, columns[column])
+            if files[column] and not added:
                 raise InputError(path, f"column {column}: is for eval_prob_adaptive.py alone; wanted a csv without it")
-    classes = [int(class_id) for class_id in ids]
     return Prompts(
         columns["prompt"],
         names,
@@ -93,7 +93,7 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _check_rows(path: str | Path, table: Table, names: list[str], ids: list[str], numbered: bool) -> None:
-    """InputError for an empty prompt or name, a class id that is none, a class in two groups."""
+    """InputError for an empty prompt or name, a class id that is no whole number, a class in two groups."""
     texts = table.columns["prompt"]
     groups = table.columns.get("group", [None] * len(table))
     group_of: dict[int, str | None] = {}
@@ -109,7 +109,7 @@ def _check_rows(path: str | Path, table: Table, names: list[str], ids: list[str]
             raise InputError(f"{path}, line {line}", f"class {class_id} is in group {group!r}, and above in {above!r}")
 
 
-def _files(path: Path, lines: Sequence[int], column: str, cells: list[str]) -> list[tuple[str, ...]] | None:
+def _files_of_cells(path: Path, lines: Sequence[int], column: str, cells: list[str]) -> list[tuple[str, ...]] | None:
     """The files that each cell of a column names, those beside the csv by their path; None if no cell names any."""
     found = []
     for line, cell in zip(lines, cells, strict=True):
@@ -119,9 +119,12 @@ def _files(path: Path, lines: Sequence[int], column: str, cells: list[str]) -> l
             raise InputError(f"{path}, line {line}", f"{column} is {cell!r}: {error}") from None
         files = []
         for word in words:
-            name = split_weight(word, f"{path}, line {line}: lora")[0] if column == "lora" else word
-            is_file = os.path.exists(path.parent / name) or os.path.exists(name)
-            files.append(str(path.parent / word) if is_file else word)
+            name = word
+            if column == "lora":
+                name, _ = split_weight(word, f"{path}, line {line}: lora")
+            if os.path.exists(path.parent / name) or os.path.exists(name):
+                word = str(path.parent / word)
+            files.append(word)
         found.append(tuple(files))
     return found if any(found) else None
 
@@ -147,13 +150,13 @@ def csv_of(dataset: str) -> Path | None:
 
 def duplicates(prompts: Prompts) -> list[tuple[str, list[str]]]:
     """Prompts that stand for more than one class, each with the names of the classes."""
-    return [(same[0], names) for same, names in _alike(prompts, lambda text: text)]
+    return [(same[0], names) for same, names in _groups_alike(prompts, str)]
 
 
 def near_duplicates(prompts: Prompts) -> list[str]:
     """Warnings of prompts of several classes whose differences CLIP's tokenizers drop."""
     found = []
-    for texts, names in _alike(prompts, as_tokenized):
+    for texts, names in _groups_alike(prompts, as_tokenized):
         if len(texts) > 1:
             differ = f"{few(list(map(ascii, texts)))} differ in case, blanks or Unicode form alone"
             alike = f"with a tokenizer that drops these, as CLIP's do, {' and '.join(names)} cannot be told apart"
@@ -161,7 +164,7 @@ def near_duplicates(prompts: Prompts) -> list[str]:
     return found
 
 
-def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
+def _groups_alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
     """Prompts of one form, with the same files, that stand for several classes: their texts, the names of the classes.
 
     The form of a prompt is form(text).
@@ -173,7 +176,11 @@ def _alike(prompts: Prompts, form: Callable[[str], str]) -> list[tuple[list[str]
         same, names = found.setdefault((form(text), files), ({}, {}))
         same[text] = None
         names.setdefault(class_id, name)
-    return [(list(same), list(names.values())) for same, names in found.values() if len(names) > 1]
+    alike = []
+    for texts, classnames in found.values():
+        if len(classnames) > 1:
+            alike.append((list(texts), list(classnames.values())))
+    return alike
 
 
 def warn_of_alike(prompts: Prompts) -> None:
@@ -187,8 +194,8 @@ def warn_of_alike(prompts: Prompts) -> None:
 
 # ---- templates ----
 
-DEFAULT = "a photo of a(n) {}."
-OF_OPEN_CLIP = {  # name -> that of open_clip's list: templates published for CLIP
+DEFAULT_TEMPLATE = "a photo of a(n) {}."
+OPEN_CLIP_SETS = {  # name -> that of open_clip's list: templates published for CLIP
     "openai-imagenet": "OPENAI_IMAGENET_TEMPLATES",
     "simple-imagenet": "SIMPLE_IMAGENET_TEMPLATES",
 }
@@ -196,26 +203,27 @@ GAP = re.compile(r"(?:\b(a)\(n\) )?\{\}", re.IGNORECASE)
 
 
 def templates_of(words: Sequence[str]) -> list[str]:
-    """Templates, each with {} for the name of the class, from templates and names of sets of them (OF_OPEN_CLIP).
+    """Templates, each with {} for the name of the class, from templates and names of sets of them (OPEN_CLIP_SETS).
 
     InputError for one without {}, with a(n) elsewhere than before it, or that stands there twice.
     """
     found: list[str] = []
     for word in words:
-        if word in OF_OPEN_CLIP:
+        if word in OPEN_CLIP_SETS:
             path = library_file("open_clip", "open_clip_torch", "zero_shot_metadata.py")
-            found += [make("{}") for make in runpy.run_path(str(path))[OF_OPEN_CLIP[word]]]
+            functions = runpy.run_path(str(path))[OPEN_CLIP_SETS[word]]  # name of a class -> prompt
+            found += [function("{}") for function in functions]
             continue
         where = f"--template {word!r}"
         if "{}" not in word:
-            sets = ", ".join(OF_OPEN_CLIP)
+            sets = ", ".join(OPEN_CLIP_SETS)
             raise InputError(where, f"has no {{}} for the name of the class, and is none of {sets}")
         if "a(n)" in GAP.sub("", word).lower():
             raise InputError(where, "a(n), which becomes a or an, must stand directly before {}")
         found.append(word)
-    twice = [template for k, template in enumerate(found) if template in found[:k]]
-    if twice:
-        raise InputError(f"--template {twice[0]!r}", "is there twice")
+    for template, n in Counter(found).items():
+        if n > 1:
+            raise InputError(f"--template {template!r}", "is there twice")
     return found
 
 
@@ -233,11 +241,14 @@ def filled(template: str, words: str) -> str:
 def by_templates(classes: Mapping[int, str], templates: Sequence[str], source: str) -> Prompts:
     """The prompts of classes, class id -> its name: one for each template, class by class."""
     texts = []
+    names = []
     ids = []
-    for (class_id, _), words in zip(classes.items(), words_of(list(classes.values())), strict=True):
-        texts += [filled(template, words) for template in templates]
-        ids += [class_id] * len(templates)
-    return Prompts(texts, [classes[k] for k in ids], ids, source=source)
+    for (class_id, name), words in zip(classes.items(), words_of(list(classes.values())), strict=True):
+        for template in templates:
+            texts.append(filled(template, words))
+            names.append(name)
+            ids.append(class_id)
+    return Prompts(texts, names, ids, source=source)
 
 
 # ---- the prompts of a data set ----
@@ -253,52 +264,48 @@ def prompts_for(
     added: bool = False,
     templates: Sequence[str] | None = None,
 ) -> Prompts:
-    """The prompts of the csv at `path`, or of the csv of the data set `name`, or of DEFAULT if it has none.
+    """The prompts of the csv at `path`, or of the csv of the data set `name`, or of DEFAULT_TEMPLATE if it has none.
 
-    labels are of its images; classes are names by class id, [] if the data has none; `texts` are the prompts
-    themselves, for images without labels; `templates`, as templates_of takes them, make prompts of the names of
-    classes in place of the csv of the data set; `added` as in read_prompts. `_classes_of` maps the classes of a csv to
-    those of the data. InputError if they are not prompts for the classes of the data set. Warns of classes with the
-    same prompt, and of prompts whose words are not the name of the class.
+    labels      class ids of its images, NO_LABEL: none
+    classes     names by class id, [] if the data has none
+    texts       the prompts themselves, for images without labels
+    templates   as templates_of takes them, filled with the names of classes, in place of the csv of the data set
+    added       as in read_prompts
+
+    `_classes_of` maps the classes of a csv to those of the data. InputError if these are not prompts for the classes of
+    the data set. Warns of classes with the same prompt, and of prompts whose words are not the name of the class.
     """
     csv = csv_of(name)
     if templates and (path or texts):
         flag = "--prompt_path" if path else "--prompts"
         raise InputError(f"--template {templates[0]!r}", f"not with {flag}, which has whole prompts")
-    called = _called(name, labels, classes) if path else {}
+    called = _names_by_class(name, labels, classes) if path else {}
     if texts:
-        wanted = "wanted a csv that says which class each prompt is of, or neither"
-        if path:
-            raise InputError("--prompts", f"--prompt_path {path} says it already; {wanted}")
-        if NO_LABEL not in labels:
-            some = f" ({few(classes, 3)})" if classes else ""
-            raise InputError("--prompts", f"the images of {name} have labels{some}; {wanted}")
-        if len(texts) < 2 or not all(text.strip() for text in texts):
-            raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")
-        prompts = Prompts(texts, texts, list(range(len(texts))), source="--prompts")
+        prompts = _typed_prompts(texts, name, labels, classes, path)
     elif path:
         prompts = read_prompts(path, added=added)
         prompts = replace(prompts, classes=_classes_of(prompts, called, path, name), numbered=False)
-    elif csv and templates:
-        theirs = read_prompts(csv)
-        names = dict(zip(theirs.classes, theirs.names, strict=True))
-        prompts = _of_templates(names, templates)
     elif csv:
         prompts = read_prompts(csv)
+        if templates:
+            prompts = _from_templates(dict(zip(prompts.classes, prompts.names, strict=True)), templates)
     elif len(classes) < 2:
         flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
-        why = f"has the class {classes[0]!r} alone" if classes else "does not say what its classes are called"
+        why = f"has the class {classes[0]!r} alone" if classes else "has no names of classes"
         raise InputError(f"--dataset {name}", f"{why}, so it needs {flags}")
     else:
-        prompts = _of_templates(dict(enumerate(classes)), templates)
+        prompts = _from_templates(dict(enumerate(classes)), templates)
         _warn_of_words(name, classes, words_of(classes))
+
     missing = sorted(set(labels) - set(prompts.classes) - {NO_LABEL})
     if missing:
-        named = [f"{k} ({classes[k]})" if k < len(classes) else str(k) for k in missing[:10]]
-        problem = f"no class {', '.join(named)} there, which images of {name} are labelled with"
+        words = []
+        for k in missing[:10]:
+            words.append(f"{k} ({classes[k]})" if k < len(classes) else str(k))
+        problem = f"no class {', '.join(words)} there, which images of {name} are labelled with"
         raise InputError(path or csv or "prompts", problem)
-    unused = sorted(c for c in set(prompts.classes) if c >= len(classes) > 0)
-    if unused and csv:  # elsewhere they are distractors
+    unused = sorted(set(prompts.classes) - set(range(len(classes))))
+    if unused and classes and csv:  # without a csv of the data set they are distractors
         raise InputError(path or csv, f"class ids {unused[:10]} there, {name} has only 0..{len(classes) - 1}")
     if path:
         _warn_of_others(prompts, called, path, name)
@@ -306,64 +313,85 @@ def prompts_for(
     return prompts
 
 
-def _of_templates(names: Mapping[int, str], templates: Sequence[str] | None) -> Prompts:
+def _typed_prompts(texts: list[str], name: str, labels: list[int], classes: list[str], path: Path | None) -> Prompts:
+    """The prompts of the option --prompts, a class each. InputError if labels or a csv are there too."""
+    wanted = "wanted a csv with the class of each prompt, or neither"
+    if path:
+        raise InputError("--prompts", f"not with --prompt_path {path}, which has prompts; {wanted}")
+    if NO_LABEL not in labels:
+        some = f" ({few(classes, 3)})" if classes else ""
+        raise InputError("--prompts", f"the images of {name} have labels{some}; {wanted}")
+    if len(texts) < 2 or not all(map(str.strip, texts)):
+        raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")
+    return Prompts(texts, texts, list(range(len(texts))), source="--prompts")
+
+
+def _from_templates(names: Mapping[int, str], templates: Sequence[str] | None) -> Prompts:
     """The prompts of classes, class id -> name, by templates as they are typed, or by the default one."""
     if not templates:
-        return by_templates(names, [DEFAULT], f"the default template {DEFAULT!r}")
+        return by_templates(names, [DEFAULT_TEMPLATE], f"the default template {DEFAULT_TEMPLATE!r}")
     return by_templates(names, templates_of(templates), f"--template {' '.join(map(repr, templates))}")
 
 
 def _warn_of_words(name: str, classes: list[str], words: list[str]) -> None:
     """Warn of prompts with other words than the name of the class, and of WordNet ids in prompts."""
-    changed = [f"{each!r} is {word!r}" for each, word in zip(classes, words, strict=True) if _is_other(each, word)]
+    changed = []
+    for classname, word in zip(classes, words, strict=True):
+        if word not in (classname, " ".join(classname.replace("_", " ").split())):
+            changed.append(f"{classname!r} is {word!r}")
     if changed:
         how = "WordNet ids are translated and numbers before names left out"
         warnings.warn(f"--dataset {name}: in prompts {how}: {few(changed)}", InputWarning, stacklevel=3)
-    as_they_are = [repr(word) for word in words if is_untranslated(word)]
-    if as_they_are:
-        ids = f"WordNet ids stand in prompts as they are: {few(as_they_are)}"
+    untranslated = list(filter(is_untranslated, words))
+    if untranslated:
+        ids = f"WordNet ids stand in prompts as they are: {few(list(map(repr, untranslated)))}"
         how = "timm's list does not have them, or timm is not installed; --prompt_path has prompts in words"
         warnings.warn(f"--dataset {name}: {ids}; {how}", InputWarning, stacklevel=3)
 
 
-def _is_other(name: str, words: str) -> bool:
-    return " ".join(name.replace("_", " ").split()) != words and name != words
-
-
-def _called(name: str, labels: list[int], classes: list[str]) -> dict[int, list[str]]:
+def _names_by_class(name: str, labels: list[int], classes: list[str]) -> dict[int, list[str]]:
     """Class id -> names of the class, or its number if it has none.
 
-    Names are those in the data and, for a data set of the table, those in its prompts. Both, because ImageNet's classes
-    657 and 744 are "missile" and "projectile" to torchvision, and both are "missile" in the prompts that were published
-    for CLIP.
+    Names are those in the data and, for a data set of the table, those in its prompts. Both are needed: torchvision
+    calls ImageNet's classes 657 and 744 "missile" and "projectile", the prompts published for CLIP call both "missile".
     """
     if not classes:
         return {label: [str(label)] for label in sorted(set(labels) - {NO_LABEL})}
-    called = {k: [each] for k, each in enumerate(classes)}
-    shipped = PROMPTS / prompts_file(name)
-    if name in DATASETS and shipped.is_file():
-        theirs = read_prompts(shipped)
-        for class_id, each in zip(theirs.classes, theirs.names, strict=True):
-            called.get(class_id, []).append(each)
+    called = {class_id: [classname] for class_id, classname in enumerate(classes)}
+    csv = PROMPTS / prompts_file(name)
+    if name in DATASETS and csv.is_file():
+        published = read_prompts(csv)
+        for class_id, classname in zip(published.classes, published.names, strict=True):
+            if class_id in called:
+                called[class_id].append(classname)
     return called
 
 
 def _classes_of(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> list[int]:
     """The class id, in the data set `name`, of each prompt of a csv; `called`: class id there -> names.
 
-    classidx is the class as long as no name of one class is a name of another one. Else, in a user's data, the names
-    decide if every name is of one class, whatever the order of the csv; a class that the data does not have gets a new
+    classidx is the class as long as no name of one class is a name of another one. Else the names decide in a user's
+    data, if every name means one class, whatever the order of the csv; a class that the data does not have gets a new
     id. A data set of the table keeps classidx; a csv in another order is refused. Without classidx the names decide.
     """
     named: dict[int, set[int]] = {}  # class of the csv -> classes of the data that have one of its names
     owners: dict[str, set[int]] = {}  # name -> classes of the csv
-    for each, class_id, meant in zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True):
+    for classname, class_id, meant in zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True):
         named.setdefault(class_id, set()).update(meant)
-        owners.setdefault(each, set()).add(class_id)
+        owners.setdefault(classname, set()).add(class_id)
+    if prompts.numbered and called:
+        return _by_name(prompts, named, called, path, name)
     if prompts.numbered:
-        return _by_name(prompts, named, called, path, name) if called else prompts.classes
-    shared = set().union(*(each for each in owners.values() if len(each) > 1))
-    contrary = {k: meant for k, meant in named.items() if meant and k not in meant and k not in shared}
+        return prompts.classes
+
+    shared: set[int] = set()  # classes of the csv that have a name in common with another
+    for classes in owners.values():
+        if len(classes) > 1:
+            shared |= classes
+    contrary = {}  # those whose names are of other classes than their classidx
+    for class_id, meant in named.items():
+        if meant and class_id not in meant | shared:
+            contrary[class_id] = meant
     if contrary and name not in DATASETS and not shared:
         return _by_name(prompts, named, called, path, name)
     if contrary:
@@ -386,17 +414,22 @@ def _warn_of_others(prompts: Prompts, called: dict[int, list[str]], path: Path, 
 
     For a data set of the table, only if this is so for all of them. A name that is the class's number does not count.
     """
-    if all(each == [str(k)] for k, each in called.items()):
+    if all(names == [str(k)] for k, names in called.items()):
         return  # the data has no names
-    found = list(zip(prompts.names, prompts.classes, meanings(prompts.names, called), strict=True))
-    named = {k for _, k, meant in found if meant}
-    pairs = [(each, k) for each, k, _ in found if k in called and k not in named]
-    others = {each: k for each, k in pairs if each.lstrip("0") != str(k).lstrip("0")}
-    none = not named
-    if others and (none or name not in DATASETS):
-        taken = few([f"{each!r} is taken for {called[k][0]!r}" for each, k in others.items()], 2, "; ")
-        what = f"none of its classnames is a class of {name}" if none else f"classnames that {name} does not have"
-        warnings.warn(f"{path}: {what}: {taken}", InputWarning, stacklevel=3)
+    named = set()  # classes of the csv that have a name of a class of the data
+    for class_id, meant in zip(prompts.classes, meanings(prompts.names, called), strict=True):
+        if meant:
+            named.add(class_id)
+    taken: dict[str, None] = {}  # each once
+    for classname, class_id in zip(prompts.names, prompts.classes, strict=True):
+        is_number = classname.lstrip("0") == str(class_id).lstrip("0")
+        if class_id in called and class_id not in named and not is_number:
+            taken[f"{classname!r} is taken for {called[class_id][0]!r}"] = None
+
+    if not taken or (named and name in DATASETS):
+        return
+    what = f"classnames that {name} does not have" if named else f"none of its classnames is a class of {name}"
+    warnings.warn(f"{path}: {what}: {few(taken, 2, '; ')}", InputWarning, stacklevel=3)
 
 
 def _by_name(
@@ -404,36 +437,41 @@ def _by_name(
 ) -> list[int]:
     """Class ids by names alone. InputError if a name is of several classes, or no name is a class of the data."""
     names: dict[int, str] = {}
-    for class_id, first in zip(prompts.classes, prompts.names, strict=True):
-        names.setdefault(class_id, first)
-    several = [k for k, meant in named.items() if len(meant) > 1]
-    if several:
-        classes = ", ".join(f"{k} ({called[k][0]})" for k in sorted(named[several[0]]))
-        raise InputError(path, f"classname {names[several[0]]!r} is a name of the classes {classes} of {name}")
-    if not any(named.values()):
-        classes = few([repr(each[0]) for each in called.values()])
+    for class_id, classname in zip(prompts.classes, prompts.names, strict=True):
+        names.setdefault(class_id, classname)
+
+    matched: dict[int, list[int]] = {}  # class of the data -> classes of the csv that mean it
+    unmatched = []
+    for class_id, meant in named.items():
+        if len(meant) > 1:
+            classes = ", ".join(f"{k} ({called[k][0]})" for k in sorted(meant))
+            raise InputError(path, f"classname {names[class_id]!r} is a name of the classes {classes} of {name}")
+        if meant:
+            matched.setdefault(min(meant), []).append(class_id)
+        else:
+            unmatched.append(class_id)
+    if not matched:
+        classes = few([repr(several[0]) for several in called.values()])
         found = few(list(map(repr, names.values())))
         raise InputError(path, f"no column classidx, and no classname ({found}) is a class of {name} ({classes})")
-    theirs = Counter(min(meant) for meant in named.values() if meant)
-    twice = [k for k, n in theirs.items() if n > 1]
-    if twice and not prompts.numbered:
-        both = [repr(names[k]) for k, each in named.items() if twice[0] in each]
-        alike = f"classnames {few(both)} have a classidx each, and are one class of {name}: {called[twice[0]][0]!r}"
-        raise InputError(path, alike)
-    lacking = [names[k] for k, meant in named.items() if not meant]
-    if lacking and name in DATASETS:
-        raise InputError(path, f"classname {lacking[0]!r} is no class of {name}, and there is no column classidx")
-    taken = {*called, *(k for k, meant in named.items() if not meant)}
-    new = iter(range(max(taken) + 1, max(taken) + 1 + len(named)))
+
+    for k, several in matched.items():
+        if len(several) > 1 and not prompts.numbered:
+            both = few([repr(names[class_id]) for class_id in several])
+            alike = f"classnames {both} have a classidx each, and are one class of {name}: {called[k][0]!r}"
+            raise InputError(path, alike)
+    if unmatched and name in DATASETS:
+        first = names[unmatched[0]]
+        raise InputError(path, f"classname {first!r} is no class of {name}, and there is no column classidx")
+
+    new = itertools.count(1 + max([*called, *unmatched]))
     id_of = {}
-    for class_id, meant in named.items():
-        if meant:
-            id_of[class_id] = min(meant)
-        elif prompts.numbered or class_id in called:
-            id_of[class_id] = next(new)
-        else:
-            id_of[class_id] = class_id
-    return [id_of[k] for k in prompts.classes]
+    for k, several in matched.items():
+        id_of |= dict.fromkeys(several, k)
+    for class_id in unmatched:
+        is_free = not prompts.numbered and class_id not in called
+        id_of[class_id] = class_id if is_free else next(new)
+    return [id_of[class_id] for class_id in prompts.classes]
 
 
 def read_level_weights(path: Path | None, T: int) -> np.ndarray:

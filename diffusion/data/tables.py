@@ -10,7 +10,9 @@ import json
 import math
 import os
 from array import array
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 from diffusion import InputError
@@ -28,41 +30,44 @@ NO_CLASS = {  # what spreadsheets and pandas write if there is no value
 
 
 def read_table(name: str, split: str) -> Dataset:
-    """The images of a table. Class ids are those of the whole table, whichever the split. InputError: the line at fault
+    """The images of a table. Class ids are those of the whole table, whatever the split.
 
-    Columns and not rows are handled, since a table may have a million rows.
+    InputError names the line at fault. Columns and not rows are handled, since a table may have a million rows.
     """
     path = Path(os.path.expanduser(name))  # Path.expanduser refuses ~nobody
     table = _read_json_lines(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
-    cells = {key: _stripped(table.columns[key]) for key in FILLED if key in table.columns}
-    _check_filled(path, table, cells)
-    ids, classes = class_ids(cells["label"]) if "label" in cells else ({}, [])
+    for key in FILLED:
+        if key in table.columns:
+            table.columns[key] = [cell.strip() for cell in table.columns[key]]
+    _check_filled(path, table)
+    chosen = _rows_of_split(name, path, table, split)
+    columns = {}
+    for key, cells in table.columns.items():
+        columns[key] = [cells[k] for k in chosen]
 
-    rows = _rows_of_split(name, path, table, split)
-    places, names = _places(path.parent, [cells["path"][k] for k in rows])
+    places, names = _places(path.parent, columns["path"])
     if not any(os.path.exists(os.path.join(path.parent, place)) for place in places):
         where = "paths are taken as they are, or from the folder of the table"
         first = path.parent / places[0]
         raise InputError(path, f"none of its {len(places)} images is there, such as {first}; {where}")
-    labels = [ids[cells["label"][k]] for k in rows] if "label" in cells else [NO_LABEL] * len(rows)
-    return Dataset(
-        labels,
-        classes,
-        listed(places, path.parent),
-        names,
-        [cells["group"][k] for k in rows] if "group" in cells else [],
-        _candidates_of(path, table, rows),
-    )
+
+    labels = [NO_LABEL] * len(chosen)
+    classes: list[str] = []
+    if "label" in columns:
+        ids, classes = class_ids(table.columns["label"])
+        labels = [ids[label] for label in columns["label"]]
+    candidates = []
+    if "candidates" in columns:
+        lines = [table.lines[k] for k in chosen]
+        candidates = list(zip(lines, map(partial(_candidates, path), lines, columns["candidates"]), strict=True))
+    return Dataset(labels, classes, listed(places, path.parent), names, columns.get("group", []), candidates)
 
 
 FILLED = ("path", "label", "group")  # columns whose cells must not be empty
 
 
-def _stripped(cells: list[str]) -> list[str]:
-    return [cell.strip() for cell in cells]
-
-
 def _read_csv(path: Path) -> Table:
+    """The columns of a csv or tsv. InputError names the line at fault."""
     header = csv_header(path)
     is_unlabelled = bool(header) and set(header) <= {"path", "candidates", "split"}
     columns = ("path",) if is_unlabelled else ("path", "label")
@@ -74,14 +79,15 @@ def _read_csv(path: Path) -> Table:
 def _check_labels(path: Path, table: Table) -> None:
     """InputError if a cell holds what other programs write for no label, or a list of labels."""
     labels = table.columns.get("label", [])
-    wrong = {label for label in set(labels) if _why_no_label(label.strip())}
-    if wrong:
-        k, first = next((k, label) for k, label in enumerate(labels) if label in wrong)
-        problem = f"label is {first.strip()!r}, {_why_no_label(first.strip())}"
-        raise InputError(f"{path}, line {table.lines[k]}", problem)
+    for label in dict.fromkeys(labels):
+        problem = _why_no_label(label.strip())
+        if problem:
+            line = table.lines[labels.index(label)]
+            raise InputError(f"{path}, line {line}", f"label is {label.strip()!r}, {problem}")
 
 
 def _why_no_label(text: str) -> str:
+    """Why a text is not taken for a label; "" if it is one."""
     if text in NO_CLASS:
         return "which spreadsheets and pandas write for none; a class of this name can stand in a jsonl"
     if text.startswith(("[", "(", "{")) and _is_list(text):
@@ -90,22 +96,23 @@ def _why_no_label(text: str) -> str:
 
 
 def _is_list(text: str) -> bool:
+    """Whether a text is a list or the like as Python writes it."""
     try:
         return isinstance(ast.literal_eval(text), list | tuple | set | dict)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
 
 
-def _check_filled(path: Path, table: Table, cells: dict[str, list[str]]) -> None:
+def _check_filled(path: Path, table: Table) -> None:
     """InputError if a path, a label or a group is empty."""
-    empty = [column.index("") for column in cells.values() if "" in column]
-    if not empty:
-        return
-    k = min(empty)
-    fields = [table.columns[key][k] for key in table.columns if key in FILLED]
-    wanted = {1: "wanted a path", 2: "wanted both", 3: "wanted all"}[len(fields)]
-    called = "path and label, and group" if len(fields) > 2 else "path and label"
-    raise InputError(f"{path}, line {table.lines[k]}", f"{called} are {', '.join(map(repr, fields))}, {wanted}")
+    empty = []  # (row, column) of the first empty cell of each column
+    for key in FILLED:
+        cells = table.columns.get(key, [])
+        if "" in cells:
+            empty.append((cells.index(""), key))
+    if empty:
+        k, key = min(empty)
+        raise InputError(f"{path}, line {table.lines[k]}", f"the {key} is empty")
 
 
 def _rows_of_split(name: str, path: Path, table: Table, split: str) -> Sequence[int]:
@@ -113,23 +120,18 @@ def _rows_of_split(name: str, path: Path, table: Table, split: str) -> Sequence[
     if "split" not in table.columns:
         check_split(name, split, ["test"])
         return range(len(table))
-    theirs = table.columns["split"]
-    meant = {cell: split_of(cell.strip()) for cell in set(theirs)}
-    if None in meant.values():
-        k, first = next((k, cell) for k, cell in enumerate(theirs) if meant[cell] is None)
-        raise InputError(f"{path}, line {table.lines[k]}", f"split is {first!r}, wanted train, val or test")
-    if split not in meant.values():
-        found = f"its column split has {', '.join(sorted(map(str, set(meant.values()))))}"
+    cells = table.columns["split"]
+    split_by_cell: dict[str, str] = {}
+    for cell in dict.fromkeys(cells):
+        meant = split_of(cell.strip())
+        if meant is None:
+            line = table.lines[cells.index(cell)]
+            raise InputError(f"{path}, line {line}", f"split is {cell!r}, wanted train, val or test")
+        split_by_cell[cell] = meant
+    if split not in split_by_cell.values():
+        found = f"its column split has {', '.join(sorted(set(split_by_cell.values())))}"
         raise InputError(f"dataset {name!r} has no split {split!r}", found)
-    return [k for k, cell in enumerate(theirs) if meant[cell] == split]
-
-
-def _candidates_of(path: Path, table: Table, rows: Sequence[int]) -> list[tuple[int, list[str]]]:
-    """Line and candidates of each row; [] if the table has no such column."""
-    if "candidates" not in table.columns:
-        return []
-    cells = table.columns["candidates"]
-    return [(table.lines[k], _candidates(path, table.lines[k], cells[k])) for k in rows]
+    return [k for k, cell in enumerate(cells) if split_by_cell[cell] == split]
 
 
 def _candidates(path: Path, line: int, cell: str | list | None) -> list[str]:
@@ -137,40 +139,44 @@ def _candidates(path: Path, line: int, cell: str | list | None) -> list[str]:
     if cell is None:
         return []
     parts = cell if isinstance(cell, list) else str(cell).split(";")
-    stripped = [str(part).strip() for part in parts]
-    names = [name for name in stripped if name]
+    stripped = map(str.strip, map(str, parts))
+    names = list(filter(None, stripped))
     if len(names) == 1:
         wanted = "wanted two classes or more, as in cat;dog, or nothing, which is all of them"
         raise InputError(f"{path}, line {line}", f"candidates is {names[0]!r}, {wanted}")
-    twice = [name for k, name in enumerate(names) if name in names[:k]]
-    if twice:
-        raise InputError(f"{path}, line {line}", f"candidates has {twice[0]!r} twice")
+    for name, n in Counter(names).items():
+        if n > 1:
+            raise InputError(f"{path}, line {line}", f"candidates has {name!r} twice")
     return names
 
 
 def _read_json_lines(path: Path) -> Table:
     """Columns path and, if the first line has them, label, group (not without label), candidates and split.
 
-    All are texts, but candidates as they stand there. InputError names the line at fault.
+    All are texts except candidates, which may be lists. InputError names the line at fault.
     """
     table = Table(array("q"), {})
     for number, line in json_lines(path):
         try:
             row = json.loads(line)
-            more = [key for key in OPTIONAL if key in row]
+            keys = ["path", *(key for key in OPTIONAL if key in row)]
             if not table.columns:
-                wanted = ["path", *(key for key in more if key != "group" or "label" in row)]
-                table.columns.update({key: [] for key in wanted})
+                columns = list(keys)
+                if "label" not in row and "group" in row:
+                    columns.remove("group")
+                table.columns.update((key, []) for key in columns)
             cells = {key: row[key] for key in table.columns}
-            surplus = [key for key in more if key != "group" and key not in table.columns]
         except (ValueError, KeyError, TypeError, RecursionError):
-            keys = list(table.columns) if len(table.columns) > 1 else ["path", "label"]
-            raise InputError(f"{path}, line {number}", f"is no JSON object with {' and '.join(keys)}") from None
-        if surplus:
-            raise InputError(f"{path}, line {number}", f"has {surplus[0]}, the first line has none")
+            wanted = list(table.columns) if len(table.columns) > 1 else ["path", "label"]
+            raise InputError(f"{path}, line {number}", f"is no JSON object with {' and '.join(wanted)}") from None
+        for key in keys:
+            if key not in table.columns and key != "group":
+                raise InputError(f"{path}, line {number}", f"has {key}, the first line has none")
         table.lines.append(number)
         for key, value in cells.items():
-            table.columns[key].append(value if key == "candidates" else _text_of(path, number, key, value))
+            if key != "candidates":
+                value = _text_of(path, number, key, value)
+            table.columns[key].append(value)
     if not table.lines:
         raise InputError(path, "holds no line")
     return table
@@ -213,8 +219,9 @@ def _places(folder: Path, cells: list[str]) -> tuple[list[str], list[str]]:
 
 def _is_plain(cell: str) -> bool:
     """Whether a path is already as pathlib would write it, and without ~ and backslashes."""
-    odd = ("\\" in cell, "//" in cell, "/./" in cell, cell.startswith(("~", "./")), cell.endswith(("/", "/.")))
-    return not any(odd)
+    if cell.startswith(("~", "./")) or cell.endswith(("/", "/.")):
+        return False
+    return "\\" not in cell and "//" not in cell and "/./" not in cell
 
 
 def _resolved(folder: Path, cell: str) -> Path:

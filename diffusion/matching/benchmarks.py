@@ -169,11 +169,10 @@ HUB = {  # NAME -> id on the hub, split, columns, the item of a row
     "countbench": ("nielsr/countbench", "train", ("image", "text", "number"), _countbench),
 }
 REPLACED = "replace_att replace_obj replace_rel swap_att swap_obj"
-SPEC = {  # the parts of SPEC
-    f"{subject}.{direction}": f"{subject}/{direction}.json"
-    for subject in ("absolute_size", "relative_size", "absolute_spatial", "relative_spatial", "existence", "count")
-    for direction in ("image2text", "text2image")
-}
+SPEC = {}
+for subject in ("absolute_size", "relative_size", "absolute_spatial", "relative_spatial", "existence", "count"):
+    for direction in ("image2text", "text2image"):
+        SPEC[f"{subject}.{direction}"] = f"{subject}/{direction}.json"
 CLEVR = (
     "pair_binding_size pair_binding_color recognition_color recognition_shape spatial"
     " binding_color_shape binding_shape_color"

@@ -129,7 +129,7 @@ class Items:
         return cut(self.open(k, i), self.items[k].images[i])
 
 
-class Once:
+class ExpiringCache:
     """A cache that drops a value after its last expected use; `keys` are all uses."""
 
     def __init__(self, keys: Iterable[Hashable]):
@@ -148,11 +148,13 @@ def cut(image: Image.Image, shown: Shown) -> Image.Image:
     if shown.box is None:
         return image
     left, top, width, height = shown.box
-    exact = max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height)
-    edges = tuple(round(edge) for edge in exact)
-    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+    right = round(min(left + width, image.width))
+    bottom = round(min(top + height, image.height))
+    left = round(max(left, 0))
+    top = round(max(top, 0))
+    if left >= right or top >= bottom:
         raise OSError(f"image {shown.file}: {image.width} x {image.height} pixels, nothing of the box {shown.box}")
-    return image.crop(edges)
+    return image.crop((left, top, right, bottom))
 
 
 def pair(id_: str, images: Iterable[str], captions: Iterable[str], *tags: str) -> Item:
@@ -183,7 +185,7 @@ def opener(paths: Iterable[str], what: str, value_range: Sequence[float] | None)
 
     All have one range, as from images.with_ranges. A npy file holds an array of blue, green, red.
     """
-    pictures = [Path(path) for path in dict.fromkeys(paths) if not path.endswith(".npy")]
+    pictures = [path for path in dict.fromkeys(paths) if not path.endswith(".npy")]
     images = with_ranges(listed(pictures), what, value_range)
 
     def open_file(path: str) -> Image.Image:
@@ -212,10 +214,10 @@ def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> I
     for number, line in json_lines(path):
         try:
             row = json.loads(line)
-            read = _normal if "images" in row or "captions" in row else _winoground
+            read = _general if "images" in row or "captions" in row else _winoground
             item = read(row, len(items))
         except (ValueError, TypeError, RecursionError) as error:
-            why = error if isinstance(error, _Wrong) else "is no JSON object"
+            why = error if isinstance(error, _BadItem) else "is no JSON object"
             raise InputError(f"{path}, line {number}", why) from None
         for shown in item.images:
             found = files.get(shown.file) or _image(folder, shown.file)
@@ -229,7 +231,7 @@ def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> I
     return Items(items, lambda k, i: open_file(str(files[items[k].images[i].file])))
 
 
-class _Wrong(ValueError):
+class _BadItem(ValueError):
     """A line is JSON, but no item."""
 
 
@@ -239,7 +241,7 @@ def _winoground(row: dict, k: int) -> Item:
         raise ValueError
     for each in WINOGROUND:
         if not isinstance(row.get(each), str) or not row[each].strip():
-            raise _Wrong(f"{each} is {row.get(each)!r}, wanted a text")
+            raise _BadItem(f"{each} is {row.get(each)!r}, wanted a text")
     first, second, *captions = (row[each] for each in WINOGROUND)
     return pair(str(row.get("id", k)), (first, second), captions, tag_of(row))
 
@@ -247,11 +249,11 @@ def _winoground(row: dict, k: int) -> Item:
 KEYS = {"id", "images", "captions", "right", "tags", "groups"}
 
 
-def _normal(row: dict, k: int) -> Item:
+def _general(row: dict, k: int) -> Item:
     """A line in the normal form."""
     for key in row:
         if key not in KEYS:
-            raise _Wrong(f"{key} is there, wanted {', '.join(sorted(KEYS))}; or Winoground's form")
+            raise _BadItem(f"{key} is there, wanted {', '.join(sorted(KEYS))}; or Winoground's form")
     row = {"id": k, "tags": [], "groups": {}} | row
     try:
         for key in ("images", "captions", "right", "tags"):
@@ -261,9 +263,9 @@ def _normal(row: dict, k: int) -> Item:
         right = frozenset((caption, image) for caption, image in row["right"])
         return Item(str(row["id"]), images, tuple(row["captions"]), right, tuple(row["tags"]), dict(row["groups"]))
     except KeyError as error:
-        raise _Wrong(f"has no {error.args[0]}") from None
+        raise _BadItem(f"has no {error.args[0]}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise _Wrong(str(error)) from None
+        raise _BadItem(str(error)) from None
 
 
 def _shown(image) -> Shown:

@@ -213,10 +213,14 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
     A group is right if all scores of its items are; it counts once all its items are done. A race has no scores of
     images, since two images may have been measured at different points.
     """
-    margins = {"text": np.array([d.text for d in done])}
+    text = []
+    image = []
+    for d in done:
+        text.append(d.text)
+        image.append(d.image(normal))
+    margins = {"text": np.array(text)}
     if not race:
-        margins["image"] = np.array([d.image(normal) for d in done])
-        margins["group"] = np.minimum(*margins.values())  # nan unless the item has both
+        margins |= {"image": np.array(image), "group": np.minimum(text, image)}  # nan unless the item has both
     found = {}
     for name, margin in margins.items():
         asked = np.flatnonzero(~np.isnan(margin))
@@ -229,14 +233,11 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
     for kind in kinds:
         groups = _complete_groups(kind, items, done)
         if max(map(len, groups), default=0) > 1:
-            worst = [_worst(group, normal, race) for group in groups]
+            worst = []
+            for group in groups:
+                worst.append(min(d.margin(normal, race) for d in group))
             found[kind] = column(np.array(worst) > 0, groups)
     return found
-
-
-def _worst(group: list[Done], normal: bool, race: bool) -> float:
-    """The smallest margin of some items."""
-    return min(d.margin(normal, race) for d in group)
 
 
 def _complete_groups(kind: str, items: dict[int, Item], done: list[Done]) -> list[list[Done]]:
@@ -283,11 +284,6 @@ def _print_counts(run: Run, items: dict[int, Item], done: list[Done]) -> None:
         print(f"{'clusters':<16}{clusters}, of examples that share an image or a group; the intervals allow for that")
 
 
-def _row(name: str, tag: str | None, n: int, scores: dict[str, Column]) -> list[str]:
-    """A line of the table: its name, the number of items with this tag (None: of all), a cell for each score."""
-    return [name, str(n), *(score.cell(tag, n) for score in scores.values())]
-
-
 def _print_table(title: str, done: list[Done], scores: dict[str, Column]) -> None:
     """Print a line for all items and one for each tag: how many items, and a cell for each score."""
     counts: dict[str, int] = {}
@@ -295,18 +291,19 @@ def _print_table(title: str, done: list[Done], scores: dict[str, Column]) -> Non
         for tag in dict.fromkeys(d.item.tags):
             counts[tag] = counts.get(tag, 0) + 1
 
-    rows = [[title, "n", *scores], _row("all", None, len(done), scores)]
-    for tag, n in counts.items():
-        rows.append(_row(tag, tag, n, scores))
+    rows = [[title, "n", *scores]]
+    for tag, n in [(None, len(done)), *counts.items()]:
+        cells = [score.cell(tag, n) for score in scores.values()]
+        rows.append(["all" if tag is None else tag, str(n), *cells])
 
-    first, width = 20, 24
-    for name, _, *cells in rows:
-        first = max(first, len(name) + 1)
-        for cell in cells:
-            width = max(width, len(cell) + 2)
+    longest = np.array([list(map(len, row)) for row in rows]).max(0)
+    widths = [max(20, longest[0] + 1), 6, *np.maximum(24, longest[2:] + 2)]
     print()
-    for name, number, *cells in rows:
-        print(f"{name:<{first}}{number:>6}" + "".join(cell.rjust(width) for cell in cells))
+    for name, *cells in rows:
+        line = name.ljust(widths[0])
+        for cell, width in zip(cells, widths[1:], strict=True):
+            line += cell.rjust(width)
+        print(line)
 
 
 def measures(run: Run) -> list[Measure]:
