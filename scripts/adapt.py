@@ -5,9 +5,10 @@
         --randomize_noise --noise_path noise.pt
 
 By default every image has its own random noise. Here all images share one noise sample for each of a few levels, and
-these samples are fitted until the labels of some images (of --split train) are likeliest. Use OUT with the same
-model, --loss and --levels, and with the number of --points as --max_samples of a race, or as --to_keep 1 --n_samples.
-Nothing is fitted for classes without labelled images; if they cannot occur, leave them out of --prompt_path.
+these samples are fitted to maximise the likelihood of the labels of some images (of --split train). Use OUT with the
+same model, --loss and --levels, and with the number of --points as --max_samples of a race, or as --to_keep 1
+--n_samples. Nothing is fitted for classes without labelled images; if they cannot occur, leave them out of
+--prompt_path.
 """
 
 from diffusion.core import constants
@@ -35,7 +36,7 @@ def parser() -> options.Parser:
     options.add(fit, "--points N", "noise levels, one noise sample each", 4)
     middle = constants.usual_levels("race")
     options.add(fit, "--levels A-B", "spread the levels between these shares of the schedule", middle)
-    options.add(fit, "--loss", "loss that decides", "l2", choices=constants.LOSSES)
+    options.add(fit, "--loss", "loss used to choose the class", "l2", choices=constants.LOSSES)
     options.add(fit, "--steps N", "steps of the optimiser, each on 16 images", 60)
     options.add(fit, "--lr LR", "learning rate at its highest", 0.03)
     options.add(
@@ -79,11 +80,13 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
     """The prompts or class ids of the model, and the class of each. InputError: a class that has several."""
     if args.condition == "class":
         arms = model_arms(args.dataset, dataset, card.source, card.classes, catalogue.DATASET_ROOT, card.called)
-        conditions, classes = list(arms), list(arms.values())
+        conditions = list(arms)
+        classes = list(arms.values())
     else:
         prompts = prompts_for(args.dataset, dataset.labels, dataset.classes, args.prompt_path, templates=args.template)
         print(prompts)
-        conditions, classes = prompts.texts, prompts.classes
+        conditions = prompts.texts
+        classes = prompts.classes
     if len(set(classes)) < max(len(classes), 2):
         found = f"{len(conditions)} prompts or ids for {len(set(classes))} classes"
         raise InputError(f"dataset {dataset.name!r}", f"{found}; wanted one for each of two or more")
@@ -91,10 +94,14 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
 
 
 def draw_shots(labels: list[int], n: int, seed: int) -> np.ndarray:
-    """The indices of n images of each label, or of all that it has."""
+    """The indices of n random images of each label, or of all that it has. [shots]"""
     rng = np.random.default_rng(seed)
-    labels = np.array(labels)
-    return np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n] for k in np.unique(labels)])
+    found = np.array(labels)
+    chosen = []
+    for label in np.unique(found):
+        of_label = np.flatnonzero(found == label)
+        chosen.append(rng.permutation(of_label)[:n])
+    return np.concatenate(chosen)
 
 
 class FitBar:
@@ -125,6 +132,7 @@ def main(argv: list[str]) -> int:
     if args.points > len(usable):
         raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
     levels = usable[spread_sequence(args.points, len(usable))]
+
     dataset = dataset_of(config)
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
@@ -135,6 +143,7 @@ def main(argv: list[str]) -> int:
     if lacking:
         some = f"{len(lacking)} of {len(classes)} classes have no images in --split {config.split}"
         warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=1)
+
     indices = draw_shots(dataset.labels, args.shots, config.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in indices])
     interpolation = "adm" if args.condition == "class" else "bicubic"  # as the scripts that evaluate crop by default
@@ -144,6 +153,7 @@ def main(argv: list[str]) -> int:
     model = load_model(card, dtype=getattr(torch, config.dtype), device=config.device)
     x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
     shots = Shots(x, label, model.conditions(arms).map(torch.clone))
+
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(args.points, *card.latent, generator=generator).to(config.device)
     how = FitOptions(config.loss, config.batch_size, args.steps, args.lr, config.seed)
@@ -160,9 +170,11 @@ def main(argv: list[str]) -> int:
     first, last = np.mean(bar.costs[:20]), np.mean(bar.costs[-20:])
     images = f"{len(x)} images of {len(set(label.tolist()))} classes"
     print(f"{images}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
-    search = f"--search race --max_samples {args.points}" if args.points > 1 else "--to_keep 1 --n_samples 1"
-    shared = " --randomize_noise" * (args.condition == "class")
-    print(f"{args.out}: {list(bank.shape)}, for --noise_path with --levels {args.levels} {search}{shared}")
+    flags = f"--levels {args.levels}"
+    flags += f" --search race --max_samples {args.points}" if args.points > 1 else " --to_keep 1 --n_samples 1"
+    if args.condition == "class":
+        flags += " --randomize_noise"
+    print(f"{args.out}: {list(bank.shape)}, for --noise_path with {flags}")
     return 0
 
 

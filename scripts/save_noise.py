@@ -32,11 +32,13 @@ def main(argv: list[str]) -> int:
     options.not_negative(args, "seed")
     wanted = "wanted a multiple of 8, or --latent C H W of whole numbers"
     if args.latent:
-        latent, name = args.latent, "x".join(map(str, args.latent))
+        latent = args.latent
+        name = "x".join(map(str, latent))
         if min(latent) < 1:
             raise InputError(f"--latent {' '.join(map(str, latent))}", wanted)
     else:
-        latent, name = [4, args.img_size // 8, args.img_size // 8], str(args.img_size)
+        latent = [4, args.img_size // 8, args.img_size // 8]
+        name = str(args.img_size)
         if args.img_size < 8 or args.img_size % 8:
             raise InputError(f"--img_size {args.img_size}", wanted)
     path = args.out or Path(f"noise_{name}.pt")

@@ -141,7 +141,8 @@ def last_checkpoint(folder: Path, chosen: dict) -> Path | None:
     """
     note = folder / "options.json"
     if note.exists():
-        there, training = {"options": json.loads(note.read_text())}, {"options": chosen}
+        there = {"options": json.loads(note.read_text())}
+        training = {"options": chosen}
         if differences.changed(there, training):
             differs = "; ".join(differences.options_in_words(there, training, {}, {}))
             raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); use another folder")
@@ -152,7 +153,8 @@ def last_checkpoint(folder: Path, chosen: dict) -> Path | None:
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
     """Save the state of a training as the only checkpoint in its folder; it is complete or not there."""
-    unfinished, new = folder / "unfinished", folder / f"step-{step:07d}"
+    unfinished = folder / "unfinished"
+    new = folder / f"step-{step:07d}"
     accelerator.save_state(unfinished)
     unfinished.rename(new)
     for old in folder.glob("step-*"):
@@ -161,13 +163,14 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
 
 
 def train(args, out: Path, data: TensorDataset, classes: list[str], chosen: dict) -> None:
-    """Train to args.steps steps from the last checkpoint; chosen: the options that must be those of that checkpoint."""
+    """Train to args.steps steps from the last checkpoint, which must be of the same `chosen` options."""
     last = last_checkpoint(out / "training", chosen)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     done = int(last.name.removeprefix("step-")) if last else 0
     set_seed(args.seed + done)  # a training that goes on does not repeat its first draws
+
     unet, scheduler = build(args, len(classes))
-    print(f"{sum(p.numel() for p in unet.parameters()):,} parameters, {len(data):,} images, {len(classes)} classes")
+    print(f"{unet.num_parameters():,} parameters, {len(data):,} images, {len(classes)} classes")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr)
     rate = get_scheduler(
         "cosine", optimizer, num_warmup_steps=min(200, args.steps // 10), num_training_steps=args.steps
@@ -183,6 +186,7 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], chosen: dict
     if done >= args.steps:
         print(f"{out}: already trained for {done} steps; a larger --steps continues")
         return
+
     bar = tqdm(loader, "training", initial=done, total=args.steps, unit="step", mininterval=2)
     smooth = None
     for step, (x, label) in enumerate(bar, done + 1):
@@ -214,10 +218,11 @@ def main(argv: list[str]) -> int:
     dataset = load_dataset(args.dataset, args.split, catalogue.DATASET_ROOT, value_range=args.value_range)
     classes = classes_of(dataset)
     out = args.out or Path(f"my-{naming.tag(dataset.name)}")
-    chosen = {key: value for key, value in vars(args).items() if key not in MAY_CHANGE}
+    chosen = vars(args) | {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
+    for key in MAY_CHANGE:
+        del chosen[key]
     if args.value_range is None:
         del chosen["value_range"]
-    chosen |= {"dataset": dataset.name, "data": dataset.fingerprint, "classes": classes}
     train(args, out, pixels(dataset, args.image_size, args.grey), classes, chosen)
     print(f"{out}: the trained model, and samples.png to look at")
     return 0
