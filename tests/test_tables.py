@@ -534,7 +534,7 @@ def test_groups_of_a_table(run_main, tmp_path, model_folder):
     assert [r["group"] for r in rows_of(folder)] == ["g0", "g1", "g0", "g1"]
     assert "worst, group g" in run_main(ACC, folder, "--metrics", "groups").out
     (tmp_path / "d.csv").write_text("\n".join([*lines[:-1], "3.png,two,"]))
-    assert "group are" in run_main(SCRIPT, "--dataset", tmp_path / "d.csv", *few).err
+    assert "the group is empty" in run_main(SCRIPT, "--dataset", tmp_path / "d.csv", *few).err
 
 
 # ---- end to end ----
