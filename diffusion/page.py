@@ -3,35 +3,28 @@
 import datetime
 import os
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 import diffusion
 from diffusion import InputError, one_line, paths, tables
 from diffusion.core.search import even
 from diffusion.data import catalogue
-from diffusion.data.datasets import Dataset, as_seen, dataset_of
-from diffusion.plots import confidence, style, svg
+from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.plots import confidence, confusion, style, svg
 from diffusion.runs import pack, results, show
 from diffusion.stats import calibration, intervals, metrics
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
 PROMPTS = 3  # shown in the text; all of them in a table
-METHOD = (
-    "Noise is added to an image, and a diffusion model predicts this noise once under each candidate class: the class "
-    "under which it predicts best is the answer. Each prediction is one network evaluation (NFE), the unit of cost; a "
-    "point is one noise level with one noise sample, and classes are compared at the same points."
-)
-BASELINE = (
-    "The model scores every class of an image at once, and the class with the best score is the answer. NFE counts the "
-    "evaluations of its network, the unit of cost."
-)
+OUTCOMES = {"right": style.RIGHT, "wrong": style.WRONG, "unlabelled": style.ACCENT}  # -> the colour of the curve
+
+
+# ---- the answers of a run ----
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,7 @@ class Answers:
     scores: np.ndarray  # [n, K]
     pred: np.ndarray  # [n] columns
     label: np.ndarray | None  # [n] columns; None: an unlabelled run
+    rank: np.ndarray  # [n] the number of classes before the label's
     pairs: tuple[np.ndarray, np.ndarray] | None  # between and within pairs [n], of antithetic noise
     problems: list[str]
 
@@ -73,45 +67,34 @@ def read_answers(run: results.Run) -> Answers:
                 problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
         rows = [row for row in rows if row["label"] in column]
     if not rows:
-        raise InputError(run.folder, problems[0] if problems else "no image is done yet")
+        raise results.nothing_done(run, problems)
 
+    label = None
+    if labelled:
+        label = np.array([column[row["label"]] for row in rows])
     pairs = None
     if all("within_pairs" in row for row in rows):
-        between = np.array([row["between_pairs"] for row in rows])
-        pairs = between, np.array([row["within_pairs"] for row in rows])
-    label = np.array([column[row["label"]] for row in rows]) if labelled else None
+        pairs = show.column(rows, "between_pairs"), show.column(rows, "within_pairs")
     return Answers(
-        run,
-        np.array([row["index"] for row in rows]),
-        np.array([row["nfe"] for row in rows]),
-        np.array([row["scores"] for row in rows]),
-        np.array([column[row["pred"]] for row in rows]),
-        label,
-        pairs,
-        problems + results.failures(run.folder, run.description),
+        run=run,
+        index=show.column(rows, "index", int),
+        nfe=show.column(rows, "nfe", int),
+        scores=show.column(rows, "scores"),
+        pred=np.array([column[row["pred"]] for row in rows]),
+        label=label,
+        rank=show.column(rows, "rank", int),
+        pairs=pairs,
+        problems=problems + results.failures(run.folder, run.description),
     )
 
 
+def names_of(run: results.Run) -> list[str]:
+    """The names of the run's classes, by column."""
+    names = results.names_of_classes(run)
+    return [names[class_id] for class_id in run.classes.tolist()]
+
+
 # ---- numbers ----
-
-
-def running_difference(record: dict, arm_class: np.ndarray, first: int, second: int, loss: str) -> np.ndarray:
-    """Mean error of one class minus that of another after the first 1, 2, ... points measured for both. [n]
-
-    first and second are rows of classes; n is 0 if one of them was not measured.
-    """
-    a, b = (metrics.errors_of_class(record, arm_class, row, loss) for row in (first, second))
-    n = min(len(a), len(b))
-    return np.cumsum(a[:n] - b[:n]) / np.arange(1, n + 1)
-
-
-def row_of(record: dict, run: results.Run, class_id: int) -> int:
-    """The row of a class in this record; the best one if several rows stand for the class."""
-    rows = np.flatnonzero(run.class_ids == class_id)
-    if len(rows) == 1:
-        return int(rows[0])
-    among = np.isin(np.arange(len(run.class_ids)), rows)
-    return metrics.rescore(record, run.arm_class, run.loss, among)
 
 
 def numbers_of(answers: Answers) -> list[tuple[str, str]]:
@@ -120,21 +103,27 @@ def numbers_of(answers: Answers) -> list[tuple[str, str]]:
     total = max(run.description["images"], len(nfe))
     table = [("images", f"{len(nfe):,} of {total:,}")]
     if answers.label is not None:
-        columns = zip(answers.scores, answers.label, answers.pred, strict=True)
-        ranks = np.array([calibration.rank(*each) for each in columns])
-        top = 5 if len(run.classes) > 5 else None
-        for measure in intervals.accuracy(answers.pred, answers.label, top, ranks):
-            name, value = show.line(measure)
-            table.append((name.removesuffix(" accuracy"), value))
-        if run.options.get("candidates"):
-            measured = np.isfinite(answers.scores)
-            hits = measured[np.arange(len(nfe)), answers.label]
-            recall = f"{show.percent(*metrics.share(hits))}, among {show.span(measured.sum(1))} candidates"
-            table.append(("recall", recall))
+        table += accuracies_of(answers)
     cost = f"mean {nfe.mean():,.0f}, median {np.median(nfe):,.0f}, at most {nfe.max():,}; in all {nfe.sum():,}"
     table.append(("NFE per image", cost))
     if answers.pairs:
         table += show.pairs_line(*answers.pairs)
+    return table
+
+
+def accuracies_of(answers: Answers) -> list[tuple[str, str]]:
+    """The lines of a labelled run: accuracies, and how often the label was among the candidates, if there were some."""
+    run = answers.run
+    table = []
+    top = 5 if len(run.classes) > 5 else None
+    for measure in intervals.accuracy(answers.pred, answers.label, top, answers.rank):
+        name, value = show.line(measure)
+        table.append((name.removesuffix(" accuracy"), value))
+    if run.options.get("candidates"):
+        measured = np.isfinite(answers.scores)
+        hits = measured[np.arange(len(measured)), answers.label]
+        recall = show.percent(*metrics.share(hits))
+        table.append(("recall", f"{recall}, among {show.span(measured.sum(1))} candidates"))
     return table
 
 
@@ -166,26 +155,19 @@ def lead_of(answers: Answers) -> str:
     return f"{right.sum():,} of {len(right):,} images right: {share}, {cost}."
 
 
-def confusion_of(answers: Answers, names: list[str]) -> tuple[list | None, list | None]:
-    """A matrix for few classes, else the most confused pairs (true, predicted, images).
+def classes_of(answers: Answers, names: list[str]) -> list[tuple[str, int, int]]:
+    """Name, right answers and images of each class that occurs as a label, the hardest first."""
+    classes = []
+    for column, (right, images) in metrics.per_class(answers.pred, answers.label).items():
+        classes.append((names[column], right, images))
+    return sorted(classes, key=lambda each: (each[1] / each[2], each[0]))
 
-    A row of the matrix: name, and for each predicted class the count, its tint in percent, and whether it is right.
-    """
-    counts = metrics.confusion(answers.pred, answers.label, list(range(len(names))))
-    if len(names) > MATRIX:
-        wrong = Counter()
-        for r, c in np.argwhere(counts).tolist():
-            if r != c:
-                wrong[names[r], names[c]] = int(counts[r, c])
-        return None, [(*pair, images) for pair, images in wrong.most_common(MATRIX)]
-    tints = 45 * counts / counts.sum(1, keepdims=True).clip(1)
-    matrix = []
-    for r, name in enumerate(names):
-        cells = []
-        for c in range(len(names)):
-            cells.append((int(counts[r, c]), round(tints[r, c]), r == c))
-        matrix.append((name, cells))
-    return matrix, None
+
+def predictions_of(answers: Answers, names: list[str]) -> list[tuple[str, int]]:
+    """Name of each predicted class and how often it is predicted, the most frequent first."""
+    counts = np.bincount(answers.pred, minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    return [(names[k], int(counts[k])) for k in order if counts[k]]
 
 
 @dataclass(frozen=True)
@@ -216,6 +198,7 @@ def confidence_of(answers: Answers, id: str) -> Confidence:
         fit = results.read_calibration(run)
     except InputError as error:
         return Confidence(None, f"No probabilities: {error}.")
+
     sure = calibration.probabilities(answers.scores, fit["temperature"]).max(1)
     if answers.label is None:
         return Confidence(sure, "There are no labels to check the probabilities on.")
@@ -223,6 +206,7 @@ def confidence_of(answers: Answers, id: str) -> Confidence:
     n = int(held.sum())
     if n == 0:
         return Confidence(sure, "The temperature was fitted on all of these images; none is left to check it on.")
+
     hit = answers.pred[held] == answers.label[held]
     error = calibration.ece(sure[held], hit)
     chance = calibration.ece_by_chance(sure[held])
@@ -236,83 +220,142 @@ def confidence_of(answers: Answers, id: str) -> Confidence:
 # ---- cards ----
 
 
-def chosen_of(answers: Answers, sure: np.ndarray | None, most: int, others: int) -> dict[str, list[int]]:
+@dataclass(frozen=True)
+class Card:
+    """An answer with its image."""
+
+    index: int
+    file: str
+    answer: str
+    true: str  # "" for an unlabelled image
+    outcome: str  # of OUTCOMES
+    text: str
+    picture: str | None  # a URI; None: the image cannot be shown
+    small: bool  # whether the picture is so small that its pixels are shown as squares
+    curve: str  # svg; "" if there is none
+
+
+class Images:
+    """The images of a run as they were classified; `problem` is why one cannot be shown, "" so far."""
+
+    def __init__(self, run: results.Run):
+        self.options = run.options
+        self.problem = ""
+        self.dataset = None
+        try:
+            self.dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
+        except InputError as error:
+            self.problem = f"The images cannot be shown: {error}"
+
+    def open(self, index: int) -> np.ndarray | None:
+        """Image `index` as [h, w, 3] in 0..1; None if it cannot be shown."""
+        if self.dataset is None:
+            return None
+        try:
+            return as_seen(self.dataset, index, self.options)
+        except (InputError, IndexError) as error:
+            if not self.problem:
+                self.problem = f"Not every image can be shown: {one_line(error)}"
+            return None
+
+
+def chosen_of(answers: Answers, sure: np.ndarray | None, mistakes: int, others: int) -> dict[str, list[int]]:
     """Which answers are shown, rows of `answers`: the most confident mistakes, the least certain, and right ones.
 
-    Least certain is in the order of the number that the cards print: the probability, or the lead if there is none.
+    At most `mistakes` of the first kind and `others` of each other one. Least certain is in the order of the number
+    that the cards print: the probability, or the lead if there is none.
     """
     certainty = answers.lead if sure is None else sure
     uncertain = np.argsort(certainty, kind="stable")[:others].tolist()
     if answers.label is None:
-        surest = [k for k in np.argsort(-certainty, kind="stable").tolist() if k not in uncertain]
-        return {"mistakes": [], "uncertain": uncertain, "right": surest[:others]}
-    right = np.flatnonzero(answers.label == answers.pred)
+        surest = np.argsort(-certainty, kind="stable").tolist()
+        certain = [k for k in surest if k not in uncertain]
+        return {"mistakes": [], "uncertain": uncertain, "right": certain[:others]}
+
     wrong = np.flatnonzero(answers.label != answers.pred)
-    behind = -answers.scores[wrong, answers.label[wrong]]  # how much worse the label is; inf: not measured
-    order = np.where(np.isfinite(behind), behind, -1) if sure is None else sure[wrong]
+    if sure is None:
+        behind = -answers.scores[wrong, answers.label[wrong]]  # how much worse the label is; inf: not measured
+        order = np.where(np.isfinite(behind), behind, -1)
+    else:
+        order = sure[wrong]
+    right = np.flatnonzero(answers.label == answers.pred)
     return {
-        "mistakes": wrong[np.argsort(-order, kind="stable")][:most].tolist(),
+        "mistakes": wrong[np.argsort(-order, kind="stable")][:mistakes].tolist(),
         "uncertain": uncertain,
         "right": right[even(min(others, len(right)), len(right))].tolist(),
     }
 
 
-def compared_with(answers: Answers, k: int, kind: str) -> int:
-    """The column of the class that an answer is compared with: the label for a mistake, else the runner-up."""
-    return int(answers.label[k] if kind == "mistakes" else answers.runner_up[k])
+def cards_of(answers: Answers, rows: list[int], kind: str, sure: np.ndarray | None, images: Images, id: str) -> list:
+    """The cards of some answers of one kind, a key of `chosen_of`; ids of their curves begin with `id`.
+
+    A mistake is compared with its label, any other answer with the runner-up.
+    """
+    compared_with = answers.label if kind == "mistakes" else answers.runner_up
+    cards = []
+    for k in rows:
+        likely = ""
+        if sure is not None:
+            likely = f"{sure[k]:.1%} confident. "
+        cards.append(card_of(answers, k, int(compared_with[k]), likely, images, f"{id}{kind[0]}"))
+    return cards
 
 
-def text_of(answers: Answers, k: int, other: int, record: dict, sure: float | None, names: list[str]) -> tuple:
-    """The text of a card, and the curve of the other class's error minus the answer's."""
-    run, pred = answers.run, int(answers.pred[k])
-    text = "" if sure is None else f"{sure:.1%} confident. "
-    if other == pred or not np.isfinite(answers.scores[k, other]):
-        lacking = "No other class was measured." if other == pred else f"{names[other]} was not measured."
-        return text + lacking, np.zeros(0)
-    rows = [row_of(record, run, int(run.classes[column])) for column in (other, pred)]
-    curve = running_difference(record, run.arm_class, *rows, run.loss)
-    if not len(curve):
-        return text + f"{names[other]} was not measured.", curve
-    points = "1 shared point" if len(curve) == 1 else f"{len(curve)} shared points"
-    side = "ahead of" if curve[-1] >= 0 else "behind"
-    return text + f"{side.capitalize()} {names[other]} by {abs(curve[-1]):.3g} after {points}.", curve
+def card_of(answers: Answers, k: int, other: int, likely: str, images: Images, id: str) -> Card:
+    """The card of answer k, compared with the class of column `other`; its text begins with `likely`."""
+    run, names = answers.run, names_of(answers.run)
+    index, pred = int(answers.index[k]), int(answers.pred[k])
+    record = results.record_of(run, index)
+    if answers.label is None:
+        true, outcome = "", "unlabelled"
+    else:
+        true = names[answers.label[k]]
+        outcome = "right" if answers.label[k] == pred else "wrong"
+
+    text, curve = f"{likely}No other class was measured.", ""
+    if other != pred:
+        difference = np.zeros(0)
+        if np.isfinite(answers.scores[k, other]):
+            first, second = (row_of(record, run, int(run.classes[column])) for column in (other, pred))
+            difference = running_difference(record, run.arm_class, first, second, run.loss)
+        text = likely + lead_text(difference, names[other])
+        if len(difference) > 1:
+            curve = svg.draw_curve(difference, f"{id}{index}", text, OUTCOMES[outcome])
+
+    image = images.open(index)
+    picture, small = None, False
+    if image is not None:
+        picture, small = svg.picture(image), max(image.shape) < 96
+    return Card(index, record.get("file", ""), names[pred], true, outcome, text, picture, small, curve)
 
 
-def cards(answers: Answers, chosen: dict[str, list[int]], sure: np.ndarray | None, id: str, dataset: Dataset | None):
-    """By kind, what is shown of the chosen answers; and why an image cannot be shown, "" if all can."""
-    run, gone = answers.run, ""
-    names = _names(run)
-    shown = {}
-    for kind, rows in chosen.items():
-        shown[kind] = []
-        for k in rows:
-            index, pred = int(answers.index[k]), int(answers.pred[k])
-            label = None if answers.label is None else int(answers.label[k])
-            other = compared_with(answers, k, kind)
-            record = results.record_of(run, index)
-            text, curve = text_of(answers, k, other, record, None if sure is None else sure[k], names)
-            image = None
-            if dataset:
-                try:
-                    image = as_seen(dataset, index, run.options)
-                except (InputError, IndexError) as error:
-                    gone = gone or f"Not every image can be shown: {one_line(error)}"
-            colour = style.outcome_colour(pred, label, labelled=label is not None)
-            drawn = svg.draw_curve(curve, f"{id}{kind[0]}{index}", text, colour) if len(curve) > 1 else ""
-            shown[kind].append({
-                "index": index, "file": record.get("file", ""), "answer": names[pred],
-                "true": "" if label is None else names[label],
-                "outcome": {style.RIGHT: "right", style.WRONG: "wrong", style.ACCENT: "accent"}[colour], "text": text,
-                "picture": None if image is None else svg.picture(image),
-                "small": image is not None and max(image.shape) < 96, "curve": Markup(drawn),
-            })  # fmt: skip
-    return shown, gone
+def lead_text(difference: np.ndarray, other: str) -> str:
+    """How far an answer is ahead of another class, from their `running_difference` [n]."""
+    if not len(difference):
+        return f"{other} was not measured."
+    points = "1 shared point" if len(difference) == 1 else f"{len(difference)} shared points"
+    side = "Ahead of" if difference[-1] >= 0 else "Behind"
+    return f"{side} {other} by {abs(difference[-1]):.3g} after {points}."
 
 
-def _names(run: results.Run) -> list[str]:
-    """The names of the run's classes, by column."""
-    names = results.names_of_classes(run)
-    return [names[class_id] for class_id in run.classes.tolist()]
+def running_difference(record: dict, arm_class: np.ndarray, first: int, second: int, loss: str) -> np.ndarray:
+    """Mean error of one class minus that of another after the first 1, 2, ... points measured for both. [n]
+
+    first and second are rows of classes; n is 0 if one of them was not measured.
+    """
+    a = metrics.errors_of_class(record, arm_class, first, loss)
+    b = metrics.errors_of_class(record, arm_class, second, loss)
+    n = min(len(a), len(b))
+    return np.cumsum(a[:n] - b[:n]) / np.arange(1, n + 1)
+
+
+def row_of(record: dict, run: results.Run, class_id: int) -> int:
+    """The row of a class in this record; the best one if several rows stand for the class."""
+    rows = np.flatnonzero(run.class_ids == class_id)
+    if len(rows) == 1:
+        return int(rows[0])
+    among = np.isin(np.arange(len(run.class_ids)), rows)
+    return metrics.rescore(record, run.arm_class, run.loss, among)
 
 
 # ---- about the run ----
@@ -374,92 +417,72 @@ def content(answers: Answers, mistakes: int, others: int, number: int) -> dict:
 
     mistakes, others: how many of each kind of answer are shown at most.
     """
-    run, nfe = answers.run, answers.nfe
-    id = f"run{number}-" if number else ""  # begins the ids of its sections
-    names, labelled = _names(run), answers.label is not None
+    run, nfe, names = answers.run, answers.nfe, names_of(answers.run)
+    id, title = "", run.title
+    if number:
+        id, title = f"run{number}-", f"Run {number}: {run.title}"
     sureness = confidence_of(answers, id)
-    try:
-        dataset, gone = dataset_of(run.description, catalogue.DATASET_ROOT), ""
-    except InputError as error:
-        dataset, gone = None, f"The images cannot be shown: {error}"
-    chosen = chosen_of(answers, sureness.sure, mistakes, others)
-    shown, lost = cards(answers, chosen, sureness.sure, id, dataset)
-
-    matrix, confused, classes = None, None, []
-    if labelled:
-        matrix, confused = confusion_of(answers, names)
-        for column, (right, images) in metrics.per_class(answers.pred, answers.label).items():
-            classes.append((names[column], right, images))
-        classes.sort(key=lambda each: (each[1] / each[2], each[0]))
-    counts = np.bincount(answers.pred, minlength=len(names))
-    predicted = [(names[k], int(counts[k])) for k in np.argsort(-counts, kind="stable") if counts[k]]
-
-    titles = {"accuracy": "Accuracy" if labelled else "Predictions"}
-    if labelled:
-        titles["confusion"] = "Confusion"
-    titles["confidence"] = "Confidence and cost"
-    if labelled:
-        titles["mistakes"] = "Mistakes"
-    titles["answers"] = "Other answers" if labelled else "Answers"
-    if answers.problems:
-        titles["missing"] = "Not counted"
-    titles["run"] = "The run"
-
-    prefix = f"Run {number}: " if number else ""
-    return {
-        "id": id,
-        "title": prefix + run.title,
+    found = {
+        "id": id,  # begins the ids of its sections
+        "title": title,
         "lead": lead_of(answers),
-        "method": METHOD if run.n_levels else BASELINE,
-        "sections": list(titles.items()),
         "facts": facts_of(run),
         "prompts": prompts_of(run)[1],
-        "labelled": labelled,
-        "table": numbers_of(answers),
-        "classes": classes,
-        "predicted": predicted,
-        "names": names,
-        "matrix": matrix,
-        "confused": confused,
-        "reliability": sureness.diagram and Markup(sureness.diagram),
-        "reliability_text": sureness.text,
-        "order": "probability" if sureness.sure is not None else "lead over the next class",
-        "histogram": None if nfe.min() == nfe.max() else Markup(svg.draw_histogram(nfe, id)),
-        "histogram_text": cost_of(nfe),
-        **shown,
-        "wrong": int((answers.pred != answers.label).sum()) if labelled else 0,
-        "gone": gone or lost,
-        "problems": answers.problems,
         "options": options_of(run),
+        "problems": answers.problems,
+        "labelled": answers.label is not None,
+        "table": numbers_of(answers),
+        "reliability": sureness.diagram,
+        "reliability_text": sureness.text,
+        "order": "lead over the next class" if sureness.sure is None else "probability",
+        "histogram": svg.draw_histogram(nfe, id) if nfe.min() < nfe.max() else None,
+        "histogram_text": cost_of(nfe),
     }
+    if answers.label is None:
+        found["predicted"] = predictions_of(answers, names)
+    else:
+        counts = metrics.confusion(answers.pred, answers.label, list(range(len(names))))
+        found["wrong"] = int((answers.pred != answers.label).sum())
+        found["classes"] = classes_of(answers, names)
+        found["names"] = names
+        found["matrix"] = counts.tolist() if len(names) <= MATRIX else None
+        found["confused"] = confusion.most_confused(counts, MATRIX)
+
+    images = Images(run)
+    for kind, rows in chosen_of(answers, sureness.sure, mistakes, others).items():
+        found[kind] = cards_of(answers, rows, kind, sureness.sure, images, id)
+    found["gone"] = images.problem
+    return found
 
 
 def compared(runs: dict[str, results.Run]) -> dict:
     """The tables of scripts/compare.py for several runs; of each column, whether it holds numbers."""
-    found, note = tables.side_by_side(runs, {name: tables.images(run)[0] for name, run in runs.items()})
+    rows = {name: tables.images(run)[0] for name, run in runs.items()}
+    found, note = tables.side_by_side(runs, rows)
     shown = []
     for table in found:
-        numeric = [column not in ("run", "folder", "first", "second") for column in table.columns]
-        shown.append((list(zip(table.columns, numeric, strict=True)), table.to_numpy().tolist()))
+        columns = [(name, name not in ("run", "folder", "first", "second")) for name in table.columns]
+        shown.append((columns, table.to_numpy().tolist()))
     return {"on": note, "tables": shown}
 
 
 def render(runs: dict[str, results.Run], read: list[Answers], *, mistakes: int, others: int) -> str:
     """The page of runs, by name, and their answers; as `content`."""
     several = len(runs) > 1
-    each = [content(answers, mistakes, others, k if several else 0) for k, answers in enumerate(read, 1)]
+    numbers = range(1, len(runs) + 1) if several else [0]
+    each = [content(answers, mistakes, others, k) for k, answers in zip(numbers, read, strict=True)]
+    title = each[0]["title"]
+    comparison = None
+    if several:
+        title = f"{len(each)} runs on {read[0].run.data_title}"
+        if all(answers.label is not None for answers in read):
+            comparison = compared(runs)
+
+    template = paths.program("scripts/report.html.jinja")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(paths.program("scripts/report.html.jinja").parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    first = each[0]
-    labelled = all(answers.label is not None for answers in read)
-    return environment.get_template("report.html.jinja").render(
-        title=f"{len(each)} runs on {read[0].run.data}" if several else first["title"],
-        lead="" if several else first["lead"],
-        method=first["method"],
-        runs=each,
-        comparison=compared(runs) if several and labelled else None,
-        several=several,
+    diffusion_model = read[0].run.n_levels is not None  # else a baseline
+    return environment.get_template(template.name).render(
+        title=title, runs=each, several=several, comparison=comparison, diffusion_model=diffusion_model
     )

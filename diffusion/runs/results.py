@@ -53,10 +53,15 @@ class Run:
         return f"{self.options.get('dataset')}{self._split}"
 
     @property
-    def title(self) -> str:
-        """Data and model in words, without folders and file suffixes: a picture's heading."""
+    def data_title(self) -> str:
+        """The data in words, without folders and file suffixes: for headings."""
         data = re.sub(r"\.[A-Za-z]{3,5}$", "", Path(f"{self.options.get('dataset')}").name)
-        return f"{data}{self._split}, by {Path(str(self.model)).name}"
+        return f"{data}{self._split}"
+
+    @property
+    def title(self) -> str:
+        """Data and model in words: a picture's heading."""
+        return f"{self.data_title}, by {Path(str(self.model)).name}"
 
     @property
     def _split(self) -> str:
