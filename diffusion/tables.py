@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +51,26 @@ def read_same(folders: Sequence[str | Path], loss: str | None = None) -> dict[st
     """Runs on the same images, by short distinct names. InputError if they are on different images."""
     runs = [read(folder, loss) for folder in folders]
     check_same(runs)
-    first, last = wording.shared([run.folder.parts for run in runs])
-    different_parts = ["/".join(run.folder.parts[first : len(run.folder.parts) - last]) for run in runs]
-    for names in (_models(runs), different_parts):
+    for names in (_models(runs), _different_parts(runs)):
         if len(set(names)) == len(runs):
             return dict(zip(names, runs, strict=True))
-    raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
+    raise _not_different(runs)
 
 
 def _models(runs: list[Run]) -> list[str]:
     return [Path(str(run.model)).name for run in runs]
+
+
+def _different_parts(runs: list[Run]) -> list[str]:
+    """The folders of the runs, without the parts that all of them begin and end with."""
+    parts = [run.folder.parts for run in runs]
+    first, last = wording.shared(parts)
+    return ["/".join(each[first : len(each) - last]) for each in parts]
+
+
+def _not_different(runs: list[Run]) -> InputError:
+    folders = ", ".join(str(run.folder) for run in runs)
+    return InputError(folders, "wanted different runs")
 
 
 def read_groups(
@@ -79,17 +89,20 @@ def read_groups(
     if names is None and len(groups) == 1:
         return {data: read_same(folders, loss) for data in groups}
 
-    folders_of_runs = [name_of(run) for run in runs]
-    searches = [folder.partition("/")[2] for folder in folders_of_runs]
-    for each in [names] if names else [_models(runs), searches, folders_of_runs]:
+    choices = [names]
+    if names is None:
+        folders_of_runs = [name_of(run) for run in runs]
+        searches = [folder.partition("/")[2] for folder in folders_of_runs]
+        choices = [_models(runs), searches, folders_of_runs]
+    for each in choices:
         named = {}
         for data, members in groups.items():
             named[data] = {each[k]: runs[k] for k in members}
         if sum(map(len, named.values())) == len(runs):
             return named
-    if names:
-        raise InputError(f"--names {' '.join(names)}", "two runs on one data set have one name")
-    raise InputError(f"{', '.join(str(run.folder) for run in runs)}", "wanted different runs")
+    if names is None:
+        raise _not_different(runs)
+    raise InputError(f"--names {' '.join(names)}", "two runs on one data set have one name")
 
 
 def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -100,12 +113,15 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     "score" or "probability", with a column for each class, score_NAME, in the order of class ids; with probabilities
     also `fitted_on`, whether the temperature was fitted on the image.
     """
-    names = results.names_of_classes(run)
-    fit = results.read_calibration(run) if scores == "probability" else None
+    fit = None
+    if scores == "probability":
+        fit = results.read_calibration(run)
     rows, problems = results.decided(run, vote, scores is not None)
     if not rows:
         raise results.nothing_done(run, problems)
-    each = np.array([row.pop("scores") for row in rows]) if scores else None  # [n, K]
+
+    if scores:
+        of_classes = np.array([row.pop("scores") for row in rows])  # [n, K]
     for row in rows:
         for key in ("file", "group"):
             if isinstance(row.get(key), str):  # pandas refuses half a surrogate pair, as of a name that is not UTF-8
@@ -115,34 +131,44 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
         table["right"] = table.pred == table.label
     else:
         table = table.drop(columns=["label", "rank"])
-    for column in table.columns.intersection(["label", "pred"]):
-        named = [names.get(class_id, str(class_id)) for class_id in table[column]]
-        table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
+    _insert_names(table, results.names_of_classes(run))
+
     if fit:
         table["fitted_on"] = calibration.fitted_on(table["index"].to_numpy(), fit["fit"], fit["seed"])
-        each = calibration.probabilities(each, fit["temperature"])
+        of_classes = calibration.probabilities(of_classes, fit["temperature"])
     if scores:
-        columns = pd.DataFrame(each, columns=_class_columns(run, scores), index=table.index)
+        columns = pd.DataFrame(of_classes, columns=_class_columns(run, scores), index=table.index)
         table = pd.concat([table, columns], axis=1)
     return table, problems
 
 
+def _insert_names(table: pd.DataFrame, names: dict[int, str]) -> None:
+    """Insert label_name and pred_name behind label and pred, as far as the table has them; names by class id."""
+    for column in table.columns.intersection(["label", "pred"]):
+        named = [names.get(class_id, str(class_id)) for class_id in table[column]]
+        table.insert(table.columns.get_loc(column) + 1, f"{column}_name", named)
+
+
 def _class_columns(run: Run, prefix: str) -> list[str]:
     """A column's name for each class: its name, with its id if another class has the same name."""
-    names = results.names_of_classes(run)
-    called = [names[class_id] for class_id in run.classes.tolist()]
+    name_of_class = results.names_of_classes(run)
+    class_ids = run.classes.tolist()
+    names = [name_of_class[class_id] for class_id in class_ids]
     columns = []
-    for class_id, name in zip(run.classes.tolist(), called, strict=True):
-        suffix = f"_{class_id}" if called.count(name) > 1 else ""
-        columns.append(f"{prefix}_{name}{suffix}")
+    for class_id, name in zip(class_ids, names, strict=True):
+        column = f"{prefix}_{name}"
+        if names.count(name) > 1:
+            column += f"_{class_id}"
+        columns.append(column)
     return columns
 
 
 def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
-    """One row an example that is done of a matching run, and what is wrong with the others. InputError: none is done.
+    """One row for each example of a matching run that is done, and what is wrong with the others.
 
-    index, id, tags; text and, but of a race, image: by how much what is right beats what is wrong, 0 or less: it does
-    not, nan: it is not asked; right: all that is asked is; nfe.
+    index, id, tags, nfe; text and image, the margins of these scores: positive if the score is right, nan if the
+    example has no such score (a race has no image score); right, whether all of its scores are. InputError if no
+    example is done.
     """
     done, problems = matching_scores.read_done(run)
     if not done:
@@ -150,9 +176,12 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     race = matching_scores.raced(run)
     rows = []
     for d in done:
-        margins = {"text": d.text} if race else {"text": d.text, "image": d.image(False)}
-        about = {"index": d.index, "id": d.item.id, "tags": ", ".join(d.item.tags)}
-        rows.append(about | margins | {"right": d.margin(False, race) > 0, "nfe": d.nfe})
+        row = {"index": d.index, "id": d.item.id, "tags": ", ".join(d.item.tags), "text": d.text}
+        if not race:
+            row["image"] = d.image(False)
+        row["right"] = d.margin(False, race) > 0
+        row["nfe"] = d.nfe
+        rows.append(row)
     return pd.DataFrame(rows), problems
 
 
@@ -185,10 +214,19 @@ def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
         return matching_scores.measures(run)
     if "right" not in table:
         return []
-    return summary.measures(run, *(table[key].to_numpy() for key in ("pred", "label", "rank")))
+    return summary.measures(run, table.pred.to_numpy(), table.label.to_numpy(), table["rank"].to_numpy())
 
 
 # ---- side by side ----
+
+
+def read_rows(runs: dict[str, Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """`rows_of` of each run, and the problems of all of them."""
+    rows, problems = {}, []
+    for name, run in runs.items():
+        rows[name], wrong = rows_of(run)
+        problems += wrong
+    return rows, problems
 
 
 def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -196,10 +234,11 @@ def common(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     for name, table in rows.items():
         if "right" not in table:
             raise InputError(name, "its images have no labels")
-    found = sorted(set.intersection(*(set(table["index"]) for table in rows.values())))
-    if not found:
+    done = [set(table["index"]) for table in rows.values()]
+    shared = sorted(set.intersection(*done))
+    if not shared:
         raise InputError(", ".join(rows), "there is no image that all of these runs have done")
-    return {name: table.set_index("index", drop=False).loc[found] for name, table in rows.items()}
+    return {name: table.set_index("index", drop=False).loc[shared] for name, table in rows.items()}
 
 
 def comparable(rows: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], str]:
@@ -208,7 +247,8 @@ def comparable(rows: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], 
     A race of examples has a text score alone.
     """
     same = common(rows)
-    shared, notes = len(next(iter(same.values()))), []
+    notes = []
+    shared = len(next(iter(same.values())))
     if any(len(table) > shared for table in rows.values()):
         notes.append(f"On the {shared} images that all runs have done.")
     asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
@@ -223,26 +263,32 @@ def accuracy_of(table: pd.DataFrame) -> str:
     return show.in_percent(*metrics.share(table.right.to_numpy()))
 
 
+def mean_nfe(table: pd.DataFrame) -> str:
+    """The mean cost of an image or example, of a run's rows."""
+    return f"{table.nfe.mean():,.0f}"
+
+
 def _runs(runs: dict[str, Run], rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A line for each run, on the images that all have."""
-    return pd.DataFrame(
-        {
+    lines = []
+    for name, run in runs.items():
+        table = rows[name]
+        lines.append({
             "run": name,
-            "images": len(rows[name]),
-            "right, %": accuracy_of(rows[name]),
-            "NFE": f"{rows[name].nfe.mean():,.0f}",
+            "images": len(table),
+            "right, %": accuracy_of(table),
+            "NFE": mean_nfe(table),
             "folder": name_of(run),
-        }
-        for name, run in runs.items()
-    )
+        })  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 def pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A line for each pair of runs, from `comparable` rows: the paired difference of their accuracies."""
     lines = []
     for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
-        hits = first.right.to_numpy(), second.right.to_numpy()
-        difference, (low, high), p = metrics.paired(*hits)
+        right_a, right_b = first.right.to_numpy(), second.right.to_numpy()
+        difference, (low, high), p = metrics.paired(right_a, right_b)
         answer = "pred" if "pred" in first and "pred" in second else "right"  # examples have no answer
         agree = np.mean(first[answer].to_numpy() == second[answer].to_numpy())
         lines.append({
@@ -251,8 +297,8 @@ def pairs(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "difference (second - first), points": f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
             "p": f"{p:.2g}",
             "agree, %": f"{100 * agree:.1f}",
-            "only first right": int(np.sum(hits[0] & ~hits[1])),
-            "only second right": int(np.sum(hits[1] & ~hits[0])),
+            "only first right": int(np.sum(right_a & ~right_b)),
+            "only second right": int(np.sum(right_b & ~right_a)),
         })  # fmt: skip
     return pd.DataFrame(lines)
 
@@ -269,21 +315,24 @@ def over_data(groups: dict[str, dict[str, Run]]) -> tuple[list[pd.DataFrame], st
     groups: as `read_groups`. Returns the tables, a note, and what is wrong with images that are not counted.
     """
     groups = _short_titles(groups)
-    accuracy, nfe, lines, notes, problems = {}, {}, [], [], []
+    accuracy: dict[str, dict[str, str]] = {}  # data set -> run -> cell
+    nfe: dict[str, dict[str, str]] = {}
+    lines, notes, problems = [], [], []
     for data, runs in groups.items():
-        read = {name: rows_of(run) for name, run in runs.items()}
-        for _, wrong in read.values():
-            problems += wrong
-        same, note = comparable({name: table for name, (table, _) in read.items()})
+        rows, wrong = read_rows(runs)
+        problems += wrong
+        same, note = comparable(rows)
         if note:
             notes.append(f"{data}: {note}")
         accuracy[data], nfe[data] = {}, {}
         for name, table in same.items():
             accuracy[data][name] = accuracy_of(table)
-            nfe[data][name] = f"{table.nfe.mean():,.0f}"
+            nfe[data][name] = mean_nfe(table)
         if len(same) > 1:
             lines.append(pairs(same).assign(data=data))
-    names = list(dict.fromkeys(name for runs in groups.values() for name in runs))
+    names: dict[str, None] = {}  # in place of a set, which has no order
+    for runs in groups.values():
+        names |= dict.fromkeys(runs)
     tables = [_across(accuracy, names, "right, %"), _across(nfe, names, "NFE")]
     if lines:
         all_pairs = pd.concat(lines, ignore_index=True)
@@ -303,9 +352,12 @@ def _short_titles(groups: dict[str, dict[str, Run]]) -> dict[str, dict[str, Run]
     return dict(zip(titles, groups.values(), strict=True))
 
 
-def _across(cells: dict[str, dict[str, str]], names: list[str], corner: str) -> pd.DataFrame:
+def _across(cells: dict[str, dict[str, str]], names: Iterable[str], corner: str) -> pd.DataFrame:
     """A line for each name, a column for each data set; "-": no run."""
     lines = []
     for name in names:
-        lines.append({corner: name} | {data: of_data.get(name, "-") for data, of_data in cells.items()})
+        line = {corner: name}
+        for data, cell_of in cells.items():
+            line[data] = cell_of.get(name, "-")
+        lines.append(line)
     return pd.DataFrame(lines)

@@ -86,9 +86,7 @@ def main(argv: list[str]) -> int:
         parts, note, problems = tables.over_data(groups)
     else:
         (runs,) = groups.values()
-        read = {name: tables.rows_of(run) for name, run in runs.items()}
-        problems = [problem for _, wrong in read.values() for problem in wrong]
-        rows = {name: table for name, (table, _) in read.items()}
+        rows, problems = tables.read_rows(runs)
         parts, note = tables.side_by_side(runs, rows)
         if args.picture:
             first, second = list(tables.common(rows).items())[:2]
