@@ -95,7 +95,7 @@ from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import Model, checkpoint, load_model, prepare, read_card
 from diffusion.settings import use_exact_float32
 from diffusion.speed import device as device_check
-from diffusion.speed import networks, synthetic
+from diffusion.speed import networks, summary, synthetic
 from diffusion.speed.device import Clock, seconds
 from diffusion.speed.memory import peak_of_process
 from diffusion.speed.races import T, embedded, race_all, search_all
@@ -477,12 +477,12 @@ def check_device(args, device: torch.device) -> None:
         for result in tqdm(speeds, desc="networks", unit=" results", leave=False):
             results.append(result)
     finally:  # also when a kernel fails: what was measured before is printed
-        about = device_check.describe(device)
-        check = device_check.summary(about, args.dtype, rate, results, clock.spent())
+        about = summary.describe(device)
+        check = summary.summary(about, args.dtype, rate, results, clock.spent())
         if args.out:
             text = json.dumps(check, indent=1)
             write_atomic(args.out, lambda file: file.write(text.encode()))
-        print("\n".join(device_check.lines(check)))
+        print("\n".join(summary.lines(check)))
 
 
 # ---- many images, many classes ----

@@ -28,7 +28,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
     "torchvision": {"data/images", "data/datasets"},
     "diffusers": {
         "models/loading", "models/config", "models/families", "models/checkpoint", "models/single_file",
-        "models/scheduler", "settings", "speed/networks", "speed/device",
+        "models/scheduler", "settings", "speed/networks", "speed/summary",
     },
     "transformers": {"models/loading", "models/clip", "settings"},
     "open_clip": {"models/clip"},

@@ -16,7 +16,7 @@ from diffusion.core import schedule
 from diffusion.core.image import Measured
 from diffusion.runs import records, results
 from diffusion.speed import device as device_check
-from diffusion.speed import networks, synthetic
+from diffusion.speed import networks, summary, synthetic
 from diffusion.speed.device import Clock, Format, Speed
 from diffusion.speed.networks import Size
 
@@ -167,15 +167,15 @@ def test_hours_are_those_of_the_readme():
     stated = {}
     for name, *figures in rows:
         stated[name] = tuple(int(figure.replace(",", "")) for figure in figures)
-    assert {name: row[:2] for name, row in stated.items()} == device_check.IMAGES
+    assert {name: row[:2] for name, row in stated.items()} == summary.IMAGES
     assert {name: row[2] for name, row in stated.items()} == {
-        name: round(hours) for name, hours in device_check.gpu_hours(100).items()
+        name: round(hours) for name, hours in summary.gpu_hours(100).items()
     }
 
 
 def test_summary_is_json_and_a_page():
     """nan becomes null; hours are those of the fastest form of Stable Diffusion 2."""
-    about = device_check.describe(CPU)
+    about = summary.describe(CPU)
     name = networks.STABLE_DIFFUSION_2
     results = [
         Format("float32", 16, None, None, 16, 0.0, 32, 16, 0.0, 400.0),
@@ -187,16 +187,16 @@ def test_summary_is_json_and_a_page():
         ),
         Speed(name, "channels_last", "float16", 10**9, 10**12, 2 * 10**9, 8, 100.0, 0.8, None),
     ]  # fmt: skip
-    check = device_check.summary(about, "float16", 1e14, results, 60.0)
+    check = summary.summary(about, "float16", 1e14, results, 60.0)
     again = json.loads(json.dumps(check, allow_nan=False))
     assert again["formats"][1]["error_against_float32"] is None and again["formats"][1]["same_decisions"] == 12
     assert again["networks"][0]["speeds"] == {"8": 50.0, "16": 40.0} and again["skipped"] == ["bfloat16: not here"]
     assert again["gpu_hours"]["Pets"] == pytest.approx(3669 * 2050 / 100 / 3600)
     assert {"device", "name", "torch", "diffusers", "dtype", "matrix_flop_per_second", "seconds"} <= again.keys()
-    page = device_check.lines(again)
+    page = summary.lines(again)
     assert any("12 of 16" in line and "not finite" in line for line in page)
     assert any("16 (memory)" in line and "5.0" in line for line in page)
-    assert "gpu_hours" in check and not device_check.summary(about, "float32", 1.0, results[:3], 1.0)["gpu_hours"]
+    assert "gpu_hours" in check and not summary.summary(about, "float32", 1.0, results[:3], 1.0)["gpu_hours"]
 
 
 def test_device_from_the_command_line(run_main, tmp_path):

@@ -4,16 +4,13 @@ Everything is measured in one process and within a limit of time; what would exc
 """
 
 import gc
-import math
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import psutil  # which accelerate installs
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from diffusion.core.image import Measured
@@ -25,17 +22,6 @@ LOGIC_SHARE = 0.3  # of the time goes to number formats at most, the rest to net
 SLOW = 3.0  # seconds; a call on a CPU that takes longer is not repeated
 LARGEST = 128  # rows of a call on CUDA; beyond, single tensors of SDXL have 2^31 elements, which some kernels refuse
 LARGEST_ELSEWHERE = 8  # where memory that is used up is no OutOfMemoryError
-IMAGES = {  # rows of README's table: images and NFE per image
-    "Pets": (3_669, 2_050),
-    "Aircraft": (3_333, 5_550),
-    "STL-10": (8_000, 3_000),
-    "CIFAR-10": (10_000, 2_750),
-    "Flowers": (6_149, 5_590),
-    "Food": (25_250, 5_570),
-    "ObjectNet": (18_574, 14_400),
-    "ImageNet": (50_000, 124_500),
-    "ImageNet, the paper's 4 images a class": (4_000, 124_500),
-}
 
 
 class Clock:
@@ -123,8 +109,9 @@ def same_bits(first: Measured, second: Measured) -> bool:
 def relative_error(found: Measured, reference: Measured) -> float:
     """max |e - e'| / e' over the evaluations that both searches made; nan if an error is not a number."""
     largest = torch.zeros(())
-    ours, theirs = (each.errors.split(each.counts.tolist()) for each in (found, reference))
-    for e, e_ref in zip(ours, theirs, strict=True):
+    errors = found.errors.split(found.counts.tolist())
+    expected = reference.errors.split(reference.counts.tolist())
+    for e, e_ref in zip(errors, expected, strict=True):
         n = min(len(e), len(e_ref))
         difference = (e[:n] - e_ref[:n]).abs() / e_ref[:n]
         largest = torch.maximum(largest, difference.max())  # nan wins
@@ -146,7 +133,7 @@ def compare_format(
 ) -> tuple[Format, list[Measured]]:
     """Races over encoded images: once, again, and in calls of half as many rows; against float32's, if there are any.
 
-    -> the comparison, and what the first run measured
+    Returns the comparison, and what the first run measured.
     """
 
     def race(rows: int) -> list[Measured]:
@@ -156,18 +143,25 @@ def compare_format(
     race(batch_size)  # chooses kernels
     found: list[Measured] = []
     took = seconds(lambda: found.extend(race(batch_size)), task.model.device)
-    again, other = race(batch_size), race(other_batch)
+    again = race(batch_size)
+    other = race(other_batch)
 
-    same_decisions = error = None
+    same_decisions, error = None, None
     if reference is not None:
         same_decisions = sum(a.winner == b.winner for a, b in zip(found, reference, strict=True))
         error = _largest(found, reference)
-
-    nfe = sum(each.nfe for each in found)
     row = Format(
-        dtype, len(latents), same_decisions, error, _same(again, found), _largest(again, found), other_batch,
-        _same(other, found), _largest(other, found), nfe / took,
-    )  # fmt: skip
+        dtype=dtype,
+        images=len(latents),
+        same_decisions=same_decisions,
+        error_against_float32=error,
+        same_bits_twice=_same(again, found),
+        error_twice=_largest(again, found),
+        other_batch=other_batch,
+        same_bits_other_batch=_same(other, found),
+        error_other_batch=_largest(other, found),
+        nfe_per_second=sum(each.nfe for each in found) / took,
+    )
     return row, found
 
 
@@ -240,11 +234,13 @@ class Speed:
 Maker = Callable[[int], Callable[[], object]]  # rows -> what makes one call with so many
 
 
-def batch_speeds(maker: Maker, device: torch.device, limit: float, most: int) -> tuple[dict, dict, str]:
+def batch_speeds(
+    maker: Maker, device: torch.device, limit: float, most: int
+) -> tuple[dict[int, float], dict[int, int | None], str]:
     """NFE per second in calls of 1, 2, 4, ... rows, until one does not fit or would take longer than `limit` seconds.
 
-    Calls have at most `most` rows. -> rows -> NFE per second; rows -> peak bytes of device memory; "memory", "time" or
-    "limit": why it ended. Nothing was measured if not even one row fits.
+    Calls have at most `most` rows. Returns NFE per second by rows, peak bytes of device memory by rows, and why it
+    ended: "memory", "time" or "limit". Nothing was measured if not even one row fits.
     """
     clock = Clock(limit)
     speeds: dict[int, float] = {}
@@ -274,7 +270,9 @@ def speed_of_call(maker: Maker, rows: int, device: torch.device) -> tuple[float,
     if speed is None:  # after the except clause, since the exception holds the call's tensors
         torch.cuda.empty_cache()
         return None
-    return speed, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    if device.type == "cuda":
+        return speed, torch.cuda.max_memory_allocated(device)
+    return speed, None
 
 
 def memory_formats(device: torch.device) -> list[torch.memory_format]:
@@ -354,8 +352,18 @@ def measure_network(
         return lambda: network(**inputs)
 
     def row(form: str, rows: int, speed: float, peak: int | None) -> Speed:
-        share = flop * speed / rate
-        return Speed(size.name, form, _name(dtype), shape.parameters, flop, weights, rows, speed, share, peak)
+        return Speed(
+            network=size.name,
+            form=form,
+            dtype=short_name(dtype),
+            parameters=shape.parameters,
+            flop_per_nfe=flop,
+            weights_bytes=weights,
+            batch_size=rows,
+            nfe_per_second=speed,
+            matrix_share=flop * speed / rate,
+            peak_bytes=peak,
+        )
 
     usual, other = memory_formats(device)
     network.to(memory_format=usual)
@@ -366,12 +374,16 @@ def measure_network(
         yield f"{size.name}: a call with one row does not fit into memory"
         return
     best = max(speeds, key=speeds.get)
-    first = row(_name(usual), best, speeds[best], peaks[best])
+    first = row(short_name(usual), best, speeds[best], peaks[best])
     yield replace(first, speeds=speeds, ended_by=ended_by)
 
-    further = [(other, False)] + [(usual, True)] * compiled
+    further = [(other, False)]
+    if compiled:
+        further.append((usual, True))
     for memory_format, compile_it in further:
-        form = f"{_name(memory_format)}, compiled" if compile_it else _name(memory_format)
+        form = short_name(memory_format)
+        if compile_it:
+            form += ", compiled"
         expected = 2 * best / speeds[best]
         if not compile_it and expected > clock.left():
             yield f"{size.name}, {form}: calls would take {expected:,.0f} s, {max(clock.left(), 0):,.0f} s are left"
@@ -389,7 +401,8 @@ def measure_network(
             torch.compiler.reset()  # compiled code holds memory
 
 
-def _name(each: torch.dtype | torch.memory_format) -> str:
+def short_name(each: torch.dtype | torch.memory_format) -> str:
+    """float16 or channels_last, of torch's names for them."""
     return str(each).removeprefix("torch.").removesuffix("_format")
 
 
@@ -400,152 +413,3 @@ def free_bytes(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def gpu_hours(nfe_per_second: float) -> dict[str, float]:
-    """Hours on one such device for each row of README's table."""
-    return {name: images * nfe / nfe_per_second / 3600 for name, (images, nfe) in IMAGES.items()}
-
-
-# ---- the whole check ----
-
-
-def describe(device: torch.device) -> dict:
-    """What a reader must know of a measurement's device: its name and memory, versions of the libraries."""
-    import diffusers
-
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        name, memory = properties.name, properties.total_memory
-    else:
-        name = f"{cpu_name()}, {torch.get_num_threads()} threads"
-        memory = psutil.virtual_memory().total
-    return {
-        "device": str(device),
-        "name": name,
-        "memory_bytes": memory,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "diffusers": diffusers.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(terse=True),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name: that of /proc/cpuinfo on Linux, else what Python finds."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            lines = [line.partition(":") for line in file if line.startswith("model name")]
-    except OSError:
-        lines = []
-    return lines[0][2].strip() if lines else platform.processor() or platform.machine()
-
-
-def of_kind(results: list, kind: type) -> list:
-    return [each for each in results if isinstance(each, kind)]
-
-
-def summary(about: dict, dtype: str, rate: float, results: list[Format | Speed | str], spent: float) -> dict:
-    """The check as JSON: numbers that are not finite are null."""
-    found = {
-        **about,
-        "dtype": dtype,
-        "matrix_flop_per_second": rate,
-        "formats": [asdict(each) for each in of_kind(results, Format)],
-        "networks": [asdict(each) for each in of_kind(results, Speed)],
-        "gpu_hours": hours_of(results),
-        "skipped": of_kind(results, str),
-        "seconds": spent,
-    }
-    return _finite(found)
-
-
-def hours_of(results: list) -> dict[str, float]:
-    """`gpu_hours` at the fastest rate of Stable Diffusion 2; empty if that was not measured."""
-    rates = [each.nfe_per_second for each in of_kind(results, Speed) if each.network == networks.STABLE_DIFFUSION_2]
-    return gpu_hours(max(rates)) if rates else {}
-
-
-def _finite(value):
-    """The same with None for floats that are nan or infinite, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def lines(check: dict) -> list[str]:
-    """`summary` as a page of markdown, to be pasted into an issue."""
-    cuda = f", CUDA {check['cuda']}" if check["cuda"] else ""
-    versions = f"torch {check['torch']}{cuda}, diffusers {check['diffusers']}, Python {check['python']}"
-    rate = check["matrix_flop_per_second"] / 1e12
-    out = [
-        f"device: {check['name']}, {check['memory_bytes'] / 1e9:,.1f} GB; {check['system']}",
-        f"versions: {versions}",
-        f"matrix product in {check['dtype']}: {rate:,.2f} TFLOP/s",
-        "",
-        *_format_table(check["formats"]),
-    ]
-    if check["networks"]:
-        out += ["", *_network_table(check["networks"])]
-    if check["gpu_hours"]:
-        rows = [
-            [name, f"{IMAGES[name][0]:,}", f"{IMAGES[name][1]:,}", f"{hours:,.0f}"]
-            for name, hours in check["gpu_hours"].items()
-        ]
-        title = f"hours on this device, {networks.STABLE_DIFFUSION_2}"
-        out += ["", *_table(["data set", "images", "NFE per image", title], rows)]
-    if check["skipped"]:
-        out += ["", "Skipped:", *[f"- {reason}" for reason in check["skipped"]]]
-    return [*out, "", f"{check['seconds']:,.0f} s in all"]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A table of markdown; the first column is text, the others are figures."""
-    align = ["left"] + ["right"] * (len(header) - 1)
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True, colalign=align).splitlines()
-
-
-def _format_table(formats: list[dict]) -> list[str]:
-    rows = []
-    for each in formats:
-        n = each["images"]
-        against = ["", ""]
-        if each["dtype"] != "float32":
-            against = [f"{each['same_decisions']} of {n}", _error(each["error_against_float32"])]
-        twice = f"{each['same_bits_twice']} of {n}, {_error(each['error_twice'])}"
-        other = f"{each['same_bits_other_batch']} of {n}, {_error(each['error_other_batch'])}"
-        rows.append([each["dtype"], *against, twice, other, f"{each['nfe_per_second']:,.0f}"])
-    other_batch = formats[0]["other_batch"] if formats else "other"
-    header = [
-        "format, embedded races", "decisions as float32", "largest relative error", "same bits twice, error",
-        f"same bits in calls of {other_batch}, error", "NFE/s",
-    ]  # fmt: skip
-    return _table(header, rows)
-
-
-def _error(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.1g}"
-
-
-def _network_table(found: list[dict]) -> list[str]:
-    rows = []
-    for each in found:
-        peak = "" if each["peak_bytes"] is None else f"{each['peak_bytes'] / 1e9:,.1f}"
-        largest = ""
-        if each["speeds"]:
-            largest = f"{max(map(int, each['speeds']))} ({each['ended_by']})"
-        rows.append([
-            each["network"], each["form"], f"{each['parameters'] / 1e6:,.0f} M", f"{each['weights_bytes'] / 1e9:,.1f}",
-            f"{each['flop_per_nfe'] / 1e9:,.0f}", str(each["batch_size"]), f"{each['nfe_per_second']:,.3g}",
-            f"{each['matrix_share']:.0%}", peak, largest,
-        ])  # fmt: skip
-    header = [
-        "network", "weights as", "parameters", "their GB", "GFLOP per NFE", "fastest batch", "NFE/s",
-        "share of matrix product", "peak GB", "largest batch tried (ended by)",
-    ]  # fmt: skip
-    return _table(header, rows)
