@@ -128,7 +128,7 @@ def print_run(args, folder: Path) -> int:
             raise InputError(f"--{flag} {value}", f"{folder} has no run.json, so only predictions, no errors")
     rows, problems = results.read_rows(done.values(), of_run=False)
     if args.confusion:
-        draw_confusion(rows, {}, folder.name, args.confusion)
+        draw_confusion(rows, {}, f"{len(rows)} images", args.confusion)
     return show.print_accuracy(rows, len(done), problems + failed)
 
 
@@ -162,7 +162,7 @@ def draw_confusion(rows: list[dict], names: dict[int, str], heading: str, path: 
     """The confusion matrix of rows; names: of the classes, by class id. InputError if rows have no labels."""
     answers = show.answers(rows)
     if answers is None:
-        raise InputError(f"--confusion {path}", f"{heading} has no labels")
+        raise InputError(f"--confusion {path}", "the images have no labels")
     pred, label = answers
     classes = sorted({*names, *pred.tolist(), *label.tolist()})
     called = [names.get(class_id, str(class_id)) for class_id in classes]

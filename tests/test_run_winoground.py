@@ -30,7 +30,7 @@ from diffusion.core.search import spread_pairs
 from diffusion.data import catalogue
 from diffusion.matching.benchmarks import load_items
 from diffusion.models import loading as load
-from diffusion.plots.gallery import GALLERY
+from diffusion.plots.gallery import SHOWN
 from diffusion.runs.records import load_record, read_run
 
 SCRIPT, PRINT = "run_winoground.py", "scripts/print_winoground.py"
@@ -530,10 +530,10 @@ def test_the_gallery_shows_the_worst_first(run_main, tmp_path, model_folder):
 
 def test_the_gallery_grows_only_so_far(run_main, tmp_path, model_folder):
     """Of a normalized run."""
-    args = options(model_folder, "--t_interval", 1000, "--normalize", *subset(tmp_path, *range(GALLERY + 1)))
+    args = options(model_folder, "--t_interval", 1000, "--normalize", *subset(tmp_path, *range(SHOWN + 1)))
     folder = folder_of(run_main(SCRIPT, *args))
     heights = []
-    for left in (GALLERY + 1, GALLERY, 1):
+    for left in (SHOWN + 1, SHOWN, 1):
         for path in sorted(folder.glob("*.pt"))[2 * left :]:
             path.unlink()
         assert run_main(PRINT, folder, "--gallery", tmp_path / "g.png").code == 0

@@ -43,14 +43,18 @@ def distinct_names(names: list[str]) -> tuple[list[str], str]:
 
     Short names stay as they are: (names, "").
     """
+    longest = max(len(name) for name in names)
+    if longest <= LONG or len(set(names)) == 1:
+        return names, ""
     words = [name.rstrip(".").split() for name in names]
-    if max(map(len, names)) <= LONG or len(set(names)) == 1:
-        return names, ""
     first, last = wording.shared(words)
-    if not first + last:
+    if first + last == 0:
         return names, ""
+
     left = [" ".join(each[first : len(each) - last]) for each in words]
-    return left, " ".join([*words[0][:first], "…", *words[0][len(words[0]) - last :]])
+    end = len(words[0]) - last
+    common = [*words[0][:first], "…", *words[0][end:]]
+    return left, " ".join(common)
 
 
 def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, path: Path) -> None:
@@ -69,23 +73,19 @@ def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, pat
     figure = style.page(width, height, heading, note, GAP)
 
     for n, cell in enumerate(cells):
-        left, top = GAP + (SIDE + GAP) * (n % columns), 0.4 + tall * (n // columns)
-        picture = _axes(figure, left, top + TITLE, SIDE, SIDE)
+        left, top = GAP + (SIDE + GAP) * (n % columns), 0.4 + TITLE + tall * (n // columns)
+        picture = style.axes_at(figure, left, top, SIDE, SIDE)
         _draw_image(picture, cell, names)
+
         rows = np.arange(len(names))
         if listed < len(names):
             rows = np.argsort(cell.excess, kind="stable")[:listed]
-        shown = [style.fit(names[row], NAMES, size=7, weight="bold") for row in rows]
-        room = max(style.width_of(name, size=7, weight="bold") for name in shown) + 0.06
-        panel = _axes(figure, left + room, top + TITLE + SIDE + 0.06, SIDE - room, BAR_HEIGHT * listed)
+        font = {"size": 7, "weight": "bold"}
+        shown = [style.fit(names[row], NAMES, **font) for row in rows]
+        beside = max(style.width_of(name, **font) for name in shown) + 0.06
+        panel = style.axes_at(figure, left + beside, top + SIDE + 0.06, SIDE - beside, BAR_HEIGHT * listed)
         _draw_bars(panel, cell, rows, shown)
     style.save(figure, path)
-
-
-def _axes(figure, left: float, top: float, wide: float, tall: float):
-    """Axes at a place in inches from the upper left corner of the figure."""
-    width, height = figure.get_size_inches()
-    return figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
 
 
 def _draw_image(axes, cell: Cell, names: list[str]) -> None:
@@ -152,11 +152,13 @@ def _cell(run: results.Run, index: int, image: np.ndarray) -> Cell:
     record = results.record_of(run, index)
     pred = metrics.rescore(record, run.arm_class, run.loss)
     excess = metrics.excess(record, run.arm_class, pred, run.loss)
-    rows = np.flatnonzero(run.class_ids == record["label"]).tolist()
+
+    rows = np.flatnonzero(run.class_ids == record["label"]).tolist()  # several rows may stand for the true class
+    label = None
     if record["label"] == catalogue.NO_LABEL:
         label = catalogue.NO_LABEL
     elif pred in rows:
         label = pred
-    else:
-        label = rows[0] if rows else None
+    elif rows:
+        label = rows[0]
     return Cell(image, pred, label, excess, record.get("file", ""))

@@ -8,6 +8,7 @@ from diffusion.plots import style
 
 NAMED = 80  # up to so many classes are named at the axes
 LISTED = 20  # pairs
+FEWEST, LINE = 3.0, 0.19  # inches: the least width of the list, and the height of a line of it
 MISTAKE = "#d4610a"  # cells off the diagonal; those on it are blue
 
 
@@ -25,22 +26,26 @@ def draw(table: np.ndarray, names: list[str], heading: str, path: Path) -> None:
     K = len(names)
     cell = 0.36 if K <= 20 else 0.2  # inches
     side = cell * min(K, NAMED)
-    longest = 0.0
+    around = 0.75  # inches, on the left of the matrix and below it
     if K <= NAMED:
-        longest = max(style.width_of(style.shorten(name, 30), size=8) for name in names)
+        widths = [style.width_of(style.shorten(name, 30), size=8) for name in names]
+        around = max(widths) + 0.45
     pairs = pair_texts(table, names)
-    listed = max((style.width_of(text, size=8) for _, text in pairs), default=0.0)
-    around = longest + 0.45  # inches, on the left of the matrix and below it
-    left, bottom, top, right = around, around, 0.55, max(listed + 0.8, 3.0)
+    list_heading = "Most confused: images, true → predicted" if pairs else "No class is confused with another."
+    texts = [style.width_of(text, size=8) + 0.35 for _, text in pairs]
+    listed = max([*texts, style.width_of(list_heading, size=9, weight="bold"), FEWEST])
+
+    left, bottom, top, right = around, around, 0.55, listed + 0.5
     width, height = left + side + right, max(bottom + side + top, 3.2)
-    figure = style.new(width, height, layout=None)
-    figure.text(0.1 / width, 1 - 0.12 / height, style.plain(heading), va="top", fontsize=12, weight="bold")
-    axes = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+    figure = style.page(width, height, heading)
+    axes = style.axes_at(figure, left, top, side, side)
     axes.imshow(coloured(table), aspect="auto", interpolation="nearest")
     axes.set(xlabel="predicted", ylabel="true")
     if K <= NAMED:
         _name_cells(axes, table, names)
-    _list_pairs(figure, pairs, left + side + 0.35, top)
+    else:
+        axes.set(xlabel="number of the predicted class", ylabel="number of the true class")
+    _list_pairs(figure, list_heading, pairs, left + side + 0.35, top)
     style.save(figure, path, dpi=120)
 
 
@@ -81,14 +86,12 @@ def _name_cells(axes, table: np.ndarray, names: list[str]) -> None:
         axes.text(column, row, table[row, column], ha="center", va="center", color=colour, fontsize=7)
 
 
-def _list_pairs(figure, pairs: list[tuple[int, str]], left: float, top: float) -> None:
+def _list_pairs(figure, heading: str, pairs: list[tuple[int, str]], left: float, top: float) -> None:
     """The most confused pairs as text, as far as there is room, at inches from the upper left corner."""
     width, height = figure.get_size_inches()
-    line = 0.19
-    room = int((height - top - 0.3) / line) - 1
-    heading = "Most confused: images, true → predicted" if pairs else "No class is confused with another."
+    room = int((height - top - 0.3) / LINE) - 1
     figure.text(left / width, 1 - top / height, heading, va="top", fontsize=9, weight="bold")
     for n, (images, text) in enumerate(pairs[:room], 1):
-        y = 1 - (top + 0.08 + line * n) / height
+        y = 1 - (top + 0.08 + LINE * n) / height
         figure.text((left + 0.25) / width, y, f"{images}", va="top", ha="right", fontsize=8, color=style.SOFT)
         figure.text((left + 0.35) / width, y, text, va="top", fontsize=8)

@@ -23,11 +23,12 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
     for *_, images in sides:
         spread = even(min(most, len(images)), len(images))
         chosen.append([images[k] for k in spread])
-    columns = max(*(min(len(images), COLUMNS) for images in chosen), 4)
+    widest = max(len(images) for images in chosen)
+    columns = max(min(widest, COLUMNS), 4)
     lines = [max(-(-len(images) // columns), 1) for images in chosen]
     width, height = columns * SIDE + 0.3, sum(lines) * TALL + 1.4
     first, second = sides[0][:2]
-    heading = f"{run.data}: where {first} and {second} differ"
+    heading = f"{run.data_title}: where {first} and {second} differ"
     figure = style.page(width, height, heading, "Below each image: its class, and the class that the other run chose.")
 
     top = 0.5
@@ -38,8 +39,7 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
         figure.text(0.1 / width, 1 - top / height, title, va="top", fontsize=10, color=style.RIGHT)
         for n, (index, label, answer) in enumerate(shown):
             left, above = 0.15 + SIDE * (n % columns), top + 0.3 + TALL * (n // columns)
-            place = left / width, 1 - (above + SIDE) / height, 0.92 * SIDE / width, 0.92 * SIDE / height
-            axes = figure.add_axes(place)
+            axes = style.axes_at(figure, left, above + 0.08 * SIDE, 0.92 * SIDE, 0.92 * SIDE)
             axes.imshow(as_seen(dataset, int(index), run.options))
             style.bare(axes, style.PLAIN)
             text = f"{style.shorten(label, 22)}\nnot {style.shorten(answer, 20)}"

@@ -11,9 +11,11 @@ from diffusion.matching.scores import Done
 from diffusion.plots import style
 from diffusion.runs.results import Run
 
-COLUMNS, GALLERY = 3, 12  # items in a row of the picture, and in all of it
+COLUMNS, SHOWN = 3, 12  # items in a row of the picture, and in all of it
 CAPTIONS = 5  # of an item, at most: the right ones, then the best of the others
 WIDTH, LINE, IMAGES = 4.6, 0.17, 1.35  # inches: width of an item, height of a line of text, height of the images
+NUMBER = 0.48  # inches: of a number beside its caption
+HEADING, AROUND = 1.9, 3.4  # lines of text above the images, and in all that are no captions
 
 
 def draw(run: Run, items: Items, path: Path) -> None:
@@ -29,24 +31,23 @@ def draw(run: Run, items: Items, path: Path) -> None:
     if not done:
         raise InputError(run.folder, "no example is done yet")
     normal = matching_scores.normalized(done)
-    chosen = sorted(done, key=lambda d: d.margin(normal))[:GALLERY]
-    shown = [captions_of(d, normal) for d in chosen]
-    rows = -(-len(chosen) // COLUMNS)
-    lines = max(_lines(d, captions) for d, captions in zip(chosen, shown, strict=True))
-    height = max(_across(d) for d in chosen) + (lines + 2.6) * LINE  # of an item
-    figure = style.new(WIDTH * COLUMNS, height * rows + 0.8, layout=None)
+    chosen = sorted(done, key=lambda d: d.margin(normal))[:SHOWN]
+
     wrong = sum(d.margin(normal) <= 0 for d in done)
-    head = f"{run.title}: {wrong} of {len(done)} examples wrong"
+    heading = f"{run.title}: {wrong} of {len(done)} examples wrong"
     if len(chosen) < len(done):
-        head += f"; the {len(chosen)} with the smallest margins"
+        heading += f"; the {len(chosen)} with the smallest margins"
     number = f"{run.loss} error minus that of the empty caption" if normal else f"{run.loss} error"
-    note = "in thousandths above the example's smallest. Green: right. Red: wrong, but at least as good."
-    figure.suptitle(style.plain(f"{head}\nNumbers: {number}, {note}"), fontsize=11)
-    top, size = 1 - 0.7 / figure.get_figheight(), figure.get_size_inches()
-    for n, (d, captions) in enumerate(zip(chosen, shown, strict=True)):
-        left = (n % COLUMNS + 0.02) * WIDTH / size[0]
-        above = top - (n // COLUMNS) * height / size[1]  # edges of the item, as shares of the figure
-        _draw_item(figure, d, captions, items, normal, left, above)
+    note = f"Numbers: {number}, in thousandths above the example's smallest. "
+    note += "Green: right. Red: wrong, but at least as good."
+
+    lines = max(_lines(d, normal) for d in chosen)
+    tall = max(_side(d) for d in chosen) + (lines + AROUND) * LINE  # of an item
+    rows = -(-len(chosen) // COLUMNS)
+    figure = style.page(WIDTH * min(COLUMNS, max(len(chosen), 2)), tall * rows + 0.75, heading, note)
+    for n, d in enumerate(chosen):
+        left, top = 0.1 + WIDTH * (n % COLUMNS), 0.5 + tall * (n // COLUMNS)
+        _draw_item(figure, d, items, normal, left, top)
     style.save(figure, path)
 
 
@@ -57,58 +58,82 @@ def captions_of(d: Done, normal: bool) -> list[int]:
     return sorted(order[:CAPTIONS])
 
 
-def _across(d: Done) -> float:
+def _side(d: Done) -> float:
     """Inches of an image's side."""
     return min(IMAGES, 0.95 * WIDTH / len(d.item.images))
 
 
-def _lines(d: Done, captions: list[int]) -> int:
-    """Lines of text below the images: a caption with its numbers beside it or, for many images, below it."""
-    each = 1 if len(d.item.images) < 3 else 2
-    more = 1 if len(captions) < len(d.item.captions) else 0
-    return each * len(captions) + more
+def _beside(d: Done) -> bool:
+    """Whether the numbers of a caption stand beside it; those of many images stand below it."""
+    return len(d.item.images) < 3
 
 
-def _draw_item(figure, d: Done, captions: list[int], items: Items, normal: bool, left: float, above: float) -> None:
-    """One item, its upper left corner at (left, above): which scores are right, images, captions and errors."""
-    wide, high = figure.get_size_inches()
-    across, n = _across(d), len(d.item.images)
-    step = across * (1.1 if n < 3 else 1)  # inches from an image to the next
-    margins = {"text": d.text, "image": d.image(normal)}
-    marks, all_right = "", True
-    for score, margin in margins.items():
-        if np.isnan(margin):
-            continue  # not asked
-        mark = "✓" if margin > 0 else "✗"
-        marks += f"   {score} {mark}"
-        all_right = all_right and margin > 0
-    colour = style.RIGHT if all_right else style.WRONG
-    name = style.shorten(f"{d.item.id}  {', '.join(d.item.tags)}", 44)
-    figure.text(left, above, f"{name}{marks}", va="top", fontsize=9, weight="bold", color=colour)
-    bottom = above - (1.3 * LINE + across) / high
+def _lines(d: Done, normal: bool) -> int:
+    """Lines of text below the images."""
+    captions = len(captions_of(d, normal))
+    lines = captions if _beside(d) else 2 * captions
+    if captions < len(d.item.captions):
+        lines += 1
+    return lines
+
+
+def _draw_item(figure, d: Done, items: Items, normal: bool, left: float, top: float) -> None:
+    """One item, at inches from the upper left corner: which scores are right, images, captions and errors."""
+    _draw_heading(figure, d, normal, left, top)
+    side, n = _side(d), len(d.item.images)
+    step = 1.1 * side if _beside(d) else side  # from an image to the next
+    top += HEADING * LINE
     for i in range(n):
-        axes = figure.add_axes((left + i * step / wide, bottom, across * 0.96 / wide, across * 0.96 / high))
+        axes = style.axes_at(figure, left + i * step, top, 0.96 * side, 0.96 * side)
         _draw_image(axes, d, i, items)
-    scores, fonts = d.scores(normal), _fonts(d, normal)
-    if n < 3:  # numbers stand beside the caption
-        ends = [0.95 * WIDTH - 0.42 * (n - 1 - i) for i in range(n)]
-        room = 0.95 * WIDTH - 0.42 * n
+
+    if _beside(d):
+        ends = [0.95 * WIDTH - NUMBER * (n - 1 - i) for i in range(n)]  # of the numbers, from the left of the item
+        room = 0.95 * WIDTH - NUMBER * n
     else:
-        ends = [i * step + 0.75 * across for i in range(n)]
+        ends = [i * step + 0.75 * side for i in range(n)]
         room = 0.95 * WIDTH
-    y = bottom - 0.3 * LINE / high
-    for c in captions:
-        weight = "bold" if n == 1 and d.item.table[c, 0] else "normal"
-        text = style.shorten(f"{c}: {d.item.captions[c]}", int(room / 0.058))
-        figure.text(left, y, text, va="top", fontsize=7.5, weight=weight)
-        y -= LINE / high * (n > 2)
+    scores, fonts = d.scores(normal), _fonts(d, normal)
+    captions = captions_of(d, normal)
+    y = top + side + 0.3 * LINE
+    if _beside(d) and n > 1:
         for i in range(n):
-            number, x = f"{1000 * (scores.max() - scores[c, i]):.1f}", left + ends[i] / wide
-            figure.text(x, y, number, va="top", ha="right", fontsize=7.5, **fonts[c][i])
-        y -= LINE / high
+            _write(figure, left + ends[i], y - LINE, f"image {i}", ha="right", fontsize=7, color=style.SOFT)
+    for c in captions:
+        bold = n == 1 and d.item.table[c, 0]
+        text = style.fit(f"{c}: {d.item.captions[c]}", room, size=7.5)
+        _write(figure, left, y, text, weight="bold" if bold else "normal")
+        if not _beside(d):
+            y += LINE
+        for i in range(n):
+            above = 1000 * (scores.max() - scores[c, i])
+            _write(figure, left + ends[i], y, f"{above:.1f}", ha="right", **fonts[c][i])
+        y += LINE
     left_out = len(scores) - len(captions)
     if left_out:
-        figure.text(left, y, f"and {left_out} with larger errors", va="top", fontsize=7.5, color=style.PLAIN)
+        _write(figure, left, y, f"and {left_out} with larger errors", color=style.PLAIN)
+
+
+def _write(figure, x: float, y: float, text: str, **font) -> None:
+    """Text at inches from the upper left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, 1 - y / height, text, **{"va": "top", "fontsize": 7.5} | font)
+
+
+def _draw_heading(figure, d: Done, normal: bool, left: float, top: float) -> None:
+    """The item's id and tags, and for each of its scores whether it is right."""
+    margins = {"text": d.text, "image": d.image(normal)}
+    asked = {score: margin for score, margin in margins.items() if not np.isnan(margin)}
+    marks = ""
+    for score, margin in asked.items():
+        mark = "✓" if margin > 0 else "✗"
+        marks += f"   {score} {mark}"
+    right = all(margin > 0 for margin in asked.values())
+    font = {"size": 9, "weight": "bold"}
+    room = 0.95 * WIDTH - style.width_of(marks, **font)
+    name = style.fit(f"{d.item.id}  {', '.join(d.item.tags)}", room, **font)
+    colour = style.RIGHT if right else style.WRONG
+    _write(figure, left, top, f"{name}{marks}", fontsize=9, weight="bold", color=colour)
 
 
 def _fonts(d: Done, normal: bool) -> list[list[dict]]:

@@ -72,14 +72,11 @@ def draw(cells: list[Mapped], heading: str, path: Path) -> None:
     lines = -(-len(cells) // columns)
     wide, tall = 2 * SIDE + 4 * GAP, SIDE + TITLE + 0.28
     width, height = max(columns * wide + 0.2, 6.5), lines * tall + 1.15
-    figure = style.new(width, height, layout=None)
-    figure.text(0.1 / width, 1 - 0.12 / height, style.plain(heading), va="top", fontsize=12, weight="bold")
+    figure = style.page(width, height, heading)
     for n, cell in enumerate(cells):
-        left, top = 0.1 + wide * (n % columns), 0.4 + tall * (n // columns)
-        bottom = 1 - (top + TITLE + SIDE) / height
-        size = SIDE / width, SIDE / height
-        picture = figure.add_axes((left / width, bottom, *size))
-        mapped = figure.add_axes(((left + SIDE + GAP) / width, bottom, *size))
+        left, top = 0.1 + wide * (n % columns), 0.4 + TITLE + tall * (n // columns)
+        picture = style.axes_at(figure, left, top, SIDE, SIDE)
+        mapped = style.axes_at(figure, left + SIDE + GAP, top, SIDE, SIDE)
         colour = style.RIGHT if cell.truth is None else style.WRONG
         text = f"{cell.winner}, not {cell.runner_up}"
         if cell.truth is not None:
@@ -98,7 +95,7 @@ def draw(cells: list[Mapped], heading: str, path: Path) -> None:
 def _draw_scale(figure) -> None:
     """The colours from the winner's disadvantage to its advantage, below all maps."""
     width, height = figure.get_size_inches()
-    axes = figure.add_axes((0.1 / width, 0.42 / height, 3.0 / width, 0.12 / height))
+    axes = style.axes_at(figure, 0.1, height - 0.54, 3.0, 0.12)
     shades = np.linspace(-1, 1, 201, dtype=np.float32)[None].repeat(2, 0)
     axes.imshow(laid_over(np.full((2, 201, 3), 0.5), shades), aspect="auto", extent=(-1, 1, 0, 1))
     axes.set(yticks=[])
@@ -118,8 +115,9 @@ def draw_run(run: results.Run, most: int, path: Path, *, wrong: bool) -> None:
     cells = []
     for row in chosen:
         winner, runner_up = (names[k] for k in row["pair"])
-        right = row["pred"] == row["label"] or row["label"] == catalogue.NO_LABEL
-        truth = None if right else name_of_class.get(row["label"], "none of them")
+        truth = None
+        if row["label"] not in (row["pred"], catalogue.NO_LABEL):
+            truth = name_of_class.get(row["label"], "none of them")
         image = as_seen(dataset, row["index"], run.options)
         cells.append(Mapped(image, row["field"], winner, runner_up, truth))
     draw(cells, run.title, path)

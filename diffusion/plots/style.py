@@ -47,12 +47,19 @@ def new(width: float, height: float, heading: str = "", layout: str | None = "co
     return figure
 
 
-def page(width: float, height: float, heading: str, note: str, margin: float = 0.1):
-    """A figure of many small pictures: the heading above them on the left, the note below."""
+def page(width: float, height: float, heading: str, note: str = "", margin: float = 0.1):
+    """A figure that is laid out in inches: the heading at the top on the left, the note at the bottom."""
     figure = new(width, height, layout=None)
     figure.text(margin / width, 1 - 0.12 / height, plain(heading), va="top", fontsize=12, weight="bold")
-    figure.text(margin / width, 0.1 / height, plain(note), va="bottom", fontsize=8, color=SOFT)
+    if note:
+        figure.text(margin / width, 0.1 / height, plain(note), va="bottom", fontsize=8, color=SOFT)
     return figure
+
+
+def axes_at(figure, left: float, top: float, wide: float, tall: float):
+    """Axes at a place in inches from the upper left corner of the figure."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, 1 - (top + tall) / height, wide / width, tall / height))
 
 
 def open_up(axes, **grid) -> None:
@@ -107,8 +114,7 @@ def draw_shares(
     axes, x: Iterable[float], shares: list, style: str = "o-", *, colour: str, label: str | None = None
 ) -> None:
     """A curve in percent with a band, from (share, its interval) at each x."""
-    rows = 100 * np.array([(p, low, high) for p, (low, high) in shares])
-    p, low, high = rows.T
+    p, low, high = 100 * np.array([(p, *interval) for p, interval in shares]).T
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(x, p, style, markersize=4, color=colour, label=label)
 

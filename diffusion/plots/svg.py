@@ -70,13 +70,14 @@ def draw_histogram(nfe: np.ndarray, id: str = "") -> str:
     """How many images [n] cost how much; logarithmic bins if the costs differ much."""
     figure, axes = _figure(4.4, 3.1)
     low, high = nfe.min(), nfe.max()
-    wide = high > 8 * low
-    edges = np.geomspace(low, high, 25) if wide else np.linspace(low - 0.5, high + 0.5, 25)
-    axes.hist(nfe, edges, color=style.ACCENT)
-    axes.set(xlabel="NFE of an image", ylabel="images", xscale="log" if wide else "linear")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    if wide:
+    if high > 8 * low:
+        axes.hist(nfe, np.geomspace(low, high, 25), color=style.ACCENT)
+        axes.set_xscale("log")
         style.log_ticks(axes.xaxis, (1, 2, 5) if high < 100 * low else (1,))
+    else:
+        axes.hist(nfe, np.linspace(low - 0.5, high + 0.5, 25), color=style.ACCENT)
+    axes.set(xlabel="NFE of an image", ylabel="images")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     return svg(figure, f"{id}histogram", f"Histogram of the NFE of {len(nfe)} images, from {low:,} to {high:,}")
 
 
