@@ -286,7 +286,9 @@ def chosen_of(answers: Answers, sure: np.ndarray | None, mistakes: int, others: 
     }
 
 
-def cards_of(answers: Answers, rows: list[int], kind: str, sure: np.ndarray | None, images: Images, id: str) -> list:
+def cards_of(
+    answers: Answers, rows: list[int], kind: str, sure: np.ndarray | None, images: Images, id: str
+) -> list[Card]:
     """The cards of some answers of one kind, a key of `chosen_of`; ids of their curves begin with `id`.
 
     A mistake is compared with its label, any other answer with the runner-up.
