@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion import InputError
 from diffusion.core.constants import LOSSES
 from diffusion.core.search import race
 from diffusion.data.datasets import load_dataset
@@ -30,7 +31,7 @@ from diffusion.runs.records import load_record
 ROOT = Path(__file__).parent.parent
 
 
-Result = namedtuple("Result", "code out err")
+Result = namedtuple("Result", "code out err error", defaults=[None])  # error: the InputError that ended it
 
 
 def import_script(name: str):
@@ -45,12 +46,21 @@ def call_main(folder: Path, script, *args) -> Result:
     """The main of a script (a name or a module), in this process; results in `folder`."""
     module = import_script(script) if isinstance(script, str) else script
     out, err = io.StringIO(), io.StringIO()
+    refusals = []
+
+    def main(argv: list[str]) -> int:
+        try:
+            return module.main(argv)
+        except InputError as error:
+            refusals.append(error)
+            raise
+
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(naming, "LOG_DIR", folder)
         patch.setattr(sys, "argv", [module.__file__, *map(str, args)])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            evaluate_options.run(module.main)
-    return Result(stop.value.code, out.getvalue(), err.getvalue())
+            evaluate_options.run(main)
+    return Result(stop.value.code, out.getvalue(), err.getvalue(), *refusals)
 
 
 class Parsed(BaseException):
@@ -268,3 +278,39 @@ def refused(done, tmp_path, *says: str) -> None:
     assert done.code == 2 and done.err.count("\n") == 1 and "Traceback" not in done.err, done
     assert all(word in done.err for word in says), done.err
     assert not (tmp_path / "data").exists()
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), "teal").save(path)
+
+
+BASE = {"dataset": "digits", "split": "test", "version": "digits", "loss": "l2", "interpolation": "bicubic"}
+BASE |= {"img_size": 32, "model": "digits", "cls": None, "images": 1, "arms": [["a 0.", "0", 0], ["a 1.", "1", 1]]}
+OF_DIT = {"all_arms": "0-1", "indices": "0", "n_samples": [2], "arms": [[0, "0", 0], [1, "1", 1]]}
+OF_WINO = {
+    "dataset": "digits-pairs",
+    "split": ...,
+    "images": 2,
+    "examples": {"0": {"id": "", "tag": "", "captions": ["a", "b"]}},
+    "items": {"0": {"images": [["0", None], ["1", None]], "right": [[0, 0], [1, 1]], "tags": [], "groups": {}}},
+    "chosen": 1,
+    "lacking": {},
+}
+
+
+def write_small_run(folder: Path, change: dict, record: dict) -> None:
+    """A run of one image and two classes by hand, with changes of its run.json (...: left out) and of its records."""
+    folder.mkdir(parents=True)
+    run = {key: value for key, value in (BASE | change).items() if value is not ...}
+    beside = {"images", "arms", "examples", "items", "chosen", "lacking", "all_arms", "indices"} & run.keys()
+    about = {key: run.pop(key) for key in beside}
+    (folder / "run.json").write_text(json.dumps({"options": run} | about))
+    tensors = {"levels": torch.arange(2), "noise": torch.zeros(2, dtype=torch.int64), "counts": torch.tensor([2, 2])}
+    for index in range(1 + ("examples" in beside)):
+        plain = {"index": index, "label": 0, "pred": 0, "nfe": 4, "losses": ["l2", "l1", "huber"]}
+        torch.save(plain | tensors | {"errors": torch.arange(12.0).reshape(4, 3)} | record, folder / f"{index}.pt")

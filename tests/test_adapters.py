@@ -372,9 +372,7 @@ def test_lora_that_is_none(run_main, tmp_path, saved, lora):
 
 def test_t5_only_where_there_is_one(run_main, tmp_path, saved):
     base = "--dataset", "digits", "--img_size", SIZE, "--search", "race", "--device", "cpu", "--budget", 20
-    for version in (saved(tiny.sd3), "digits"):
-        done = run_main(SCRIPT, "--version", version, "--t5", *base)
-        assert done.code == 2 and "--t5" in done.err
+    assert run_main(SCRIPT, "--version", saved(tiny.sd3), "--t5", *base).error.where == "--t5"
     np.save(tmp_path / "first.npy", np.array([0]))
     printed = {}
     for t5 in ([], ["--t5"]):
@@ -417,17 +415,6 @@ def test_half_precision_encodes_in_float32(saved):
     half = load_model(card, dtype=torch.bfloat16)
     assert half.conditions(PROMPTS)["text"].dtype == torch.bfloat16
     assert torch.equal(half.encode(pixels), load_model(card).encode(pixels))
-
-
-def test_an_unsupported_pipeline_names_the_supported(run_main, tmp_path, saved):
-    folder = tmp_path / "other"
-    shutil.copytree(saved(tiny.sdxl), folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    for name in ("KandinskyPipeline", "FluxFillPipeline", "NoSuchPipeline"):
-        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
-        done = run_main(SCRIPT, "--version", folder, "--dataset", "digits", "--search", "race", "--device", "cpu")
-        assert done.code == 2 and name in done.err and all(each in done.err for each in FAMILIES)
-        assert families.why_unsupported(name, getattr(diffusers, name, None)) in done.err
 
 
 def test_every_pipeline_of_diffusers_is_supported_or_refused():
@@ -515,15 +502,7 @@ def test_a_single_file_is_recognised(run_main, tmp_path, model_folder):
 
 def test_bad_single_files(run_main, tmp_path, model_folder):
     args = "--dataset", "digits", "--search", "race", "--device", "cpu"
-    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    for version, config in (
-        (tmp_path / "none.safetensors", []),
-        (tmp_path / "broken.safetensors", []),
-        (tmp_path / "broken.safetensors", ["--config", model_folder]),
-        (tmp_path / "other.safetensors", ["--config", model_folder]),
-        (tmp_path / "other.safetensors", ["--config", tmp_path / "nothing"]),
-        ("digits", ["--config", model_folder]),
-    ):
-        done = run_main(SCRIPT, "--version", version, *config, *args)
-        assert done.code == 2 and done.err.count("\n") == 1 and str(version) in done.err, (version, config, done)
+    for config in (model_folder, tmp_path / "nothing"):
+        done = run_main(SCRIPT, "--version", tmp_path / "other.safetensors", "--config", config, *args)
+        assert done.code == 2 and done.err.count("\n") == 1 and "other.safetensors" in done.err, (config, done)

@@ -357,21 +357,3 @@ def test_pairs_are_worth_more_than_two_draws(run_main):
     found = {line[:28].strip(): float(line[28:]) for line in result.out.splitlines()[1:]}
     assert found["independent"] == 1 and found["pair at neighbouring levels"] < 0.8
     assert found["one draw for all levels"] > 1.3 > found["one draw, signs in turn"]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["noise", "--points", 3],
-        ["noise", "--points", 0],
-        ["noise", "--draws", 1],
-        ["device", "--within", 0],
-        ["device", "--out", "no/such/folder/device.json"],
-        ["scale", "--images", 39],
-        ["scale", "--classes", 0],
-        ["device", "--dtype", "float16", "--device", "cpu"],
-    ],
-)
-def test_what_is_refused(run_main, words):
-    result = run_main("scripts/benchmark.py", *words)
-    assert result.code == 2 and result.err.count("\n") == 1 and f"{words[1]} {words[2]}" in result.err

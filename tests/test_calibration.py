@@ -316,58 +316,6 @@ def test_top_k_of_a_halving(run_main, run_once, tmp_path, model_folder):
     assert found[3] == pytest.approx(100 * np.mean(hits), abs=0.005)
 
 
-BAD = [
-    (CALIBRATE, "--fit 0", "--fit 0"),
-    (CALIBRATE, "--fit 1.5", "--fit 1.5"),
-    (CALIBRATE, "--fit nan", "--fit nan"),
-    (CALIBRATE, "--fit 0.0001", "of 12 images, 0 to fit on"),
-    (CALIBRATE, "--splits 0", "--splits 0"),
-    (CALIBRATE, "--seed -1", "--seed -1"),
-    (CALIBRATE, "--out nodir/x.png", "nodir/x.png"),
-    (PRINT, "--top 0", "--top 0"),
-    (PRINT, "--top 11", "--top 11: the run has 10 classes"),
-    (EXPORT, "--probabilities --out p.csv", "calibration.json"),
-]
-
-
-@pytest.mark.parametrize("script, words, says", BAD)
-def test_bad_options(run_main, tmp_path, monkeypatch, race, script, words, says):
-    monkeypatch.chdir(tmp_path)
-    folder = edited(race, tmp_path / "run")
-    result = run_main(script, folder, *words.split())
-    assert result.code == 2 and says in result.err and result.err.count("\n") == 1 and not result.out
-    assert not (folder / "calibration.json").exists()
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"temperature": "x", "loss": "l2"}', '{"temperature": -1, "loss": "l2"}', '{"loss": "l2"}']
-)
-def test_a_damaged_calibration(run_main, tmp_path, race, text):
-    folder = edited(race, tmp_path / "run")
-    (folder / "calibration.json").write_text(text)
-    result = run_main(EXPORT, folder, "--probabilities", "--out", tmp_path / "p.csv")
-    assert result.code == 2 and "calibration.json is damaged" in result.err and result.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("script", [CALIBRATE, PRINT])
-def test_runs_without_answers(run_main, tmp_path, race, script):
-    """A part of the classes, captions instead of classes, no run.json, and no image."""
-    run = json.loads((race / "run.json").read_text())
-    part = run | {"options": run["options"] | {"cls": ["0-4"]}}
-    for name, text in {"part": part, "captions": run | {"examples": {}}}.items():
-        folder = edited(race, tmp_path / name)
-        (folder / "run.json").write_text(json.dumps(text))
-        more = ["--top", 2] if script == PRINT else []
-        result = run_main(script, folder, *more)
-        assert result.code == 2 and str(folder) in result.err and result.err.count("\n") == 1
-    (folder / "run.json").unlink()
-    result = run_main(script, folder, *more)
-    assert result.code == 2 and "no run.json" in result.err and result.err.count("\n") == 1
-    empty = tmp_path / "empty"
-    records.open_run(empty, run["options"], {"images": 1, "arms": run["arms"]})
-    assert run_main(script, empty, *more).code == 2
-
-
 def test_a_damaged_record_is_named_and_left_out(run_main, tmp_path, race):
     folder = edited(race, tmp_path / "run")
     (folder / "040.pt").write_bytes(b"half")

@@ -151,37 +151,6 @@ def test_dit_takes_candidates_too(run_main, few, dit_folder):
     assert "550 NFE" in result.out and all(record["nfe"] == 550 for record in records_of(result).values())
 
 
-@pytest.mark.parametrize("script, words, said", [
-    (SCRIPT, "--candidates 1 --candidates_from clip:digits", "--candidates 1: must be in 2..10, the classes"),
-    (SCRIPT, "--candidates 11 --candidates_from clip:digits", "--candidates 11: must be in 2..10"),
-    (SCRIPT, "--candidates 3", "--candidates 3: wanted --candidates_from too"),
-    (SCRIPT, "--candidates_from clip:digits", "--candidates_from: is for --candidates K"),
-    (SCRIPT, "--candidates 3 --candidates_from clip:nonsense", "clip:nonsense: open_clip has no such"),
-    (SCRIPT, "--candidates 3 --candidates_from none.npy", "--candidates_from none.npy: cannot be read as npy"),
-    (SCRIPT, "--candidates 3 --candidates_from {narrow}", "holds float64 [497, 9], wanted numbers [images, classes] = "
-     "[497, 10]"),
-    (SCRIPT, "--candidates 3 --candidates_from {short}", "holds float64 [5, 10]"),
-    (SCRIPT, "--candidates 3 --candidates_from {texts}", "holds <U1 [497, 10]"),
-    (SCRIPT, "--candidates 3 --candidates_from {nan}", "nan at [7, 2]"),
-    (SCRIPT, "--candidates 3 --candidates_from {narrow} --pretrained x", "--pretrained: is for --candidates_from"),
-    (SCRIPT, "--candidates 3 --candidates_from {good} --search race --budget 5", "the first look alone takes 6"),
-    (DIT, "--candidates 3 --candidates_from {good} --cls 0-4", "--candidates: of a part of the classes"),
-])  # fmt: skip
-def test_refusals(run_main, tmp_path, model_folder, dit_folder, script, words, said):
-    bad = {
-        "narrow": np.zeros((497, 9)), "short": np.zeros((5, 10)), "texts": np.full((497, 10), "a"),
-        "nan": np.where(np.arange(4970).reshape(497, 10) == 72, np.nan, 0), "good": np.zeros((497, 10)),
-    }  # fmt: skip
-    for name, array in bad.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    paths = {name: tmp_path / f"{name}.npy" for name in bad}
-    start = ["--dataset", "digits", "--device", "cpu", "--version", model_folder if script == SCRIPT else dit_folder]
-    start += [] if script == DIT or "--to_keep" in words or "race" in words else ["--to_keep", 1, "--n_samples", 2]
-    result = run_main(script, *start, *words.format(**paths).split())
-    assert result.code == 2 and said in result.err and result.err.count("\n") == 1
-    assert not (tmp_path / "data").exists()
-
-
 # ---- a run before a run ----
 
 

@@ -63,21 +63,6 @@ def test_beside_groups_and_without_labels(tmp_path):
     assert not data.labelled and data.candidates == [(2, ["0", "1"])]
 
 
-@pytest.mark.parametrize("name, text, said", [
-    ("t.csv", "path,label,candidates\na.jpg,cat,dog\n", "line 2: candidates is 'dog', wanted two classes or more"),
-    ("t.csv", "path,label,candidates\na.jpg,cat,cat|dog\n", "'cat|dog', wanted two classes or more, as in cat;dog"),
-    ("t.csv", "path,label,candidates\na.jpg,cat,cat;dog;cat\n", "line 2: candidates has 'cat' twice"),
-    ("t.jsonl", '{"path": "a", "label": "b"}\n{"path": "a", "label": "b", "candidates": []}\n',
-     "line 2: has candidates, the first line has none"),
-    ("t.jsonl", '{"path": "a", "label": "b", "candidates": []}\n{"path": "a", "label": "b"}\n',
-     "line 2: is no JSON object with path and label and candidates"),
-])  # fmt: skip
-def test_cells_that_will_not_do(tmp_path, name, text, said):
-    with pytest.raises(InputError) as error:
-        columned(tmp_path / name, text)
-    assert said in str(error.value) and str(error.value).startswith(str(tmp_path / name))
-
-
 def stage_of(path, text, arms):
     data = columned(path, text)
     stage = candidates.ByColumn(data, np.unique([k for *_, k in arms]), arms)

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import ROOT, assert_same, contents, folder_of, own_examples, records_of, subset
+from helpers import ROOT, assert_same, folder_of, own_examples, records_of, subset
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
@@ -117,40 +116,6 @@ def test_folders(local, monkeypatch):
     for model in DEFAULTS:
         assert find_clip(model, str(folder), None) == (f"local-dir:{folder}", None)
         assert find_clip(model, "tiny", None) == ("local-dir:tiny", None)
-
-
-@pytest.mark.parametrize(
-    "version, pretrained, says",
-    [
-        ("ViT-L/15", None, ["--version ViT-L/15: open_clip has no such model", "ViT-L-14,", "ViT-L-16,"]),
-        ("RN5", None, ["--version RN5: open_clip has no such model", "RN50x64"]),
-        ("nonsense", None, ["--version nonsense", "ViT-L-14", "open_clip_config.json"]),
-        ("", "x", ["--pretrained x", "openai"]),  # the default version
-        (
-            "ViT-L/14",
-            "laion9",
-            ["--pretrained laion9: wanted a file of weights or, for ViT-L-14, openai, laion400m_e31"],
-        ),
-        ("ViT-L/14", "/no/such.safetensors", ["--pretrained /no/such.safetensors: wanted a file", "openai"]),
-        ("ViT-L/14", "tests", ["--pretrained tests: wanted a file"]),  # a folder is none
-        ("ViT-bigG-14", None, ["--pretrained", "laion2b_s39b_b160k"]),  # it has no weights of OpenAI's
-    ],
-)
-def test_names_that_mean_nothing(version, pretrained, says, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(InputError) as error:
-        find_clip("clip", version, pretrained)
-    message = str(error.value)
-    assert all(part in message for part in says) and "\n" not in message, message
-
-
-def test_weights_that_are_not_chosen(local):
-    """A version without default weights is said so; weights beside a folder, which holds its own, are refused."""
-    with pytest.raises(InputError) as error:
-        find_clip("openclip", SMALLEST, None)
-    assert "None" not in str(error.value) and "--pretrained" in str(error.value)
-    with pytest.raises(InputError, match="--pretrained openai"):
-        find_clip("clip", str(local[0]), "openai")
 
 
 # ---- similarities ----
@@ -346,21 +311,6 @@ def test_files_that_hold_no_weights(run_main, tmp_path, registered, case):
     assert str(file) in message and "--pretrained takes a file" in message
 
 
-class Touch:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_weights_with_code_in_them(run_main, tmp_path, registered):
-    """Nothing is loaded by unpickling."""
-    torch.save({"state_dict": Touch(tmp_path / "ran")}, tmp_path / "w.pt")
-    one_line(run_main(SCRIPT, *options("mini", "--pretrained", tmp_path / "w.pt"), *subset(tmp_path, 0)))
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("case", ["no weights", "no json", "other json", "other sizes", "no tokenizer"])
 def test_damaged_folders(run_main, tmp_path, local, case):
     shutil.copytree(local[0], tmp_path / "clip")
@@ -380,22 +330,6 @@ def test_damaged_folders(run_main, tmp_path, local, case):
     assert str(tmp_path / "clip") in message
 
 
-@pytest.mark.parametrize(
-    "args, says",
-    [
-        (["--version", "digits", "--normalize"], "--normalize: is for --model sd, not for clip"),
-        (["--version", "ViT-L/15"], "--version ViT-L/15: open_clip has no such model"),
-        (["--version", "ViT-L/14", "--pretrained", "laion9"], "--pretrained laion9: wanted a file of weights or"),
-        (["--version", "digits", "--dtype", "float16"], "--dtype float16"),
-        (["--version", "digits", "--dataset", "none"], "--dataset none"),
-    ],
-    ids=str,
-)
-def test_flags(run_main, tmp_path, args, says):
-    assert says in one_line(run_main(SCRIPT, *options("digits"), *args))
-    assert contents(tmp_path) == {}
-
-
 def test_other_weights_in_the_same_folder(run_main, tmp_path, registered):
     """A file of the same name elsewhere: the folder is the same, the run is not."""
     args = options("mini", *subset(tmp_path, 0))
@@ -405,13 +339,6 @@ def test_other_weights_in_the_same_folder(run_main, tmp_path, registered):
     result = run_main(SCRIPT, *args, "--pretrained", tmp_path / "other/mini.safetensors")
     *_, message = result.err.splitlines()  # after the warning that nobody knows how it was trained
     assert result.code == 2 and "pretrained was " in message and "other/mini.safetensors" in message
-
-
-def test_without_open_clip(run_main, monkeypatch):
-    """It is an optional package."""
-    monkeypatch.setitem(sys.modules, "open_clip", None)
-    said = one_line(run_main(SCRIPT, *options("digits")))
-    assert said.endswith("needs the package 'open_clip_torch': pip install open_clip_torch\n")
 
 
 # ---- how the weights of a file were trained ----

@@ -178,24 +178,6 @@ def test_own_csv(tmp_path):
     check(load_dataset(str(table)), [10, 2], [], [BLUE, BLUE])
 
 
-@pytest.mark.parametrize(
-    "text, says",
-    [
-        ("path,class\na,b\n", "no column label"),
-        ("path,label\n", "no row"),
-        ("path,label\na.png,\n", "line 2"),
-        ("path,label\n\n,cat\n", "line 3"),
-        ("path,label\na.png,cat\na.png,nan\n", "line 3"),
-        ("path,label\na.png,None\n", "line 2"),
-        ("path,label\na.png,\"['cat', 'dog']\"\n", "line 2"),
-    ],
-)
-def test_own_csv_refused(text, says, tmp_path):
-    write(tmp_path / "own.csv", text)
-    message = refusal(load_dataset, str(tmp_path / "own.csv"))
-    assert says in message and "own.csv" in message
-
-
 def test_own_csv_missing(tmp_path):
     assert "gone.csv" in refusal(load_dataset, str(tmp_path / "gone.csv"))
 
@@ -455,43 +437,6 @@ def test_duplicates():
     texts = ["a missile.", "a cat.", "a missile.", "a cat.", "a crane.", "a crane."]
     prompts = Prompts(texts, ["missile", "cat", "projectile", "cat", "crane", "crane"], [744, 1, 657, 1, 134, 517])
     assert duplicates(prompts) == [("a missile.", ["missile", "projectile"]), ("a crane.", ["crane", "crane"])]
-
-
-HEAD = "prompt,classname,classidx\n"
-
-
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (None, "FileNotFoundError"),
-        (b"", "an empty file"),
-        (b"\xff\xfe\x00bad", "UnicodeDecodeError"),
-        (
-            "prompt|classname|classidx\na|b|0\n",
-            "no column prompt, classname; found prompt|classname|classidx",
-        ),
-        ("prompt,class\na,b\n", "no column classname; found prompt, class"),
-        (HEAD, "no row"),
-        (HEAD + "a,a,0\n ,b,1\n", "line 3: the prompt is empty"),
-        (HEAD + 'a,a,0\n"two\nlines",b,1\n,c,2\n', "line 5: the prompt is empty"),
-        (HEAD + "a,a,0\nb,b,one\n", "line 3: classidx is 'one'"),
-        (HEAD + "a,a,-1\nb,b,1\n", "line 2: classidx is '-1'"),
-        (HEAD + "a,a,1.0\nb,b,1\n", "line 2: classidx is '1.0'"),
-        (HEAD + "a,a,\nb,b,1\n", "line 2: classidx is ''"),
-        (HEAD + "a cat, a pet,cat,0\n", "line 2: 4 fields, wanted 3"),
-        (HEAD + "a,0\n", "line 2: 2 fields, wanted 3"),
-        (HEAD + '"a,0\n', "cannot be read"),
-        (HEAD + "a,a,7\nb,b,7\n", "classidx 7, wanted at least two classes"),
-        ("prompt,classname\na,+\nb,+\n", "classname '+', wanted at least two classes"),
-        ("prompt,classname\na,+\nb, \n", "line 3: the classname is empty"),
-    ],
-)
-def test_prompts_refused(content, says, tmp_path):
-    path = tmp_path / "prompts.csv"
-    if content is not None:
-        write(path, content)
-    message = refusal(read_prompts, path)
-    assert str(path) in message and says in message
 
 
 def test_imagenet_as_downloaded_is_told_how_to_sort(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 from documents import DOCUMENTS, presets
 from helpers import folder_of, import_script, records_of
 
-from diffusion import InputError
 from diffusion.data.catalogue import DATASETS
 from diffusion.data.prompts import prompts_file
 from diffusion.evaluate.config import RunConfig
@@ -70,22 +69,6 @@ def test_a_preset_sets_these_options_alone():
     assert with_preset(options("--dataset", "pets", "--preset", "paper", "--loss", "huber"), parser).loss == "huber"
     plain = options("--dataset", "pets")
     assert with_preset(plain, parser) == plain
-
-
-@pytest.mark.parametrize(
-    "words, where",
-    [
-        (["--dataset", "pets", "--to_keep", 1, "--n_samples", 4], "--to_keep"),
-        (["--dataset", "pets", "--n_samples", 4], "--n_samples"),
-        (["--dataset", "pets", "--search", "race"], "--search"),
-        (["--dataset", "birds"], "--preset paper --dataset birds"),
-        (["--dataset", "my/folder"], "--preset paper --dataset my/folder"),
-    ],
-)
-def test_what_a_preset_refuses(words, where):
-    with pytest.raises(InputError) as error:
-        with_preset(options("--preset", "paper", *words), import_script(SCRIPT).parser())
-    assert error.value.where == where
 
 
 def figures(out: str) -> dict[str, list[float]]:

@@ -304,14 +304,17 @@ TROUBLE = {
     "failing": (500, {}, ["500", "try again"]),
     "away": (503, {}, ["503"]),
 }
+PLACES = {"tree": "/tree/", "files": "/resolve/", "weights": ".safetensors"}
 
 
-@pytest.mark.parametrize("name", TROUBLE)
-@pytest.mark.parametrize("where", ["all", "tree", "files", "weights"])
+@pytest.mark.parametrize(
+    "name, where",
+    [*((name, "all") for name in TROUBLE), *((name, k) for name in ("gated, no access", "failing") for k in PLACES)],
+)
 def test_trouble(served, refused, name, where):
     """From the first question on; in the list of files; in files, as of gated repositories; or in weights alone."""
     status, headers, says = TROUBLE[name]
-    within = {"all": "", "tree": "/tree/", "files": "/resolve/", "weights": ".safetensors"}[where]
+    within = PLACES.get(where, "")
     served.trouble = lambda path, _: (status, headers) if within in path else None
     refused("--version", FIRST, says=says)
 

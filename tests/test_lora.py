@@ -390,33 +390,6 @@ def test_how_many_found_their_place(run_main, tmp_path, layers):
     refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / "lora.safetensors"), tmp_path, *says)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"version https://git-lfs.github.com/spec/v1\noid x"])
-@pytest.mark.parametrize("name", ["lora.safetensors", "lora.bin", "lora.pt"])
-def test_unreadable(run_main, tmp_path, content, name):
-    (tmp_path / name).write_bytes(content)
-    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / name), tmp_path, "--lora", name)
-
-
-def test_a_pickle_is_not_run(run_main, tmp_path):
-    import os
-    import pickle
-
-    class Bad:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    torch.save({"x": Bad()}, tmp_path / "a.bin")
-    (tmp_path / "b.bin").write_bytes(pickle.dumps(Bad()))
-    for name in ("a.bin", "b.bin"):
-        refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / name), tmp_path, name)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("given", ["a.safetensors:0", "a.safetensors:nan", "a.safetensors:inf"])
-def test_weights_that_are_none(run_main, tmp_path, given):
-    refused(run_main(SCRIPT, *ARGS, "--lora", given), tmp_path, given)
-
-
 def test_several_files_in_a_folder(run_main, tmp_path, layers):
     for name in ("a", "b"):
         save_file(diffusers_peft(layers), tmp_path / f"{name}.safetensors")

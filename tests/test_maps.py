@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import SCRIPT, assert_same, blocks, csv_of, folder_of, options, race_options, records_of, subset
+from helpers import SCRIPT, assert_same, blocks, csv_of, folder_of, race_options, records_of, subset
 from PIL import Image
 
 from diffusion.plots import maps, style
@@ -106,13 +106,3 @@ def test_each_map_has_its_scale(tmp_path, monkeypatch):
     labels = [axes.get_xlabel() for axes in drawn[0].axes]
     assert labels == ["", "±0.5", "", "±3", ""]
     assert [tick.get_text() for tick in drawn[0].axes[-1].get_xticklabels()] == ["−", "0", "+"]
-
-
-def test_what_has_no_maps_is_refused(run_main, tmp_path, few, model_folder, dit_folder):
-    folder = folder_of(run_main(SCRIPT, *options(model_folder), *few))
-    result = run_main(PLOT, folder, tmp_path / "maps.png")
-    assert result.code == 2 and "wanted a run with --save_maps" in result.err and result.err.count("\n") == 1
-    args = ["--dataset", "digits", "--version", dit_folder, "--device", "cpu", "--save_maps", "--cls", "0-4"]
-    result = run_main(DIT, *args)
-    assert result.code == 2 and "--save_maps: of a part of the classes" in result.err
-    assert run_main(PLOT, folder, tmp_path / "no" / "maps.png").code == 2

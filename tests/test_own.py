@@ -213,18 +213,11 @@ def test_images_beside_one_folder_have_no_labels(tmp_path):
 
 
 def test_tables_as_excel_saves_them(tmp_path):
-    """Any case of the columns' names; another encoding is named, and so are images that are elsewhere."""
+    """Any case of the columns' names."""
     image(tmp_path / "0.png")
     table = tmp_path / "t.csv"
     table.write_bytes("\ufeffPath;Label\r\n0.png;M\u00fctze\r\n".encode())
     assert load_dataset(str(table)).classes == ["M\u00fctze"]
-    for encoding in ("cp1252", "utf-16"):
-        table.write_bytes("path,label\n0.png,M\u00fctze\n".encode(encoding))
-        with pytest.raises(InputError, match=r"is not UTF-8 .*'CSV UTF-8'"):
-            load_dataset(str(table))
-    table.write_text("path,label\nphotos/0.png,a\nphotos/1.png,b\n")
-    with pytest.raises(InputError, match=r"none of its 2 images is there, such as .*photos/0.png; paths are taken"):
-        load_dataset(str(table))
 
 
 def test_what_classes_lack_is_said(tmp_path):
@@ -239,8 +232,6 @@ def test_what_classes_lack_is_said(tmp_path):
         prompts_for("mine", [0], ["a"])
     with pytest.raises(InputError, match="has no names of classes, so it needs --prompt_path"):
         prompts_for("mine", [3, 7], [])
-    with pytest.raises(InputError, match=r"have labels \(a, b\)"):
-        prompts_for("mine", [0, 1], ["a", "b"], texts=["x", "y"])
 
 
 # ---- layouts ----
@@ -274,9 +265,6 @@ def test_one_folder_of_a_split_beside_files_of_others(tmp_path):
     classes(tmp_path / "train")
     (tmp_path / "annotations").mkdir()
     assert load_dataset(str(tmp_path), "train").classes == ["a", "b"]
-    image(tmp_path / "extra/0.png")
-    with pytest.raises(InputError, match="is train a split or a class"):
-        load_dataset(str(tmp_path), "train")
 
 
 def test_a_class_called_train(tmp_path):
@@ -295,10 +283,6 @@ def test_splits_inside_the_folders_of_classes(tmp_path):
     assert load_dataset(str(tmp_path), "train").labels == [0, 0, 1, 1]
     with pytest.raises(InputError, match="no split 'val'"):
         load_dataset(str(tmp_path), "val")
-    for name in ("cats_train", "cats_test", "dogs_train", "dogs_test"):
-        image(tmp_path / "flat" / name / "0.png")
-    with pytest.raises(InputError, match="splits of several classes"):
-        load_dataset(str(tmp_path / "flat"))
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
@@ -332,14 +316,11 @@ def test_files_that_are_no_images_here_are_counted(tmp_path):
 
 
 def test_numbers_as_names(tmp_path):
-    """They are the class ids, in their order; two ways to write one number are refused."""
+    """They are the class ids, in their order."""
     for name in ("10", "2", "01"):
         image(tmp_path / name / "0.png")
     data = load_dataset(str(tmp_path))
     assert (data.labels, data.classes, data.files) == ([1, 2, 10], [], ["01/0.png", "2/0.png", "10/0.png"])
-    image(tmp_path / "1" / "0.png")
-    with pytest.raises(InputError, match="'01' and '1': are both the class id 1"):
-        load_dataset(str(tmp_path))
 
 
 # ---- tables ----
@@ -356,24 +337,6 @@ def test_tables_of_any_suffix(tmp_path, name, mark):
         (tmp_path / name).write_text("".join(lines), encoding="utf-8-sig")
     data = load_dataset(str(tmp_path / name))
     assert (data.labels, data.classes) == ([0, 1], ["cat", "dog"])
-
-
-def test_a_file_that_is_neither_image_nor_table(tmp_path):
-    (tmp_path / "labels.txt").write_text("a/0.png cat\n")
-    with pytest.raises(InputError, match=r"neither an image .* nor \.csv, \.tsv, \.jsonl"):
-        load_dataset(str(tmp_path / "labels.txt"))
-
-
-@pytest.mark.parametrize("label", [None, float("nan"), ["cat"], ["cat", "dog"], {"name": "cat"}])
-def test_a_label_that_is_none(tmp_path, label):
-    classes(tmp_path, n=1)
-    rows = [{"path": "a/0.png", "label": "cat"}, {"path": "b/0.png", "label": label}]
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match=r"t\.jsonl, line 2: label is"):
-        load_dataset(str(tmp_path / "t.jsonl"))
-    (tmp_path / "t.csv").write_text(f'path,label\na/0.png,cat\nb/0.png,"{label}"\n')
-    with pytest.raises(InputError, match=r"t\.csv, line 3: label is"):
-        load_dataset(str(tmp_path / "t.csv"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -397,9 +360,6 @@ def test_a_column_split(tmp_path, kind):
     assert all(data.classes == ["cat", "dog", "eel"] for data in found.values())
     with pytest.raises(InputError, match="no split 'trainval'"):
         load_dataset(str(path), "trainval")
-    path.write_text(path.read_text().replace("Test", "fold 3"))
-    with pytest.raises(InputError, match=r"line [23]: split is 'fold 3'"):
-        load_dataset(str(path))
 
 
 # ---- the hub's library ----

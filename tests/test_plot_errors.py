@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion import InputError
 from diffusion.core.constants import LOSSES
 from diffusion.plots import bars, confusion, style
 from diffusion.runs import records, results
@@ -53,17 +52,6 @@ def test_picture(tmp_path, classes, capsys):
         width, height = picture.size
         assert 1500 < width < 2000 and 500 < height < 1200  # two lines of eight
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
-
-
-def test_bad_input(tmp_path):
-    with pytest.raises(InputError, match=r"no run\.json"):
-        PLOT["main"]([str(tmp_path), "out.png"])
-    options = {"dataset": "digits", "split": "test", "loss": "l2", "img_size": 32, "interpolation": "bicubic"}
-    records.open_run(tmp_path, options, {"images": 1, "arms": [("a zero", "zero", 0)]})
-    with pytest.raises(InputError, match="no image is done"):
-        PLOT["main"]([str(tmp_path), "out.png"])
-    with pytest.raises(InputError, match="--images 0"):
-        PLOT["main"]([str(tmp_path), "out.png", "--images", "0"])
 
 
 def test_names_without_what_they_share():

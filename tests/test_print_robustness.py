@@ -68,11 +68,3 @@ def test_a_part_of_the_classes(run_main, tmp_path):
     done = run_main(SCRIPT, base, shifted)
     assert done.code == 0, done.err
     assert "imagenetA, 200 of the classes" in done.out and done.out.splitlines()[-1].split()[1] == "100.0"
-
-
-def test_bad_input(run_main, tmp_path):
-    one = make_run(tmp_path / "one", "timm:a", "digits", 3, 5)
-    two = make_run(tmp_path / "two", "timm:a", "digits", 3, 5)
-    for folders, says in (([one], "--base"), ([one, two], "second run"), ([tmp_path / "none"], "no run.json")):
-        done = run_main(SCRIPT, *folders, "--base", "digits")
-        assert done.code == 2 and says in done.err and done.err.count("\n") == 1

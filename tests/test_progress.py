@@ -82,11 +82,6 @@ def test_failed_images_are_not_left(run_main, folder):
     assert "time left       5 min" in done.out and "failed          4" in done.out
 
 
-def test_no_run_is_refused(run_main, tmp_path):
-    done = run_main(SCRIPT, tmp_path)
-    assert done.code == 2 and done.err.count("\n") == 1
-
-
 # ---- the bar of a run in a log ----
 
 

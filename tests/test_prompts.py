@@ -192,13 +192,6 @@ def test_names_read_from_the_data_set(tmp_path, monkeypatch):
     assert SCRIPT["prompts"]("objectnet") == [("a photo of a chair.", "chair", 0), ("a photo of a mug.", "mug", 1)]
 
 
-def test_errors_are_one_line_and_exit_2(tmp_path):
-    done = run("objectnet", "--out", tmp_path / "s.csv", DATASET_ROOT=str(tmp_path / "none"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "objectnet-1.0" in done.stderr
-    assert not (tmp_path / "s.csv").exists()
-    assert run("nope").returncode == 2
-
-
 def test_a_missing_library_is_named_with_its_pip_command():
     with pytest.raises(InputError, match="pip install --no-deps some-thing==1"):
         SCRIPT["library_file"]("no_such_package", "some-thing==1", "names.json")

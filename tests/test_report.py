@@ -238,32 +238,6 @@ def test_costs_have_few_ticks(lowest, highest, wanted):
     assert texts[: len(wanted) + 1] == [*wanted, "NFE of an image"]
 
 
-@pytest.mark.parametrize("words, said", [
-    ("{folder} --out nowhere/page.html", "--out nowhere/page.html: wanted a file in a folder that exists"),
-    (f"{{folder}} --out {'x' * 300}/page.html", "wanted a file in a folder that exists"),
-    (f"{{folder}} --out {'x' * 300}", "cannot be written"),
-    ("{folder} --mistakes -1", "--mistakes -1: must be at least 0"),
-    ("nowhere", "no run.json there"),
-])  # fmt: skip
-def test_refusals(run_main, run, words, said):
-    result = run_main(REPORT, *words.format(folder=run).split())
-    assert result.code == 2 and said in result.err and result.err.count("\n") == 1
-
-
-def test_runs_without_answers_are_refused(run_main, copy, tmp_path):
-    folder = copy(lambda run: run["options"].update(cls="0-4"))
-    result = run_main(REPORT, folder)
-    assert result.code == 2 and "over a part of the classes" in result.err
-    for path in folder.glob("*.pt"):
-        path.unlink()
-    told = json.loads((folder / "run.json").read_text())
-    del told["options"]["cls"]
-    rewrite_run(folder, told)
-    result = run_main(REPORT, folder)
-    assert result.code == 2 and "no image is done yet" in result.err
-    assert not (folder / "report.html").exists()
-
-
 def test_a_run_of_one_stage_and_one_image(run_main, tmp_path, model_folder):
     """All costs are the same; the page lies in the run's folder, which goes on from there."""
     args = [*options(model_folder, to_keep="1", n_samples="2"), *subset(tmp_path, 7)]

@@ -1,14 +1,11 @@
 """Every scheduler class that diffusers ships: noise levels and targets against its own functions, or one line."""
 
 import inspect
-import json
-import shutil
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import refused
 
 from diffusion import InputError
 from diffusion.core.process import Process
@@ -172,20 +169,6 @@ def test_zero_terminal_snr_of_a_class_that_knows_none(name):
     found = Process.from_scheduler(scheduler_of({"_class_name": f"{name}Scheduler"} | config, "x"))
     assert found.alpha[-1] == 0
     assert torch.equal(found.alpha, Process.from_scheduler(diffusers.DDPMScheduler(**config)).alpha)
-
-
-@pytest.mark.parametrize("config", [
-    {"prediction_type": "score"}, {"beta_schedule": "quad"}, {"num_train_timesteps": 1}, {"trained_betas": ["a"]},
-    {"trained_betas": [2.0, 3.0]}, {"beta_start": "x"},
-    {"use_flow_sigmas": True, "_class_name": "UniPCMultistepScheduler"},
-    {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
-])  # fmt: skip
-def test_configurations_that_are_none(run_main, tmp_path, model_folder, config):
-    shutil.copytree(model_folder, tmp_path / "model")
-    path = tmp_path / "model/scheduler/scheduler_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    done = run_main("eval_prob_adaptive.py", "--version", tmp_path / "model", "--dataset", "digits", "--device", "cpu")
-    refused(done, tmp_path, "scheduler")
 
 
 def test_shape_of_a_card(model_folder):

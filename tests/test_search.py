@@ -182,8 +182,9 @@ def test_the_levels_of_interval_200_and_125():
     "interval, T", [(0, 1000), (-5, 1000), (3, 1000), (600, 1000), (1001, 1000), (2000, 1000), (5, 4)]
 )
 def test_intervals_that_do_not_divide(interval, T):
-    with pytest.raises(InputError, match=f"^--t_interval {interval}: must divide the {T} levels$"):
+    with pytest.raises(InputError) as error:
         grid_size(interval, T)
+    assert error.value.where == f"--t_interval {interval}" and str(T) in error.value.problem
 
 
 @pytest.mark.parametrize(
@@ -323,34 +324,20 @@ def test_float32_errors_are_summed_in_float64():
     assert play(halving(2, [2], [1]), errors)[0] == [1]
 
 
-@pytest.mark.parametrize(
-    "to_keep, n_samples, says",
-    [
-        ([5, 1], [50], "equally many"),
-        ([1], [50, 500], "equally many"),
-        ([5, 1], [0, 500], "at least 1"),
-        ([5, 0], [50, 500], "at least 1"),
-        ([5, 1], [-50, 500], "at least 1"),
-        ([5, 1], [500, 50], "--n_samples must grow"),
-        ([5, 1], [50, 50], "--n_samples must grow"),
-        ([1, 5], [50, 500], "--to_keep must shrink"),
-        ([5, 5, 1], [50, 100, 500], "--to_keep must shrink"),
-        ([1, 1], [50, 500], "--to_keep must shrink"),
-        ([5, 2], [50, 500], "must end in 1, the answer, not in 2"),
-        ([5], [50], "must end in 1, the answer, not in 5"),
-        ([5, 1], [50, 1001], "only 1000 noise levels"),
-        ([1], [2000], "only 1000 noise levels"),
-    ],
-)
-def test_schedules_that_cannot_be_run(to_keep, n_samples, says):
+@pytest.mark.parametrize("to_keep, n_samples", [
+    ([5, 1], [50]), ([1], [50, 500]), ([5, 1], [0, 500]), ([5, 0], [50, 500]), ([5, 1], [-50, 500]),
+    ([5, 1], [500, 50]), ([5, 1], [50, 50]), ([1, 5], [50, 500]),
+    ([5, 5, 1], [50, 100, 500]), ([1, 1], [50, 500]), ([5, 2], [50, 500]),
+    ([5], [50]), ([5, 1], [50, 1001]), ([1], [2000]),
+])  # fmt: skip
+def test_schedules_that_cannot_be_run(to_keep, n_samples):
     with pytest.raises(InputError) as error:
         check_halving(10, n_samples, to_keep, 1000)
-    message = str(error.value)
-    assert says in message and "\n" not in message
-    assert message.startswith(f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}:")
+    given = f"--to_keep {' '.join(map(str, to_keep))} --n_samples {' '.join(map(str, n_samples))}"
+    assert error.value.where == given
     with pytest.raises(InputError) as error:
         check_halving(10, n_samples, to_keep, 1000, dashes="")
-    assert str(error.value) == message.replace("--", "")
+    assert error.value.where == given.replace("--", "")
 
 
 def test_a_stage_that_keeps_more_than_there_are_keeps_all():

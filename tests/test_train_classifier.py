@@ -63,22 +63,6 @@ def test_another_training_is_refused(run_main, tmp_path, photos):
     assert done.code == 2 and "data was 24" in done.err
 
 
-@pytest.mark.parametrize(
-    "more, said",
-    [
-        (["--image_size", 9], "multiple of 2"),
-        (["--channels", 8, 12], "multiples of 8"),
-        (["--null", 1], "--null"),
-        (["--lr", 0], "--lr"),
-        (["--steps", 0], "--steps"),
-        (["--split", "val"], "val"),
-    ],
-)
-def test_bad_options(run_main, tmp_path, photos, more, said):
-    done = run_main(SCRIPT, photos, "--out", tmp_path / "model", *SMALL, *more)
-    assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done.err
-
-
 def test_bad_data(run_main, tmp_path, photos):
     one = tmp_path / "one" / "train" / "cat"
     one.mkdir(parents=True)

@@ -157,34 +157,6 @@ def test_captions_of_matching(run_main, tmp_path):
 # ---- tokenizers ----
 
 
-def no_folder(folder):
-    shutil.rmtree(folder / "tokenizer")
-
-
-def no_vocabulary(folder):
-    for path in (folder / "tokenizer").iterdir():
-        if path.name != "tokenizer_config.json":
-            path.unlink()
-
-
-def pointer(folder):
-    text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1059962\n"
-    (folder / "tokenizer/tokenizer.json").write_text(text)
-
-
-def broken(folder):
-    path = folder / "tokenizer/tokenizer.json"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-@pytest.mark.parametrize("ruin", [no_folder, no_vocabulary, pointer, broken], ids=lambda ruin: ruin.__name__)
-def test_tokenizers_that_are_not_whole(run_main, tmp_path, folder, ruin):
-    ruin(folder)
-    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, str(folder / "tokenizer"))
-    with pytest.raises(InputError, match="tokenizer"):
-        load_model(str(folder))
-
-
 @pytest.mark.parametrize(
     "build", [tiny.t5, tiny.gemma, tiny.qwen, tiny.glm, tiny.bert], ids=lambda build: build.__name__
 )

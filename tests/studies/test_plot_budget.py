@@ -79,18 +79,6 @@ def test_the_paired_t_test_by_hand():
         assert winner == 0 and (nfe == 40) == (points == 20)
 
 
-def test_a_run_that_dropped_classes_is_refused(run_main, tmp_path, model_folder):
-    """There is nothing to replay where nothing was measured."""
-    one = subset(tmp_path, 0)
-    halved = folder_of(run_main(EVAL, *options(model_folder, to_keep="3 1", n_samples="2 4"), *one))
-    result = run_main(SCRIPT, halved)
-    assert result.code == 2 and "wanted a run of one stage" in result.err and result.err.count("\n") == 1
-    for path in halved.glob("*.pt"):
-        path.unlink()
-    result = run_main(SCRIPT, halved)
-    assert result.code == 2 and "no image is done yet" in result.err and result.err.count("\n") == 1
-
-
 def test_another_loss_decides(run_main, grid):
     _, folder = grid
     own, l2, l1 = (table(run_main(SCRIPT, folder, *more)) for more in ([], ["--loss", "l2"], ["--loss", "l1"]))
@@ -155,58 +143,6 @@ def test_a_simulation_with_levels(run_main):
     assert "as well" not in result.out
     found = table(result)
     assert found["race 0.3-0.7 of 10", "z 3"][2] > found["race of 10", "z 3"][2] > found["race 0.7-1 of 10", "z 3"][2]
-
-
-@pytest.mark.parametrize(
-    "given, said",
-    [
-        ([], "wanted the folder of a run or --simulate CSV, one of the two"),
-        ([*PETS, "folder"], "wanted the folder of a run or --simulate CSV, one of the two"),
-        (["folder", "--classes", 37], "--classes: is for --simulate"),
-        (["folder", *BY_LEVEL], "--by_level: is for --simulate"),
-        ([*PETS, "--loss", "l1"], "--loss: is for a run"),
-        (PETS[:2], "--classes is 0, wanted 2 to 10000"),
-        ([*PETS, "--classes", 1], "--classes is 1, wanted 2 to 10000"),
-        ([*PETS, "--images", 0], "--images is 0, wanted 1 to 1000000"),
-        ([*PETS, "--points", 1], "--points is 1, wanted 2 to 1000"),
-        ([*PETS, "--spread", "nan"], "--spread nan: must be above 0"),
-        ([*PETS, "--levels", "0.2-0.8"], "--levels 0.2-0.8: without --by_level all levels are alike"),
-        ([*PETS, *BY_LEVEL, "--levels", "0.2"], "--levels 0.2: wanted two shares of the schedule"),
-        (
-            [*PETS, *BY_LEVEL, "--levels", "0.8-0.2"],
-            "--levels 0.8-0.2: 0 points are there, --max_samples is 0; wanted at least 2",
-        ),
-        ([*PETS, "--max_samples", 251], "--levels 0-1: 250 points are there, --max_samples is 251; wanted"),
-        ([*PETS, "--z", 2, "nan"], "--z 2 nan: must be greater than 0"),
-        ([*PETS, "--to_keep", 5, 1], "--to_keep and --n_samples: wanted both"),
-        ([*PETS, "--to_keep", 40, 2, "--n_samples", 2, 4], "must end in 1"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(run_main, given, said):
-    result = run_main(SCRIPT, *given)
-    assert result.code == 2 and said in result.err and result.err.count("\n") == 1 and not result.out
-
-
-@pytest.mark.parametrize(
-    "text, said",
-    [
-        ("a,b\n1,2\n", ": no column points, accuracy; found a, b"),
-        ("points,accuracy\n1,30\n0,40\n", ", line 3: points is '0', wanted an integer in 1..1000000"),
-        ("points,accuracy\n1.5,30\n", ", line 2: points is '1.5', wanted an integer"),
-        ("points,accuracy\n1,30\n2,x\n", ", line 3: accuracy is 'x', wanted percent, from 0 to 100"),
-        ("points,accuracy\n1,nan\n", ", line 2: accuracy is 'nan', wanted percent"),
-        ("points,accuracy\n1,101\n", ", line 2: accuracy is '101', wanted percent"),
-        ("points,accuracy\n1,30\n01,40\n", ", line 3: points 1 stands there twice"),
-        ("points,accuracy\n1,0.3\n2,0.4\n5,0.5\n", ": no accuracy is above 1, wanted percent"),
-        ("points,accuracy\n1,30\n2,40\n", ": 2 rows, wanted at least 3 to fit to"),
-        ("", ": no column points, accuracy; found an empty file"),
-    ],
-)
-def test_a_bad_curve_is_refused(run_main, tmp_path, text, said):
-    path = tmp_path / "curve.csv"
-    path.write_text(text)
-    result = run_main(SCRIPT, "--simulate", path, "--classes", 37)
-    assert result.code == 2 and f"{path}{said}" in result.err and result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("accuracy", ["0", "100", "2.7"])
