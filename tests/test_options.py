@@ -28,20 +28,23 @@ HEAVY = "{'torch', 'torchvision', 'diffusers', 'transformers', 'matplotlib', 'sc
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("words, code", [("--help", 0), ("--no-such-flag", 2)])
-def test_the_command_line_is_answered_before_anything_heavy_is_imported(script, words, code):
+def test_the_command_line_is_answered_before_anything_heavy_is_imported(script):
+    """Asked for help, and with a flag that there is not."""
     run = f"""
 import runpy, sys
-sys.argv = [{script!r}, {words!r}]
-try:
-    runpy.run_path({script!r}, run_name="__main__")
-except SystemExit as end:
-    assert end.code == {code}, end.code
+for words, code in ("--help", 0), ("--no-such-flag", 2):
+    sys.argv = [{script!r}, words]
+    try:
+        runpy.run_path({script!r}, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == code, end.code
+    else:
+        raise AssertionError(words)
     assert not {HEAVY} & sys.modules.keys(), {HEAVY} & sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "usage: " in (done.stdout if code == 0 else done.stderr)
+    assert "usage: " in done.stdout and "usage: " in done.stderr
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if not name.endswith("write_cifar10_prompts.py")])
@@ -216,14 +219,14 @@ def test_limit_by_hand():
     assert chosen(labels, limit=100)[0] == list(range(8))
 
 
-@pytest.mark.parametrize("n", range(70))
-def test_spread_order(n):
+def test_spread_order():
     """All of range(n) once; between two neighbours of a beginning lie at most twice as many as if it were even."""
-    order = selection.spread_order(n)
-    assert sorted(order) == list(range(n))
-    for k in range(1, n):
-        gaps = np.diff([-1, *sorted(order[:k]), n])
-        assert gaps.max() <= 2 * n / (k + 1) + 2
+    for n in range(70):
+        order = selection.spread_order(n)
+        assert sorted(order) == list(range(n))
+        for k in range(1, n):
+            gaps = np.diff([-1, *sorted(order[:k]), n])
+            assert gaps.max() <= 2 * n / (k + 1) + 2, (n, k)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -255,9 +258,6 @@ def test_choices_combine(tmp_path):
     assert len(found) == 6 and min(found) >= 9 and sorted(labels[k] for k in found) == [0, 0, 1, 1, 2, 2]
     few = chosen(labels, **given, limit=4)[0]
     assert len(few) == 4 and set(few) <= set(range(9, 30)) and {labels[k] for k in few} == {0, 1, 2}
-    for bad in ({"limit": 0}, {"per_class": -1}):
-        with pytest.raises(InputError, match="must be at least 1"):
-            chosen(labels, **bad)
 
 
 @pytest.mark.parametrize("most", [1, 7, 60, 200, 497])

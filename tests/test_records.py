@@ -138,29 +138,20 @@ def test_a_run_is_created_and_joined(tmp_path):
     assert read_run(folder)["images"] == 20 and sorted(os.listdir(folder)) == ["7.pt", "run.json"]
 
 
-@pytest.mark.parametrize(
-    "change, says",
-    [
-        ({"loss": "l2"}, "loss was 'l1', now 'l2'."),
-        ({"to_keep": (4, 1)}, "to_keep was [5, 1], now [4, 1]."),
-        ({"noise": "ab12", "seed": 3}, "noise was None, now 'ab12'; seed was 0, now 3."),
-        ({"dtype": "float32"}, "dtype was None, now 'float32'."),
-    ],
-)
+@pytest.mark.parametrize("change, says", [
+    ({"loss": "l2"}, "loss was 'l1', now 'l2'."), ({"to_keep": (4, 1)}, "to_keep was [5, 1], now [4, 1]."),
+    ({"noise": "ab12", "seed": 3}, "noise was None, now 'ab12'; seed was 0, now 3."),
+    ({"dtype": "float32"}, "dtype was None, now 'float32'."), ({"loss": ...}, "loss was 'l1', now None."),
+])  # fmt: skip
 def test_other_options_are_refused(tmp_path, change, says):
     open_run(tmp_path, OPTIONS, ABOUT | {"images": 10})
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(InputError) as error:
-        open_run(tmp_path, OPTIONS | change, ABOUT | {"images": 99})
+        options = {key: value for key, value in (OPTIONS | change).items() if value is not ...}
+        open_run(tmp_path, options, ABOUT | {"images": 99})
     message = str(error.value)
     assert says in message and str(tmp_path) in message and "--extra" in message and "\n" not in message
     assert (tmp_path / "run.json").read_bytes() == before
-
-
-def test_an_option_that_is_gone_is_refused(tmp_path):
-    open_run(tmp_path, OPTIONS, ABOUT)
-    with pytest.raises(InputError, match="loss was 'l1', now None"):
-        open_run(tmp_path, {key: value for key, value in OPTIONS.items() if key != "loss"}, ABOUT)
 
 
 def test_results_of_unknown_origin_are_not_joined(tmp_path):
@@ -226,34 +217,23 @@ def test_code_in_a_file_is_not_run(tmp_path, as_record, legacy):
     assert trap.exists()  # so the trap was a real one
 
 
-def test_numpy_arrays_are_not_read(tmp_path):
-    torch.save({"pred": 1, "label": 1, "errors": np.zeros(3)}, tmp_path / "1.pt")
-    with pytest.raises(InputError, match="is no record"):
-        load_record(tmp_path / "1.pt")
+NO_RECORDS = [
+    b"hello", b'{"pred": 1}', pickle.dumps({"pred": 1, "label": 1}, 2), torch.zeros(3), [1, 2], {"pred": 3},
+    {"pred": "a", "label": 1}, {}, None, {"pred": 1, "label": 1, "errors": np.zeros(3)}, 0, 1, 100, -100, -1,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, -100, -1])
-def test_truncated_files(tmp_path, kept):
+@pytest.mark.parametrize("content", NO_RECORDS, ids=str)
+def test_files_that_are_no_records(tmp_path, content):
+    """Of another kind, of other values, or cut: a number is how many bytes of a record are left."""
     path = tmp_path / "1.pt"
     save_record(path, OURS)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match=f"{path} is no record") as error:
+    if isinstance(content, int):
+        content = path.read_bytes()[:content]
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(InputError) as error:
         load_record(path)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"pred": 3}, {"pred": "a", "label": 1}, {}, None], ids=str)
-def test_files_that_are_no_records(tmp_path, content):
-    torch.save(content, tmp_path / "1.pt")
-    with pytest.raises(InputError, match="is no record"):
-        load_record(tmp_path / "1.pt")
-
-
-@pytest.mark.parametrize("content", [b"hello", pickle.dumps({"pred": 1, "label": 1}, 2), b'{"pred": 1}'], ids=len)
-def test_files_of_another_kind(tmp_path, content):
-    (tmp_path / "1.pt").write_bytes(content)
-    with pytest.raises(InputError, match="is no record"):
-        load_record(tmp_path / "1.pt")
+    assert error.value.where == f"{path} is no record" and "\n" not in str(error.value)
 
 
 def test_a_missing_record_is_a_missing_file(tmp_path):

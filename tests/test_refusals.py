@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import OF_DIT, OF_WINO, ROOT, contents, folder_of, listing, picture, write_small_run
+from safetensors.torch import load_file, save
 
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
@@ -655,10 +656,32 @@ def test_files(refused, tmp_path, monkeypatch, row):
 
 SCHEDULER = "scheduler/scheduler_config.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1059962\n"
+PARTS = [("unet/diffusion_pytorch_model.safetensors", "unet"), ("vae/diffusion_pytorch_model.safetensors", "vae"),
+         ("text_encoder/model.safetensors", "text_encoder")]  # fmt: skip
+
+
+def half(tensors: dict) -> dict:
+    return dict(list(tensors.items())[::2])
+
+
+def foreign(tensors: dict) -> dict:
+    return {f"x{k}.weight": value for k, value in enumerate(tensors.values())}
+
+
+def narrower(tensors: dict) -> dict:
+    key = next(key for key, value in tensors.items() if value.ndim == 2)
+    return tensors | {key: tensors[key][:, 1:].contiguous()}
+
+
+def without_layer(tensors: dict) -> dict:
+    words = ("layers.1.", "mid_block", "encoder.mid")
+    return {key: value for key, value in tensors.items() if not any(word in key for word in words)}
+
+
 CUT = (ROOT / "models/digits-sd/unet/diffusion_pytorch_model.safetensors").read_bytes()[:-100]
 PIPELINE, UNET = "model_index.json", "unet/diffusion_pytorch_model.safetensors"
 # fmt: off
-CHANGES = [  # what differs in the folder of the embedded model (json; bytes; None: is not there), where, values
+CHANGES = [  # what differs in the folder of the embedded model (json, bytes, tensors; None: gone), where, values
     ({PIPELINE: None}, "--version m", PIPELINE, "--config"),
     *(({PIPELINE: content}, "--version m") for content in (b"{}", b"{")),
     *(({PIPELINE: {"_class_name": name}}, "--version m", name, found, "StableDiffusionXLPipeline") for name, found in (
@@ -689,6 +712,10 @@ CHANGES = [  # what differs in the folder of the embedded model (json; bytes; No
         ({"use_flow_sigmas": True, "_class_name": "UniPCMultistepScheduler"}, "use_flow_sigmas"),
         ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
          "'continuous'"))),
+    *(({file: change}, f"m/{file}", part, found) for file, part in PARTS for change, found in (
+        (half, "missing"), (foreign, "missing"), (narrower, "another shape"))),
+    *(({file: without_layer}, f"m/{file}", part, "missing", "mid_block" if part == "unet" else "")
+      for file, part in PARTS),
     ({UNET: None}, "--version m", "unet", ".safetensors"),
     ({UNET: POINTER}, f"m/{UNET}", "git lfs pull"),
     *(({UNET: content}, "m", "Safetensor") for content in (b"", b"<html>Not found</html>", CUT)),
@@ -715,6 +742,8 @@ def test_models(refused, tmp_path, whole, monkeypatch, row):
         path = Path("m") / name
         if isinstance(content, dict):
             content = json.dumps(json.loads(path.read_text()) | content).encode()
+        if callable(content):
+            content = save(content(load_file(path)), {"format": "pt"})
         path.unlink(missing_ok=True)  # it is a link
         if content is not None:
             path.write_bytes(content)

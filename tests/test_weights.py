@@ -52,38 +52,6 @@ def without(word: str):
     return lambda tensors: {key: value for key, value in tensors.items() if word not in key}
 
 
-def half(tensors):
-    return dict(list(tensors.items())[::2])
-
-
-def narrower(tensors):
-    key = next(key for key, value in tensors.items() if value.ndim == 2)
-    return tensors | {key: tensors[key][:, 1:]}
-
-
-MISSING = {"half": half, "none": lambda tensors: {"x": torch.zeros(1)}, "foreign names": lambda tensors: {
-    f"x{k}.weight": value for k, value in enumerate(tensors.values())}}  # fmt: skip
-
-
-@pytest.mark.parametrize("part", FILES)
-@pytest.mark.parametrize("how", MISSING)
-def test_weights_that_are_missing(run_main, tmp_path, folder, part, how):
-    change(folder / FILES[part], MISSING[how])
-    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, str(folder / FILES[part]), part, "missing")
-
-
-@pytest.mark.parametrize("word, part", [("layers.1.", "text_encoder"), ("mid_block", "unet"), ("encoder.mid", "vae")])
-def test_a_layer_that_is_missing(run_main, tmp_path, folder, word, part):
-    change(folder / FILES[part], without(word))
-    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, part, "missing", word.strip("."))
-
-
-@pytest.mark.parametrize("part", FILES)
-def test_weights_of_another_shape(run_main, tmp_path, folder, part):
-    change(folder / FILES[part], narrower)
-    refused(run_main(SCRIPT, "--version", folder, *ARGS), tmp_path, part, "another shape", "wanted [")
-
-
 @pytest.mark.parametrize("part", FILES)
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model.", "ema_model.module."])
 def test_what_training_leaves_before_keys(folder, base, part, prefix):
