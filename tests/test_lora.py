@@ -436,17 +436,6 @@ def test_embeddings(tmp_path, model_folder):
     assert torch.equal(pipe.encode_prompt("a photo of a <thing>.", "cpu", 1, False)[0], said[0]["text"])
 
 
-@pytest.mark.parametrize("tensors, says", [
-    ({"<thing>": torch.zeros(2, 64)}, "64 wide, wanted 128"),
-    ({"a": torch.zeros(2, 128), "b": torch.zeros(2, 128)}, "one token"),
-    ({"<thing>": torch.zeros(2, 2, 128)}, "no embedding"),
-    ({"clip_l": torch.zeros(1, 128), "clip_g": torch.zeros(1, 128)}, "text_encoder_2"),
-])  # fmt: skip
-def test_bad_embeddings(run_main, tmp_path, tensors, says):
-    save_file(tensors, tmp_path / "e.safetensors")
-    refused(run_main(SCRIPT, *ARGS, "--embeddings", tmp_path / "e.safetensors"), tmp_path, "--embeddings", says)
-
-
 def test_a_run_with_embeddings(run_main, tmp_path):
     embedding_files(tmp_path)
     np.save(tmp_path / "first.npy", np.array([2]))

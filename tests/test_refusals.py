@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import OF_DIT, OF_WINO, ROOT, contents, folder_of, listing, picture, write_small_run
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 SD, DIT, WINO = "eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"
 ACC, DIT_ACC, PRINT_WINO = "scripts/print_acc.py", "scripts/print_dit_acc.py", "scripts/print_winoground.py"
@@ -238,7 +238,9 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (SD, "--dataset twice", "classes '01' and '1'", "class id 1"),
     (SD, "--dataset splits", "dataset 'splits'", "cats_test", "dogs_train"),
     (SD, "--dataset beside --split train", "dataset 'beside'", "train", "extra"),
-    (SD, "--dataset alone", "--dataset alone"),
+    (SD, "--dataset alone", "--dataset alone", "--prompts"),
+    (SD, "--dataset ids", "--dataset ids", "--prompt_path"),
+    (SD, "--dataset own-train", "dataset 'own-train' has no split 'test'", "train"),
     (SD, "--dataset latin --to_keep 1 --n_samples 2", "latin/vdigits_1trials_1keep_2samples", "a photo of a"),
     (SD, "--version 'no\nmodel'", "--version no\nmodel"),
     (SD, "--version none.safetensors", "--version none.safetensors", "none.safetensors"),
@@ -246,7 +248,7 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (SD, "--version modular", "--version modular", "modular"),
     (SD, "--config digits", "--config digits", ".safetensors", "digits"),
     (SD, "--t5", "--t5", "Stable Diffusion 3"),
-    (SD, "--lora none/there", "--lora none/there"),
+    *((SD, f"--lora {name}", f"--lora {name}") for name in ("none/there", "a.safetensors")),
     *((SD, f"--lora a.safetensors:{w}", f"--lora a.safetensors:{w}", w) for w in ("0", "nan", "inf")),
     (SD, "--embeddings none.pt", "--embeddings none.pt"),
     (SD, f"--to_keep 1 --n_samples 2 --extra {'界' * 100}", f"digits_{'界' * 100}/vdigits_1trials_1keep_2samples",
@@ -380,7 +382,8 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
       for script, out in [*READ, (PRINT_WINO, ""), (MAPS, " x.png")]),
     *((script, "no-arms", "no-arms/run.json is damaged", "arms") for script in (ACC, BUDGET, PRINT_WINO)),
     *((script, f"part{out}", "part") for script, out in (
-        (CALIBRATE, ""), (REPORT, ""), (MAPS, " x.png"), (ACC, " --loss l1"), (ACC, " --confusion x.png"))),
+        (CALIBRATE, ""), (REPORT, ""), (MAPS, " x.png"), (ERRORS, " x.png"), (ACC, " --loss l1"),
+        (ACC, " --confusion x.png"))),
     *((script, f"wino{out}", "wino", WINO) for script, out in (
         (CALIBRATE, ""), (REPORT, ""), (MAPS, " x.png"), (ERRORS, " x.png"), (ACC, " --top 2"))),
     *((script, f"undone{out}", "undone") for script, out in READ),
@@ -403,7 +406,7 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (MAPS, "good x.png", "good/0.pt", "--save_maps"),
     (MAPS, "empty x.png", "empty", "run.json"),
     *((script, "nan x.png", "nan/0.pt is no record") for script in (ERRORS, MAPS)),
-    (DIT_ACC, "good", "good", DIT),
+    *((DIT_ACC, name, name, DIT) for name in ("good", "empty")),
     (DIT_ACC, "dit --dataset imagenet", "--dataset imagenet", "digits"),
     (DIT_ACC, "mixed", "mixed/a and mixed/b cannot be merged", "seed", "None", "5"),
     (DIT_ACC, "dit-arms", "dit-arms/run.json is damaged", "'all'"),
@@ -590,6 +593,13 @@ CONTENTS = {  # (script, words that name the file) -> its content, where the err
           for label in (None, ["cat"], {"name": "cat"}, float("nan"))),
         *((lines(*rows), "own.jsonl, line 2", "candidates") for rows in ((AB, AB_OF_NONE), (AB_OF_NONE, AB))),
     ],
+    (SD, "--dataset t.jsonl"): [
+        ("", "t.jsonl"), *((text, "t.jsonl, line 1") for text in ("[]\n", '{"label": "a"}\n', "{")),
+        ('{"path": "a"}\n{"path": "a", "label": "b"}\n', "t.jsonl, line 2")],
+    (SD, "--embeddings e.safetensors"): [(tensors, "--embeddings e.safetensors", found) for tensors, found in (
+        ({"<thing>": torch.zeros(2, 64)}, "128"), ({"<thing>": torch.zeros(2, 2, 128)}, "embedding"),
+        ({"a": torch.zeros(2, 128), "b": torch.zeros(2, 128)}, "one token"),
+        ({"clip_l": torch.zeros(1, 128), "clip_g": torch.zeros(1, 128)}, "text_encoder_2"))],
     (SD, "--weights w.csv"): [
         (WEIGHTS, "w.csv", "level,weight"),
         *((f"{WEIGHTS}1,{cell}\n", "w.csv, line 2", f"'{cell}'", "0") for cell in ("-1", "nan", "1e999", "much")),
@@ -608,7 +618,9 @@ CONTENTS = {  # (script, words that name the file) -> its content, where the err
     (SD, "--candidates 3 --search race --budget 5 --candidates_from c.npy"): [
         (np.zeros((497, 10)), "--budget 5", "6 NFE")],
     (SD, "--version m.safetensors"): [(b"nonsense", "--version m.safetensors")],
-    (SD, f"--config {ROOT}/models/digits-sd --version m.safetensors"): [(b"nonsense", "--version m.safetensors")],
+    (SD, f"--config {ROOT}/models/digits-sd --version m.safetensors"): [
+        (b"nonsense", "--version m.safetensors"), ({"x": torch.zeros(2)}, "m.safetensors", "unet", "conv_in.bias")],
+    (SD, "--config nothing --version m.safetensors"): [({"x": torch.zeros(2)}, "--version m.safetensors")],
     (SD, "--lora a.safetensors"): [(b"", "--lora a.safetensors"),
         ("version https://git-lfs.github.com/spec/v1\noid x", "--lora a.safetensors")],
     (SD, "--lora a.bin"): [(b"nonsense", "--lora a.bin"), (b"", "--lora a.bin")],
@@ -634,6 +646,8 @@ def write(path: Path, content) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     elif isinstance(content, np.ndarray):
         np.save(path, content)
+    elif path.suffix == ".safetensors":
+        save_file(content, path)
     else:
         torch.save(content, path)
 

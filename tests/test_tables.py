@@ -151,17 +151,6 @@ def test_results_without_labels_or_without_answers(tmp_path):
     assert summary.write_results(part) is None
 
 
-def test_results_of_a_matching_run(run_main, tmp_path):
-    words = ["--dataset", "digits-pairs", "--model", "clip", "--version", "digits", "--limit", 6, "--device", "cpu"]
-    assert run_main("run_winoground.py", *words).code == 0
-    (folder,) = {path.parent for path in (tmp_path / "data").rglob("run.json")}
-    assert matching_scores.write_results(results.read(folder, answers=False)) == folder / "results.json"
-    assert run_main(EXPORT, folder, "--out", tmp_path / "x.json").code == 0
-    assert json.loads((folder / "results.json").read_text()) == json.loads((tmp_path / "x.json").read_text())
-    next(folder.glob("*.pt")).unlink()
-    assert matching_scores.write_results(results.read(folder, answers=False)) is None
-
-
 def test_names_of_runs_are_distinct(run_main, tmp_path):
     """Those of eval_prob_dit.py, whose folders are named by the split, too; not one run given twice."""
     rng = np.random.default_rng(0)
@@ -218,6 +207,10 @@ def test_matching_runs_travel_too(run_main, tmp_path):
     found = json.loads((tmp_path / "x.json").read_text())
     assert found["metrics"]["text_score"] == pytest.approx((table.text > 0).mean())
     assert found["metrics"]["group_score"] == pytest.approx(table.right.mean())
+    assert matching_scores.write_results(results.read(folder, answers=False)) == folder / "results.json"
+    assert json.loads((folder / "results.json").read_text()) == found
+    next(folder.glob("*.pt")).unlink()
+    assert matching_scores.write_results(results.read(folder, answers=False)) is None
 
 
 # ---- side by side ----
