@@ -168,15 +168,15 @@ REFUSED = [  # what, the option or argument, where the error points, a value of 
 # fmt: on
 
 
-@pytest.mark.parametrize("what, given, where, value", REFUSED)
-def test_what_cannot_work_is_one_clear_error(model, what, given, where, value):
+@pytest.mark.parametrize("what, argument, where, value", REFUSED)
+def test_what_cannot_work_is_one_clear_error(model, what, argument, where, value):
     with pytest.raises(InputError) as caught:
         if what in ("captions", "of score"):
-            score(model, GOOD, **({"captions": given} if what == "captions" else {"captions": PROMPTS} | given))
+            score(model, GOOD, **({"captions": argument} if what == "captions" else {"captions": PROMPTS} | argument))
         else:
-            images = given if what == "images" else [GOOD]
-            prompts = given if what == "prompts" else PROMPTS
-            classify(model, images, prompts, **(given if what == "options" else {}))
+            images = argument if what == "images" else [GOOD]
+            prompts = argument if what == "prompts" else PROMPTS
+            classify(model, images, prompts, **(argument if what == "options" else {}))
     assert caught.value.where == where and value in caught.value.problem and "\n" not in str(caught.value)
 
 

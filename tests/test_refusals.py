@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -688,8 +689,8 @@ def narrower(tensors: dict) -> dict:
 
 
 def without_layer(tensors: dict) -> dict:
-    words = ("layers.1.", "mid_block", "encoder.mid")
-    return {key: value for key, value in tensors.items() if not any(word in key for word in words)}
+    layer = re.compile(r"layers\.1\.|mid_block|encoder\.mid")
+    return {key: value for key, value in tensors.items() if not layer.search(key)}
 
 
 CUT = (ROOT / "models/digits-sd/unet/diffusion_pytorch_model.safetensors").read_bytes()[:-100]
