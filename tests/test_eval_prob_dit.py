@@ -432,11 +432,11 @@ def hub_layout(dit_folder, folder: Path) -> Path:
     return folder
 
 
-def test_the_layout_of_the_hub_from_the_shell(run_script, run_main, tmp_path, dit_folder):
+def test_the_layout_of_the_hub(run_main, tmp_path, dit_folder):
     """The same bits as from safetensors; nothing is said beside the bar and the table, which print_acc.py prints."""
     args = ["--t_interval", 500, "--imgs_to_eval", 2]
     hub = hub_layout(dit_folder, tmp_path / "hub")
-    result = run_script(SCRIPT, *options(hub, *args, "--extra", "x"), env={"OMP_NUM_THREADS": "1"})
+    result = run_main(SCRIPT, *options(hub, *args, "--extra", "x"))
     assert result.code == 0, result.err
     folder = tmp_path / "data/digits_x/DiT32x32-hub_t500_1trials/test"
     assert sorted(os.listdir(folder)) == [".index", "000.pt", "001.pt", "results.json", "run.json"]
