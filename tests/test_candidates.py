@@ -274,12 +274,9 @@ def spoil(path: Path, **more) -> None:
 
 
 @pytest.mark.parametrize("how, said", [
-    (lambda f: (f / "run.json").unlink(), "no run.json there, so it is no run folder"),
-    (lambda f: (f / "run.json").write_text("{"), "run.json is damaged"),
     (lambda f: change(f, dataset="digits-two"), "on other images: dataset is 'digits-two', wanted 'digits'"),
     (lambda f: change(f, split="train"), "on other images: split is 'train', wanted 'test'"),
     (lambda f: change(f, data="396, sha256 0"), "on other images: 396 images, now 497"),
-    (lambda f: change(f, cls="0-9"), "a run over a part of the classes"),
     (lambda f: change(f, loss=None), "no loss there"),
     (lambda f: change(f, arms=[[f"a {k}.", "x", max(k, 1)] for k in range(10)]), "they differ in the ids [0]"),
     (lambda f: (f / "003.pt").unlink(), "1 of 4 images have no record there that will do: 3 (no record)"),
@@ -298,26 +295,6 @@ def test_a_run_that_will_not_do(run_main, tmp_path, few, model_folder, copy, how
     result = run_main(SCRIPT, *args)
     assert result.code == 2 and not result.out and result.err.count("\n") == 1 and said in result.err, result.err
     assert f"--candidates_from {folder}" in result.err and not (tmp_path / "data").exists()
-
-
-def test_what_no_run_on_images_and_classes_is(run_main, tmp_path, few, model_folder, dit_folder, first):
-    def refused(folder: Path, *more) -> str:
-        args = ["--candidates", 3, "--candidates_from", folder, *few, *more]
-        result = run_main(SCRIPT, *race_options(model_folder), *args, log="second")
-        assert result.code == 2 and not result.out and result.err.count("\n") == 1, result.err
-        return result.err
-
-    args = ["--dataset", "digits", "--version", dit_folder, "--device", "cpu", *few]
-    part = folder_of(run_main(DIT, *args, "--cls", "0-4", "--to_keep", 1, "--n_samples", 2))
-    assert "a run over a part of the classes" in refused(part)
-    two = tmp_path / "two.npy"
-    np.save(two, [0, 1])
-    pairs = ["--version", model_folder, "--device", "cpu", "--dataset", "digits-pairs", "--subset_path", two]
-    pairs = run_main("run_winoground.py", *pairs, "--search", "race")
-    assert "a run of run_winoground.py" in refused(folder_of(pairs))
-    assert "dataset is 'digits', wanted 'digits-colour'" in refused(first, *COLOURED)
-    assert "--pretrained: is for --candidates_from clip:NAME" in refused(first, "--pretrained", "x")
-    assert "--to_keep" in refused(first, "--to_keep", 1)
 
 
 # ---- groups ----

@@ -260,6 +260,12 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (SD, "--candidates 1 --candidates_from clip:digits", "--candidates 1", "2..10"),
     (SD, "--candidates 11 --candidates_from clip:digits", "--candidates 11", "2..10"),
     (SD, "--candidates 3", "--candidates 3", "--candidates_from"),
+    *((SD, f"{words} --candidates 3 --candidates_from {run}", f"--candidates_from {run}", *found)
+      for words, run, found in (
+        ("", "part", ()), ("", "wino", (WINO,)),
+        ("--dataset digits-colour", "good", ("'digits'", "'digits-colour'")))),
+    (SD, "--candidates 3 --candidates_from good --pretrained x", "--pretrained", "clip:NAME"),
+    (SD, "--candidates 3 --candidates_from text", "--candidates_from text/run.json is damaged"),
     (SD, "--candidates_from clip:digits", "--candidates_from", "--candidates K"),
     (SD, "--preset paper --dataset digits-two", "--preset paper --dataset digits-two", "pets"),
     (SD, "--preset paper --dataset pets --to_keep 1 --n_samples 4", "--to_keep", "--preset paper"),
