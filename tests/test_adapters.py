@@ -21,8 +21,8 @@ from diffusion import InputError, InputWarning
 from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
-from diffusion.models import families
-from diffusion.models.loading import FAMILIES, _latent, load_model, read_card, weights_size
+from diffusion.models import families, unsupported
+from diffusion.models.loading import ADAPTERS, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -414,28 +414,37 @@ def test_every_pipeline_of_diffusers_is_supported_or_refused():
         if not name.endswith("Pipeline") or "Modular" in name or hasattr(cls, "_backends"):
             continue
         parameters = inspect.signature(cls.__call__).parameters
-        if {"prompt", "class_labels"} & parameters.keys() and not families.takes_beside(parameters):
+        if {"prompt", "class_labels"} & parameters.keys() and not unsupported.takes_beside(parameters):
             found.add(name)
     assert len(found) > 60
-    tables = [set(FAMILIES), set(families.SHARED), set(families.UNSUPPORTED)]
+    tables = [set(ADAPTERS), set(families.SHARED), set(unsupported.UNSUPPORTED)]
     assert not found - set.union(*tables), "new in diffusers"
     assert sum(map(len, tables)) == len(set.union(*tables)), "in two tables"
     assert all(hasattr(diffusers, name) for name in set.union(*tables))
-    assert set(families.SHARED.values()) <= set(FAMILIES)
-    assert all(families.UNSUPPORTED.values())
+    assert set(families.SHARED.values()) <= set(ADAPTERS)
+    assert all(unsupported.UNSUPPORTED.values())
 
 
-PAG = {
+SHARED = {  # every pipeline of families.SHARED -> what builds one whose class is then changed to it
     "StableDiffusionPAGPipeline": tiny.sd, "StableDiffusionXLPAGPipeline": tiny.sdxl,
     "StableDiffusion3PAGPipeline": tiny.sd3_with_t5, "PixArtSigmaPAGPipeline": tiny.pixart_sigma,
-    "SanaPAGPipeline": tiny.sana, "HunyuanDiTPAGPipeline": tiny.hunyuan_dit,
+    "SanaPAGPipeline": tiny.sana, "HunyuanDiTPAGPipeline": tiny.hunyuan_dit, "KolorsPAGPipeline": tiny.kolors,
+    "StableDiffusionSAGPipeline": tiny.sd, "StableDiffusionPanoramaPipeline": tiny.sd_ddim,
+    "StableDiffusionParadigmsPipeline": tiny.sd_parallel, "StableDiffusionAttendAndExcitePipeline": tiny.sd,
+    "StableDiffusionModelEditingPipeline": tiny.sd, "SemanticStableDiffusionPipeline": tiny.sd,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PAG)
+def test_every_shared_network_has_its_row():
+    assert SHARED.keys() == families.SHARED.keys()
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_pipelines_that_share_a_network(saved, tmp_path, name):
-    """Loaded as the one whose network they share, which predicts what they sample with where PAG is off."""
-    shutil.copytree(saved(PAG[name]), tmp_path / "model")
+    """Loaded as the one whose network they share, which predicts what they sample with, without what they add."""
+    if name == "KolorsPAGPipeline":
+        pytest.importorskip("sentencepiece")
+    shutil.copytree(saved(SHARED[name]), tmp_path / "model")
     path = tmp_path / "model/model_index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
     card = read_card(str(tmp_path / "model"), SIZE, t5="3" in name)
@@ -443,10 +452,25 @@ def test_pipelines_that_share_a_network(saved, tmp_path, name):
     model = load_model(card)
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert type(pipe).__name__ == name
+    if name == "StableDiffusionParadigmsPipeline":
+        steps = tiny.network_calls(pipe, PROMPTS[0], SIZE)
+    else:
+        steps = tiny.sampling_steps(pipe, PROMPTS[0], SIZE)
+    assert len(steps) >= 3
     with torch.no_grad():
-        for z, time, theirs in tiny.sampling_steps(pipe, PROMPTS[0], SIZE):
-            ours = model.denoise(z, torch.tensor([time]), model.conditions(PROMPTS[:1]))
+        condition = model.conditions(PROMPTS[:1])
+        for z, time, theirs in steps:
+            ours = model.denoise(z, torch.tensor([time]), condition)
             torch.testing.assert_close(ours[:, :4], theirs[:, :4], rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_of_average_velocities_is_refused(saved, tmp_path):
+    """HunyuanImage with MeanFlow takes a second time, which its pipeline never sets to the first one."""
+    shutil.copytree(saved(tiny.hunyuan_image), tmp_path / "model")
+    path = tmp_path / "model/transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_meanflow": True}))
+    with pytest.raises(InputError, match="use_meanflow"):
+        read_card(str(tmp_path / "model"))
 
 
 def test_out_of_memory_says_what_to_try(run_main, tmp_path, saved, monkeypatch):

@@ -58,6 +58,12 @@ def test_only_options_without_effect_share_a_file(tmp_path):
     assert len({path, *others}) == 5
 
 
+def test_files_of_another_layout_are_not_read(tmp_path, monkeypatch):
+    path = cache_path(tmp_path, {}, ["one"], CPU)
+    monkeypatch.setattr(embeddings, "LAYOUT", embeddings.LAYOUT + 1)
+    assert cache_path(tmp_path, {}, ["one"], CPU) != path
+
+
 def test_prompts_are_embedded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "MANY", 3)
     model = load_model("digits")

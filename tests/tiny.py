@@ -23,6 +23,7 @@ from diffusers import (
     ChromaTransformer2DModel,
     CogView4Pipeline,
     CogView4Transformer2DModel,
+    DDIMParallelScheduler,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
@@ -227,6 +228,14 @@ def sd(cls=StableDiffusionPipeline, scheduler=DDPMScheduler, **config) -> Stable
 
 def lcm() -> LatentConsistencyModelPipeline:
     return sd(LatentConsistencyModelPipeline, LCMScheduler, time_cond_proj_dim=12)
+
+
+def sd_ddim() -> StableDiffusionPipeline:
+    return sd(scheduler=DDIMScheduler)
+
+
+def sd_parallel() -> StableDiffusionPipeline:
+    return sd(scheduler=DDIMParallelScheduler)
 
 
 def sd_guided() -> StableDiffusionPipeline:
@@ -722,6 +731,8 @@ def sampling_steps(pipe, prompt: str, size: int, steps: int = 3) -> list[tuple[t
 
     takes = inspect.signature(pipe.__call__).parameters
     how = {"height": size, "width": size, "num_inference_steps": steps, "output_type": "latent"}
+    if "token_indices" in takes:  # attends to the image's parts of words, in maps of this many places
+        how |= {"token_indices": [2], "attn_res": (4, 4), "max_iter_to_alter": 0}
     how |= {key: value for key, value in PLAINLY.items() if key in takes}
     if type(pipe).__name__ in ("ZImagePipeline", "Krea2Pipeline"):  # add so much of the difference
         how["guidance_scale"] = 0.0
@@ -737,6 +748,22 @@ def sampling_steps(pipe, prompt: str, size: int, steps: int = 3) -> list[tuple[t
     pipe.scheduler.step = watched
     pipe(prompt=prompt, generator=torch.Generator().manual_seed(1), **how)
     pipe.scheduler.step = step
+    return found
+
+
+def network_calls(pipe, prompt: str, size: int, steps: int = 3) -> list[tuple[torch.Tensor, float, torch.Tensor]]:
+    """As `sampling_steps`, of the rows that the U-Net of a pipeline gets which calls no step of its scheduler."""
+    found = []
+
+    def watched(network, args, kwargs, output):
+        for z, time, prediction in zip(args[0], args[1], output[0], strict=True):
+            found.append((z[None].clone(), float(time), prediction[None].clone()))  # it goes on in place
+
+    hook = pipe.unet.register_forward_hook(watched, with_kwargs=True)
+    how = {"height": size, "width": size, "num_inference_steps": steps, "output_type": "latent", "guidance_scale": 1.0}
+    pipe.set_progress_bar_config(disable=True)
+    pipe(prompt, generator=torch.Generator().manual_seed(1), **how)
+    hook.remove()
     return found
 
 
@@ -768,6 +795,7 @@ def before_decoding(pipe, x: torch.Tensor) -> torch.Tensor:
 PLAINLY = {  # options of sampling without guidance, and without changing prompt or size
     "guidance_scale": 1.0, "distilled_guidance_scale": 1.0, "clean_caption": False, "use_resolution_binning": False,
     "use_pe": False, "enable_prompt_rewrite": False, "pag_scale": 0.0,
+    "sag_scale": 0.0,
 }  # fmt: skip
 
 

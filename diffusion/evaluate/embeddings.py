@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from diffusion.core.conditions import Column, Conditions
 from diffusion.io.atomic import sha256, write_atomic
+from diffusion.models.families import LAYOUT
 from diffusion.models.loading import Model
 
 MANY = 500  # prompts that are worth a file
@@ -28,7 +29,7 @@ def cache_path(folder: Path, options: Mapping, prompts: list[str], device: torch
     """The file in which these prompts' embeddings are kept, by what they depend on; options as in run.json."""
     relevant = {key: value for key, value in options.items() if key not in WITHOUT_EFFECT}
     versions = [version(name) for name in ("torch", "diffusers", "transformers")]
-    parts = [relevant, prompts, device.type, versions]
+    parts = [relevant, prompts, device.type, versions, LAYOUT]
     return folder / f"{sha256(json.dumps(parts, sort_keys=True, default=str))[:32]}.safetensors"
 
 

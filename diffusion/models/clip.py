@@ -41,7 +41,9 @@ def find_clip(
     open_clip = _import()
     default, default_tag = DEFAULTS[model]
     version = version or default
-    folder = EMBEDDED / "digits-clip" if version == "digits" else Path(os.path.expanduser(version))
+    folder = Path(os.path.expanduser(version))
+    if version == "digits":
+        folder = EMBEDDED / "digits-clip"
     if os.path.isfile(folder / "open_clip_config.json"):
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained}", f"{flag}{version} brings its own weights")
@@ -56,9 +58,12 @@ def find_clip(
     if pretrained is None and default_tag in tags:
         return name, default_tag
     if pretrained not in tags and not os.path.isfile(tag_and_file(name, pretrained)[1] or ""):
-        where = f"--pretrained {pretrained}" if pretrained else f"{flag}{version} needs --pretrained"
-        or_tag = f" or, for {name}, {', '.join(tags)}" if tags else ""
-        raise InputError(where, f"wanted a file of weights{or_tag}")
+        where, wanted = f"{flag}{version} needs --pretrained", "wanted a file of weights"
+        if pretrained:
+            where = f"--pretrained {pretrained}"
+        if tags:
+            wanted += f" or, for {name}, {', '.join(tags)}"
+        raise InputError(where, wanted)
     return name, pretrained
 
 
@@ -98,25 +103,38 @@ def training_of(name: str, pretrained: str | None) -> Training:
     tag, file = tag_and_file(name, pretrained)
     if name.startswith("local-dir:"):  # open_clip reads the card of such a folder
         return Training({}, False)
-    quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    configs = [open_clip.get_pretrained_cfg(name, each) for each in (tags if tag is None else [tag])]
-    if tag is None and (Path(file).parent / CARD).is_file():
-        configs = [_card(Path(file).parent / CARD)]
-    first = configs[0] if configs else {}
-    images = {key: first[key] for key in IMAGES if first.get(key) is not None}
-    differ = set()
-    for config in configs:
-        differ |= {key for key in images if config.get(key) != images[key]}
-    activations = {True} if quick else {bool(config.get("quick_gelu")) for config in configs}
+    configs = _configs(name, tag, file)
+    images = {}
+    for key in IMAGES:
+        if configs and configs[0].get(key) is not None:
+            images[key] = configs[0][key]
+    differ = []
+    for key, value in images.items():
+        if any(config.get(key) != value for config in configs):
+            differ.append(key)
+    activations = {bool(config.get("quick_gelu")) for config in configs}
+    if open_clip.get_model_config(name).get("quick_gelu"):
+        activations = {True}
     unknown = []
     if differ or (not images and tag is None):
-        settings = [key for key in images if key in differ] or IMAGES
+        settings = differ or IMAGES
         unknown.append(f"preprocessing ({', '.join(settings)}; taken: OpenAI's mean and crop)")
     if len(activations) > 1:
         unknown.append("activation (taken: GELU)")
-    images = {} if differ else images
-    return Training(images, quick or activations == {True}, " and ".join(unknown))
+    if differ:
+        images = {}
+    return Training(images, activations == {True}, " and ".join(unknown))
+
+
+def _configs(name: str, tag: str | None, file: str | None) -> list[dict]:
+    """The settings that may be those of some weights: the tag's, the card's beside a file, or those of all tags."""
+    open_clip = _import()
+    if tag is not None:
+        return [open_clip.get_pretrained_cfg(name, tag)]
+    card = Path(file).parent / CARD
+    if card.is_file():
+        return [_card(card)]
+    return [open_clip.get_pretrained_cfg(name, each) for each in open_clip.list_pretrained_tags_by_model(name)]
 
 
 def _card(path: Path) -> dict:
@@ -133,7 +151,9 @@ def _local_files(name: str, pretrained: str | None) -> list[Path]:
     """The local files of the weights that find_clip names; [] for those that open_clip fetches itself."""
     if pretrained is not None:
         file = tag_and_file(name, pretrained)[1]
-        return [Path(file)] if file is not None else []
+        if file is None:
+            return []
+        return [Path(file)]
     folder = Path(name.removeprefix("local-dir:"))
     return [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
 
@@ -143,8 +163,10 @@ def clip_weights(name: str, pretrained: str | None) -> dict[str, str]:
     files = _local_files(name, pretrained)
     if not files:
         return {}
-    trained = f"; {training_of(name, pretrained)}" if pretrained is not None else ""
-    return {"weights of CLIP": f"{fingerprint(files)}{trained}"}
+    found = fingerprint(files)
+    if pretrained is not None:
+        found += f"; {training_of(name, pretrained)}"
+    return {"weights of CLIP": found}
 
 
 def load_clip(
@@ -239,7 +261,9 @@ class TokenCheck:
                 same.append((before[row], text))
         if len(rows) > 1 and len(set(rows.values())) == 1:
             raise InputError("texts", f"all {len(rows)} are the same to CLIP's tokenizer, as {texts[0][:80]!r}")
-        more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
+        more = ""
+        if len(same) > 3:
+            more = f" (and {len(same) - 3} more)"
         for one, other in same[:3]:
             warnings.warn(f"{one!r} and {other!r} are the same to CLIP{more}", InputWarning, stacklevel=3)
 

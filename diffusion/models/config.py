@@ -18,9 +18,10 @@ from diffusion.io import hub
 from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
-from diffusion.models.families import FAMILIES, PACKED, SHARED, why_unsupported
+from diffusion.models.families import ADAPTERS, PACKED, SHARED
 from diffusion.models.internals import check_internals
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
+from diffusion.models.unsupported import why_unsupported
 from diffusion.settings import quiet_libraries
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)  # not there, or damaged
@@ -28,6 +29,10 @@ UNUSED = {  # parts of pipelines that classification does not use
     "safety_checker", "feature_extractor", "image_encoder", "watermarker", "pe", "pe_tokenizer", "guider", "ocr_guider",
 }  # fmt: skip
 T5 = {"text_encoder_3", "tokenizer_3"}  # of Stable Diffusion 3, which was trained to do without it too
+OPTIONAL_TEXT = {  # pipeline -> parts that read prompts, and that it does without
+    "StableDiffusion3Pipeline": T5,
+    "StableDiffusionXLPipeline": {"text_encoder", "tokenizer"},
+}
 AUTOENCODERS = ("vae", "vqvae", "movq")
 LIBRARIES = {  # a part's library in model_index.json -> the module that has its classes
     "diffusers": "diffusers",
@@ -90,7 +95,9 @@ def read_card(
     or that VAE.
     """
     name = os.fspath(name)
-    loras = (lora,) if isinstance(lora, str) else tuple(lora or ())
+    if isinstance(lora, str):
+        lora = [lora]
+    loras = tuple(lora or ())
     for each in loras:
         split_weight(each)
     single = name.endswith(".safetensors")
@@ -108,7 +115,9 @@ def read_card(
             card = replace(card, lora=loras, embeddings=tuple(embeddings or ()))
             if single:
                 return _in_file(card, name)
-            return _in_folder(card, name) if partial and config else card
+            if partial and config:
+                return _in_folder(card, name)
+            return card
         except InputError:
             raise
         except UNREADABLE as error:  # a foreign configuration may lack any key, or hold any type there
@@ -117,7 +126,9 @@ def read_card(
         wanted = "wanted a single file and, in --config, the hub id or folder of a model of its kind"
         found = f"its configuration could not be read from {'; '.join(reasons)}"
         raise InputError(f"--version {name}", f"{found}; {wanted}")
-    hint = " (a folder of some parts wants --config too, the model that has the others)" if partial else ""
+    hint = ""
+    if partial:
+        hint = " (a folder of some parts wants --config too, the model that has the others)"
     raise aliases.unreadable(name, conditioned_on, reasons, hint)
 
 
@@ -148,19 +159,21 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
     _check_pipeline(name, source, pipeline, conditioned_on)
     family = FAMILIES[pipeline]
     part, takes = family.network, family.condition
-    optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
-    has_t5 = bool(optional) and not optional - parts.keys()
+    has_t5 = pipeline == "StableDiffusion3Pipeline" and parts.keys() >= T5
     if t5 and not has_t5:
         wanted = "is for Stable Diffusion 3 with a third text encoder"
         raise InputError("--t5", f"{wanted}; {source} is a {pipeline} without")
-    parts = {key: parts[key] for key in parts if key not in UNUSED and (t5 or key not in optional)}
+    left_out = set(UNUSED)
+    if pipeline == "StableDiffusion3Pipeline" and not t5:
+        left_out |= T5
+    parts = {key: part for key, part in parts.items() if key not in left_out}
     _check_classes(name, source, parts)
     places = {key: (home, key) for key in parts if _has_weights(key, parts)}
     autoencoder = next((key for key in AUTOENCODERS if key in parts), None)
     of_latents = bool(_takes(pipeline).intersection(AUTOENCODERS))
     if vae is not None and not of_latents:
         raise InputError(f"--vae {vae}", f"{source} has no VAE, it works in pixels")
-    lost = [key for key in (part, "scheduler") if key not in parts]
+    lost = sorted({part, "scheduler"} - parts.keys(), reverse=True)
     if of_latents and autoencoder is None and vae is None:
         lost.append("VAE")
     if lost:
@@ -254,13 +267,16 @@ def _sizes(
     factor, c = _of_vae(autoencoder, vae or source)
     family = FAMILIES[pipeline]
     packed = PACKED if family.packed else 1
-    takes = network["in_channels"] if "in_channels" in network else network["in_visual_dim"]  # Kandinsky 5's
-    _check_channels(source, takes, c, packed, vae)
+    channels = "in_channels" if "in_channels" in network else "in_visual_dim"  # Kandinsky 5's
+    _check_channels(source, network[channels], c, packed, vae)
     side = _side(source, network) or family.side
     native = side * factor
     (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
-    size = native if image_size is None else image_size
-    patch = patch if isinstance(patch, int) else patch[-1]  # of time, height and width
+    if not isinstance(patch, int):
+        patch = patch[-1]  # of time, height and width
+    size = image_size
+    if size is None:
+        size = native
     step = factor * max(packed, patch, family.multiple)  # Qwen's patches are packed squares
     if size < step or size % step:
         raise InputError(f"--img_size {size}", f"{source} needs a multiple of {step}")
@@ -294,10 +310,11 @@ def _of_vae(config: dict, source: str) -> tuple[int, int]:
     """The pixels per place of the latent along one side, and its channels. InputError for an unsupported VAE."""
     if "z_dim" in config:  # Qwen-Image's and Wan's, of videos
         return 2 ** len(config["temperal_downsample"]) * (config.get("patch_size") or 1), config["z_dim"]
-    keys = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")
-    blocks = next((config[key] for key in keys if config.get(key)), None)
+    blocks = None
+    for key in ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels"):
+        blocks = blocks or config.get(key)
     c = config.get("vq_embed_dim") or config.get("latent_channels")
-    if blocks is None or c is None or any(key.startswith("temporal") for key in config):
+    if not blocks or c is None or any(key.startswith("temporal") for key in config):
         raise InputError(source, f"unsupported VAE {config.get('_class_name')}; wanted an image's")
     return 2 ** (len(blocks) - 1), c
 
@@ -338,10 +355,10 @@ def _classes(source: str, kind: str, network: dict, declared: dict) -> tuple[int
     else:
         n_classes = network["num_embeds_ada_norm"]  # without its null class
     ids = declared.get("id2label") or {}
-    keys = sorted(ids, key=int)
-    names = tuple(str(ids[key]) for key in keys)
-    if names and [int(key) for key in keys] != list(range(len(ids))):
+    by_number = {int(key): str(name) for key, name in ids.items()}
+    if ids and sorted(by_number) != list(range(len(ids))):
         raise InputError(source, f"id2label in model_index.json does not name the classes 0..{len(ids) - 1}")
+    names = tuple(by_number[k] for k in range(len(ids)))
     return _named(source, kind, n_classes, names, "id2label in model_index.json")
 
 
@@ -353,9 +370,9 @@ def _check_no_text(source: str, kind: str, network: dict) -> None:
     if "mid_block_type" not in network:
         middle = "UNetMidBlock2DCrossAttn"  # the default of its class
     blocks = [*network["down_block_types"], middle, *network["up_block_types"]]
-    of_text = [block for block in blocks if "CrossAttn" in block]
-    if of_text:
-        raise InputError(source, f"its {kind} is conditioned on a text besides the class ({of_text[0]})")
+    for block in blocks:
+        if "CrossAttn" in block:
+            raise InputError(source, f"its {kind} is conditioned on a text besides the class ({block})")
 
 
 def _named(source: str, kind: str, n_classes: int, names: tuple[str, ...], where: str) -> tuple[int, tuple[str, ...]]:
@@ -379,7 +396,7 @@ def with_names(card: Card, file: str) -> Card:
             lines = opened.read().strip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes {file}", f"cannot be read ({one_line(error)})") from None
-    names = tuple(line.strip() for line in lines)
+    names = tuple(map(str.strip, lines))
     if "" in names:
         line = names.index("") + 1
         raise InputError(f"--classes {file}", f"line {line} is empty; wanted a class's name in each line")
@@ -402,13 +419,17 @@ def _check_weights_exist(places: dict[str, tuple[hub.Source, str]]) -> None:
         try:
             checkpoint.weight_files(source.within(within))
         except FileNotFoundError as error:
-            lost = f", in the cache alone: {source.lost}" if source.lost else ""
+            lost = ""
+            if source.lost:
+                lost = f", in the cache alone: {source.lost}"
             raise FileNotFoundError(f"no weights of its {part}: {error}{lost}") from None
 
 
 def _in_file(card: Card, file: str) -> Card:
     """A card with the weights of a single file, whose metadata may say how it was trained."""
-    trained = {} if FAMILIES[card.pipeline].flow else single_file.trained_as(file)
+    trained = {}
+    if not ADAPTERS[card.pipeline].flow:
+        trained = single_file.trained_as(file)
     settings = card.scheduler.config
     has_betas = hasattr(card.scheduler, "betas")  # flow matching has no use for these settings
     changes = {}
@@ -463,11 +484,15 @@ def _read_configs(home: hub.Source) -> tuple[str, dict[str, tuple[str, str]], di
     pipeline = str(declared["_class_name"])
     pipeline = SHARED.get(pipeline, pipeline)
     takes = _takes(pipeline)
-    parts = {key: tuple(value) for key, value in declared.items() if _is_part(value) and key in (takes or declared)}
+    parts = {}
+    for key, value in declared.items():
+        if _is_part(value) and (not takes or key in takes):
+            parts[key] = tuple(value)
     config = {}
-    for part in {"unet", "transformer", *AUTOENCODERS, "scheduler"} & parts.keys():
-        reader = DDPMScheduler if part == "scheduler" else AutoencoderKL  # load_config only reads json, for any class
-        config[part] = reader.load_config(home.folder, subfolder=part)
+    for part in {"unet", "transformer", *AUTOENCODERS} & parts.keys():
+        config[part] = AutoencoderKL.load_config(home.folder, subfolder=part)  # only reads json, for any class
+    if "scheduler" in parts:
+        config["scheduler"] = DDPMScheduler.load_config(home.folder, subfolder="scheduler")
     return pipeline, parts, config, declared
 
 
@@ -495,13 +520,13 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
 
     By a null text encoder diffusers leaves out the first of Stable Diffusion XL, or Stable Diffusion 3's T5.
     """
-    xl = pipeline == "StableDiffusionXLPipeline"
-    optional = T5 if pipeline == "StableDiffusion3Pipeline" else set()
-    if xl:
-        optional = {"text_encoder", "tokenizer"}
-    lost = [key for key in sorted(_takes(pipeline) - parts.keys() - optional) if key.startswith(TEXT_PARTS)]
-    if lost:
-        raise InputError(source, f"has no {lost[0]} (null in model_index.json), which a {pipeline} wants")
+    optional = OPTIONAL_TEXT.get(pipeline, set())
+    for key in sorted(_takes(pipeline) - parts.keys() - optional):
+        if key.startswith(TEXT_PARTS):
+            raise InputError(source, f"has no {key} (null in model_index.json), which a {pipeline} wants")
+    if network.get("use_meanflow"):
+        average = "its network predicts the average velocity between two times (use_meanflow)"
+        raise InputError(source, f"{average}; wanted one that predicts the velocity at a time")
     kind = network.get("_class_name", "")
     if not kind.startswith("UNet"):
         return
@@ -510,24 +535,31 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
         wants = f"a class, a noise level or an embedding beside the text ({found})"
         raise InputError(source, f"its {kind} is conditioned on {wants}; wanted one of text alone")
     for key, supported in TEXT_ONLY.items():
-        wanted = {"text_time"} if key == "addition_embed_type" and pipeline in SIZED else supported
+        wanted = supported
+        if key == "addition_embed_type" and pipeline in SIZED:
+            wanted = {"text_time"}
         if network.get(key) not in wanted:
             raise InputError(source, f"its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
-    if parts["text_encoder_2" if xl else "text_encoder"][1] in CLIPS:
+    xl = pipeline == "StableDiffusionXLPipeline"
+    last = "text_encoder_2" if xl else "text_encoder"
+    if parts[last][1] in CLIPS:
         _check_widths(source, parts, network, home, xl)
 
 
 def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl: bool) -> None:
     """Raise InputError unless CLIP's text is as wide as a U-Net takes it; for XL also the pooled text and the size."""
-    encoders = [key for key in ("text_encoder", "text_encoder_2") if key in parts]
-    configs = [checkpoint.read_config(class_of(*parts[key]), home.folder / key) for key in encoders]
-    width = sum(config.hidden_size for config in configs)
+    encoders, width = [], 0
+    for key in ("text_encoder", "text_encoder_2"):
+        if key in parts:
+            config = checkpoint.read_config(class_of(*parts[key]), home.folder / key)
+            encoders.append(key)
+            width += config.hidden_size
     takes = network.get("encoder_hid_dim") or network.get("cross_attention_dim")
     if isinstance(takes, int) and width != takes:
         raise InputError(source, f"its {' and '.join(encoders)} give text {width} wide, its network takes {takes}")
     if not xl:
         return
-    beside = network["projection_class_embeddings_input_dim"] - configs[-1].projection_dim
+    beside = network["projection_class_embeddings_input_dim"] - config.projection_dim
     if beside != 6 * network["addition_time_embed_dim"]:
         numbers = beside / network["addition_time_embed_dim"]
         wanted = "wanted 6, of the size (a refiner takes 5, the last a score)"

@@ -3,8 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,11 @@ from diffusion.core.conditions import Conditions, places_of
 
 TAKEN = 512  # tokens, of Qwen-Image and Z-Image
 PACKED = 2  # Flux and those like it see the latent as squares of 2 by 2
+LAYOUT = 2  # of the columns of conditions; raised if they change, so that no older file of them is read
+STEP = 16  # tokens: calls of texts of many lengths have few shapes, and a compiled network is compiled for few
+Sides = tuple[int, int]  # the rows and columns of these squares
+UNGUIDED: dict[str, Any] = {"do_classifier_free_guidance": False}  # options of a pipeline's encode_prompt
+LONG: dict[str, Any] = {"max_sequence_length": TAKEN}  # as in sampling
 
 
 class Reading(NamedTuple):
@@ -32,12 +37,14 @@ class Adapter:
     Sizes, levels, VAE and what the network predicts are read from the pipeline's configuration.
     """
 
+    encoding: ClassVar[dict[str, Any]] = {}  # options of the pipeline's encode_prompt, beside prompts and device
+
     def __init__(self, pipeline, device: torch.device):
         self.pipeline, self.device = pipeline, device
 
     def encode_prompts(self, prompts: list) -> Conditions:
-        """n prompts or class ids -> their conditions, n rows."""
-        raise NotImplementedError
+        """n prompts or class ids -> their conditions, n rows; by default the text alone, as its pipeline pads it."""
+        return Conditions({"text": self._encoded(prompts)[0]})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """z [n, c, h, w], time [n], n conditions -> the network's output [n, c or 2c, h, w]."""
@@ -49,7 +56,7 @@ class Adapter:
         for part, tokenizer in self.pipeline.components.items():
             if not part.startswith(("tokenizer", "processor")) or tokenizer is None:
                 continue
-            texts = self.texts(part, prompts)
+            texts = [self.text(part, prompt) for prompt in prompts]
             if not hasattr(tokenizer, "get_vocab"):
                 tokenizer = tokenizer.tokenizer  # of a processor, which reads images too
             limit = min(tokenizer.model_max_length, self.limit(part) or tokenizer.model_max_length)
@@ -57,11 +64,11 @@ class Adapter:
             readings.append(Reading(encoder, tokenizer, self.token_ids(part, tokenizer, texts), limit))
         return readings
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        """What a tokenizer gets of prompts; some are put into a chat's template, as the network was trained."""
+    def text(self, part: str, prompt: str) -> str:
+        """What a tokenizer gets of a prompt; some put it into a chat's template, as the network was trained."""
         if hasattr(self.pipeline, "maybe_convert_prompt"):  # a token of several vectors is as many tokens
-            return self.pipeline.maybe_convert_prompt(prompts, getattr(self.pipeline, part))
-        return prompts
+            return self.pipeline.maybe_convert_prompt(prompt, getattr(self.pipeline, part))
+        return prompt
 
     def limit(self, part: str) -> int | None:
         """How many tokens of a text are read, the template's included; None: as many as the tokenizer's maximum."""
@@ -71,6 +78,120 @@ class Adapter:
     def token_ids(self, part: str, tokenizer, texts: list[str]) -> list[list[int]]:
         return tokenizer(texts).input_ids
 
+    def _encoded(self, prompts: list) -> tuple:
+        return self.pipeline.encode_prompt(prompts, device=self.device, **self.encoding)
+
+
+class MaskedText(Adapter):
+    """Text whose padding is masked: it is kept without, and filled up to the longest text of a call, by `_padded`.
+
+    A masked token has no part in the attention: exp(-10000) is 0 in every dtype.
+    """
+
+    def encode_prompts(self, prompts: list[str]) -> Conditions:
+        text, mask, *_ = self._encoded(prompts)
+        return Conditions({"text": _unpadded(text, mask)})
+
+
+class Packed(Adapter):
+    """A transformer that sees the latent as squares of PACKED by PACKED, row by row."""
+
+    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        sides = z.shape[-2] // PACKED, z.shape[-1] // PACKED
+        squares = F.pixel_unshuffle(z, PACKED).flatten(2).transpose(1, 2)
+        prediction = self.predict_squares(squares, time, conditions, sides)
+        return F.pixel_shuffle(prediction.transpose(1, 2).unflatten(2, sides), PACKED)
+
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
+        """Squares [n, rows * columns, 4 c], time [n], n conditions, rows and columns -> as many squares."""
+        raise NotImplementedError
+
+
+# ---- texts and places ----
+
+
+def _chat(tokenizer, prompt: str, thinking: bool) -> str:
+    """A prompt as a user's message in the chat's template."""
+    message = {"role": "user", "content": prompt}
+    return tokenizer.apply_chat_template(
+        [message], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
+
+
+def _unpadded(text: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    """Texts [n, tokens, ...] -> of each the tokens that are not masked [its tokens, ...]; mask None: all."""
+    if mask is None:
+        return tuple(text)
+    return tuple(row[kept] for row, kept in zip(text, mask.bool(), strict=True))
+
+
+def _padded(texts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Texts [its tokens, ...] -> [n, tokens, ...], zeros behind, and the mask [n, tokens].
+
+    As many tokens as the longest has, rounded up to a multiple of STEP.
+    """
+    lengths = torch.tensor(list(map(len, texts)))
+    longest = int(lengths.max())
+    tokens = math.ceil(longest / STEP) * STEP
+    mask = torch.arange(tokens) < lengths[:, None]
+    padded = pad_sequence(list(texts), batch_first=True)
+    behind = [0, 0] * (padded.ndim - 2) + [0, tokens - longest]
+    return F.pad(padded, behind), mask.to(texts[0].device)
+
+
+def by_length(predict: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorate a method of an adapter: its first argument, time and conditions are of texts of one length.
+
+    It is called for the rows of each length, with columns that are tensors [n, ...], not tuples.
+    """
+
+    @functools.wraps(predict)
+    def of_all(self, z: Tensor, time: Tensor, conditions: Conditions, *rest) -> Tensor:
+        prediction = torch.empty_like(z)
+        for rows in places_of(map(len, conditions["text"])).values():
+            columns = {}
+            for name, column in conditions[rows].columns.items():
+                columns[name] = torch.stack(tuple(column))
+            prediction[rows] = predict(self, z[rows], time[rows], Conditions(columns), *rest)
+        return prediction
+
+    return of_all
+
+
+def _places(sides: Sides, like: Tensor) -> Tensor:
+    """[rows * columns, 3]: 0, the row and the column of each square, on the device of `like`."""
+    rows, columns = (torch.arange(side, device=like.device) for side in sides)
+    return F.pad(torch.cartesian_prod(rows, columns), (1, 0))
+
+
+def _diagonal(text: Tensor) -> Tensor:
+    """[tokens, 3] for texts [n, tokens, width]: 0, and twice the number of each token."""
+    order = torch.arange(text.shape[1], device=text.device)
+    return torch.stack([torch.zeros_like(order), order, order], 1)
+
+
+def _pixels(pipeline, z: Tensor) -> tuple[int, int]:
+    """Height and width of the image in pixels."""
+    height, width = z.shape[-2:]
+    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
+
+
+def _rounded_first(time: Tensor, like: Tensor) -> Tensor:
+    """time [n], 1000 sigma -> sigma [n] in the dtype of `like`, of networks that multiply it by 1000 in that dtype.
+
+    Rounded before it is divided, as in their pipelines (diffusers 0.42.1). In bfloat16 the network then sees a time
+    that is off by 0.625 on average over 1..1000, and by 2 at most; divided first it would be 0.747, and 3.
+    """
+    return time.to(like.dtype) / 1000
+
+
+def _guidance(transformer, z: Tensor) -> Tensor | None:
+    """Guidance 1, the prediction without guidance, for a network distilled from guided predictions; None for others.
+
+    Only the error of a prediction without guidance means something.
+    """
+    return torch.ones(len(z), device=z.device) if transformer.config.guidance_embeds else None
+
 
 # ---- U-Nets ----
 
@@ -78,26 +199,31 @@ class Adapter:
 class StableDiffusion(Adapter):
     """Stable Diffusion 1.x and 2.x, epsilon and v-prediction, and LCM: text through cross-attention."""
 
+    encoding = UNGUIDED | {"num_images_per_prompt": 1}
+
     def __init__(self, pipeline, device: torch.device):
         super().__init__(pipeline, device)
-        self.guidance = _unet_guidance(pipeline, device)
-
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        return Conditions({"text": self.pipeline.encode_prompt(prompts, self.device, 1, False)[0]})
+        self.guidance = self._guidance()
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         return self.pipeline.unet(z, time, encoder_hidden_states=conditions["text"], **self.guidance).sample
 
+    def _guidance(self) -> dict[str, Tensor]:
+        """Guidance 1, as its pipeline embeds it, for a U-Net distilled from guided predictions; nothing for others."""
+        width = self.pipeline.unet.config.time_cond_proj_dim
+        if width is None:
+            return {}
+        embedding = self.pipeline.get_guidance_scale_embedding(torch.zeros(1), width)  # of guidance less 1
+        return {"timestep_cond": embedding.to(self.device, self.pipeline.unet.dtype)}
 
-class StableDiffusionXL(Adapter):
+
+class StableDiffusionXL(StableDiffusion):
     """Text of both CLIPs, pooled text of the second, or both of Kolors' GLM; the size: uncropped, as it is shown."""
 
-    def __init__(self, pipeline, device: torch.device):
-        super().__init__(pipeline, device)
-        self.guidance = _unet_guidance(pipeline, device)
+    encoding = UNGUIDED
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
+        text, _, pooled, _ = self._encoded(prompts)
         return Conditions({"text": text, "pooled": pooled.to(text.dtype)})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
@@ -127,11 +253,9 @@ class Kandinsky3(Adapter):
             masks.append(mask[0].bool())
         return Conditions({"text": tuple(texts), "mask": tuple(masks)})
 
+    @by_length
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        return _by_length(self._predict, z, time, conditions)
-
-    def _predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        text, mask = torch.stack(conditions["text"]), torch.stack(conditions["mask"])
+        text, mask = conditions["text"], conditions["mask"]
         return self.pipeline.unet(z, time, encoder_hidden_states=text, encoder_attention_mask=mask).sample
 
     def limit(self, part: str) -> int:
@@ -141,145 +265,114 @@ class Kandinsky3(Adapter):
 class DeepFloydIF(StableDiffusion):
     """The first stage, in pixels: T5's text, its padding not masked; the variance is learned."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        return Conditions({"text": self.pipeline.encode_prompt(prompts, False, device=self.device)[0]})
+    encoding = UNGUIDED
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return self.pipeline._text_preprocessing(prompts)
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline._text_preprocessing(prompt)[0]
 
     def limit(self, part: str) -> int:
         return 77
 
 
-def _unet_guidance(pipeline, device: torch.device) -> dict[str, Tensor]:
-    """Guidance 1, as its pipeline embeds it, for a U-Net distilled from guided predictions; nothing for others."""
-    width = pipeline.unet.config.time_cond_proj_dim
-    if width is None:
-        return {}
-    embedding = pipeline.get_guidance_scale_embedding(torch.zeros(1), width)  # of guidance less 1
-    return {"timestep_cond": embedding.to(device, pipeline.unet.dtype)}
-
-
-def _pixels(pipeline, z: Tensor) -> tuple[int, int]:
-    """Height and width of the image in pixels."""
-    height, width = z.shape[-2:]
-    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
-
-
 # ---- transformers of which the latent is packed ----
 
 
-class Flux(Adapter):
-    """Flow matching: T5's text and CLIP's pooled one. The network takes the level in 0..1, by `_level`."""
+class Flux(Packed):
+    """Flow matching: T5's text and CLIP's pooled one. The network takes the level in 0..1, by `_rounded_first`."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device)
+        text, pooled, _ = self._encoded(prompts)
         return Conditions({"text": text, "pooled": pooled.to(text.dtype)})
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         transformer, text = self.pipeline.transformer, conditions["text"]
-        squares, places = _pack(z)
-        places = F.pad(places, (1, 0)).to(z.dtype)  # [h w / 4, 3]: of the text 0, 0, 0
-        prediction = transformer(
-            squares, text, conditions["pooled"], _level(time, z), places, places.new_zeros(text.shape[1], 3),
-            guidance=_guidance(transformer, z),
+        places = _places(sides, squares).to(squares.dtype)
+        return transformer(
+            squares, text, conditions["pooled"], _rounded_first(time, squares), places,
+            places.new_zeros(text.shape[1], 3), guidance=_guidance(transformer, squares),
         ).sample  # fmt: skip
-        return _unpack(prediction, z)
 
 
-class Chroma(Adapter):
+class Chroma(Packed):
     """Flux without the pooled text; 1 is added to attention's scores of all but T5's padding, as its pipeline does."""
 
+    encoding = UNGUIDED
+
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, _, mask, *_ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
+        text, _, mask, *_ = self._encoded(prompts)
         return Conditions({"text": text, "mask": mask.to(text.dtype)})
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         text = conditions["text"]
-        squares, places = _pack(z)
-        places = F.pad(places, (1, 0)).to(z.dtype)
+        places = _places(sides, squares).to(squares.dtype)
         mask = F.pad(conditions["mask"], (0, squares.shape[1]), value=1.0)
-        prediction = self.pipeline.transformer(
-            squares, text, _level(time, z), places, places.new_zeros(text.shape[1], 3), mask
+        return self.pipeline.transformer(
+            squares, text, _rounded_first(time, squares), places, places.new_zeros(text.shape[1], 3), mask
         ).sample
-        return _unpack(prediction, z)
 
 
-class Flux2(Adapter):
+class Flux2(Packed):
     """Flow matching: three layers of a language model, Mistral or Qwen, which reads the prompt in its chat template."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        return Conditions({"text": self.pipeline.encode_prompt(prompts, device=self.device)[0]})
-
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         transformer, text = self.pipeline.transformer, conditions["text"]
-        squares, places = _pack(z)
-        order = torch.arange(text.shape[1], device=self.device)[:, None]
-        prediction = transformer(
-            squares, text, _level(time, z), F.pad(places, (1, 1)), F.pad(order, (3, 0)),  # time, row, column, token
-            guidance=_guidance(transformer, z),
-        ).sample  # fmt: skip
-        return _unpack(prediction, z)
+        places = F.pad(_places(sides, squares), (0, 1))  # time, row, column, token
+        order = F.pad(torch.arange(text.shape[1], device=self.device)[:, None], (3, 0))
+        return transformer(
+            squares, text, _rounded_first(time, squares), places, order, guidance=_guidance(transformer, squares)
+        ).sample
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
+    def text(self, part: str, prompt: str) -> str:
         from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
-        messages = format_input(prompts, self.pipeline.system_message)
+        (messages,) = format_input([prompt], self.pipeline.system_message)
         return self.pipeline.tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 class Flux2Klein(Flux2):
     """The same with Qwen3."""
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return _chats(self.pipeline.tokenizer, prompts, thinking=False)
+    def text(self, part: str, prompt: str) -> str:
+        return _chat(self.pipeline.tokenizer, prompt, thinking=False)
 
 
-class QwenImage(Adapter):
+class QwenImage(MaskedText, Packed):
     """Flow matching: the text of Qwen2.5-VL, which is asked to describe the image; its padding is masked.
 
     The network takes the level in 0..1 and multiplies it by 1000 in float32. So it is divided first and rounded once:
     in bfloat16 0.651 off on average over 1..1000; rounding before too, as its pipeline does, gives 0.907.
     """
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=TAKEN)  # as in sampling
-        return Conditions({"text": _unpadded(text, mask)})
+    encoding = LONG
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         transformer = self.pipeline.transformer
         text, mask = _padded(conditions["text"])
-        squares, _ = _pack(z)
-        n, _, h, w = z.shape
-        prediction = transformer(
-            squares, text, mask, (time / 1000).to(z.dtype), [[(1, h // PACKED, w // PACKED)]] * n,
-            guidance=_guidance(transformer, z),
+        return transformer(
+            squares, text, mask, (time / 1000).to(squares.dtype), [[(1, *sides)]] * len(squares),
+            guidance=_guidance(transformer, squares),
         ).sample  # fmt: skip
-        return _unpack(prediction, z)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return [self.pipeline.prompt_template_encode.format(each) for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline.prompt_template_encode.format(prompt)
 
     def limit(self, part: str) -> int:
         return TAKEN + self.pipeline.prompt_template_encode_start_idx
 
 
-class Krea2(Adapter):
+class Krea2(MaskedText, Packed):
     """Flow matching: layers of Qwen3-VL's text, which is asked to describe the image, without its padding."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=TAKEN)
-        return Conditions({"text": tuple(row[kept] for row, kept in zip(text, mask.bool(), strict=True))})
+    encoding = LONG
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         text, mask = _padded(conditions["text"])  # [n, tokens, layers, width]
-        squares, places = _pack(z)
-        positions = torch.cat([places.new_zeros(text.shape[1], 3), F.pad(places, (1, 0))]).float()
-        prediction = self.pipeline.transformer(squares, text, (time / 1000).to(z.dtype), positions, mask).sample
-        return _unpack(prediction, z)
+        places = _places(sides, squares)
+        places = torch.cat([places.new_zeros(text.shape[1], 3), places]).float()
+        return self.pipeline.transformer(squares, text, (time / 1000).to(squares.dtype), places, mask).sample
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return [self.pipeline.prompt_template_encode_prefix + each for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline.prompt_template_encode_prefix + prompt
 
     def limit(self, part: str) -> int:
         suffix = self.pipeline.prompt_template_encode_num_suffix_tokens  # comes behind the padding
@@ -294,7 +387,7 @@ class ErnieImage(Adapter):
         pipeline.vae.bn.eps = 1e-5  # as its pipeline decodes; the VAE's configuration says 1e-4 (diffusers 0.42.1)
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        return Conditions({"text": tuple(self.pipeline.encode_prompt(prompts, self.device))})
+        return Conditions({"text": tuple(self._encoded(prompts))})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         text, mask = _padded(conditions["text"])
@@ -303,46 +396,37 @@ class ErnieImage(Adapter):
         return F.pixel_shuffle(prediction, PACKED)
 
 
-class OvisImage(Adapter):
+class OvisImage(Packed):
     """Flow matching: Qwen3's text, which is asked to describe the image, zero where there is padding."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)[0]
-        return Conditions({"text": text})
+    encoding = UNGUIDED
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        text = conditions["text"]
-        squares, places = _pack(z)
-        order = torch.arange(text.shape[1], device=self.device)
-        order = torch.stack([torch.zeros_like(order), order, order], 1)  # a token's place is on the diagonal
-        prediction = self.pipeline.transformer(
-            squares, text, _level(time, z), F.pad(places, (1, 0)).to(z.dtype), order.to(z.dtype)
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
+        text, places = conditions["text"], _places(sides, squares)
+        return self.pipeline.transformer(
+            squares, text, _rounded_first(time, squares), places.to(squares.dtype), _diagonal(text).to(squares.dtype)
         ).sample
-        return _unpack(prediction, z)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return _chats(self.pipeline.tokenizer, prompts, thinking=False, before=self.pipeline.system_prompt)
+    def text(self, part: str, prompt: str) -> str:
+        return _chat(self.pipeline.tokenizer, self.pipeline.system_prompt + prompt, thinking=False)
 
     def limit(self, part: str) -> int:
         return super().limit(part) + self.pipeline.user_prompt_begin_id
 
 
-class LongCatImage(Adapter):
+class LongCatImage(Packed):
     """Flow matching: Qwen2.5-VL's text, which is asked for a prompt; padding is in the middle and is not masked."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         return Conditions({"text": self.pipeline.encode_prompt(prompts)[0]})
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
         text = conditions["text"]
-        squares, places = _pack(z)
-        tokens = self.pipeline.tokenizer_max_length  # image places start behind the longest text
-        order = torch.arange(text.shape[1], device=self.device)
-        order = torch.stack([torch.zeros_like(order), order, order], 1)
-        prediction = self.pipeline.transformer(
-            squares, text, _level(time, z), F.pad(places + tokens, (1, 0), value=1).float(), order.float()
+        places = _places(sides, squares) + self.pipeline.tokenizer_max_length  # behind the longest text
+        places[:, 0] = 1
+        return self.pipeline.transformer(
+            squares, text, _rounded_first(time, squares), places.float(), _diagonal(text).float()
         ).sample
-        return _unpack(prediction, z)
 
     def limit(self, part: str) -> int:
         return self.pipeline.tokenizer_max_length
@@ -355,13 +439,14 @@ class LongCatImage(Adapter):
         for text in texts:
             ids = []
             for piece, quoted in split_quotation(text):
-                for word in piece if quoted else [piece]:
+                words = list(piece) if quoted else [piece]
+                for word in words:
                     ids += tokenizer(word, add_special_tokens=False).input_ids
             found.append(ids)
         return found
 
 
-class NucleusImage(Adapter):
+class NucleusImage(Packed):
     """Flow matching: an inner layer of Qwen3-VL's text, its padding masked. It predicts x - eps.
 
     A prompt is encoded alone, filled up to a multiple of 8 tokens; rows of one length share a call.
@@ -370,105 +455,37 @@ class NucleusImage(Adapter):
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         texts, masks = [], []
         for prompt in prompts:
-            text, mask = self.pipeline.encode_prompt([prompt], self.device)
+            text, mask = self._encoded([prompt])
+            if mask is None:
+                mask = torch.ones(1, text.shape[1], device=self.device)
             texts.append(text[0])
-            masks.append(torch.ones(len(text[0]), device=self.device) if mask is None else mask[0])
-        return Conditions({"text": tuple(texts), "mask": tuple(mask.bool() for mask in masks)})
+            masks.append(mask[0].bool())
+        return Conditions({"text": tuple(texts), "mask": tuple(masks)})
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        return _by_length(self._predict, z, time, conditions)
-
-    def _predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        squares, _ = _pack(z)
-        n, _, h, w = z.shape
-        prediction = self.pipeline.transformer(
-            squares, [(1, h // PACKED, w // PACKED)] * n, torch.stack(conditions["text"]),
-            torch.stack(conditions["mask"]), (time / 1000).to(z.dtype),
+    @by_length
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
+        return -self.pipeline.transformer(
+            squares, [(1, *sides)] * len(squares), conditions["text"], conditions["mask"],
+            (time / 1000).to(squares.dtype),
         ).sample  # fmt: skip
-        return -_unpack(prediction, z)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return [self.pipeline._format_prompt(each) for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline._format_prompt(prompt)
 
     def limit(self, part: str) -> int:
         return self.pipeline.default_max_sequence_length
 
 
-class Bria(Adapter):
+class Bria(Packed):
     """Flow matching: T5's text, zeros behind it, not masked."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text = self.pipeline.encode_prompt(prompts, self.device, do_classifier_free_guidance=False)[0]
-        return Conditions({"text": text})
+    encoding = UNGUIDED
 
-    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        text = conditions["text"]
-        squares, places = _pack(z)
-        places = F.pad(places, (1, 0)).to(z.dtype)
-        prediction = self.pipeline.transformer(
+    def predict_squares(self, squares: Tensor, time: Tensor, conditions: Conditions, sides: Sides) -> Tensor:
+        text, places = conditions["text"], _places(sides, squares).to(squares.dtype)
+        return self.pipeline.transformer(
             squares, text, timestep=time, img_ids=places, txt_ids=places.new_zeros(text.shape[1], 3)
         ).sample
-        return _unpack(prediction, z)
-
-
-def _pack(z: Tensor) -> tuple[Tensor, Tensor]:
-    """z [n, c, h, w] -> its squares [n, h w / 4, 4 c], and the row and column of each [h w / 4, 2]."""
-    places = torch.cartesian_prod(*(torch.arange(side // PACKED, device=z.device) for side in z.shape[-2:]))
-    return F.pixel_unshuffle(z, PACKED).flatten(2).transpose(1, 2), places
-
-
-def _unpack(squares: Tensor, like: Tensor) -> Tensor:
-    """Squares [n, h w / 4, 4 c] -> [n, c, h, w], of the height and width of `like`."""
-    sides = [side // PACKED for side in like.shape[-2:]]
-    return F.pixel_shuffle(squares.transpose(1, 2).unflatten(2, sides), PACKED)
-
-
-def _level(time: Tensor, z: Tensor) -> Tensor:
-    """time [n], 1000 sigma -> sigma [n] in z's dtype, of networks that multiply it by 1000 again in that dtype.
-
-    Rounded before it is divided, as in their pipelines (diffusers 0.42.1). In bfloat16 the network then sees a time
-    that is off by 0.625 on average over 1..1000, and by 2 at most; divided first it would be 0.747, and 3.
-    """
-    return time.to(z.dtype) / 1000
-
-
-def _guidance(transformer, z: Tensor) -> Tensor | None:
-    """Guidance 1, the prediction without guidance, for a network distilled from guided predictions; None for others.
-
-    Only the error of a prediction without guidance means something.
-    """
-    return torch.ones(len(z), device=z.device) if transformer.config.guidance_embeds else None
-
-
-# ---- texts ----
-
-
-def _chats(tokenizer, prompts: list[str], *, thinking: bool, before: str = "") -> list[str]:
-    """Each prompt, `before` in front of it, as a user's message in the chat's template."""
-    how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
-    return [tokenizer.apply_chat_template([{"role": "user", "content": before + each}], **how) for each in prompts]
-
-
-def _unpadded(text: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """Texts [n, tokens, width], padding behind -> of each its tokens [its tokens, width]; mask None: all are."""
-    if mask is None:
-        return tuple(text)
-    return tuple(row[:length].clone() for row, length in zip(text, mask.sum(1).tolist(), strict=True))
-
-
-def _padded(texts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Texts [its tokens, width] -> [n, tokens of the longest, width], zeros behind, and the mask [n, tokens]."""
-    lengths = torch.tensor([len(text) for text in texts])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pad_sequence(texts, batch_first=True), mask.to(texts[0].device)
-
-
-def _by_length(predict: Callable, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-    """predict(z, time, conditions) [n, c, h, w], called for the rows of each length of text."""
-    prediction = torch.empty_like(z)
-    for rows in places_of(len(text) for text in conditions["text"]).values():
-        prediction[rows] = predict(z[rows], time[rows], conditions[rows])
-    return prediction
 
 
 # ---- other transformers ----
@@ -481,11 +498,10 @@ class StableDiffusion3(Adapter):
     """
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        pipeline = self.pipeline
-        length = {} if pipeline.text_encoder_3 else {"max_sequence_length": pipeline.tokenizer_max_length}
-        text, _, pooled, _ = pipeline.encode_prompt(
-            prompts, None, None, self.device, do_classifier_free_guidance=False, **length
-        )
+        pipeline, length = self.pipeline, {}
+        if pipeline.text_encoder_3 is None:
+            length["max_sequence_length"] = pipeline.tokenizer_max_length
+        text, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, self.device, **UNGUIDED, **length)
         return Conditions({"text": text, "pooled": pooled.to(text.dtype)})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
@@ -495,9 +511,10 @@ class StableDiffusion3(Adapter):
 class ZImage(Adapter):
     """Flow matching: Qwen3's text, without its padding. Time runs from noise, 0, to image, 1; it predicts x - eps."""
 
+    encoding = UNGUIDED
+
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        copy = list(prompts)  # encode_prompt writes into it
-        texts, _ = self.pipeline.encode_prompt(copy, self.device, do_classifier_free_guidance=False)
+        texts, _ = self._encoded(list(prompts))  # a copy, since encode_prompt writes into it
         return Conditions({"text": tuple(texts)})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
@@ -505,8 +522,8 @@ class ZImage(Adapter):
         prediction = self.pipeline.transformer(frames, (1000 - time) / 1000, list(conditions["text"])).sample
         return -torch.cat(prediction, 1).transpose(0, 1)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return _chats(self.pipeline.tokenizer, prompts, thinking=True)
+    def text(self, part: str, prompt: str) -> str:
+        return _chat(self.pipeline.tokenizer, prompt, thinking=True)
 
 
 class CogView4(Adapter):
@@ -516,19 +533,18 @@ class CogView4(Adapter):
     the pipeline samples, it shifts the sigmas and leaves the times as they were.
     """
 
+    encoding = UNGUIDED
+
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        texts = [self.pipeline.encode_prompt([each], None, False, device=self.device)[0][0] for each in prompts]
-        return Conditions({"text": tuple(texts)})
+        return Conditions({"text": tuple(self._encoded([prompt])[0][0] for prompt in prompts)})
 
+    @by_length
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        return _by_length(self._predict, z, time, conditions)
-
-    def _predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         levels = self.pipeline.scheduler.config.num_train_timesteps
         before_shift = levels / (1 + self._shift(z) * (levels / time - 1))
         size = z.new_tensor(_pixels(self.pipeline, z)).expand(len(z), 2)
-        text = torch.stack(conditions["text"])
-        return self.pipeline.transformer(z, text, before_shift, size, size, torch.zeros_like(size)).sample
+        corner = torch.zeros_like(size)
+        return self.pipeline.transformer(z, conditions["text"], before_shift, size, size, corner).sample
 
     def _shift(self, z: Tensor) -> float:
         config = self.pipeline.scheduler.config
@@ -539,12 +555,10 @@ class CogView4(Adapter):
         return mu if config.time_shift_type == "linear" else math.exp(mu)
 
 
-class PixArt(Adapter):
+class PixArt(MaskedText):
     """PixArt-alpha and PixArt-Sigma: T5's text, of which the padding is masked. Both learned their variance as DiT."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, mask, *_ = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
-        return Conditions({"text": text, "mask": mask.bool()})
+    encoding = UNGUIDED
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         transformer, size = self.pipeline.transformer, {}
@@ -553,32 +567,27 @@ class PixArt(Adapter):
             resolution = torch.stack([height, width]).expand(len(z), 2)
             aspect = (height / width).expand(len(z), 1)
             size = {"added_cond_kwargs": {"resolution": resolution, "aspect_ratio": aspect}}
-        return transformer(
-            z, encoder_hidden_states=conditions["text"], timestep=time, encoder_attention_mask=conditions["mask"],
-            **size,
-        ).sample  # fmt: skip
+        text, mask = _padded(conditions["text"])
+        return transformer(z, encoder_hidden_states=text, timestep=time, encoder_attention_mask=mask, **size).sample
 
 
 class Sana(PixArt):
     """Flow matching: Gemma's text, the padding masked; it reads the prompt after an instruction, as in sampling."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        instruction = sana_instruction(self.pipeline)
-        text, mask, *_ = self.pipeline.encode_prompt(
-            prompts, device=self.device, do_classifier_free_guidance=False, complex_human_instruction=instruction
-        )
-        return Conditions({"text": text, "mask": mask.bool()})
+    @property
+    def encoding(self) -> dict[str, Any]:
+        return UNGUIDED | {"complex_human_instruction": sana_instruction(self.pipeline)}
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         return super().predict(z, time * self.pipeline.transformer.config.timestep_scale, conditions)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        instruction = "\n".join(sana_instruction(self.pipeline))
-        return [instruction + each for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return "\n".join(sana_instruction(self.pipeline)) + prompt
 
     def limit(self, part: str) -> int:
-        instruction = "\n".join(sana_instruction(self.pipeline))
-        before = len(self.pipeline.tokenizer.encode(instruction)) - 2 if instruction else 0  # as encode_prompt counts
+        instruction, before = "\n".join(sana_instruction(self.pipeline)), 0
+        if instruction:
+            before = len(self.pipeline.tokenizer.encode(instruction)) - 2  # as encode_prompt counts
         return super().limit(part) + before
 
 
@@ -596,16 +605,14 @@ class Lumina2(PixArt):
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         return -super().predict(z, (1000 - time) / 1000, conditions)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return [f"{self.pipeline.system_prompt} <Prompt Start> {each}" for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return f"{self.pipeline.system_prompt} <Prompt Start> {prompt}"
 
 
 class AuraFlow(Adapter):
     """Flow matching: T5's text, zero where there is padding. The network takes the level in 0..1."""
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text = self.pipeline.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)[0]
-        return Conditions({"text": text})
+    encoding = UNGUIDED
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         return self.pipeline.transformer(z, conditions["text"], (time / 1000).to(z.dtype)).sample
@@ -623,10 +630,11 @@ class HunyuanDiT(Adapter):
         lengths = {"clip": transformer.config.text_len, "t5": transformer.config.text_len_t5}
         for which, (name, length) in enumerate(lengths.items()):
             text, _, mask, _ = self.pipeline.encode_prompt(
-                prompts, self.device, transformer.dtype, do_classifier_free_guidance=False, max_sequence_length=length,
-                text_encoder_index=which,
+                prompts, self.device, transformer.dtype, max_sequence_length=length, text_encoder_index=which,
+                **UNGUIDED,
             )  # fmt: skip
-            columns |= {name: text, f"{name}_mask": mask.to(text.dtype)}
+            columns[name] = text
+            columns[f"{name}_mask"] = mask.to(text.dtype)
         return Conditions(columns)
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
@@ -652,21 +660,15 @@ class HunyuanDiT(Adapter):
         return theirs.get_2d_rotary_pos_embed(head, crop, grid, device=self.device, output_type="pt")
 
 
-class QwenImage21(Adapter):
+class QwenImage21(MaskedText):
     """Flow matching: the text of Qwen3-VL before its last norm, without padding; images are RGBA, opaque.
 
     Places of the image follow the text, so rows of one length share a call.
     """
 
-    def encode_prompts(self, prompts: list[str]) -> Conditions:
-        text, mask, _ = self.pipeline.encode_prompt(prompts, device=self.device)
-        return Conditions({"text": _unpadded(text, mask)})
-
+    @by_length
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        return _by_length(self._predict, z, time, conditions)
-
-    def _predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        text = torch.stack(conditions["text"])
+        text = conditions["text"]
         n, _, h, w = z.shape
         tokens = z.flatten(2).transpose(1, 2)
         of_image = torch.ones(n, text.shape[1] + h * w // 4, dtype=torch.bool, device=self.device)
@@ -676,17 +678,17 @@ class QwenImage21(Adapter):
         ).sample
         return prediction[:, -h * w :].transpose(1, 2).unflatten(2, (h, w))
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
-        return [self.pipeline.prompt_template_t2i.format(each or " ") for each in prompts]
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline.prompt_template_t2i.format(prompt or " ")
 
 
 class HiDreamImage(Adapter):
     """Flow matching: T5's text, that of every layer of Llama, and both CLIPs' pooled ones. It predicts x - eps."""
 
+    encoding = UNGUIDED
+
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        t5, _, llama, _, pooled, _ = self.pipeline.encode_prompt(
-            prompts, device=self.device, do_classifier_free_guidance=False
-        )
+        t5, _, llama, _, pooled, _ = self._encoded(prompts)
         return Conditions({"t5": t5, "llama": llama.transpose(0, 1), "pooled": pooled})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
@@ -702,29 +704,30 @@ class Kandinsky5(Adapter):
     """
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
-        dtype = self.pipeline.transformer.dtype
-        encoded = [self.pipeline.encode_prompt([prompt], device=self.device, dtype=dtype) for prompt in prompts]
-        pooled = torch.cat([pooled for _, pooled, _ in encoded])
-        return Conditions({"text": tuple(text[0] for text, _, _ in encoded), "pooled": pooled})
+        texts, pooled = [], []
+        for prompt in prompts:
+            text, of_clip, _ = self.pipeline.encode_prompt(
+                [prompt], device=self.device, dtype=self.pipeline.transformer.dtype
+            )
+            texts.append(text[0])
+            pooled.append(of_clip)
+        return Conditions({"text": tuple(texts), "pooled": torch.cat(pooled)})
 
+    @by_length
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        return _by_length(self._predict, z, time, conditions)
-
-    def _predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        text = torch.stack(conditions["text"])
+        text = conditions["text"]
         sides = 1, z.shape[-2] // PACKED, z.shape[-1] // PACKED  # of the frames and the squares
-        places = [torch.arange(side, device=self.device) for side in sides]
+        *places, order = (torch.arange(length, device=self.device) for length in (*sides, text.shape[1]))
         prediction = self.pipeline.transformer(
-            z.permute(0, 2, 3, 1)[:, None], text, time.to(z.dtype), conditions["pooled"], places,
-            torch.arange(text.shape[1], device=self.device),
-        ).sample  # fmt: skip
+            z.permute(0, 2, 3, 1)[:, None], text, time.to(z.dtype), conditions["pooled"], places, order
+        ).sample
         return prediction[:, 0].permute(0, 3, 1, 2)
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
+    def text(self, part: str, prompt: str) -> str:
         from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import prompt_clean
 
-        template = self.pipeline.prompt_template if part == "tokenizer" else "{}"
-        return [template.format(prompt_clean(each)) for each in prompts]
+        cleaned = prompt_clean(prompt)
+        return cleaned if part == "tokenizer_2" else self.pipeline.prompt_template.format(cleaned)
 
     def limit(self, part: str) -> int:
         return 77 if part == "tokenizer_2" else super().limit(part) + self.pipeline.prompt_template_encode_start_idx
@@ -733,8 +736,7 @@ class Kandinsky5(Adapter):
 class HunyuanImage(Adapter):
     """Flow matching: the text of Qwen2.5-VL, which is asked to describe the image, and ByT5's of what is in quotes.
 
-    Padding of both is masked. A network of average velocities (MeanFlow) takes a second time, at which the average
-    ends: with the same time it is the velocity (arXiv 2505.13447).
+    Padding of both is masked.
     """
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
@@ -743,21 +745,21 @@ class HunyuanImage(Adapter):
         return Conditions({"text": _unpadded(text.to(dtype), mask), "quoted": _unpadded(quoted.to(dtype), quoted_mask)})
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        transformer = self.pipeline.transformer
+        transformer, guidance = self.pipeline.transformer, None
+        if transformer.config.guidance_embeds:
+            guidance = z.new_full([len(z)], 1000.0)  # 1, in thousandths
         (text, mask), (quoted, quoted_mask) = _padded(conditions["text"]), _padded(conditions["quoted"])
-        guidance = z.new_full([len(z)], 1000.0) if transformer.config.guidance_embeds else None  # 1, in thousandths
-        time = time.to(z.dtype)
         return transformer(
-            z, time, text, mask, timestep_r=time if transformer.config.use_meanflow else None,
-            encoder_hidden_states_2=quoted, encoder_attention_mask_2=quoted_mask, guidance=guidance,
+            z, time.to(z.dtype), text, mask, encoder_hidden_states_2=quoted, encoder_attention_mask_2=quoted_mask,
+            guidance=guidance,
         ).sample  # fmt: skip
 
-    def texts(self, part: str, prompts: list[str]) -> list[str]:
+    def text(self, part: str, prompt: str) -> str:
         from diffusers.pipelines.hunyuan_image.pipeline_hunyuanimage import extract_glyph_text
 
         if part == "tokenizer_2":
-            return [extract_glyph_text(each) or "" for each in prompts]
-        return [self.pipeline.prompt_template_encode.format(each) for each in prompts]
+            return extract_glyph_text(prompt) or ""
+        return self.pipeline.prompt_template_encode.format(prompt)
 
     def limit(self, part: str) -> int:
         if part == "tokenizer_2":
@@ -785,8 +787,9 @@ class ClassUNet(DiT):
     """A U-Net conditioned on class ids, in pixels or behind an autoencoder."""
 
     def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        unet = self.pipeline.unet
-        text = {"encoder_hidden_states": None} if type(unet).__name__ == "UNet2DConditionModel" else {}
+        unet, text = self.pipeline.unet, {}
+        if type(unet).__name__ == "UNet2DConditionModel":
+            text["encoder_hidden_states"] = None
         return unet(z, time, class_labels=conditions["class"], **text).sample
 
 
@@ -858,75 +861,3 @@ SHARED = {  # pipelines that differ from another in sampling alone -> that one, 
     "StableDiffusionModelEditingPipeline": "StableDiffusionPipeline",
     "SemanticStableDiffusionPipeline": "StableDiffusionPipeline",
 }
-
-_PRIOR = "is two models: noise is added to an image's embedding, which another model draws"
-_TOKENS = "predicts tokens that were masked, not noise"
-_NO_IMAGE = "makes no images"
-_NO_ADAPTER = "is a text-to-image model that has no adapter yet"
-UNSUPPORTED = {  # pipelines that make an image of a text or a class -> why they are not supported
-    "AltDiffusionPipeline": "has a text encoder that only diffusers before 1.0 has",
-    "AmusedPipeline": _TOKENS,
-    "BriaFiboPipeline": "reads a structured caption that a language model writes first",
-    "CogView3PlusPipeline": _NO_ADAPTER,
-    "ConsistencyModelPipeline": "predicts the end of a path, not noise",
-    "Cosmos2TextToImagePipeline": "is not loaded without the guardrails of another package, cosmos_guardrail",
-    "DiffusionGemmaPipeline": _NO_IMAGE,
-    "GlmImagePipeline": "draws tokens of the image with a language model first",
-    "Ideogram4Pipeline": _NO_ADAPTER,
-    "KandinskyCombinedPipeline": _PRIOR,
-    "KandinskyPipeline": _PRIOR,
-    "KandinskyPriorPipeline": _PRIOR,
-    "KandinskyV22CombinedPipeline": _PRIOR,
-    "KandinskyV22Pipeline": _PRIOR,
-    "KandinskyV22PriorPipeline": _PRIOR,
-    "LDMTextToImagePipeline": _NO_ADAPTER,
-    "LLaDA2Pipeline": _NO_IMAGE,
-    "LongCatAudioDiTPipeline": _NO_IMAGE,
-    "LuminaPipeline": _NO_ADAPTER,
-    "PRXPipeline": "has a text encoder, T5GemmaEncoder, that transformers does not load by itself",
-    "PRXPixelPipeline": "has a text encoder, T5GemmaEncoder, that transformers does not load by itself",
-    "SanaSprintPipeline": "predicts on another path (TrigFlow) than a scheduler's",
-    "ShapEPipeline": _NO_IMAGE,
-    "StableAudio3AudioToAudioPipeline": _NO_IMAGE,
-    "StableAudio3InpaintPipeline": _NO_IMAGE,
-    "StableAudio3Pipeline": _NO_IMAGE,
-    "StableAudioPipeline": _NO_IMAGE,
-    "StableCascadeCombinedPipeline": _PRIOR,
-    "StableCascadeDecoderPipeline": _PRIOR,
-    "StableCascadePriorPipeline": _PRIOR,
-    "StableDiffusionDepth2ImgPipeline": "takes a map of depths beside the text",
-    "StableDiffusionInpaintPipeline": "takes a masked image and its mask beside the text",
-    "StableDiffusionInstructPix2PixPipeline": "takes the image before the change beside the text",
-    "StableDiffusionLDM3DPipeline": "has a VAE of images with depths",
-    "StableDiffusionPix2PixZeroPipeline": "changes an image",
-    "StableDiffusionUpscalePipeline": "takes a small image beside the text",
-    "StableDiffusionXLInpaintPipeline": "takes a masked image and its mask beside the text",
-    "StableDiffusionXLInstructPix2PixPipeline": "takes the image before the change beside the text",
-    "StableUnCLIPPipeline": _PRIOR,
-    "UnCLIPPipeline": _PRIOR,
-    "VQDiffusionPipeline": _TOKENS,
-    "VersatileDiffusionTextToImagePipeline": "has a network that is put together by code",
-    "WuerstchenCombinedPipeline": _PRIOR,
-    "WuerstchenDecoderPipeline": _PRIOR,
-    "WuerstchenPriorPipeline": _PRIOR,
-}
-
-
-def takes_beside(parameters: Iterable[str]) -> str | None:
-    """A parameter of a pipeline's call that is more than text or class: an image, a video, sound; else None."""
-    plain = {"num_images_per_prompt", "num_prompts_per_image"}
-    for name in parameters:
-        of_adapter = "ip_adapter" in name or name in plain
-        if not of_adapter and any(word in name for word in ("image", "video", "audio", "frames", "fps")):
-            return name
-    return None
-
-
-def why_unsupported(pipeline: str, cls: type | None) -> str:
-    """Why a pipeline without an adapter is refused; `cls` is diffusers' class of that name, if there is one."""
-    if pipeline in UNSUPPORTED:
-        return UNSUPPORTED[pipeline]
-    if cls is None:
-        return "is no class of the installed diffusers"
-    beside = takes_beside(inspect.signature(cls.__call__).parameters)
-    return f"takes more than a text or a class: {beside}" if beside else _NO_ADAPTER

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +146,16 @@ def _read_when_used(card: Card, device: torch.device) -> list[str]:
     changed = card.lora or card.embeddings or card.prompt_loras or card.prompt_tokens
     if device.type != "cpu" or changed or _single_file_headers(card) or _quantised(card):
         return []
-    large = []
+    found = []
     for part in _text_encoders(card):
-        if sum(path.stat().st_size for path in _files(*card.places[part])) > residence.SMALL:
-            large.append(part)
-    return [*large, FAMILIES[card.pipeline].network] if large else []
+        size = 0
+        for path in _files(*card.places[part]):
+            size += path.stat().st_size
+        if size > residence.SMALL:
+            found.append(part)
+    if found:
+        found.append(ADAPTERS[card.pipeline].network)
+    return found
 
 
 def _quantised(card: Card) -> list[str]:
@@ -165,7 +171,9 @@ def _quantised(card: Card) -> list[str]:
 def _files(source: hub.Source, within: str) -> list[Path]:
     """The weight files of a part, fetched if need be."""
     names = checkpoint.weight_files(source.within(within))
-    return hub.fetch(source, [f"{within}/{name}" if within else name for name in names])
+    if within:
+        names = [f"{within}/{name}" for name in names]
+    return hub.fetch(source, names)
 
 
 def _single_file_headers(card: Card) -> dict[str, Tensor]:
@@ -179,8 +187,11 @@ def _held(card: Card, headers: dict[str, Tensor]) -> list[str]:
     """The parts of a card whose weights are in its single file."""
     if not headers:
         return []
-    parts = [part for part, (_, within) in card.places.items() if within == part]  # --vae's has no folder of its own
-    return [part for part in parts if single_file.holds(class_of(*card.parts[part]), headers)]
+    held = []
+    for part, (_, within) in card.places.items():
+        if within == part and single_file.holds(class_of(*card.parts[part]), headers):  # --vae's has no folder
+            held.append(part)
+    return held
 
 
 def _pipeline(card: Card, modules: dict[str, torch.nn.Module]):
@@ -269,15 +280,20 @@ def _part_fingerprints(card: Card) -> dict[str, str]:
 def _configuration_fingerprint(card: Card) -> dict[str, str]:
     """That of the configurations in local folders: repositories have a commit, and nobody edits embedded models."""
     parts = {"model_index.json", *card.parts}
-    files = [(card.home, name) for name in card.home.names if name.split("/")[0] in parts]
-    files += [(source, Path(part, "config.json")) for source, part in card.places.values() if source != card.home]
+    files = []
+    if card.home.commit is None:
+        files += [card.home.folder / name for name in card.home.names if name.split("/")[0] in parts]
+    for source, part in card.places.values():
+        if source != card.home and source.commit is None:
+            files.append(source.folder / part / "config.json")
     paths = []
-    for source, name in files:
-        path = source.folder / name
+    for path in files:
         is_configuration = f"*{path.suffix}" in hub.CONFIGURATION
-        if source.commit is None and is_configuration and not path.is_relative_to(EMBEDDED):
+        if is_configuration and not path.is_relative_to(EMBEDDED):
             paths.append(path)
-    return {"configuration": checkpoint.fingerprint(paths)} if paths else {}
+    if not paths:
+        return {}
+    return {"configuration": checkpoint.fingerprint(paths)}
 
 
 # ---- loading ----
@@ -305,8 +321,8 @@ def load_model(
     `conditions` also takes those of each arm. Raises InputError if there is no such device, or if weights are missing
     or damaged.
     """
-    if dtype not in [getattr(torch, name) for name in DTYPES]:
-        raise InputError(f"dtype {dtype!r}", f"wanted {' or '.join(f'torch.{name}' for name in DTYPES)}")
+    if not isinstance(dtype, torch.dtype) or str(dtype).removeprefix("torch.") not in DTYPES:
+        raise InputError(f"dtype {dtype!r}", f"wanted torch.{' or torch.'.join(DTYPES)}")
     device = find_device(device, f"device {str(device)!r}")
     if not isinstance(card, Card):
         card = _read_card(str(card), conditioned_on)
@@ -317,7 +333,11 @@ def load_model(
     with _reading(card):
         outlined = _read_when_used(card, device)
         pipeline, switch = _load_pipeline(card, dtype, outlined)
-        resident = _text_encoders(card) if _quantised(card) else []
+        visitors = _text_encoders(card)  # those that are on the device only while prompts are encoded
+        if device.type == "cpu":
+            visitors = [name for name in visitors if name in outlined]
+        if _quantised(card):
+            visitors = []
     network = getattr(pipeline, part)
     release = _place(card, pipeline, device, outlined, offload)
     prepare(network, compiled)
@@ -331,10 +351,9 @@ def load_model(
 
     def text_encoders_there() -> contextlib.AbstractContextManager[None]:
         """Have the text encoders on the device, as long as the context lasts."""
-        names = [name for name in _text_encoders(card) if name not in resident]
         if device.type == "cpu":
-            return residence.borrowed(pipeline, [name for name in names if name in outlined], load_encoder)
-        return residence.visiting([getattr(pipeline, name) for name in names], device)
+            return residence.borrowed(pipeline, visitors, load_encoder)
+        return residence.visiting([getattr(pipeline, name) for name in visitors], device)
 
     @functools.cache
     def network_there() -> None:
@@ -383,15 +402,18 @@ def load_model(
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
         images = images.to(device, torch.float32)
+        if card.autoencoder is None and card.latent[0] == 1:
+            return to_grey(images)
         if card.autoencoder is None:
-            return to_grey(images) if card.latent[0] == 1 else images
+            return images
         x = _latent(getattr(pipeline, card.autoencoder), images)
         release()
         return x
 
     def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         network_there()
-        time = time.float() if time.is_floating_point() else time  # MPS has no float64
+        if time.is_floating_point():
+            time = time.float()  # MPS has no float64
         with exact_float32():
             return adapter.predict(z.to(dtype), time.to(device), conditions)
 
@@ -432,7 +454,9 @@ def _load_pipeline(card: Card, dtype: torch.dtype, outlined: Collection[str]):
         embed(pipeline, file, EMBEDDING_COLUMN, token)
     for file in card.lora:
         add(pipeline, network, file)
-    switch = switcher(pipeline, network, card.prompt_loras) if card.prompt_loras else None
+    switch = None
+    if card.prompt_loras:
+        switch = switcher(pipeline, network, card.prompt_loras)
     for key, tokenizer in pipeline.components.items():
         encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
         if key.startswith("tokenizer") and encoder is not None:
@@ -489,19 +513,23 @@ def _latent(vae, images: Tensor) -> Tensor:
     if vae.config.get("in_channels") == 4:  # Qwen-Image 2.1's takes RGBA: opaque
         images = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0)
     video = "z_dim" in vae.config  # Qwen-Image's; an image is one frame
-    code = vae.encode(images[:, :, None] if video else images)
+    if video:
+        images = images[:, :, None]
+    code = vae.encode(images)
     if hasattr(code, "latent_dist"):
         mean = code.latent_dist.mean
-    else:  # Sana's and tiny VAEs have no posterior
-        mean = code.latent if hasattr(code, "latent") else code.latents
+    elif hasattr(code, "latent"):  # Sana's has no posterior
+        mean = code.latent
+    else:  # nor have tiny VAEs
+        mean = code.latents
     if video:
         mean = mean[:, :, 0]
     if hasattr(vae, "bn"):  # Flux.2's, for each channel of the squares that its network sees
         return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
     shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
     if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, Qwen-Image's: of each channel
-        shift, std = (mean.new_tensor(vae.config[f"latents_{each}"])[:, None, None] for each in ("mean", "std"))
-        scale = scale / std
+        shift = mean.new_tensor(vae.config["latents_mean"])[:, None, None]
+        scale = scale / mean.new_tensor(vae.config["latents_std"])[:, None, None]
     return (mean - shift) * scale
 
 
@@ -514,20 +542,21 @@ def _check_tokenizers(card: Card) -> None:
         if not part.startswith("tokenizer"):
             continue
         folder = card.home.folder / part
-        files = [folder / name for name in card.home.within(part)]
-        there = [path for path in files if path.is_file()]  # files that a tokenizer does not need are not fetched
-        if not there:
+        is_there = False
+        for name in card.home.within(part):
+            if (folder / name).is_file():  # files that a tokenizer does not need are not fetched
+                is_there = True
+                checkpoint.check_pointer(folder / name)
+        if not is_there:
             raise InputError(folder, f"the {part} is missing; wanted a {class_name}'s files")
-        for path in there:
-            checkpoint.check_pointer(path)
         try:
             tokenizer = class_of(library, class_name).from_pretrained(folder)
         except (*UNREADABLE, RuntimeError, ImportError) as error:
             raise InputError(folder, f"cannot be read as the {part}: {one_line(error)}") from error
         if not hasattr(tokenizer, "get_vocab"):  # a processor, which reads images too
             tokenizer = tokenizer.tokenizer
-        added = {*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens}
-        if not any(word.strip("\u2581 ") for word in tokenizer.get_vocab() if word not in added):
+        words = tokenizer.get_vocab().keys() - {*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens}
+        if not any(word.strip("\u2581 ") for word in words):
             raise InputError(folder, f"the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
 
 
@@ -592,10 +621,10 @@ def _check_distinct(
     for (setting, _), group in groups.items():
         if len(group) < 2:
             continue
-        named = few([repr(prompt) for prompt in group])
-        if worded <= {(prompt, setting) for prompt in group}:
+        named = few(list(map(repr, group)))
+        if worded <= set(product(group, [setting])):
             raise InputError(f"the text encoder makes the same of all {len(group)} prompts ({named})", why)
-        same = f"{named}: the text encoder makes the same of these, so they cannot be told apart: {why}"
+        same = f"{named}: the text encoder makes the same of these, so the network cannot distinguish them: {why}"
         warnings.warn(same, InputWarning, stacklevel=3)
 
 
@@ -603,8 +632,9 @@ def _near(rows: Conditions) -> list[int]:
     """The places of rows whose distance to another is at most NEAR times their length."""
     products = 0
     for column in rows.columns.values():
-        same_length = column if isinstance(column, Tensor) else pad_sequence(column, batch_first=True)
-        for part in same_length.flatten(1).split(1 << 16, 1):  # so that half precision need not be copied whole
+        if not isinstance(column, Tensor):
+            column = pad_sequence(column, batch_first=True)
+        for part in column.flatten(1).split(1 << 16, 1):  # so that half precision need not be copied whole
             products = products + part.float() @ part.float().T
     square = products.diagonal()
     distance = square[:, None] + square - 2 * products

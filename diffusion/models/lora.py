@@ -27,7 +27,7 @@ DOWNS = [".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".down.weig
 UPS = [".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".up.weight", ".lora_B.default.weight"]
 # kohya's text encoders as diffusers 0.42.1 renames them; it takes these names for its older ones only where an out_proj
 # is among them (`convert_state_dict_to_peft`), and else loses the attention
-TEXT_ATTENTION = re.compile(r"(text_encoder(?:_\d)?\..+)\.to_(q|k|v|out)_lora\.(down|up)")
+TEXT_ATTENTION = re.compile(r"^(text_encoder(?:_\d)?\..+)\.to_(q|k|v|out)_lora\.(down|up)")
 TRAINERS = {"optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"}
 
 
@@ -50,21 +50,30 @@ def find(name: str, flag: str) -> tuple[Path, str | None]:
             files = [name.removeprefix(f"{repository}/")]
         else:
             files = [file for file in source.within("") if file.endswith(SUFFIXES) and file not in TRAINERS]
-        usual = [file for file in USUAL if file in files][:1]
-        safe = [file for file in files if file.endswith(".safetensors")]
-        chosen = usual or safe or files
-        if len(chosen) != 1:
-            found = f"several, {few(chosen)}: name one of them" if chosen else "no .safetensors or .bin"
-            raise InputError(f"{flag} {name}", f"wanted one file of weights, found {found}")
-        return hub.fetch(source, chosen)[0], source.commit
+        return hub.fetch(source, [_choose(files, f"{flag} {name}")])[0], source.commit
     except OSError as error:
         wanted = "wanted a hub id, a folder or a .safetensors file"
         raise InputError(f"{flag} {name}", f"cannot be read; {wanted}: {one_line(error)}") from None
 
 
+def _choose(files: list[str], flag: str) -> str:
+    """The file of usual name among some, else the only .safetensors, else the only file. Raises InputError."""
+    for file in USUAL:
+        if file in files:
+            return file
+    chosen = [file for file in files if file.endswith(".safetensors")] or files
+    if not chosen:
+        raise InputError(flag, "wanted one file of weights, found no .safetensors or .bin")
+    if len(chosen) > 1:
+        raise InputError(flag, f"wanted one file of weights, found several, {few(chosen)}: name one of them")
+    return chosen[0]
+
+
 def _fingerprint(path: Path, commit: str | None) -> str:
     """The fingerprint of one file: the hub's commit and its name, or that of its bytes."""
-    return f"commit {commit}, {path.name}" if commit else checkpoint.fingerprint([path])
+    if commit:
+        return f"commit {commit}, {path.name}"
+    return checkpoint.fingerprint([path])
 
 
 # ---- LoRA ----
@@ -84,14 +93,15 @@ def add(pipeline, network: str, name: str, flag: str = "--lora", adapter: str | 
     tensors = _read(path, flag)
     header = _adapter_header(path, flag)
     _check_start(path, header, flag)
-    scaled = tensors if header else _without_alphas(tensors, flag)
-    renamed = _renamed(scaled, pipeline, network, path, flag)
-    if header and renamed is not tensors:
-        raise InputError(flag, "its header has the scales of its tensors, whose names lack their part of the model")
-    wanted = _load(pipeline, network, path if header else None, renamed, called, flag)
+    if header:
+        if _renamed(tensors, pipeline, network, path, flag) is not tensors:
+            raise InputError(flag, "its header has the scales of its tensors, whose names lack their part of the model")
+        wanted = _load(pipeline, network, path, tensors, called, flag)
+    else:
+        renamed = _renamed(_without_alphas(tensors, flag), pipeline, network, path, flag)
+        wanted = _load(pipeline, network, None, renamed, called, flag)
     _check_places(pipeline, wanted, flag, called)
-    ups = [value for key, value in wanted.items() if re.search(r"lora_B|\bup\.", key)]
-    if not any(value.any() for value in ups):
+    if not _has_changes(wanted):
         raise InputError(flag, "leaves the weights as they are: all its changes are 0")
     if getattr(pipeline, network).device.type == "meta":
         pipeline.delete_adapters(called)
@@ -101,6 +111,11 @@ def add(pipeline, network: str, name: str, flag: str = "--lora", adapter: str | 
         pipeline.fuse_lora(lora_scale=weight)
         pipeline.unload_lora_weights()
     return _fingerprint(path, commit)
+
+
+def _has_changes(tensors: dict[str, Tensor]) -> bool:
+    """Whether the up half of some module is not 0."""
+    return any(re.search(r"lora_B|\bup\.", key) and value.any() for key, value in tensors.items())
 
 
 def _check_takes_loras(pipeline, flag: str) -> None:
@@ -135,12 +150,18 @@ def _load(
     From the file at `path` if its header has scales, which diffusers reads too, else from `tensors`. Raises InputError
     if they do not fit the pipeline.
     """
-    more = {"unet_config": pipeline.unet.config} if network == "unet" and "XL" not in type(pipeline).__name__ else {}
-    source = tensors if path is None else str(path)
+    more = {}
+    if network == "unet" and "XL" not in type(pipeline).__name__:
+        more["unet_config"] = pipeline.unet.config
+    source: dict[str, Tensor] | str = tensors
+    if path is not None:
+        source = str(path)
     try:
-        wanted = _converted(pipeline, tensors)
-        if any(TEXT_ATTENTION.match(key) for key in wanted):
-            wanted = {TEXT_ATTENTION.sub(r"\1.\2_proj.lora_linear_layer.\3", k): v for k, v in wanted.items()}
+        converted = _converted(pipeline, tensors)
+        wanted = {}
+        for key, value in converted.items():
+            wanted[TEXT_ATTENTION.sub(r"\1.\2_proj.lora_linear_layer.\3", key)] = value
+        if wanted.keys() != converted.keys():
             source = wanted
         pipeline.load_lora_weights(source, adapter_name=adapter, **more)
     except Exception as error:  # diffusers and peft raise any class, about keys and shapes
@@ -167,7 +188,8 @@ def switcher(pipeline, network: str, loras: Sequence[str]) -> Callable[[tuple[st
             return
         if names:
             pipeline.enable_lora()
-            pipeline.set_adapters([adapters[name][0] for name in names], [adapters[name][1] for name in names])
+            adapter_names, weights = zip(*(adapters[name] for name in names), strict=True)
+            pipeline.set_adapters(list(adapter_names), list(weights))
         else:
             pipeline.disable_lora()
         enabled = names
@@ -181,7 +203,13 @@ def _modules(pipeline) -> dict[str, torch.nn.Module]:
 
 def _names(module: torch.nn.Module) -> set[str]:
     """The names of all modules in a module."""
-    return {name for name, _ in module.named_modules()}
+    return set(dict(module.named_modules()))
+
+
+def _fits(key: str, names: set[str]) -> bool:
+    """Whether a tensor of a LoRA belongs to one of the modules of these names."""
+    target = _target(key)
+    return target in names or target.removeprefix("text_model.") in names
 
 
 def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, flag: str) -> dict[str, Tensor]:
@@ -194,9 +222,10 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
     if network == "unet" and all(key.startswith("diffusion_model.") for key in keys):  # as kohya's, but with dots
         return {_as_kohya(key): value for key, value in tensors.items()}
     parts = [part for part in _modules(pipeline) if part == network or part.startswith("text_encoder")]
-    heads = tuple(f"{head}." for head in [*parts, "diffusion_model"])
-    if any(key.startswith((*heads, "lora_")) for key in keys):
-        return tensors
+    heads = {*parts, "diffusion_model"}
+    for key in keys:
+        if key.startswith("lora_") or key.partition(".")[0] in heads:
+            return tensors
     bare = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
     from_peft = bare.keys() != tensors.keys()
     if network == "transformer" and not from_peft:
@@ -208,8 +237,7 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
     fits = {}
     for part in parts:
         names = _names(getattr(pipeline, part))
-        targets = [_target(key) for key in bare]
-        fits[part] = sum(target in names or target.removeprefix("text_model.") in names for target in targets)
+        fits[part] = sum(_fits(key, names) for key in bare)
     best = max(fits, key=fits.get)
     if not fits[best]:
         kind = type(pipeline).__name__
@@ -246,12 +274,13 @@ def _scaled(tensors: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tens
         raise InputError(flag, f"{wanted} ({one_line(error)})") from None
     if config.get("alpha_pattern"):
         raise InputError(flag, "its adapter_config.json has an alpha_pattern, which is not known here")
-    scaled = {}
+    scaled = dict(tensors)
     for key, value in tensors.items():
-        scaled[key] = value
-        if ".lora_B." in key:
-            rank = value.shape[1]
-            scaled[key] = value * (alpha / (rank**0.5 if root else rank))
+        if ".lora_B." not in key:
+            continue
+        rank = value.shape[1]
+        divisor = rank**0.5 if root else rank
+        scaled[key] = value * (alpha / divisor)
     return scaled
 
 
@@ -288,8 +317,9 @@ def _check_start(path: Path, header: dict, flag: str) -> None:
         if isinstance(config, dict):
             starts.append(config.get("init_lora_weights"))
     for start in starts:
-        spelled = start.lower() if isinstance(start, str) else start
-        if spelled in STARTS:
+        if isinstance(start, str) and start.lower() in STARTS:
+            continue
+        if start in STARTS:
             continue
         wanted = "wanted it converted: peft's save_pretrained with path_initial_model_for_weight_conversion"
         raise InputError(flag, f"its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
@@ -307,8 +337,7 @@ def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
         if not key.endswith(".alpha"):
             continue
         module = key.removesuffix(".alpha")
-        down = next((module + end for end in DOWNS if module + end in tensors), None)
-        up = next((module + end for end in UPS if module + end in tensors), None)
+        down, up = _half(tensors, module, DOWNS), _half(tensors, module, UPS)
         if down is None or up is None:
             raise InputError(flag, f"{key} is the alpha of no module: wanted {module}{DOWNS[0]} and {UPS[0]}")
         if alpha.numel() != 1 or not alpha.isfinite().all():
@@ -317,6 +346,14 @@ def _without_alphas(tensors: dict[str, Tensor], flag: str) -> dict[str, Tensor]:
         scaled[up] = tensors[up].float() * (float(alpha) / rank)
         scaled[key] = torch.tensor(float(rank))
     return scaled
+
+
+def _half(tensors: dict[str, Tensor], module: str, ends: list[str]) -> str | None:
+    """The name of one half of a module's tensors, which has one of these ends."""
+    for end in ends:
+        if module + end in tensors:
+            return module + end
+    return None
 
 
 def _scale_by_one(pipeline, adapter: str) -> None:
@@ -330,9 +367,12 @@ def _scale_by_one(pipeline, adapter: str) -> None:
 
 def _converted(pipeline, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under diffusers' names, without alphas."""
-    more = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
-    found = pipeline.lora_state_dict(dict(tensors), **more)
-    state = found[0] if isinstance(found, tuple) else found
+    more = {}
+    if hasattr(pipeline, "unet"):
+        more["unet_config"] = pipeline.unet.config
+    state = pipeline.lora_state_dict(dict(tensors), **more)
+    if isinstance(state, tuple):  # with alphas, or metadata
+        state = state[0]
     return {key: value for key, value in state.items() if "alpha" not in key}
 
 
@@ -357,12 +397,7 @@ def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) 
 def _unplaced(module: torch.nn.Module, part: str, keys: list[str]) -> list[str]:
     """Those of a part's tensors that belong to no module in it."""
     names = {name.replace(".base_layer", "") for name in _names(module)}
-    lost = []
-    for key in keys:
-        target = _target(key.removeprefix(f"{part}."))
-        if target not in names and target.removeprefix("text_model.") not in names:
-            lost.append(key)
-    return lost
+    return [key for key in keys if not _fits(key.removeprefix(f"{part}."), names)]
 
 
 def _changes(pipeline, weight: float, adapter: str) -> bool:
@@ -400,9 +435,11 @@ def _embed(pipeline, part: str, token: str, vectors: Tensor, flag: str) -> None:
     """Add a token with its vectors [n, width] to one text encoder and its tokenizer."""
     encoder = getattr(pipeline, part, None)
     tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"), None)
-    width = encoder.get_input_embeddings().weight.shape[1] if encoder is not None else None
+    if encoder is None:
+        raise InputError(flag, f"{vectors.shape[-1]} wide, wanted no for the {part}")
+    width = encoder.get_input_embeddings().weight.shape[1]
     if width != vectors.shape[-1]:
-        raise InputError(flag, f"{vectors.shape[-1]} wide, wanted {width or 'no'} for the {part}")
+        raise InputError(flag, f"{vectors.shape[-1]} wide, wanted {width} for the {part}")
     if token in tokenizer.get_vocab():
         raise InputError(flag, f"token {token!r} is there already")
     if encoder.device.type == "meta":
@@ -434,8 +471,10 @@ def rename_tokens(prompts: list[str], files: list[tuple[str, ...]] | None) -> tu
     """
     if files is None:
         return prompts, {}
-    names = {file: f"<own{k}>" for k, file in enumerate(dict.fromkeys(chain.from_iterable(files)))}
-    tokens = {file: token_of(file, EMBEDDING_COLUMN) for file in names}
+    names, tokens = {}, {}
+    for k, file in enumerate(dict.fromkeys(chain.from_iterable(files))):
+        names[file] = f"<own{k}>"
+        tokens[file] = token_of(file, EMBEDDING_COLUMN)
     renamed = []
     for prompt, its_files in zip(prompts, files, strict=True):
         text = prompt
@@ -457,16 +496,20 @@ def _embeddings(path: Path, flag: str) -> list[tuple[str, str, Tensor]]:
     if "string_to_param" in loaded:  # A1111
         loaded = {str(loaded.get("name") or path.stem): next(iter(loaded["string_to_param"].values()))}
     if loaded.keys() and loaded.keys() <= ENCODERS.keys():
-        found = [(ENCODERS[key], path.stem, value) for key, value in loaded.items()]
+        found = {ENCODERS[key]: (path.stem, value) for key, value in loaded.items()}
     elif len(loaded) == 1:
         ((token, value),) = loaded.items()
-        found = [("text_encoder", path.stem if token in ("emb_params", "*") else str(token), value)]
+        if token in ("emb_params", "*"):
+            token = path.stem
+        found = {"text_encoder": (str(token), value)}
     else:
         raise InputError(flag, f"wanted one token's embeddings, it holds {few(loaded)}")
-    for _, token, value in found:
+    embeddings = []
+    for part, (token, value) in found.items():
         if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
             raise InputError(flag, f"{token!r} is no embedding [n, width]")
-    return [(part, token, torch.atleast_2d(value)) for part, token, value in found]
+        embeddings.append((part, token, torch.atleast_2d(value)))
+    return embeddings
 
 
 def _read_embeddings(path: Path, flag: str) -> dict:
