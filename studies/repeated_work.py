@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from diffusion.core.conditions import Conditions
-from diffusion.models.families import ADAPTERS
+from diffusion.models.families import FAMILIES
 
 META = torch.device("meta")
 TOKENS = 20  # of a prompt such as "a photo of a British Shorthair, a type of pet.", with what its template adds
@@ -340,7 +340,7 @@ ROWS = [
 
 def adapter_of(row: Row):
     """A family's adapter over a network on the meta device, with what it reads of its pipeline."""
-    family = ADAPTERS[row.pipeline]
+    family = FAMILIES[row.pipeline]
     with META:
         network = row.build().eval()
     _replace_what_reads_values(row.pipeline, network)

@@ -22,7 +22,7 @@ from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
 from diffusion.models import families, unsupported
-from diffusion.models.loading import ADAPTERS, _latent, load_model, read_card, weights_size
+from diffusion.models.loading import FAMILIES, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
@@ -124,7 +124,9 @@ def test_predictions_are_those_of_sampling(saved, build):
             assert (ours - other).abs().max() > 1e-4, "the prompts are the same to this network"
 
 
-@pytest.mark.parametrize("build", [*tiny.NEW, *tiny.LATEST], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build", [*tiny.NEW, tiny.pixart_sigma, tiny.sana, *tiny.LATEST], ids=lambda build: build.__name__
+)
 def test_the_prediction_for_a_prompt_does_not_depend_on_those_beside_it(saved, build):
     """Alone, or encoded and called together with one that is longer, and padded to its length."""
     model = load_model(read_card(str(saved(build)), size_of(build)))
@@ -417,11 +419,11 @@ def test_every_pipeline_of_diffusers_is_supported_or_refused():
         if {"prompt", "class_labels"} & parameters.keys() and not unsupported.takes_beside(parameters):
             found.add(name)
     assert len(found) > 60
-    tables = [set(ADAPTERS), set(families.SHARED), set(unsupported.UNSUPPORTED)]
+    tables = [set(FAMILIES), set(families.SHARED), set(unsupported.UNSUPPORTED)]
     assert not found - set.union(*tables), "new in diffusers"
     assert sum(map(len, tables)) == len(set.union(*tables)), "in two tables"
     assert all(hasattr(diffusers, name) for name in set.union(*tables))
-    assert set(families.SHARED.values()) <= set(ADAPTERS)
+    assert set(families.SHARED.values()) <= set(FAMILIES)
     assert all(unsupported.UNSUPPORTED.values())
 
 

@@ -298,7 +298,7 @@ def test_sana_reads_what_its_pipeline_reads(tmp_path):
         conditions = load_model(read_card(str(tmp_path / "sana"), 32)).conditions(["a red cat"])
     torch.testing.assert_close(conditions["text"][0], wanted[0, mask[0].bool()])
     assert (wanted - without).abs().max() > 0.1
-    adapter = ADAPTERS["SanaPipeline"].adapter(pipe, torch.device("cpu"))
+    adapter = FAMILIES["SanaPipeline"].adapter(pipe, torch.device("cpu"))
     text = adapter.text("tokenizer", "a red cat")
     limit = adapter.limit("tokenizer")
     assert text == "\n".join(default) + "a red cat" and limit == len(pipe.tokenizer.encode("\n".join(default))) + 298

@@ -18,7 +18,7 @@ from diffusion.io import hub
 from diffusion.io.wording import split_weight
 from diffusion.models import aliases, checkpoint, single_file
 from diffusion.models.aliases import ALIASES
-from diffusion.models.families import ADAPTERS, PACKED, SHARED
+from diffusion.models.families import FAMILIES, PACKED, SHARED
 from diffusion.models.internals import check_internals
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
 from diffusion.models.unsupported import why_unsupported
@@ -428,7 +428,7 @@ def _check_weights_exist(places: dict[str, tuple[hub.Source, str]]) -> None:
 def _in_file(card: Card, file: str) -> Card:
     """A card with the weights of a single file, whose metadata may say how it was trained."""
     trained = {}
-    if not ADAPTERS[card.pipeline].flow:
+    if not FAMILIES[card.pipeline].flow:
         trained = single_file.trained_as(file)
     settings = card.scheduler.config
     has_betas = hasattr(card.scheduler, "betas")  # flow matching has no use for these settings

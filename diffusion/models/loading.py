@@ -154,7 +154,7 @@ def _read_when_used(card: Card, device: torch.device) -> list[str]:
         if size > residence.SMALL:
             found.append(part)
     if found:
-        found.append(ADAPTERS[card.pipeline].network)
+        found.append(FAMILIES[card.pipeline].network)
     return found
 
 

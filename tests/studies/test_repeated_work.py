@@ -8,7 +8,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from repeated_work import TO_K_AND_V, Row, adapter_of, counts, ragged, share, shares
 
-from diffusion.models.families import ADAPTERS
+from diffusion.models.families import FAMILIES
 
 SAME_NETWORK = {  # families whose network stands in the table under another's name
     "LatentConsistencyModelPipeline", "PixArtAlphaPipeline", "Flux2KleinPipeline", "DDPMPipeline", "DDIMPipeline",
@@ -24,7 +24,7 @@ def pixart() -> PixArtTransformer2DModel:
 
 
 def test_every_family_is_counted():
-    assert {row.pipeline for row in repeated_work.ROWS} | SAME_NETWORK == set(ADAPTERS)
+    assert {row.pipeline for row in repeated_work.ROWS} | SAME_NETWORK == set(FAMILIES)
 
 
 def test_shares_are_those_of_the_formulas():
