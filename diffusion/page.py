@@ -29,43 +29,61 @@ OUTCOMES = {"right": style.RIGHT, "wrong": style.WRONG, "unlabelled": style.ACCE
 
 @dataclass(frozen=True)
 class Answers:
-    """The images of a run that are done; columns of scores are the run's classes."""
+    """The images of a run that are done. Columns are the run's classes; a score is -inf if a class was not measured."""
 
     run: results.Run
     index: np.ndarray  # [n]
     nfe: np.ndarray  # [n]
-    scores: np.ndarray  # [n, K]
     pred: np.ndarray  # [n] columns
+    runner_up: np.ndarray  # [n] columns; the class with the best score beside the answer
+    runner_up_score: np.ndarray  # [n]
+    measured: np.ndarray  # [n] number of classes measured
     label: np.ndarray | None  # [n] columns; None: an unlabelled run
+    label_score: np.ndarray  # [n] nan: an unlabelled run
     rank: np.ndarray  # [n] the number of classes before the label's
+    fit: dict | None  # results.read_calibration
+    not_fitted: str  # why there is no fit although there is a file; ""
+    sure: np.ndarray  # [n] probability of each answer; nan: no fit
     pairs: tuple[np.ndarray, np.ndarray] | None  # between and within pairs [n], of antithetic noise
     problems: list[str]
 
     @cached_property
-    def runner_up(self) -> np.ndarray:
-        """The column of the class with the best score beside the answer. [n]"""
-        others = self.scores.copy()
-        others[np.arange(len(others)), self.pred] = -np.inf
-        return others.argmax(1)
-
-    @cached_property
     def lead(self) -> np.ndarray:
         """By how much the mean error of the runner-up is larger than that of the answer, inf: no other class. [n]"""
-        rows = np.arange(len(self.scores))
-        lead = -self.scores[rows, self.runner_up]
-        return np.where(self.runner_up == self.pred, np.inf, lead)
+        return np.where(self.runner_up == self.pred, np.inf, -self.runner_up_score)
 
 
 def read_answers(run: results.Run) -> Answers:
-    """InputError if no image is done."""
+    """The scores are used as they are read, since those of ImageNet's images take 400 MB. InputError: none is done."""
     column = {int(class_id): k for k, class_id in enumerate(run.classes)}
-    rows, problems = results.decided(run)
+    fit, not_fitted = None, ""
+    if results.has_calibration(run.folder):
+        try:
+            fit = results.read_calibration(run)
+        except InputError as error:
+            not_fitted = str(error)
+    found: dict[str, list] = {key: [] for key in ("runner_up", "runner_up_score", "measured", "label_score", "sure")}
+
+    def use(row: dict, scores: np.ndarray) -> None:
+        pred, label = column[row["pred"]], column.get(row["label"])
+        others = scores.copy()
+        others[pred] = -np.inf
+        runner_up = int(others.argmax())
+        found["runner_up"].append(runner_up)
+        found["runner_up_score"].append(scores[runner_up])
+        found["measured"].append(np.isfinite(scores).sum())
+        found["label_score"].append(np.nan if label is None else scores[label])
+        found["sure"].append(calibration.probabilities(scores, fit["temperature"]).max() if fit else np.nan)
+
+    rows, problems = results.decided_each(run, use)
     labelled = any(row["label"] != catalogue.NO_LABEL for row in rows)
-    if labelled:
-        for row in rows:
-            if row["label"] not in column:
-                problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
-        rows = [row for row in rows if row["label"] in column]
+    counted = []
+    for k, row in enumerate(rows):
+        if labelled and row["label"] not in column:
+            problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
+        else:
+            counted.append(k)
+    rows = [rows[k] for k in counted]
     if not rows:
         raise results.nothing_done(run, problems)
 
@@ -79,12 +97,14 @@ def read_answers(run: results.Run) -> Answers:
         run=run,
         index=show.column(rows, "index", int),
         nfe=show.column(rows, "nfe", int),
-        scores=show.column(rows, "scores"),
         pred=np.array([column[row["pred"]] for row in rows]),
         label=label,
         rank=show.column(rows, "rank", int),
+        fit=fit,
+        not_fitted=not_fitted,
         pairs=pairs,
         problems=problems + results.failures(run.folder, run.description),
+        **{key: np.array(values)[counted] for key, values in found.items()},
     )
 
 
@@ -120,10 +140,8 @@ def accuracies_of(answers: Answers) -> list[tuple[str, str]]:
         name, value = show.line(measure)
         table.append((name.removesuffix(" accuracy"), value))
     if run.options.get("candidates"):
-        measured = np.isfinite(answers.scores)
-        hits = measured[np.arange(len(measured)), answers.label]
-        recall = show.percent(*metrics.share(hits))
-        table.append(("recall", f"{recall}, among {show.span(measured.sum(1))} candidates"))
+        recall = show.percent(*metrics.share(np.isfinite(answers.label_score)))
+        table.append(("recall", f"{recall}, among {show.span(answers.measured)} candidates"))
     return table
 
 
@@ -179,27 +197,17 @@ class Confidence:
     diagram: str | None = None
 
 
-def has_temperature(run: results.Run) -> bool:
-    """Whether scripts/calibrate.py was run on it."""
-    if pack.is_pack(run.folder):
-        return pack.opened(run.folder).files["calibration.json"] is not None
-    return (run.folder / "calibration.json").exists()
-
-
 def confidence_of(answers: Answers, id: str) -> Confidence:
     """By the temperature of scripts/calibrate.py, checked on the images that it was not fitted on."""
     run = answers.run
-    if not has_temperature(run):
+    if not results.has_calibration(run.folder):
         if answers.label is None:
             return Confidence(None, "No probabilities: a temperature for them is fitted on labels, and there are none.")
         made = f"{paths.script('calibrate')} FOLDER fits the temperature that makes them"
         return Confidence(None, f"No probabilities yet: {made}.")
-    try:
-        fit = results.read_calibration(run)
-    except InputError as error:
-        return Confidence(None, f"No probabilities: {error}.")
-
-    sure = calibration.probabilities(answers.scores, fit["temperature"]).max(1)
+    fit, sure = answers.fit, answers.sure
+    if fit is None:
+        return Confidence(None, f"No probabilities: {answers.not_fitted}.")
     if answers.label is None:
         return Confidence(sure, "There are no labels to check the probabilities on.")
     held = ~calibration.fitted_on(answers.index, fit["fit"], fit["seed"])
@@ -274,7 +282,7 @@ def chosen_of(answers: Answers, sure: np.ndarray | None, mistakes: int, others: 
 
     wrong = np.flatnonzero(answers.label != answers.pred)
     if sure is None:
-        behind = -answers.scores[wrong, answers.label[wrong]]  # how much worse the label is; inf: not measured
+        behind = -answers.label_score[wrong]  # how much worse the label is; inf: not measured
         order = np.where(np.isfinite(behind), behind, -1)
     else:
         order = sure[wrong]
@@ -317,7 +325,8 @@ def card_of(answers: Answers, k: int, other: int, likely: str, images: Images, i
     text, curve = f"{likely}No other class was measured.", ""
     if other != pred:
         difference = np.zeros(0)
-        if np.isfinite(answers.scores[k, other]):
+        score = answers.runner_up_score[k] if other == answers.runner_up[k] else answers.label_score[k]
+        if np.isfinite(score):
             first, second = (row_of(record, run, int(run.classes[column])) for column in (other, pred))
             difference = running_difference(record, run.arm_class, first, second, run.loss)
         text = likely + lead_text(difference, names[other])

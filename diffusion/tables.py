@@ -1,8 +1,12 @@
 """Runs as tables of pandas, one row an image or an example; their figures; runs on the same images."""
 
+import csv
 import itertools
+import json
+import math
+import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,8 @@ from diffusion.stats.intervals import Measure
 
 FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are = + - @ in full width
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+SCORES = ("score_", "probability_")  # begin the names of the columns of classes
+AT_ONCE = 1000  # rows
 SAME = ["dataset", "data", "split"]  # options that say which images a run is on
 
 
@@ -116,12 +122,13 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
     fit = None
     if scores == "probability":
         fit = results.read_calibration(run)
-    rows, problems = results.decided(run, vote, scores is not None)
+    if scores:
+        rows, of_classes, problems = results.decided_with_scores(run, vote)
+    else:
+        rows, problems = results.decided(run, vote, scores=False)
     if not rows:
         raise results.nothing_done(run, problems)
 
-    if scores:
-        of_classes = np.array([row.pop("scores") for row in rows])  # [n, K]
     for row in rows:
         for key in ("file", "group"):
             if isinstance(row.get(key), str):  # pandas refuses half a surrogate pair, as of a name that is not UTF-8
@@ -135,9 +142,9 @@ def images(run: Run, *, vote: bool = False, scores: str | None = None) -> tuple[
 
     if fit:
         table["fitted_on"] = calibration.fitted_on(table["index"].to_numpy(), fit["fit"], fit["seed"])
-        of_classes = calibration.probabilities(of_classes, fit["temperature"])
+        calibration.to_probabilities(of_classes, fit["temperature"])
     if scores:
-        columns = pd.DataFrame(of_classes, columns=_class_columns(run, scores), index=table.index)
+        columns = pd.DataFrame(of_classes, columns=_class_columns(run, scores), index=table.index, copy=False)
         table = pd.concat([table, columns], axis=1)
     return table, problems
 
@@ -185,11 +192,18 @@ def examples(run: Run) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), problems
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    """A table as csv, in which no text is a formula to a spreadsheet.
+def parts_of(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The table in parts of a few rows, at least one part: the text of all rows takes several times its memory."""
+    for k in range(0, max(len(table), 1), AT_ONCE):
+        yield table.iloc[k : k + AT_ONCE]
+
+
+def to_csv(table: pd.DataFrame) -> Iterator[str]:
+    """A table as csv, in parts. No text is a formula to a spreadsheet.
 
     A text that begins with = + - @, a tab or a line break gets a ' before it, as OWASP's page on CSV injection advises;
-    numbers stay as they are, also those in texts.
+    numbers stay as they are, also those in texts. The file is that of DataFrame.to_csv, which takes three times as long
+    (pandas 3.1), since it copies numbers into an array of objects.
     """
 
     def guarded(value):
@@ -197,10 +211,67 @@ def to_csv(table: pd.DataFrame) -> str:
             return value
         return f"'{value}" if value.startswith(FORMULA) else value
 
-    table = table.rename(columns=guarded)
-    texts = table.select_dtypes(exclude=["number", "bool"]).columns
-    table[texts] = table[texts].map(guarded)
-    return table.to_csv(index=False)
+    writer = csv.writer(_Echo(), lineterminator="\n")
+    lines = [writer.writerow([guarded(name) for name in table.columns])]
+    for part in parts_of(table):
+        for cells, numbers in zip(*_rows_of(part), strict=True):
+            line = writer.writerow(["" if pd.isna(value) else guarded(value) for value in cells])
+            if numbers:
+                texts = map(repr, numbers)
+                if math.isnan(sum(numbers)):  # a class of another run
+                    texts = ["" if math.isnan(value) else repr(value) for value in numbers]
+                line = f"{line[:-1]},{','.join(texts)}\n"
+            lines.append(line)
+        yield "".join(lines)
+        lines = []
+
+
+class _Echo:
+    """A file that keeps nothing: csv.writer returns what `write` returns."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def to_json_lines(table: pd.DataFrame) -> Iterator[str]:
+    """A line of JSON for each row, in which a number reads back bit for bit; null stands for nan and infinity.
+
+    DataFrame.to_json rounds to 15 decimals at most (pandas 2), and a double needs up to 17 digits.
+    """
+    names = list(table.columns)
+    scored = len(names) - _trailing(table)
+    keys = [f", {json.dumps(name, ensure_ascii=False)}: " for name in names[scored:]]
+    for part in parts_of(table):
+        for cells, numbers in zip(*_rows_of(part), strict=True):
+            row = {}
+            for name, value in zip(names[:scored], cells, strict=True):
+                infinite = isinstance(value, float) and not math.isfinite(value)
+                row[name] = None if infinite else value
+            line = json.dumps(row, ensure_ascii=False)
+            if numbers:
+                texts = map(float.__repr__, numbers)
+                if not math.isfinite(sum(numbers)):
+                    texts = [repr(value) if math.isfinite(value) else "null" for value in numbers]
+                line = line[:-1] + "".join(map(operator.add, keys, texts)) + "}"
+            yield f"{line}\n"
+
+
+def _trailing(table: pd.DataFrame) -> int:
+    """The number of columns at the end of a table that `images` adds for scores: many, and all of them float64."""
+    columns = list(zip(table.columns, table.dtypes, strict=True))
+    count = 0
+    for name, dtype in reversed(columns[1:]):
+        if not str(name).startswith(SCORES) or dtype != np.float64:
+            break
+        count += 1
+    return count
+
+
+def _rows_of(part: pd.DataFrame) -> tuple[list[tuple], list[list[float]]]:
+    """The rows of a table as values of Python: its first columns, and those of `_trailing`."""
+    first = part.shape[1] - _trailing(part)
+    columns = [part.iloc[:, k].tolist() for k in range(first)]
+    return list(zip(*columns, strict=True)), part.iloc[:, first:].to_numpy(np.float64).tolist()
 
 
 def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:

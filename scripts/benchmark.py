@@ -21,8 +21,8 @@ and, only if named:
 
     device     do number formats decide alike, are bits repeated, how fast are networks of published sizes (random
                weights, no download), which batch is fastest, hours for the data sets of the README; one table, one json
-    scale      CPU seconds and memory of each script that reads a run, extrapolated to 50,000 images; seconds per NFE
-               of a search between 20,000 classes
+    scale      CPU seconds and memory of each script that reads a run, extrapolated to 50,000 images, and of pandas for
+               the table of export.py from one parquet file; seconds per NFE of a search between 20,000 classes
 """
 
 from diffusion.core import constants
@@ -499,7 +499,7 @@ def scale(args, device: torch.device) -> None:
         small, large = (scale_of(Path(name) / f"{images}", images, args) for images in sizes)
 
     rows = []
-    for reader in args.readers or READERS:
+    for reader in small:
         rows.append([reader, *synthetic.figures(sizes, (small[reader], large[reader]), AT)])
     measured, at = f"{args.images:,} images", f"{AT:,} images"
     header = ["script", f"CPU s, {measured}", "per 1,000 more", at, f"peak GB, {measured}", at]
@@ -532,7 +532,10 @@ def scale_of(folder: Path, images: int, args) -> dict[str, synthetic.Cost]:
     env = {"LOG_DIR": str(folder / "data")}
     costs = {}
     for name in tqdm(args.readers or READERS, leave=False):
-        costs[name] = synthetic.cost_of(commands[name], env)
+        if name == "export":
+            costs |= synthetic.table_costs(runs[0], folder, env)
+        else:
+            costs[name] = synthetic.cost_of(commands[name], env)
     return costs
 
 

@@ -2,7 +2,8 @@
 
     python scripts/calibrate.py data/digits/vdigits_1trials_race_3z_500samples --fit 0.2 --out calibration.png
 
-Writes FOLDER/calibration.json, which scripts/export.py --probabilities reads. Whether an image is fitted on depends on
+Writes FOLDER/calibration.json, or NAME.calibration.json beside a packed run NAME.parquet, which scripts/export.py
+--probabilities reads. Whether an image is fitted on depends on
 (--seed, index of the image) alone. All figures are measured on the other images, before the fit (temperature 1, the
 plain softmax of minus the mean errors) and after it: ECE, the mean difference of confidence and accuracy in at most 15
 bins of equally many images, and its value by chance if all confidences are right; the Brier score, 0 to 2; NLL in nats;
@@ -36,9 +37,10 @@ FEW_FITTED = 20  # images: with fewer, a temperature is mostly chance
 SHARES = [0.95, 0.9, 0.8, 0.5]  # of the images, answered
 
 
-def measures(scores: np.ndarray, label: np.ndarray, hit: np.ndarray, temperature: float) -> dict[str, float]:
-    """Name -> figure, of some images at one temperature; scores [n, K], label [n], hit [n] bool."""
-    sure, briers, nlls = calibration.figures(scores, label, temperature)
+def measures(read: dict[str, np.ndarray], held: np.ndarray, temperature: float) -> dict[str, float]:
+    """Name -> figure, of the images `held` [n] bool at one temperature; `read` as results.read_scores."""
+    sure, briers, nlls = calibration.figures(read["scores"], read["label"], temperature, held)
+    hit = (read["pred"] == read["label"])[held]
     found = {
         "ECE": calibration.ece(sure, hit),
         "by chance": calibration.ece_by_chance(sure),
@@ -67,8 +69,8 @@ def main(argv: list[str]) -> int:
             raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
         temperature = calibration.fit_temperature(scores[fit], label[fit])
         fits.append((fit, temperature))
-        plain.append(measures(scores[~fit], label[~fit], hit[~fit], 1))
-        fitted.append(measures(scores[~fit], label[~fit], hit[~fit], temperature))
+        plain.append(measures(read, ~fit, 1))
+        fitted.append(measures(read, ~fit, temperature))
 
     fit, temperature = fits[0]
     held = ~fit
@@ -77,12 +79,13 @@ def main(argv: list[str]) -> int:
         flat = f"temperature {temperature:.4g}: on the images fitted on, equal probabilities of all classes do as well"
         warnings.warn(f"{flat}; the run is at chance, or these are too few", InputWarning, stacklevel=2)
 
-    written = [str(run.folder / "calibration.json")]
+    path = results.calibration_path(run.folder)
+    written = [str(path)]
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
-    text = json.dumps(saved, indent=1).encode()
-    write_atomic(run.folder / "calibration.json", lambda file: file.write(text))
+    text = json.dumps(saved | {"run": run.wanted.run}, indent=1).encode()
+    write_atomic(path, lambda file: file.write(text))
     if args.out:
-        sure, *_ = calibration.figures(scores[held], label[held], temperature)
+        sure, *_ = calibration.figures(scores, label, temperature, held)
         confidence.draw(sure, hit[held], f"{run.title}: {len(sure)} images held out", args.out)
         written.append(str(args.out))
 

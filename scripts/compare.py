@@ -36,7 +36,7 @@ import pandas as pd
 
 from diffusion import InputError, tables
 from diffusion.io.atomic import write_atomic
-from diffusion.plots import differences, style
+from diffusion.plots import style
 from diffusion.runs import show
 from diffusion.runs.results import Run
 
@@ -44,7 +44,7 @@ from diffusion.runs.results import Run
 def write(parts: list[pd.DataFrame], path: Path) -> None:
     """Write the tables in the format of the suffix; .tex names the runs and leaves out their folders."""
     if path.suffix == ".csv":
-        texts = [tables.to_csv(part) for part in parts]
+        texts = ["".join(tables.to_csv(part)) for part in parts]
     elif path.suffix == ".tex":
         named = [part.drop(columns="folder", errors="ignore") for part in parts]
         texts = [part.to_latex(index=False, escape=True) for part in named]
@@ -89,6 +89,8 @@ def main(argv: list[str]) -> int:
         rows, problems = tables.read_rows(runs)
         parts, note = tables.side_by_side(runs, rows)
         if args.picture:
+            from diffusion.plots import differences  # opens images, for which torch is imported
+
             first, second = list(tables.common(rows).items())[:2]
             differences.draw(next(iter(runs.values())), sides_of(first, second), args.images, args.picture)
     texts = [part.to_markdown(index=False) for part in parts]

@@ -21,7 +21,9 @@ def parser() -> options.Parser:
     return p
 
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +38,11 @@ from diffusion.stats import calibration
 
 @dataclass(frozen=True)
 class Members:
-    """The images that all runs of an ensemble have done."""
+    """The images that all runs of an ensemble have done. Their scores are read when they are needed."""
 
     runs: dict[str, Run]
     indices: list[int]  # [n] ascending
-    scores: np.ndarray  # [n, runs, K]
-    rows: list[list[dict]]  # [n][runs], as results.decided gives them
+    rows: list[list[dict]]  # [n][runs], as results.read_rows gives them
     label: np.ndarray  # [n] columns of scores
     problems: list[str]
 
@@ -49,12 +50,18 @@ class Members:
     def first(self) -> Run:
         return next(iter(self.runs.values()))
 
+    def scores(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """The scores [runs, K] of each of the images `chosen` [m], places in `indices`.
+
+        A class that was not measured for an image has the worst score of those that were.
+        """
+        indices = [self.indices[k] for k in chosen.tolist()]
+        for rows in zip(*(results.decisions(run, indices) for run in self.runs.values()), strict=True):
+            yield np.stack([finite_scores(row) for row in rows])
+
 
 def read_members(runs: dict[str, Run]) -> Members:
-    """A class that was not measured for an image has the worst score of those that were.
-
-    InputError if the runs choose among different classes, or have no image in common.
-    """
+    """InputError if the runs choose among different classes, or have no image in common."""
     first = next(iter(runs.values()))
     classes = results.names_of_classes(first).keys()
     row_of, problems = [], []  # of each run: index -> row
@@ -63,22 +70,20 @@ def read_members(runs: dict[str, Run]) -> Members:
             raise InputError(run.folder, "a run of run_winoground.py, whose captions are no classes")
         if results.names_of_classes(run).keys() != classes:
             raise InputError(run.folder, f"chooses among other classes than {first.folder}")
-        rows, wrong = results.decided(run)
+        rows, wrong = results.read_rows(run.done.values(), of_run=True)
         row_of.append({row["index"]: row for row in rows})
         problems += wrong
     indices = sorted(set.intersection(*map(set, row_of)))
     if not indices:
         raise InputError(", ".join(runs), "there is no image that all of these runs have done")
 
-    rows, scores = [], []
+    rows = []
     for index in indices:
-        members = [rows_of_run[index] for rows_of_run in row_of]
-        rows.append(members)
-        scores.append([finite_scores(row) for row in members])
+        rows.append([rows_of_run[index] for rows_of_run in row_of])
     label = np.array([members[0]["label"] for members in rows])
     if not np.isin(label, first.classes).all():
         raise InputError(first.folder, "an image's label is no class of the run")
-    return Members(runs, indices, np.array(scores), rows, np.searchsorted(first.classes, label), problems)
+    return Members(runs, indices, rows, np.searchsorted(first.classes, label), problems)
 
 
 def finite_scores(row: dict) -> np.ndarray:
@@ -88,28 +93,42 @@ def finite_scores(row: dict) -> np.ndarray:
     return np.where(finite, scores, scores[finite].min())
 
 
-def vote(members: Members) -> np.ndarray:
-    """1 minus the share of votes of each class: errors [n, K]. A tie goes to the first run, whoever votes with it."""
-    n_runs = len(members.runs)
+def vote(scores: np.ndarray) -> np.ndarray:
+    """1 minus the share of votes of each class: errors [K] from scores [runs, K].
+
+    A tie goes to the first run, whoever votes with it.
+    """
+    n_runs, K = scores.shape
     weight = 1 - (1 - 0.5 ** np.arange(1, n_runs + 1)) / 1000
-    won = members.scores.argmax(2)  # [n, runs]
-    votes = [((won == k) * weight).sum(1) for k in range(members.scores.shape[2])]
-    return 1 - np.stack(votes, 1) / n_runs
+    return 1 - np.bincount(scores.argmax(1), weight, K) / n_runs
 
 
-def product(members: Members, fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [runs] fitted on some images [n] bool, and minus the logarithms of all probabilities: errors [n, K]."""
-    weights = calibration.fit_weights(members.scores[fit], members.label[fit])
-    p = calibration.probabilities(np.tensordot(weights, members.scores, (0, 1)), 1)
-    return weights, -np.log(p.clip(calibration.EPS))
+def fit_weights(members: Members, fit: np.ndarray) -> np.ndarray:
+    """Weights [runs] fitted on some images [n] bool."""
+    chosen = np.flatnonzero(fit)
+    scores = np.empty((len(chosen), len(members.runs), len(members.first.classes)))
+    for k, of_image in enumerate(members.scores(chosen)):
+        scores[k] = of_image
+    return calibration.fit_weights(scores, members.label[fit])
 
 
-def write_run(members: Members, errors: np.ndarray, held: np.ndarray, chosen: dict, extra: str | None) -> int:
-    """Write the ensemble's run of the images `held` [n] bool, and print its table; the exit code."""
+def product(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Minus the logarithms of the probabilities: errors [K] from scores [runs, K] and weights [runs]."""
+    p = calibration.probabilities(weights @ scores, 1)
+    return -np.log(p.clip(calibration.EPS))
+
+
+def write_run(
+    members: Members, errors_of: Callable[[np.ndarray], np.ndarray], held: np.ndarray, chosen: dict, extra
+) -> int:
+    """Write the ensemble's run of the images `held` [n] bool, and print its table; the exit code.
+
+    errors_of(scores [runs, K]) are the errors [K] of an image.
+    """
     first, names = members.first, results.names_of_classes(members.first)
     arms = [(names[class_id], names[class_id], class_id) for class_id in first.classes.tolist()]
-    kept = np.flatnonzero(held).tolist()
-    about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept), "arms": arms}
+    kept = np.flatnonzero(held)
+    about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept.tolist()), "arms": arms}
     if "path" in first.description:
         about["path"] = first.description["path"]
     tags = "-".join(naming.tag(name) for name in members.runs)
@@ -120,15 +139,16 @@ def write_run(members: Members, errors: np.ndarray, held: np.ndarray, chosen: di
     there, _ = results.read_rows(records.finished(folder).values(), of_run=True)
     done = {row["index"] for row in there}
     wanted, written = records.expected({"options": chosen, **about}), []
-    for k in kept:
+    for k, scores in zip(kept.tolist(), members.scores(kept), strict=True):
+        errors = errors_of(scores)
         index, of_first = members.indices[k], members.rows[k][0]
         image = {key: of_first[key] for key in ("index", "label", "file", "group") if key in of_first}
-        pred = int(first.classes[errors[k].argmin()])
-        measured = torch.tensor(errors[k], dtype=torch.float32)
+        pred = int(first.classes[errors.argmin()])
+        measured = torch.tensor(errors, dtype=torch.float32)
         record = records.one_point(measured, chosen["loss"], **image, pred=pred)
         record["nfe"] = sum(row["nfe"] for row in members.rows[k])
         if index not in done:
-            path = records.record_path(folder, max(members.indices) + 1, index)
+            path = records.record_path(folder, members.indices[-1] + 1, index)
             records.save_record(path, record, wanted)
         written.append(results.brief(record))
     print(f"{'run':<15} {folder}")
@@ -146,18 +166,18 @@ def main(argv: list[str]) -> int:
     chosen |= {"members": [run.options for run in members.runs.values()]}
     if args.decide == "vote":
         held = np.ones(len(members.indices), dtype=bool)
-        return write_run(members, vote(members), held, chosen | {"loss": "vote"}, args.extra)
+        return write_run(members, vote, held, chosen | {"loss": "vote"}, args.extra)
 
     fit = calibration.fitted_on(np.array(members.indices), args.fit, args.seed)
     held = ~fit
     if fit.all() or not fit.any():
         raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
-    weights, errors = product(members, fit)
+    weights = fit_weights(members, fit)
     print(f"{'fitted on':<15} {fit.sum()} images")
     for name, weight in zip(members.runs, weights, strict=True):
         print(f"{'weight':<15} {weight:.4g}  {name}")
     chosen |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}
-    return write_run(members, errors, held, chosen, args.extra)
+    return write_run(members, partial(product, weights=weights), held, chosen, args.extra)
 
 
 if __name__ == "__main__":

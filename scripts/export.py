@@ -28,14 +28,9 @@ def parser() -> options.Parser:
 
 
 import importlib.metadata
-import importlib.util
-import io
-import json
-import math
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -55,28 +50,31 @@ SUFFIXES = (".csv", ".parquet", ".jsonl", ".json")
 def write_rows(table: pd.DataFrame, path: Path) -> None:
     """Write one row for each image, in the format of the suffix."""
     if path.suffix == ".parquet":
-        if importlib.util.find_spec("pyarrow") is None:
-            raise InputError(f"--out {path}", "needs the package pyarrow: pip install pyarrow")
-        file = io.BytesIO()
-        table.to_parquet(file, index=False)
-        data = file.getvalue()
-    elif path.suffix == ".csv":
-        data = tables.to_csv(table).encode(errors="replace")
-    else:
-        data = "".join(f"{line}\n" for line in json_lines(table)).encode(errors="replace")
-    write_atomic(path, lambda file: file.write(data))
+        write_parquet(table, path)
+        return
+    parts = tables.to_csv(table) if path.suffix == ".csv" else tables.to_json_lines(table)
+
+    def write(file) -> None:
+        for part in parts:
+            file.write(part.encode(errors="replace"))
+
+    write_atomic(path, write)
 
 
-def json_lines(table: pd.DataFrame) -> Iterator[str]:
-    """A line of JSON for each row, in which a number reads back bit for bit; null stands for nan and infinity.
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """As DataFrame.to_parquet, without a copy of the whole table. InputError: pyarrow is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"--out {path}", "needs the package pyarrow: pip install pyarrow") from None
+    schema = pyarrow.Schema.from_pandas(table, preserve_index=False)
 
-    DataFrame.to_json rounds to 15 decimals at most (pandas 2), and a double needs up to 17 digits.
-    """
-    for row in table.to_dict(orient="records"):
-        for name, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                row[name] = None
-        yield json.dumps(row, ensure_ascii=False)
+    def write(file) -> None:
+        with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            for part in tables.parts_of(table):
+                writer.write_table(pyarrow.Table.from_pandas(part, schema, preserve_index=False))
+
+    write_atomic(path, write)
 
 
 def every_eval_ever(run: Run, table: pd.DataFrame, figures: list[Measure], organization: str) -> dict:
@@ -201,7 +199,8 @@ def main(argv: list[str]) -> int:
         else:
             for run, table in found:
                 table.insert(0, "run", tables.name_of(run))
-            write_rows(pd.concat([table for _, table in found], ignore_index=True), args.out)
+            rows = [table for _, table in found]
+            write_rows(rows[0] if len(rows) == 1 else pd.concat(rows, ignore_index=True), args.out)
     for path in written:
         print(path)
     return show.report(problems)

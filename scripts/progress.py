@@ -2,8 +2,8 @@
 
     python scripts/progress.py data/imagenet/v2-0_1trials_race_3z_500samples
 
-Reads run.json, the names and times of the records and the locks of workers, not the records themselves. A share whose
-last record is older than --minutes is listed with the options that finish it.
+Reads run.json, the names and times of the records and the locks of workers, not the records themselves. For a share
+whose last record is older than --minutes it prints the command that finishes it.
 """
 
 from diffusion.evaluate import options
@@ -21,11 +21,12 @@ def parser() -> options.Parser:
 
 import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion import InputError
+from diffusion import InputError, paths
 from diffusion.runs import records, results
 
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
@@ -85,6 +86,23 @@ def workers_of(folder: Path) -> int:
     return max([int(lock[1]) for lock in locks if lock], default=1)
 
 
+def finishing(command: str | None, worker_idx: int, n_workers: int) -> str:
+    """The command that finishes a worker's share; `command` as options.command_line writes it into run.json.
+
+    None: run.json is of an earlier version, which did not write it. Then only the options of the share are known.
+    """
+    share = ["--n_workers", str(n_workers), "--worker_idx", str(worker_idx)]
+    if command is None:
+        return f"the run's command with {shlex.join(share)}"
+    program, *words = shlex.split(command)
+    name = Path(program).stem
+    if paths.program(f"scripts/{program}").exists():
+        start = paths.script(name)
+    else:
+        start = f"python -m {name}" if paths.INSTALLED else f"python {program}"
+    return f"{start} {shlex.join([*words, *share])}"
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.at_least_one(args, "n_workers", "minutes")
@@ -125,9 +143,9 @@ def main(argv: list[str]) -> int:
         if share.done < share.images and not share.recent:
             silent.append(k)
     if silent and left > 0:
-        print(f"\nNothing in the last {args.minutes} minutes, with images left. To finish them, give the run's command")
+        print(f"\nNothing in the last {args.minutes} minutes, with images left. To finish them:")
         for k in silent:
-            print(f"  --n_workers {workers} --worker_idx {k}")
+            print(finishing(about.get("command"), k, workers))
     return 0
 
 

@@ -42,6 +42,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
 }  # fmt: skip
 SCRIPTS = {
     "pandas": {"export", "compare"},  # tables that others read
+    "pyarrow": {"export"},
     "torchvision": {"write_prompts", "download", "train_classifier"},
     "diffusers": {"benchmark", "train_classifier"},
     "matplotlib": {"report"},  # tickers and fonts

@@ -119,12 +119,29 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 10_000])
-def test_figures_are_those_of_all_probabilities_at_once(drawn, at_once):
+def test_figures_are_those_of_all_probabilities_at_once(drawn, at_once, monkeypatch):
+    monkeypatch.setattr(calibration, "AT_ONCE", at_once)
     scores, label = drawn[:2]
     p = calibration.probabilities(scores, 0.7)
-    sure, briers, nlls = calibration.figures(scores, label, 0.7, at_once)
+    sure, briers, nlls = calibration.figures(scores, label, 0.7)
     assert np.array_equal(sure, p.max(1))
     assert briers.mean() == calibration.brier(p, label) and nlls.mean() == calibration.nll(p, label)
+    some = np.arange(len(label)) % 3 == 1
+    for found, wanted in zip(calibration.figures(scores, label, 0.7, some), (sure, briers, nlls), strict=True):
+        assert np.array_equal(found, wanted[some])
+    written = scores.copy()
+    calibration.to_probabilities(written, 0.7)
+    assert np.array_equal(written, p)
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_a_fit_does_not_depend_on_how_many_images_are_in_memory(drawn, at_once, monkeypatch):
+    scores, label = (each[:200] for each in drawn)
+    models = np.stack([scores, scores[:, ::-1]], 1)
+    wanted = calibration.fit_temperature(scores, label), calibration.fit_weights(models, label)
+    monkeypatch.setattr(calibration, "AT_ONCE", at_once)
+    assert calibration.fit_temperature(scores, label) == pytest.approx(wanted[0], rel=1e-9)
+    assert calibration.fit_weights(models, label) == pytest.approx(wanted[1], rel=1e-3)
 
 
 def test_nll_and_brier_against_scikit_learn(drawn):

@@ -55,7 +55,7 @@ def test_errors_of_any_bits_come_back(kind):
     counts = {"one point": [1, 1, 1], "one arm": [7], "a race": [2, 9, 0, 5, 9]}.get(kind, [4, 4])
     losses = 1 if kind == "one loss" else 3
     bits = rng.integers(0, 2**32, (sum(counts), losses), dtype=np.uint32)
-    record = {"index": 3, "errors": torch.from_numpy(bits.view(np.float32)), "counts": torch.tensor(counts)}
+    record = {"index": 3, "errors": bits.view(np.float32), "counts": np.array(counts)}
     assert pack._same(pack._decode(pack._encode(record)), record)
 
 
@@ -98,6 +98,22 @@ def test_calibration_and_failures_are_in_it(folder, run_main, monkeypatch):
     assert results.read_calibration(run) == results.read_calibration(same)
     a, b = (tables.images(each, scores="probability")[0] for each in (run, same))
     assert a.equals(b)
+
+
+def test_a_packed_run_is_calibrated_beside_it(folder, packed, run_main, tmp_path):
+    """The file in a folder and the file beside a packed run have the same effect; that of another run is refused."""
+    data = packed.read_bytes()
+    for path in (folder, packed):
+        assert run_main("scripts/calibrate.py", path, "--fit", 0.5).code == 0
+    beside = folder.with_name("run.calibration.json")
+    assert beside.read_bytes() == (folder / "calibration.json").read_bytes() and packed.read_bytes() == data
+    a, b = (tables.images(results.read(path), scores="probability")[0] for path in (folder, packed))
+    assert a.equals(b)
+
+    fit = json.loads(beside.read_text())
+    beside.write_text(json.dumps(fit | {"run": "another"}))
+    done = run_main("scripts/export.py", packed, "--probabilities", "--out", tmp_path / "x.csv")
+    assert done.code == 2 and done.err.count("\n") == 1 and str(beside) in done.err
 
 
 def test_compare_takes_it_beside_a_folder(folder, packed, run_main, tmp_path):

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shlex
 import time
 
 import numpy as np
 import pytest
 from helpers import write_run
 
+from diffusion import paths
+from diffusion.evaluate import options
 from diffusion.evaluate.progress import Progress
 
 SCRIPT = "scripts/progress.py"
@@ -52,10 +55,23 @@ def test_a_silent_share_and_what_finishes_it(run_main, folder):
     assert w0[:6] == ["0", "of", "2", "10", "8", "69"]  # 8 in the 7 minutes since its first one
     assert w1[:6] == ["1", "of", "2", "10", "4", "0"]
     assert w1[6:] == ["1", "h", "0", "min", "ago"]
-    assert done.out.splitlines()[-1].split() == ["--n_workers", "2", "--worker_idx", "1"]
+    assert done.out.splitlines()[-1].split()[-4:] == ["--n_workers", "2", "--worker_idx", "1"]
     assert "--worker_idx 0" not in done.out
     patient = run_main(SCRIPT, folder, "--n_workers", 2, "--minutes", 70)
     assert "--worker_idx" not in patient.out
+
+
+def test_the_command_that_finishes_a_share_is_whole(run_main, folder):
+    """As it was given, apart from the share; a text with spaces stays one word."""
+    argv = ["--dataset", "pets", "--template", "a photo of the pet {}.", "--n_workers", "3", "--search", "race"]
+    about = json.loads((folder / "run.json").read_text())
+    for program, start in (("eval_prob_adaptive.py", ""), ("baseline.py", "scripts/")):
+        command = options.command_line(f"/somewhere/{program}", argv)
+        (folder / "run.json").write_text(json.dumps(about | {"command": command}))
+        last = run_main(SCRIPT, folder, "--n_workers", 2).out.splitlines()[-1]
+        share = ["--n_workers", "2", "--worker_idx", "1"]
+        assert shlex.split(last) == ["python", start + program, *argv[:4], *argv[6:], *share]
+        assert (paths.PROGRAMS / start / program).exists()
 
 
 def test_the_number_of_workers_is_that_of_the_locks(run_main, folder):

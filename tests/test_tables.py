@@ -332,6 +332,42 @@ def test_a_picture_is_of_one_data_set(run_main, tmp_path, four):
     assert done.code == 2 and "one data set" in done.err and not (tmp_path / "p.png").exists()
 
 
+# ---- text ----
+
+
+@pytest.fixture
+def wide() -> pd.DataFrame:
+    """Five rows with all kinds of cells, then columns of scores; the last rows are of a run with other classes."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({
+        "run": ["a", "b,c", 'say "x"', "two\nlines", "\u96ea"], "index": range(5), "right": [True, False] * 2 + [True],
+        "margin": [0.1, np.inf, np.nan, 1e-7, 1e22], "file": ["x.png", None, "=1+1", "-3", ""],
+    })  # fmt: skip
+    for k in range(4):
+        table[f"score_{k}"] = -rng.random(5) * 10.0 ** rng.integers(-12, 3, 5)
+    table["score_same"] = [0.0, -np.inf, np.nan, -0.0, -5e-324]
+    return table
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_csv_in_parts_is_that_of_pandas(wide, at_once, monkeypatch):
+    monkeypatch.setattr(tables, "AT_ONCE", at_once)
+    wanted = wide.replace({"file": {"=1+1": "'=1+1"}}).to_csv(index=False, lineterminator="\n")
+    assert "".join(tables.to_csv(wide)) == wanted
+    assert "".join(tables.to_csv(wide[:0])) == wanted.splitlines()[0] + "\n"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_json_lines_in_parts_read_back(wide, at_once, monkeypatch):
+    monkeypatch.setattr(tables, "AT_ONCE", at_once)
+    lines = list(tables.to_json_lines(wide))
+    for line, row in zip(lines, wide.to_dict(orient="records"), strict=True):
+        finite = {}
+        for name, value in row.items():
+            finite[name] = None if isinstance(value, float) and not np.isfinite(value) else value
+        assert line == json.dumps(finite, ensure_ascii=False) + "\n"
+
+
 # ---- together ----
 
 

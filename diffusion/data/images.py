@@ -6,17 +6,19 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
-from torch import Tensor
 
 from diffusion import InputWarning
 from diffusion.data import depth
 from diffusion.data.depth import Range, Statistics
 from diffusion.io.reading import named_error
 from diffusion.io.wording import few
+
+if TYPE_CHECKING:  # what only reads labels does not need torch
+    from torch import Tensor
 
 T = TypeVar("T")
 LOOKED_AT = 32  # images of a data set, before a run: are they deep, which values do they have
@@ -244,7 +246,7 @@ def _has_frames(image: Image.Image) -> bool:
 # ---- crops ----
 
 
-def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
+def crop(image: Image.Image, size: int, interpolation: str) -> "Tensor":
     """`centre_crop`, or `adm_crop` if the interpolation is "adm". [3, size, size]
 
     OSError if the image is so narrow that resizing it would take gigabytes.
@@ -254,7 +256,7 @@ def crop(image: Image.Image, size: int, interpolation: str) -> Tensor:
     return adm_crop(image, size) if interpolation == "adm" else centre_crop(image, size, interpolation)
 
 
-def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
+def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> "Tensor":
     """The middle square of an RGB image, its short side resized to `size` -> [3, size, size] float32 in [-1, 1]."""
     import torchvision.transforms.functional as TF  # not needed to read labels; takes a second to import
 
@@ -262,7 +264,7 @@ def centre_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -
     return TF.to_tensor(TF.center_crop(image, [size, size])) * 2 - 1
 
 
-def adm_crop(image: Image.Image, size: int) -> Tensor:
+def adm_crop(image: Image.Image, size: int) -> "Tensor":
     """The crop that ADM and DiT were trained on, of an RGB image -> [3, size, size] float32 in [-1, 1].
 
     Halved by box filter while the short side is at least 2 size, then bicubic to size, then the middle.
@@ -277,6 +279,6 @@ def adm_crop(image: Image.Image, size: int) -> Tensor:
     return to_tensor(image.crop((left, top, left + size, top + size))) * 2 - 1
 
 
-def to_grey(images: Tensor) -> Tensor:
+def to_grey(images: "Tensor") -> "Tensor":
     """Images [n, 3, h, w] -> [n, 1, h, w], by Pillow's weights of the colours (ITU-R 601); grey stays as it is."""
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

@@ -19,7 +19,14 @@ from diffusion.io.atomic import sha256
 from diffusion.paths import PACKAGE
 
 NAME = ".index"
-CODE = ["runs/index.py", "runs/records.py", "runs/results.py", "stats/metrics.py", "stats/calibration.py"]
+CODE = [
+    "runs/index.py",
+    "runs/records.py",
+    "runs/plain.py",
+    "runs/results.py",
+    "stats/metrics.py",
+    "stats/calibration.py",
+]
 BUFFERED = 500  # lines written at once
 
 

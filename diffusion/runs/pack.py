@@ -18,10 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from diffusion import InputError, one_line
 from diffusion.io.atomic import write_atomic
+from diffusion.runs import plain
 
 LISTS = ("errors", "int64")  # columns of lists
 GROUP = 500  # records in a row group, which is read at once
@@ -51,9 +51,9 @@ def _point_major(counts: np.ndarray) -> np.ndarray:
 def _has_error_table(record: dict) -> bool:
     """Whether a record's errors are [sum(counts), losses] float32, and can be sorted by point."""
     errors, counts = record.get("errors"), record.get("counts")
-    if not (isinstance(errors, torch.Tensor) and isinstance(counts, torch.Tensor)):
+    if not (isinstance(errors, np.ndarray) and isinstance(counts, np.ndarray)):
         return False
-    return errors.dtype == torch.float32 and counts.dtype == torch.int64 and errors.shape[:-1] == (int(counts.sum()),)
+    return errors.dtype == np.float32 and counts.dtype == np.int64 and errors.shape[:-1] == (int(counts.sum()),)
 
 
 def _to_differences(errors: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -86,25 +86,24 @@ def _predicted(bits: np.ndarray, quarters: int) -> np.ndarray:
 
 
 def _encode(record: dict) -> dict:
-    """The row of a record. TypeError: a field that is no tensor and that JSON does not hold."""
+    """The row of a record of arrays (see plain.py). TypeError: another field, which JSON does not hold."""
     fields: list[list] = []
     whole: list[np.ndarray] = [np.empty(0, np.int64)]
     other = b""
     errors = np.empty(0, np.uint32)
     for key, value in record.items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, np.ndarray):
             fields.append([key, value])
             continue
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype = str(value.dtype)
         entry = [key, dtype, list(value.shape)]
-        array = value.numpy()
         if key == "errors" and _has_error_table(record):
-            errors, powers = _to_differences(array[_point_major(record["counts"].numpy())].T)
+            errors, powers = _to_differences(value[_point_major(record["counts"])].T)
             entry.append(powers)
         elif dtype == "int64":
-            whole.append(array.ravel())
+            whole.append(value.ravel())
         else:
-            other += array.tobytes()
+            other += value.tobytes()
         fields.append(entry)
     row = {"index": record["index"], "fields": json.dumps(fields), "other": other}
     row |= {"int64": np.concatenate(whole), "errors": errors}
@@ -119,7 +118,7 @@ def _crc(row: dict) -> int:
 
 
 def _decode(row: dict) -> dict:
-    """The record of a row."""
+    """The record of a row, with arrays in place of tensors."""
     record: dict = {}
     used = {"int64": 0, "other": 0}
     powers = None
@@ -128,32 +127,32 @@ def _decode(row: dict) -> dict:
             record[key] = entry[0]
             continue
         dtype, shape = entry[:2]
-        kind, size = getattr(torch, dtype), int(np.prod(shape, dtype=np.int64))
-        record[key] = torch.empty(shape, dtype=kind)
+        size = int(np.prod(shape, dtype=np.int64))
+        record[key] = np.empty(shape, dtype)
         if len(entry) == 3:
             powers = entry[2]
-        elif size:  # torch.frombuffer refuses an empty buffer
-            column, length = "other", size * kind.itemsize  # a column of bytes
+        elif size:
+            column, length = "other", record[key].nbytes  # a column of bytes
             if dtype == "int64":
                 column, length = "int64", size
             part = row[column][used[column] : used[column] + length]
             used[column] += length
-            record[key] = torch.frombuffer(bytearray(part), dtype=kind).reshape(shape)
+            record[key] = np.frombuffer(bytearray(part), dtype).reshape(shape)
     if powers is not None:
-        order = _point_major(record["counts"].numpy())
-        record["errors"].numpy()[order] = _from_differences(row["errors"], powers).T
+        order = _point_major(record["counts"])
+        record["errors"][order] = _from_differences(row["errors"], powers).T
     return record
 
 
 def _same(a: dict, b: dict) -> bool:
-    """Whether two records have the same fields with the same values, to the bit."""
+    """Whether two records of arrays have the same fields with the same values, to the bit."""
     if list(a) != list(b):
         return False
     for x, y in zip(a.values(), b.values(), strict=True):
         if type(x) is not type(y):
             return False
-        if isinstance(x, torch.Tensor):
-            if x.dtype != y.dtype or x.shape != y.shape or x.numpy().tobytes() != y.numpy().tobytes():
+        if isinstance(x, np.ndarray):
+            if x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
                 return False
         elif repr(x) != repr(y):  # nan equals nan, and a key 1 is not a key "1"
             return False
@@ -202,8 +201,9 @@ def write(path: Path, records: Iterable[tuple[Path, dict]], files: dict) -> int:
     def rows() -> Iterator[dict]:
         for source, record in records:
             try:
-                row = _encode(record)
-                exact = _same(_decode(row), record)
+                arrays = plain.to_arrays(record)
+                row = _encode(arrays)
+                exact = _same(_decode(row), arrays)
             except TypeError:
                 exact = False
             if not exact:
@@ -265,7 +265,7 @@ class Pack:
         self._group = group
 
     def record(self, index: int) -> dict:
-        """The record of an image. Raises Damaged."""
+        """The record of an image, with arrays in place of tensors. Raises Damaged."""
         return _decode(self._row(index))
 
     def fields(self, index: int) -> dict:

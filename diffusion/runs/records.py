@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from diffusion import InputError, one_line
 from diffusion.data.catalogue import SPLITS
@@ -20,9 +20,12 @@ from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
 from diffusion.paths import expanded
-from diffusion.runs import differences, pack
+from diffusion.runs import differences, pack, plain
 from diffusion.runs.index import Index
 from diffusion.runs.index import key as index_key
+
+if TYPE_CHECKING:  # what only reads runs does not need torch
+    import torch
 
 # Published files hold numpy scalars beside tensors, under their names in numpy 1 and 2. Nothing else is read.
 _SCALAR = np.float64(0).__reduce__()[0]  # the function that makes a scalar when it is unpickled
@@ -335,6 +338,8 @@ def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -
     `run` is the `fingerprint` of the run's options, or all that its records must agree with: then the record also gets
     a line in the run's index, if it passes the checks of a reader.
     """
+    import torch
+
     stamp = run.run if isinstance(run, Expected) else run
     stamped = dict(record)
     if stamp is not None:
@@ -345,7 +350,7 @@ def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -
     write_atomic(path, lambda file: file.write(data))
     if isinstance(run, Expected):
         with contextlib.suppress(*WRONG):  # readers report it
-            _check(path, stamped, run)
+            _check(path, plain.to_arrays(stamped), run)
             index = Index(path.parent, run.digest, read=False)
             index.add(sha256(data), brief(stamped))
             index.flush()
@@ -365,15 +370,19 @@ def brief(record: dict) -> dict:
 
 # ---- reading ----
 
+NONE = np.zeros(0)  # in place of a tensor that a record need not have
+
 # What the values of a foreign file raise.
 WRONG = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 
-def one_point(errors: torch.Tensor, loss: str, among: torch.Tensor | None = None, **fields) -> dict:
+def one_point(errors: "torch.Tensor", loss: str, among: "torch.Tensor | None" = None, **fields) -> dict:
     """The record of an image for a model that answers at once: errors [arms], each at a single point.
 
     With `among` [arms] bool, only these compete. `fields` are what else the record holds.
     """
+    import torch
+
     point = torch.zeros(1, dtype=torch.int64)
     measured = torch.ones(len(errors), dtype=torch.bool)
     if among is not None:
@@ -406,7 +415,7 @@ def _check_origin(record: dict, wanted: Expected) -> None:
 
 
 def _check_numbers(record: dict) -> None:
-    """Raises ValueError, or what torch raises, unless the numbers are as core.image.Measured.record has them."""
+    """Raises ValueError, or what numpy raises, unless the numbers are as core.image.Measured.record has them."""
     missing = {"index", "nfe", "losses", "levels", "noise", "counts", "errors"} - record.keys()
     if missing:
         raise ValueError(f"no {' and no '.join(sorted(missing))}")
@@ -421,30 +430,44 @@ def _check_numbers(record: dict) -> None:
     candidates = record.get("candidates", [])
     if not (isinstance(candidates, list) and all(isinstance(c, int) for c in candidates)):
         raise ValueError(f"candidates is {candidates!r:.60}, wanted a list of class ids")
-    losses, levels, noise, counts, errors = (record[key] for key in ("losses", "levels", "noise", "counts", "errors"))
+    losses = record["losses"]
+    for key in ("levels", "noise", "counts", "errors", "signs", "weights"):
+        if not isinstance(record.get(key, NONE), np.ndarray):
+            raise ValueError(f"{key} is {record[key]!r:.60}, wanted a tensor")
+    levels, noise, counts, errors = (record[key] for key in ("levels", "noise", "counts", "errors"))
     if counts.min() < 0 or not 1 <= counts.max() == len(levels) == len(noise):
         raise ValueError(f"counts from {counts.min()} to {counts.max()} of {len(levels)} levels, {len(noise)} noises")
-    if list(errors.shape) != [counts.sum(), len(losses)]:
+    if errors.shape != (counts.sum(), len(losses)):
         raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")
-    if not errors.isfinite().all():
+    if not np.isfinite(errors).all():
         raise ValueError("errors that are not all finite")
-    signs = record.get("signs", torch.ones(len(levels)))
-    if signs.shape != levels.shape or not (signs.abs() == 1).all():
-        raise ValueError(f"signs {list(signs.shape)}, wanted {list(levels.shape)}, each 1 or -1")
-    weights = record.get("weights", torch.ones(len(levels)))
-    if weights.shape != levels.shape or not (weights >= 0).all() or not weights.isfinite().all():
-        raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")
+    if "signs" in record:
+        signs = record["signs"]
+        if signs.shape != levels.shape or not (np.abs(signs) == 1).all():
+            raise ValueError(f"signs {list(signs.shape)}, wanted {list(levels.shape)}, each 1 or -1")
+    if "weights" in record:
+        weights = record["weights"]
+        if weights.shape != levels.shape or not (weights >= 0).all() or not np.isfinite(weights).all():
+            raise ValueError(f"weights {list(weights.shape)}, wanted {list(levels.shape)}, numbers from 0 up")
 
 
 def _parse(data: bytes, checked: bool = False) -> dict:
-    """The data in a file of torch.save. ValueError, or what torch raises, if it is damaged or holds code.
+    """The data in a file of torch.save, with arrays in place of tensors.
+
+    ValueError, or what torch raises, if it is damaged or holds code.
 
     `checked`: these bytes were compared with their checksums before.
     """
+    record = plain.parse(data)
+    if record is not None:
+        return record
     if data.startswith(b"PK") and not checked:  # a published file of an older torch has no checksum
         check_zip(io.BytesIO(data))
+
+    import torch
+
     with torch.serialization.safe_globals(_SCALARS):
-        return torch.load(io.BytesIO(data), weights_only=True)
+        return plain.to_arrays(torch.load(io.BytesIO(data), weights_only=True))
 
 
 def _check(path: Path, record: dict, wanted: Expected | None) -> None:
@@ -470,7 +493,10 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, data: bytes, wanted: Expected | None, checked: bool = False) -> dict:
-    """The record in the bytes of a file, checked as in `load_record`; `checked`: its checksums were compared before."""
+    """The record in the bytes of a file, checked as in `load_record`, with arrays in place of tensors.
+
+    `checked`: its checksums were compared before.
+    """
     try:
         record = _parse(data, checked)
     except Exception as error:  # torch raises many kinds for a foreign or truncated file
@@ -491,12 +517,12 @@ def load_record(path: str | Path, wanted: Expected | None = None) -> dict:
     """
     path = expanded(path)
     if pack.is_pack(path.parent):
-        return _packed(path, wanted)
-    return _decode(path, _read(path), wanted)
+        return plain.to_tensors(_packed(path, wanted))
+    return plain.to_tensors(_decode(path, _read(path), wanted))
 
 
 def _packed(path: Path, wanted: Expected | None) -> dict:
-    """`load_record` from a packed run, in which each record has a checksum."""
+    """`load_record` from a packed run, in which each record has a checksum, with arrays in place of tensors."""
     record = pack.opened(path.parent).record(int(path.stem))
     try:
         _check(path, record, wanted)
@@ -508,8 +534,8 @@ def _packed(path: Path, wanted: Expected | None) -> dict:
 class Reader:
     """Reads the records of a run, and keeps its index (see index.py).
 
-    `change` makes another dict of a record, and `how` is a text on which its fields depend, beside the record; without
-    `how` they are not kept.
+    `change` makes another dict of a record, in which arrays stand for tensors. `how` is a text on which its fields
+    depend, beside the record; without `how` they are not kept.
     """
 
     def __init__(

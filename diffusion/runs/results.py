@@ -1,8 +1,10 @@
 """Runs read back: records, decisions, scores."""
 
+import itertools
 import json
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,11 +200,12 @@ def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
     column_of_row = np.searchsorted(classes, run.class_ids)  # [rows]
 
     def decide(record: dict) -> dict:
-        means = metrics.class_errors(record, run.arm_class, run.loss)
+        error = metrics.point_errors(record, run.loss)
+        means = metrics.class_errors(record, run.arm_class, run.loss, error)
         winner = metrics.best_row(*means)
-        excess = metrics.excess(record, run.arm_class, winner, run.loss, means)
+        excess = metrics.excess(record, run.arm_class, winner, run.loss, means, error)
         scores = calibration.scores_of(excess, column_of_row)
-        votes = np.bincount(column_of_row, metrics.votes(record, run.arm_class, run.loss), len(classes))
+        votes = np.bincount(column_of_row, metrics.votes(record, run.arm_class, run.loss, error), len(classes))
         pred = int(column_of_row[winner])
         if vote:
             pred = int(np.lexsort((-scores, -votes))[0])  # a tie goes to the smaller error
@@ -222,9 +225,13 @@ def decider(run: Run, vote: bool = False) -> Callable[[dict], dict]:
 
 def decided(run: Run, vote: bool = False, scores: bool = True) -> tuple[list[dict], list[str]]:
     """`read_rows` of all images done, decided by `decider`; with or without the scores, which take K numbers each."""
-    decide = decider(run, vote)
     if scores:
-        return read_rows(run.done.values(), of_run=True, change=decide, loss=run.loss)
+        rows, table, problems = decided_with_scores(run, vote)
+        for row, of_image in zip(rows, table, strict=True):
+            row["scores"] = of_image
+        return rows, problems
+
+    decide = decider(run, vote)
 
     def brief_decision(record: dict) -> dict:
         row = decide(record)
@@ -235,6 +242,41 @@ def decided(run: Run, vote: bool = False, scores: bool = True) -> tuple[list[dic
     return read_rows(run.done.values(), of_run=True, change=brief_decision, loss=run.loss, how=how)
 
 
+def decided_each(run: Run, use: Callable[[dict, np.ndarray], None], vote: bool = False) -> tuple[list[dict], list[str]]:
+    """`decided` without the scores, and use(row, scores [K]) of each image as it is read."""
+    decide = decider(run, vote)
+
+    def without_scores(record: dict) -> dict:
+        row = decide(record)
+        use(row, row.pop("scores"))
+        return row
+
+    return read_rows(run.done.values(), of_run=True, change=without_scores, loss=run.loss)
+
+
+def decided_with_scores(run: Run, vote: bool = False) -> tuple[list[dict], np.ndarray, list[str]]:
+    """As `decided`; the scores are one table [n, K], as those of ImageNet's 50,000 images take 400 MB."""
+    scores = np.empty((len(run.done), len(run.classes)))  # filled in place
+    read = itertools.count()
+
+    def keep(row: dict, of_image: np.ndarray) -> None:
+        scores[next(read)] = of_image
+
+    rows, problems = decided_each(run, keep, vote)
+    return rows, scores[: len(rows)], problems
+
+
+def decisions(run: Run, indices: Iterable[int]) -> Iterator[dict]:
+    """What `decider` makes of the images with these indices, one after the other. InputError: cannot be read."""
+    reader = records.Reader(run.folder, run.wanted, decider(run))
+    for index in indices:
+        try:
+            yield reader.row(run.done[index])
+        except FileNotFoundError:
+            raise InputError(run.done[index], "is gone") from None
+    reader.close()
+
+
 def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     """The images of a run that are done, and the problems of others; InputError if none is done.
 
@@ -242,28 +284,27 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
     A run with antithetic noise also has between_pairs and within_pairs [n], see metrics.pair_squares.
     """
     column = {int(c): k for k, c in enumerate(run.classes)}
-    decide = decider(run)
-    scores = np.empty((len(run.done), len(column)))  # filled in place: the scores of all images, and no second copy
-    read = 0
-
-    def score(record: dict) -> dict:
-        nonlocal read
-        if record["label"] not in column:
-            raise InputError(f"image {record['index']}", f"its label {record['label']} is no class of the run")
-        row = decide(record)
-        scores[read] = row.pop("scores")
-        read += 1
-        return row | {key: column[row[key]] for key in ("label", "pred")}
-
-    rows, problems = read_rows(run.done.values(), of_run=True, change=score, loss=run.loss)
+    rows, scores, problems = decided_with_scores(run)
+    counted = []
+    for k, row in enumerate(rows):
+        if row["label"] in column:
+            counted.append(k)
+        else:
+            problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
+    if len(counted) < len(rows):
+        rows = [rows[k] for k in counted]
+        scores = scores[counted]
     if not rows:
         raise nothing_done(run, problems)
-    keys = ["index", "nfe", "label", "pred"]
+
+    keys = ["index", "nfe"]
     if all("within_pairs" in row for row in rows):
         keys += PAIRS
-    columns = {"scores": scores[:read]}
+    columns = {"scores": scores}
     for key in keys:
         columns[key] = np.array([row[key] for row in rows])
+    for key in ("label", "pred"):
+        columns[key] = np.array([column[row[key]] for row in rows])
     return columns, problems
 
 
@@ -298,32 +339,45 @@ def read_full(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(errors), np.array(labels), levels
 
 
+def calibration_path(folder: Path) -> Path:
+    """The file that scripts/calibrate.py writes: in a run's folder, or beside a packed run."""
+    return folder.with_suffix(".calibration.json") if pack.is_pack(folder) else folder / "calibration.json"
+
+
+def has_calibration(folder: Path) -> bool:
+    """Whether scripts/calibrate.py was run on it, or before it was packed."""
+    if os.path.exists(calibration_path(folder)):
+        return True
+    return pack.is_pack(folder) and pack.opened(folder).files["calibration.json"] is not None
+
+
 def _calibration(folder: Path) -> str:
-    """The text of calibration.json. FileNotFoundError: there is none."""
-    if not pack.is_pack(folder):
-        return (folder / "calibration.json").read_text()
-    text = pack.opened(folder).files["calibration.json"]
-    if text is None:
-        raise FileNotFoundError
-    return text
+    """The text of calibration.json; one beside a packed run is newer than that in it. FileNotFoundError: none."""
+    path = calibration_path(folder)
+    if os.path.exists(path) or not has_calibration(folder):
+        return path.read_text()
+    return pack.opened(folder).files["calibration.json"]
 
 
 def read_calibration(run: Run) -> dict:
     """The file of scripts/calibrate.py: temperature; fit, the share of images that it was fitted on; seed.
 
-    InputError if there is no such file, or if it was fitted for another loss.
+    InputError if there is no such file, or if it was fitted for another loss or on another run.
     """
-    path = run.folder / "calibration.json"
+    path = calibration_path(run.folder)
     try:
         found = json.loads(_calibration(run.folder))
         read = {key: float(found[key]) for key in ("temperature", "fit")} | {"seed": int(found["seed"])}
         if not 0 < read["temperature"] < np.inf:
             raise ValueError(f"temperature {read['temperature']}")
         loss = str(found["loss"])
+        fitted_on = found.get("run", run.wanted.run)
     except FileNotFoundError:
         raise InputError(path, f"no such file; {script('calibrate')} {run.folder} makes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged", error) from None
+    if fitted_on != run.wanted.run:
+        raise InputError(path, f"was fitted on another run; {script('calibrate')} {run.folder} makes it anew")
     if loss != run.loss:
         raise InputError(path, f"was fitted for --loss {loss}, wanted {run.loss}")
     return read

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion import one_line
 from diffusion.data.catalogue import NO_LABEL
 from diffusion.paths import script
-from diffusion.runs.results import Run, names_of_rows, read_calibration, record_of
+from diffusion.runs.results import Run, has_calibration, names_of_rows, read_calibration, record_of
 from diffusion.stats import calibration, intervals, metrics
 
 # ---- tables ----
@@ -103,7 +103,7 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
     """
     names = names_of_rows(run)
     temperature = None
-    if (run.folder / "calibration.json").exists():
+    if has_calibration(run.folder):
         temperature = read_calibration(run)["temperature"]
     done = [index for index in indices if index in run.done]
     shown = done[:most]

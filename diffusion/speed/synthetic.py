@@ -1,5 +1,6 @@
 """Synthetic runs of many classes, and what reading them costs: CPU seconds and memory of each reader."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -82,7 +83,7 @@ def write_run(folder: Path, images: int, classes: int, seed: int) -> Iterator[in
     }  # fmt: skip
     about = {"images": images, records.N_LEVELS: T, "indices": f"0-{images - 1}", "arms": prompts}
     records.open_run(folder, options, about)
-    stamp = records.fingerprint(options)
+    wanted = records.expected({"options": options, **about})
 
     race = race_schedule(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
     for index in range(images):
@@ -91,7 +92,7 @@ def write_run(folder: Path, images: int, classes: int, seed: int) -> Iterator[in
         best = label if rng.random() < 0.9 else int(rng.integers(classes))
         measured, _ = simulated(race, _excess(rng, classes, best), rng)
         record = measured.record(index=index, label=label, pred=measured.winner)
-        records.save_record(records.record_path(folder, images, index), record, stamp)
+        records.save_record(records.record_path(folder, images, index), record, wanted)
         yield measured.nfe
 
 
@@ -143,6 +144,25 @@ def readers(folder: Path, other: Path, out: Path) -> dict[str, list]:
         "calibrate": script("calibrate", folder),
         "ensemble": script("ensemble", folder, other, "--extra", f"of-{folder.name}"),
     }
+
+
+AGAIN, PANDAS = "export, again", "pandas, the same table"
+
+
+def table_costs(folder: Path, out: Path, env: dict[str, str]) -> dict[str, Cost]:
+    """What export.py takes the first time and again, and pandas for the same table from one parquet file.
+
+    Without pyarrow, pandas is left out.
+    """
+    command = readers(folder, folder, out)["export"]
+    costs = {"export": cost_of(command, env), AGAIN: cost_of(command, env)}
+    if importlib.util.find_spec("pyarrow") is None:
+        return costs
+    parquet = out / "run.parquet"
+    cost_of([*command[:-1], parquet], env)
+    code = "import pandas, sys; pandas.read_parquet(sys.argv[1]).to_csv(sys.argv[2], index=False)"
+    costs[PANDAS] = cost_of([sys.executable, "-c", code, parquet, out / "pandas.csv"], env)
+    return costs
 
 
 def extrapolated(small: tuple[int, float], large: tuple[int, float], images: int) -> tuple[float, float] | None:

@@ -14,6 +14,8 @@ some standard errors, shrunk by n / (n + n0), with a fitted exponent, with a hea
 distribution.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
@@ -21,6 +23,7 @@ from scipy.special import log_softmax, softmax
 from diffusion.stats.metrics import Z95, excess, rescore
 
 BINS, IN_BIN = 15, 20
+AT_ONCE = 500  # images whose probabilities are in memory: those of all would take as much as the scores, or twice that
 EPS = np.finfo(float).eps  # the smallest probability that costs its logarithm, as in sklearn.metrics.log_loss
 
 
@@ -58,12 +61,25 @@ def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(scores / temperature, -1)
 
 
-def _unlikely(log_p: np.ndarray, label: np.ndarray) -> float:
-    """Negative log likelihood of labels [n] and of the two images that `fit_temperature` adds; log_p [n, K]."""
-    sure = np.exp(log_p.max(1))
+def to_probabilities(scores: np.ndarray, temperature: float) -> None:
+    """Write `probabilities` over scores [n, K]."""
+    for k in range(0, len(scores), AT_ONCE):
+        scores[k : k + AT_ONCE] = probabilities(scores[k : k + AT_ONCE], temperature)
+
+
+def _unlikely(scaled: Callable[[slice], np.ndarray], label: np.ndarray) -> float:
+    """Negative log likelihood of labels [n] and of the two images that `fit_temperature` adds.
+
+    scaled(images) are the scores over the temperature of some images, [images, K]
+    """
+    sure, chosen = np.empty(len(label)), np.empty(len(label))
+    for k in range(0, len(label), AT_ONCE):
+        images = slice(k, k + AT_ONCE)
+        log_p = log_softmax(scaled(images), 1)
+        sure[images] = np.exp(log_p.max(1))
+        chosen[images] = log_p[np.arange(len(log_p)), label[images]]
     right, wrong = np.mean(sure), np.mean(1 - sure)
-    chosen = np.maximum(log_p[np.arange(len(label)), label], np.log(EPS))
-    return -np.sum(chosen) - np.log(right) - np.log(max(wrong, EPS))
+    return -np.sum(np.maximum(chosen, np.log(EPS))) - np.log(right) - np.log(max(wrong, EPS))
 
 
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
@@ -77,9 +93,10 @@ def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
     """
 
     def loss(log_t: float) -> float:
-        return _unlikely(log_softmax(scores / np.exp(log_t), 1), label)
+        return _unlikely(lambda images: scores[images] / np.exp(log_t), label)
 
-    typical = np.log(np.median(-scores[np.isfinite(scores) & (scores < 0)]))
+    behind = scores[np.isfinite(scores) & (scores < 0)]
+    typical = np.log(-np.median(behind, overwrite_input=True))
     grid = typical + np.linspace(-10, 10, 41)
     best = grid[np.argmin([loss(log_t) for log_t in grid])]
     return float(np.exp(minimize_scalar(loss, bounds=(best - 0.5, best + 0.5), options={"xatol": 1e-6}).x))
@@ -90,8 +107,10 @@ def no_better_than_equal(scores: np.ndarray, label: np.ndarray, temperature: flo
 
     By the likelihood ratio of the two (Wilks, 1938) at the 95% level; scores [n, K], label [n].
     """
-    equal = probabilities(np.where(np.isfinite(scores), 0, -np.inf), 1)
-    return 2 * len(label) * (nll(equal, label) - nll(probabilities(scores, temperature), label)) < Z95**2
+    *_, fitted = figures(scores, label, temperature)
+    measured = np.isfinite(scores)
+    equal = np.where(measured[np.arange(len(label)), label], np.log(measured.sum(1)), -np.log(EPS))
+    return 2 * len(label) * float(np.mean(equal) - np.mean(fitted)) < Z95**2
 
 
 def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -104,7 +123,8 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     start = np.array([1 / fit_temperature(scores[:, r], label) for r in range(scores.shape[1])])
 
     def loss(share: np.ndarray) -> float:
-        return _unlikely(log_softmax(np.tensordot(np.abs(share) * start, scores, (0, 1)), 1), label)
+        weights = np.abs(share) * start
+        return _unlikely(lambda images: np.tensordot(weights, scores[images], (0, 1)), label)
 
     R = len(start)
     fits = [minimize(loss, x, method="Nelder-Mead") for x in [np.full(R, 1 / R), *np.eye(R)]]
@@ -113,16 +133,18 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def figures(
-    scores: np.ndarray, label: np.ndarray, temperature: float, at_once: int = 1000
+    scores: np.ndarray, label: np.ndarray, temperature: float, among: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, Brier score and negative log likelihood of each image, for labels [n] and scores [n, K]. [n] each
+    """Confidence, Brier score and negative log likelihood of each image, for labels [n] and scores [n, K].
 
-    The probabilities of `at_once` images are in memory at a time; `brier` and `nll` are the means of the latter two.
+    `among`: of these images only, a mask [n]; default all. `brier` and `nll` are the means of the latter two. [m] each
     """
+    images = np.arange(len(label)) if among is None else np.flatnonzero(among)
     found = []
-    for k in range(0, len(label), at_once):
-        p, rows = probabilities(scores[k : k + at_once], temperature), label[k : k + at_once]
-        found.append((p.max(1), _briers(p, rows), _nlls(p, rows)))
+    for k in range(0, len(images), AT_ONCE):
+        part = images[k : k + AT_ONCE]
+        p = probabilities(scores[part], temperature)
+        found.append((p.max(1), _briers(p, label[part]), _nlls(p, label[part])))
     sure, briers, nlls = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return sure, briers, nlls
 

@@ -57,7 +57,7 @@ def confusion(pred: np.ndarray, label: np.ndarray, classes: list[int]) -> np.nda
     return table
 
 
-# ---- errors of a record ----
+# ---- errors of a record, whose numbers are tensors, or arrays (see runs/plain.py) ----
 
 
 def class_means(errors: np.ndarray, arm_class: np.ndarray) -> np.ndarray:
@@ -75,11 +75,11 @@ def point_errors(record: dict, loss: str) -> np.ndarray:
 
     -> [sum(counts)] float64
     """
-    errors = record["errors"][:, list(record["losses"]).index(loss)].numpy().astype(np.float64)
+    errors = np.asarray(record["errors"])[:, list(record["losses"]).index(loss)].astype(np.float64)
     if "weights" not in record:
         return errors
-    weights = record["weights"].numpy()  # [P]
-    return errors * weights[_point_of(record["counts"].numpy())]
+    weights = np.asarray(record["weights"])  # [P]
+    return errors * weights[_point_of(np.asarray(record["counts"]))]
 
 
 def _point_of(counts: np.ndarray) -> np.ndarray:
@@ -90,21 +90,25 @@ def _point_of(counts: np.ndarray) -> np.ndarray:
 
 def arm_errors(record: dict, loss: str) -> list[np.ndarray]:
     """`point_errors` of each arm, [its points]."""
-    return np.split(point_errors(record, loss), np.cumsum(record["counts"].numpy())[:-1])
+    return np.split(point_errors(record, loss), np.cumsum(np.asarray(record["counts"]))[:-1])
 
 
-def class_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
+def class_errors(
+    record: dict, arm_class: np.ndarray, loss: str, error: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean error of each class over the points it was measured on, from a record, and the number of these points.
 
-    arm_class [arms] is the class row (0..K-1) of each arm -> errors [K] float64, inf if the class was not measured;
-    points [K]
+    arm_class [arms] is the class row (0..K-1) of each arm; `error`: `point_errors`, if they were computed before
+    -> errors [K] float64, inf if the class was not measured; points [K]
     """
-    counts = record["counts"].numpy()
-    classes = np.repeat(arm_class, counts)  # [sum(counts)]
+    if error is None:
+        error = point_errors(record, loss)
+    counts = np.asarray(record["counts"])
     K = int(arm_class.max()) + 1
     points = np.zeros(K, dtype=int)
     points[arm_class] = counts  # every arm of a class goes equally far
-    total, measured = np.bincount(classes, point_errors(record, loss), minlength=K), np.bincount(classes, minlength=K)
+    total = np.bincount(np.repeat(arm_class, counts), error, minlength=K)
+    measured = np.bincount(arm_class, counts, minlength=K)
     return np.divide(total, measured, out=np.full(K, np.inf), where=measured > 0), points
 
 
@@ -161,60 +165,71 @@ def excess(
     winner: int,
     loss: str,
     means: tuple[np.ndarray, np.ndarray] | None = None,
+    error: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mean error of each class minus the winner's, over the points that both were measured on.
 
     arm_class [arms] is the class row of each arm, winner one of the rows that were measured to the end; a class's error
-    at a point is the mean over its arms. `means`: `class_errors`, if they were computed before.
+    at a point is the mean over its arms. `means`, `error`: `class_errors` and `point_errors`, if they were computed
+    before.
     -> [K] float64, 0 for the winner, inf if the class was not measured
     """
-    errors, points = class_errors(record, arm_class, loss) if means is None else means
-    counts = record["counts"].numpy()
-    winners = point_errors(record, loss)[np.repeat(arm_class, counts) == winner]
-    at_point = winners.reshape(-1, points[winner]).mean(0)
+    if error is None:
+        error = point_errors(record, loss)
+    errors, points = class_errors(record, arm_class, loss, error) if means is None else means
+    counts = np.asarray(record["counts"])
+    ends = np.cumsum(counts)  # of the errors of each arm
+    winners = [error[ends[arm] - counts[arm] : ends[arm]] for arm in np.flatnonzero(arm_class == winner)]
+    at_point = np.mean(winners, 0)
     so_far = np.cumsum(at_point) / np.arange(1, len(at_point) + 1)  # mean over the first 1, 2, ... points
     difference = errors - so_far[points - 1]
     difference[winner] = 0  # not the rounding of two ways to sum
     return difference
 
 
-def class_point_errors(record: dict, arm_class: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean error over the arms of each class at each point that the class was measured on, sorted by point.
+def class_point_errors(
+    record: dict, arm_class: np.ndarray, loss: str, error: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean error over the arms of each class at each point that the class was measured on, in any order.
 
-    arm_class [arms] is the class row of each arm -> error [n] float64, class row [n], point [n]; the classes of a point
-    are ascending
+    arm_class [arms] is the class row of each arm; `error`: `point_errors`, if they were computed before
+    -> error [n] float64, class row [n], point [n]
     """
-    counts = record["counts"].numpy()
-    error = point_errors(record, loss)
+    if error is None:
+        error = point_errors(record, loss)
+    counts = np.asarray(record["counts"])
     row = np.repeat(arm_class, counts)
     point = _point_of(counts)
-    ascending = bool((arm_class[1:] >= arm_class[:-1]).all())  # then a stable sort keeps the classes of a point so
-    order = np.argsort(point, kind="stable") if ascending else np.lexsort((row, point))
-    error, row, point = error[order], row[order], point[order]
-    same = (row[1:] == row[:-1]) & (point[1:] == point[:-1])
-    if not same.any():
+    if np.bincount(arm_class).max() == 1:  # nothing to average
         return error, row, point
-    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    order = np.lexsort((row, point))
+    error, row, point = error[order], row[order], point[order]
+    new = np.ones(len(error), dtype=bool)
+    new[1:] = (row[1:] != row[:-1]) | (point[1:] != point[:-1])
+    starts = np.flatnonzero(new)
     arms = np.diff(starts, append=len(error))
     return np.add.reduceat(error, starts) / arms, row[starts], point[starts]
 
 
-def votes(record: dict, arm_class: np.ndarray, loss: str) -> np.ndarray:
+def votes(record: dict, arm_class: np.ndarray, loss: str, error: np.ndarray | None = None) -> np.ndarray:
     """The number of points at which each class has the smallest error of those measured there. [K] int
 
     A point has no vote if only one class was measured on it, or if its weight is 0; a tie goes to the smaller class.
-    arm_class [arms] is the class row of each arm; errors are finite.
+    arm_class [arms] is the class row of each arm; errors are finite; `error`: `point_errors`, if they were computed
+    before.
     """
     K, P = int(arm_class.max()) + 1, len(record["levels"])
-    error, row, point = class_point_errors(record, arm_class, loss)
-    classes = np.bincount(point, minlength=P)  # measured at each point, at least one
-    counted = classes > 1
+    error, row, point = class_point_errors(record, arm_class, loss, error)
+    counted = np.bincount(point, minlength=P) > 1  # at least one class was measured on each point
     if "weights" in record:
-        counted &= record["weights"].numpy() > 0
-    smallest = np.minimum.reduceat(error, np.cumsum(classes) - classes)
-    best = np.flatnonzero(error == np.repeat(smallest, classes))  # several at a point if errors are equal
-    first = best[np.searchsorted(point[best], np.arange(P))]  # the smallest class of each point
-    return np.bincount(row[first[counted]], minlength=K)
+        counted &= np.asarray(record["weights"]) > 0
+
+    smallest = np.full(P, np.inf)
+    np.minimum.at(smallest, point, error)
+    best = np.flatnonzero(error == smallest[point])  # several at a point if errors are equal
+    first = np.full(P, K)
+    np.minimum.at(first, point[best], row[best])
+    return np.bincount(first[counted], minlength=K)
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], float]:
