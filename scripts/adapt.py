@@ -62,7 +62,7 @@ from diffusion.evaluate.config import RunConfig, same_for_copies
 from diffusion.evaluate.points import usable_levels
 from diffusion.evaluate.selection import dataset_of
 from diffusion.io.atomic import write_atomic
-from diffusion.models.loading import Card, check_weights, load_model, read_card
+from diffusion.models.loading import Card, Model, check_weights, load_model, read_card
 
 
 def check(args) -> None:
@@ -123,26 +123,66 @@ class FitBar:
         self.bar.update()
 
 
+def levels_to_fit(args, config: RunConfig, card: Card) -> np.ndarray:
+    """The levels of the points, in the order of a search. [points]"""
+    usable = usable_levels(config.level_range, card.n_levels)
+    if args.points > len(usable):
+        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
+    return usable[spread_sequence(args.points, len(usable))]
+
+
+def labelled_dataset(config: RunConfig) -> Dataset:
+    """The images to fit to. Warns of those that one should measure on. InputError: they have no labels."""
+    dataset = dataset_of(config)
+    if not dataset.labelled:
+        raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
+    if config.split == "test":
+        warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=2)
+    return dataset
+
+
+def warn_of_classes_without_images(classes: list[int], dataset: Dataset, split: str) -> None:
+    lacking = set(classes) - set(dataset.labels)
+    if lacking:
+        some = f"{len(lacking)} of {len(classes)} classes have no images in --split {split}"
+        warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=2)
+
+
+def encoded_shots(model: Model, pixels: list[torch.Tensor], label: np.ndarray, arms: list) -> Shots:
+    x = torch.cat([model.encode(each[None]) for each in pixels])
+    return Shots(x.clone(), label, model.conditions(arms).map(torch.clone))  # clones may be part of a gradient
+
+
+def fit(model: Model, shots: Shots, levels: np.ndarray, noise: torch.Tensor, how: FitOptions):
+    """The fitted noise, as `noise`, and the cost of each step. Shows two bars."""
+    nfe = len(shots.label) * len(shots.conditions) * len(levels)
+    with tqdm(total=nfe, desc="before", unit=" NFE") as bar:
+        before = errors_before(model, shots, levels, noise, how, bar.update)
+    with FitBar(how.steps) as bar:
+        fitted = fit_noise(model, shots, levels, noise, before, how, bar.report)
+    return fitted, bar.costs
+
+
+def command_to_use(args, shape: list[int]) -> str:
+    flags = f"--levels {args.levels}"
+    if args.points > 1:
+        flags += f" --search race --max_samples {args.points}"
+    else:
+        flags += " --to_keep 1 --n_samples 1"
+    if args.condition == "class":
+        flags += " --randomize_noise"
+    return f"{args.out}: {shape}, for --noise_path with {flags}"
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check(args)
     config = RunConfig.from_args(args, {}, search="race")
     card = read_card(config.version, conditioned_on=args.condition)
-    usable = usable_levels(config.level_range, card.n_levels)
-    if args.points > len(usable):
-        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
-    levels = usable[spread_sequence(args.points, len(usable))]
-
-    dataset = dataset_of(config)
-    if not dataset.labelled:
-        raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
-    if config.split == "test":
-        warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=1)
+    levels = levels_to_fit(args, config, card)
+    dataset = labelled_dataset(config)
     arms, classes = arms_of(args, dataset, card)
-    lacking = set(classes) - set(dataset.labels)
-    if lacking:
-        some = f"{len(lacking)} of {len(classes)} classes have no images in --split {config.split}"
-        warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=1)
+    warn_of_classes_without_images(classes, dataset, config.split)
 
     indices = draw_shots(dataset.labels, args.shots, config.seed)
     label = np.array([classes.index(dataset.labels[k]) for k in indices])
@@ -151,30 +191,21 @@ def main(argv: list[str]) -> int:
 
     model_id = same_for_copies(check_weights(card))
     model = load_model(card, dtype=getattr(torch, config.dtype), device=config.device)
-    x = torch.cat([model.encode(each[None]) for each in pixels]).clone()  # clones may be part of a gradient
-    shots = Shots(x, label, model.conditions(arms).map(torch.clone))
+    shots = encoded_shots(model, pixels, label, arms)
 
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(args.points, *card.latent, generator=generator).to(config.device)
     how = FitOptions(config.loss, config.batch_size, args.steps, args.lr, config.seed)
-    with tqdm(total=len(x) * len(arms) * args.points, desc="before", unit=" NFE") as bar:
-        before = errors_before(model, shots, levels, noise, how, bar.update)
-    with FitBar(args.steps) as bar:
-        fitted = fit_noise(model, shots, levels, noise, before, how, bar.report)
+    fitted, costs = fit(model, shots, levels, noise, how)
 
     bank = torch.empty_like(fitted, device="cpu")
     bank[noise_rows(levels, 1, randomize=True)] = fitted.cpu()  # rows are in the order of levels
     file = {"noise": bank, "levels": torch.from_numpy(np.sort(levels)), "loss": config.loss, "model": model_id}
     write_atomic(args.out, lambda stream: torch.save(file, stream))
 
-    first, last = np.mean(bar.costs[:20]), np.mean(bar.costs[-20:])
-    images = f"{len(x)} images of {len(set(label.tolist()))} classes"
-    print(f"{images}; cost {first:.3f} in the first 20 steps, {last:.3f} in the last 20")
-    flags = f"--levels {args.levels}"
-    flags += f" --search race --max_samples {args.points}" if args.points > 1 else " --to_keep 1 --n_samples 1"
-    if args.condition == "class":
-        flags += " --randomize_noise"
-    print(f"{args.out}: {list(bank.shape)}, for --noise_path with {flags}")
+    images = f"{len(label)} images of {len(set(label.tolist()))} classes"
+    print(f"{images}; cost {np.mean(costs[:20]):.3f} in the first 20 steps, {np.mean(costs[-20:]):.3f} in the last 20")
+    print(command_to_use(args, list(bank.shape)))
     return 0
 
 
