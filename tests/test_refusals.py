@@ -754,7 +754,13 @@ def whole(tmp_path_factory) -> Path:
     return shutil.copytree(ROOT / "models/digits-sd", tmp_path_factory.mktemp("whole") / "m")
 
 
-@pytest.mark.parametrize("row", CHANGES, ids=lambda row: str(row[0])[:60])
+def id_of_changes(row: tuple) -> str:
+    """The file and its change, the same in every process: a function by its name."""
+    changes = [f"{file} {getattr(change, '__name__', change)}" for file, change in row[0].items()]
+    return " ".join(changes)[:60]
+
+
+@pytest.mark.parametrize("row", CHANGES, ids=id_of_changes)
 def test_models(refused, tmp_path, whole, monkeypatch, row):
     """Refused by what lies in the folder, before a network is built; the other files are links to the whole model's."""
     change, where, *values = row
