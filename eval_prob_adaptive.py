@@ -200,7 +200,7 @@ def main(argv: list[str]) -> int:
     embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)
     arms = Arms(texts, arm_class, class_ids, prompts.loras, embeddings)
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
-    if no_schedule:
+    if no_schedule and schedule.search == "race":
         print("No --to_keep/--n_samples: using --search race")
     return classify_dataset(
         config,

@@ -56,6 +56,12 @@ class Answer:
     counts: np.ndarray  # [prompts] at how many points, from the first on, each prompt was measured
     levels: np.ndarray  # [points] the level of each point, 0 (almost clean) to T - 1 (almost noise)
     noise: np.ndarray  # [points] which noise sample each point takes
+    signs: np.ndarray  # [points] 1 or -1, the factor of that sample
+
+    def errors_of(self, prompt: int) -> np.ndarray:
+        """The errors of a prompt, by its number, at the points it was measured on. [counts[prompt]]"""
+        end = self.counts[: prompt + 1].sum()
+        return self.errors[end - self.counts[prompt] : end]
 
 
 def classify(
@@ -160,6 +166,9 @@ def _answer(
     p = None
     if temperature is not None:
         p = probabilities(-np.maximum(scores, 0), temperature)
+    signs = np.ones(len(measured.levels), dtype=np.int8)
+    if measured.signs is not None:
+        signs = measured.signs.numpy()
     return Answer(
         measured.winner,
         names[measured.winner],
@@ -172,6 +181,7 @@ def _answer(
         measured.counts.numpy(),
         measured.levels.numpy(),
         measured.draws.numpy(),
+        signs,
     )
 
 

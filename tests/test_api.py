@@ -12,9 +12,11 @@ import single_file
 import torch
 from helpers import ROOT, write_run
 from layouts import picture
+from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion import InputError, InputWarning, classify, load_model, score, tables
 from diffusion.api import Answer
+from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.models.aliases import EMBEDDED
@@ -102,6 +104,25 @@ def test_prompts_as_a_list_a_dict_or_a_csv(model, tmp_path):
     lines = [f'"{text}",{name},{k}' for k, (name, text) in enumerate(named.items())]
     (tmp_path / "turned.csv").write_text("\n".join(["prompt,classname,classidx", *lines[::-1]]))
     assert classify(model, image, tmp_path / "turned.csv").name == answers[1].name
+
+
+def test_an_answer_says_what_each_point_is(model):
+    """Its errors, computed anew from level, noise sample and sign of each point, with no more than the network."""
+    image = load_dataset("digits").open(3)
+    answer = classify(model, image, PROMPTS, max_samples=8, seed=5)
+    pixels = pil_to_tensor(image.convert("RGB").resize((32, 32))).float()[None] / 127.5 - 1
+    x = model.encode(pixels)
+    eps = ImageNoise(5, 0, tuple(x.shape[1:]))[answer.noise] * torch.from_numpy(answer.signs)[:, None, None, None]
+    levels = torch.from_numpy(answer.levels)
+    conditions = model.conditions(PROMPTS)
+    assert set(answer.signs) == {-1, 1} and answer.counts.sum() == answer.nfe
+    for prompt, count in enumerate(answer.counts):
+        z = model.process.noised(x.expand(count, -1, -1, -1), eps[:count], levels[:count])
+        row = conditions[np.full(count, prompt)]
+        with torch.inference_mode():
+            predicted = model.denoise(z, model.process.time[levels[:count]], row)
+        error = (predicted - eps[:count]).square().mean((1, 2, 3))
+        assert answer.errors_of(prompt) == pytest.approx(error.numpy(), rel=1e-4)
 
 
 def test_options_are_the_command_line_s(model):

@@ -1,20 +1,28 @@
 """Golden grids and costs of the published schedules; elimination and the race on matrices worked by hand."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from helpers import play
 
 from diffusion import InputError, InputWarning
 from diffusion.core import schedule
+from diffusion.core.conditions import Conditions
+from diffusion.core.constants import LOSSES
+from diffusion.core.image import Question, search_image
+from diffusion.core.schedule import Points
 from diffusion.core.search import (
     ASSUMED,
     NEAREST,
     PRIOR,
     SCOUT,
     TRUST,
+    check_end,
+    check_step,
     draws,
     even,
     halving,
@@ -817,3 +825,83 @@ def test_a_tree_costs_less_and_its_winner_went_furthest():
         cost, plain = cost + counts.sum(), plain + replay(race(levels, arms, 3.0), errors, arms)[1]
         assert (winner, counts.sum()) == replay(tree(levels, arms, groups, 3.0), errors, arms)
     assert right >= 29 and cost < 0.8 * plain
+
+
+# ---- the rules of a search ----
+
+
+@pytest.mark.parametrize(
+    "step, found",
+    [
+        ((np.array([0, 2]), 3), ([0, 2], 3)),
+        (([1], 8), ([1], 8)),  # a list will do
+        ((np.array([2, 0]), 3), "ascending"),
+        ((np.array([0, 0]), 3), "ascending"),
+        ((np.array([0, 1]), 5), "0 and at 2 points"),
+        ((np.array([1]), 2), "more than the 2"),
+        ((np.array([0]), 9), "at most 8"),
+        ((np.array([0, 3]), 3), "0..2"),
+        ((np.array([-1, 0]), 3), "0..2"),
+        ((np.array([], int), 3), "integers"),
+        ((np.array([0.0]), 3), "integers"),
+        ((np.array([True, False, True]), 3), "integers"),
+        (np.array([0, 2]), "tuple"),
+        (5, "tuple"),
+    ],
+)
+def test_a_step_of_a_search(step, found):
+    seen = np.array([0, 2, 0])
+    if isinstance(found, str):
+        with pytest.raises(ValueError, match=re.escape(found)):
+            check_step(step, seen, 8)
+    else:
+        classes, points = check_step(step, seen, 8)
+        assert (classes.tolist(), points) == found
+
+
+@pytest.mark.parametrize(
+    "left, found",
+    [
+        (np.array([2, 1]), [2, 1]),
+        ([1], [1]),
+        (1, "integers"),
+        (None, "integers"),
+        ([], "integers"),
+        ([0, 1], "not measured"),
+        ([1, 1], "each once"),
+        ([3], "0..2"),
+    ],
+)
+def test_the_end_of_a_search(left, found):
+    seen = np.array([0, 2, 4])
+    if isinstance(found, str):
+        with pytest.raises(ValueError, match=re.escape(found)):
+            check_end(left, seen)
+    else:
+        assert check_end(left, seen).tolist() == found
+
+
+def in_any_order(n_classes):
+    errors = yield np.arange(n_classes), 2
+    best = np.argsort(errors.mean(1))[:2]  # not ascending where the second class is the first
+    yield best, 4
+    return best
+
+
+@pytest.mark.parametrize(
+    "search, found", [(in_any_order, "ascending"), (lambda n: iter([]), "generator"), (lambda n: 5, "generator")]
+)
+def test_a_search_of_ones_own_that_breaks_the_rules(search, found):
+    """Not a wrong class: errors are sent in ascending order of the classes, whatever the order they were asked in."""
+    question = Question(
+        torch.zeros(1, 1, 1),
+        Conditions({"c": torch.zeros(3)}),
+        np.arange(3),
+        lambda among: search(len(among)),
+        torch.zeros(9, 1, 1, 1),
+    )
+    points = Points(np.arange(9), np.arange(9), None, np.ones(9))
+    task = search_image(question, points, loss="l2")
+    with pytest.raises(ValueError, match=found):
+        block = next(task)
+        task.send(torch.tensor([3.0, 2.0, 1.0])[:, None, None].expand(3, len(block.levels), len(LOSSES)))

@@ -177,6 +177,8 @@ class _Running:
         except StopIteration as end:
             self.running -= 1
             return [end.value]
+        if not len(block):
+            raise ValueError("a task asks for a block without evaluations: it would never be resumed")
         asked = _Asked(number, task)
         for setting, places in places_of(block.settings).items():
             part = replace(block, arms=block.arms[places])

@@ -12,7 +12,7 @@ from diffusion.core.batching import Block
 from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
 from diffusion.core.schedule import Points
-from diffusion.core.search import Search
+from diffusion.core.search import Search, check_end, check_step
 from diffusion.stats.metrics import class_errors, class_means, errors_of_class, margin, nearest_other, pair_squares
 
 
@@ -32,7 +32,7 @@ class Question:
 class Measured:
     """What was measured on one image: for each arm, its errors at a prefix of the points."""
 
-    winner: int  # the winning class, as a row of the classes that the search was given
+    winner: int  # the winning class, a row 0..K-1 of all classes
     decided: bool  # whether the search came to its end, rather than to its budget's
     margin: float  # how much larger the next class's mean error is, relatively; inf if no other came as far
     levels: Tensor  # [P] int64, the level of each point, in evaluation order
@@ -98,11 +98,14 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
 
     The error of a class at a point is the mean over its arms, so a class never wins by having more of them. The search
     is sent errors under `loss`, times the weights of the points; Measured has those of all losses, without weights.
+    ValueError: the search breaks a rule of core.search.
     """
     arm_class = question.arm_class
     n_classes = arm_class.max() + 1
     among = np.arange(n_classes) if question.among is None else question.among
     search = question.start(among)
+    if not isinstance(search, Generator):
+        raise ValueError(f"a search is a {type(search).__name__}; wanted a generator, which yields (classes, points)")
     levels, draws = torch.as_tensor(points.levels), torch.as_tensor(points.draws)
     signs = None
     if points.signs is not None:
@@ -110,8 +113,9 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
     parts: list[list[Tensor]] = [[] for _ in arm_class]  # per arm, its errors [new points, k] stage by stage
     seen = np.zeros(n_classes, dtype=int)  # points of each class
     try:
-        places, end = next(search)
+        step = next(search)
         while True:
+            places, end = check_step(step, seen[among], len(levels))
             classes = among[places]
             new = slice(seen[classes[0]], end)
             seen[classes] = end
@@ -128,9 +132,10 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
             for arm, block in zip(arms, errors, strict=True):
                 parts[arm].append(block)
             deciding = errors[..., LOSSES.index(loss)].numpy() * points.weights[new]  # [arms, new points]
-            places, end = search.send(class_means(deciding, arm_class[arms]))
+            step = search.send(class_means(deciding, arm_class[arms]))
     except StopIteration as stop:
-        winner, *others = among[stop.value].tolist()
+        left = stop.value
+    winner, *others = among[check_end(left, seen[among])].tolist()
     n_points = seen.max()
     counts = torch.from_numpy(seen[arm_class])
     errors = torch.cat([block for blocks in parts for block in blocks])

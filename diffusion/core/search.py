@@ -2,7 +2,8 @@
 
 A search is a generator. It yields `(classes, points)`: measure these classes, ascending, up to that many leading
 points; all of them have been measured equally far. It is sent their errors at the new points [classes, new points]. It
-returns the classes that are left, the leader first; more than one only if its budget ended before a decision.
+returns the classes that are left, the leader first; more than one only if its budget ended before a decision. A search
+that does otherwise is a ValueError (`check_step`, `check_end`).
 """
 
 from collections.abc import Generator, Sequence
@@ -367,3 +368,50 @@ def replay(search: Search, errors: np.ndarray, arms_per_class: np.ndarray) -> tu
             classes, end = search.send(errors[classes, start:end])
     except StopIteration as stop:
         return int(stop.value[0]), int(seen @ arms_per_class)
+
+
+# ---- what a search may ask for ----
+
+
+def check_step(step: tuple[np.ndarray, int], seen: np.ndarray, n_points: int) -> tuple[np.ndarray, int]:
+    """The classes and the number of points that a search yields. ValueError: they break a rule of this module.
+
+    seen: [classes] int, at how many leading points each class has been measured; n_points: how many there are.
+    """
+    if not isinstance(step, tuple) or len(step) != 2:
+        raise ValueError(f"a search yields {step!r:.60}; wanted a tuple (classes, points)")
+    classes, points = _classes(step[0], len(seen)), step[1]
+    if (np.diff(classes) <= 0).any():
+        raise ValueError(f"a search yields the classes {_few(classes)}; wanted them ascending, as of np.sort")
+    before = np.unique(seen[classes])
+    if len(before) > 1:
+        raise ValueError(
+            f"a search yields classes measured at {before[0]} and at {before[-1]} points; wanted them equally far"
+        )
+    if not before[0] < points <= n_points:
+        wanted = f"wanted more than the {before[0]} measured before, and at most {n_points}"
+        raise ValueError(f"a search yields {points!r} points; {wanted}")
+    return classes, int(points)
+
+
+def check_end(left: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The classes that a search returns, the leader first. ValueError: they break a rule; seen as for `check_step`."""
+    classes = _classes(left, len(seen))
+    if len(np.unique(classes)) < len(classes):
+        raise ValueError(f"a search returns the classes {_few(classes)}; wanted each once")
+    if not seen[classes].all():
+        raise ValueError(f"a search returns the classes {_few(classes)}, some of which were not measured")
+    return classes
+
+
+def _classes(found, n_classes: int) -> np.ndarray:
+    classes = np.asarray(found)
+    if classes.ndim != 1 or classes.dtype.kind not in "iu" or not len(classes):
+        raise ValueError(f"a search has the classes {found!r:.60}; wanted an array [n] of integers")
+    if classes.min() < 0 or classes.max() >= n_classes:
+        raise ValueError(f"a search has the classes {_few(classes)}; wanted numbers in 0..{n_classes - 1}")
+    return classes
+
+
+def _few(classes: np.ndarray) -> str:
+    return np.array2string(classes, threshold=8, edgeitems=3, separator=", ")

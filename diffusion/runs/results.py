@@ -126,7 +126,7 @@ def record_of(run: Run, index: int) -> dict:
 def failures(folder: str | Path, description: dict) -> list[str]:
     """Why images that a run's last command chose have no record, one text for each; description as in run.json, or {}.
 
-    A note description an image that is done came from a worker that was too late, and does not count.
+    A note on an image that is done came from a worker that was too late, and does not count.
     """
     wanted = records.indices_of(description)
     done = records.finished(folder)
