@@ -16,8 +16,8 @@ from diffusion.runs.records import load_record
 
 
 @pytest.mark.slow
-def test_a_few_steps_give_a_model(run_script, run_main, tmp_path):
-    trained = run_script("studies/train_embedded.py", "sd", "--steps", 13, "--folder", tmp_path / "sd")
+def test_a_few_steps_give_a_model(run_main, tmp_path):
+    trained = run_main("studies/train_embedded.py", "sd", "--steps", 13, "--folder", tmp_path / "sd")
     assert trained.code == 0, trained.err
     np.save(tmp_path / "s.npy", np.array([0]))
     schedule = ["--to_keep", 1, "--n_samples", 2, "--subset_path", tmp_path / "s.npy"]
@@ -30,9 +30,9 @@ def test_a_few_steps_give_a_model(run_script, run_main, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_few_steps_give_a_class_conditional_model(run_script, run_main, tmp_path):
+def test_a_few_steps_give_a_class_conditional_model(run_main, tmp_path):
     """With a VAE of its own, that of the text model; its second half of channels is a variance: the bound is finite."""
-    trained = run_script("studies/train_embedded.py", "dit", "--steps", 3, "--folder", tmp_path / "dit")
+    trained = run_main("studies/train_embedded.py", "dit", "--steps", 3, "--folder", tmp_path / "dit")
     assert trained.code == 0, trained.err
     ours, theirs = (
         load_file(folder / "vae/diffusion_pytorch_model.safetensors")
@@ -71,8 +71,8 @@ def test_the_bound_is_trained_on_as_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage, weights", [
     ("sd-2", "unet/diffusion_pytorch_model.safetensors"), ("dit-2", "transformer/diffusion_pytorch_model.safetensors"),
 ])  # fmt: skip
-def test_a_second_stage_goes_on_with_the_shipped_weights(run_script, tmp_path, stage, weights):
-    trained = run_script("studies/train_embedded.py", stage, "--steps", 3, "--folder", tmp_path)
+def test_a_second_stage_goes_on_with_the_shipped_weights(run_main, tmp_path, stage, weights):
+    trained = run_main("studies/train_embedded.py", stage, "--steps", 3, "--folder", tmp_path)
     assert trained.code == 0, trained.err
     before = load_file(ROOT / f"models/digits-{stage.removesuffix('-2')}" / weights)
     after = load_file(tmp_path / weights)
@@ -82,9 +82,9 @@ def test_a_second_stage_goes_on_with_the_shipped_weights(run_script, tmp_path, s
 
 
 @pytest.mark.slow
-def test_a_few_steps_distil_the_shipped_model(run_script, run_main, tmp_path):
+def test_a_few_steps_distil_the_shipped_model(run_main, tmp_path):
     """A U-Net of its own beside the teacher's other parts, as users have it: with LCM's scheduler."""
-    trained = run_script("studies/train_embedded.py", "lcm", "--steps", 3, "--folder", tmp_path / "lcm")
+    trained = run_main("studies/train_embedded.py", "lcm", "--steps", 3, "--folder", tmp_path / "lcm")
     assert trained.code == 0, trained.err
     for part, most in (("unet", 0.02), ("vae", 0), ("text_encoder", 0)):
         before, after = (
@@ -105,8 +105,8 @@ def test_a_few_steps_distil_the_shipped_model(run_script, run_main, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_few_steps_give_a_clip(run_script, run_main, tmp_path):
-    trained = run_script("studies/train_embedded.py", "clip", "--steps", 2, "--folder", tmp_path / "clip")
+def test_a_few_steps_give_a_clip(run_main, tmp_path):
+    trained = run_main("studies/train_embedded.py", "clip", "--steps", 2, "--folder", tmp_path / "clip")
     assert trained.code == 0, trained.err
     np.save(tmp_path / "s.npy", np.array([0]))
     args = ["--model", "clip", "--version", tmp_path / "clip", "--dataset", "digits-pairs", "--device", "cpu"]
