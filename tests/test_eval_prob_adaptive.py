@@ -126,7 +126,7 @@ def test_the_noise_bank_gives_row_k_to_level_k(run_main, tmp_path, model_folder)
     assert again.code == 0 and "2 done before" in again.out
     torch.save(bank + 1, tmp_path / "bank.pt")
     other = run_main(SCRIPT, *few, "--noise_path", tmp_path / "bank.pt", *subset(tmp_path, 1, 2))
-    assert other.code == 2 and "noise was" in other.err
+    assert other.code == 2 and "noise" in other.error.problem
 
 
 # ---- a result depends on its options alone ----

@@ -388,10 +388,9 @@ def test_a_name_that_the_terminal_cannot_print(run_script, tmp_path):
     image.save(folder / "drei\u0308/\u2603.png")
     (folder / "two/broken\u2603.png").write_bytes(b"\x89PNG\r\n")
     words = ["--version", "digits", "--dataset", folder, "--search", "race", "--max_samples", "2"]
-    for encoding in ("ascii", "utf-8"):
-        done = run_script("eval_prob_adaptive.py", *words, env={"PYTHONIOENCODING": encoding})
-        assert "Traceback" not in done.err and done.code in (0, 1, 2), done.err
-        done.out.encode(encoding)
+    done = run_script("eval_prob_adaptive.py", *words, env={"PYTHONIOENCODING": "ascii"})
+    assert "Traceback" not in done.err and done.code in (0, 1, 2), done.err
+    done.out.encode("ascii")
 
 
 def test_the_home_folder_is_meant_by_its_sign(tmp_path):

@@ -548,6 +548,6 @@ def test_other_captions_in_the_same_folder(run_main, tmp_path):
     assert run_main(SCRIPT, *args).code == 0
     text = (tmp_path / "own/examples.jsonl").read_text()
     (tmp_path / "own/examples.jsonl").write_text(text.replace("a photo of", "a picture of"))
-    assert "data was " in run_main(SCRIPT, *args).error.problem
+    assert "data: " in run_main(SCRIPT, *args).error.problem
     (tmp_path / "own/examples.jsonl").write_text(text)
     assert run_main(SCRIPT, *args).code == 0

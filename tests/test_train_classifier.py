@@ -60,7 +60,7 @@ def test_another_training_is_refused(run_main, tmp_path, photos):
     assert done.code == 2 and "null was 0.0, now 0.5" in done.err and "Traceback" not in done.err
     (photos / "train/dark/new.png").write_bytes((photos / "train/dark/0.png").read_bytes())
     done = run_main(*train)
-    assert done.code == 2 and "data was 24" in done.err
+    assert done.code == 2 and "24 images, now 25" in done.error.problem
 
 
 def test_bad_data(run_main, tmp_path, photos):
