@@ -41,7 +41,7 @@ reproduce: .venv/.dev
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Without those marked slow: training, fifty kills, Slurm, installing, scripts in processes of their own.
+# Without those marked slow: whole scripts, training, fifty kills, Slurm, installing.
 test-fast: .venv/.dev
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m 'not slow'
 

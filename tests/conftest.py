@@ -16,21 +16,16 @@ pytest.register_assert_rewrite("helpers")
 from helpers import ROOT, Result, call_main
 
 
+SCRIPTS = {"run_script", "run_main", "run_once"}  # fixtures that run a whole script: half a second, or seconds
+LONGEST = ["test_slurm.py", "test_cluster.py", "test_numbers.py", "test_eval_prob_adaptive.py"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that runs a script in a process of its own imports torch once more, for seconds: it is slow.
-
-    Files with slow tests come first, so that the longest, Slurm and the fifty kills, do not run alone at the end.
-    """
+    """Mark tests that run a script as slow; the files that take longest come first, lest they run alone at the end."""
     for item in items:
-        if "run_script" in item.fixturenames:
+        if SCRIPTS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-    longest = ["test_slurm.py", "test_cluster.py"]
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-
-    def place(item: pytest.Item) -> tuple[bool, bool]:
-        return item.path.name not in longest, item.path not in slow
-
-    items.sort(key=place)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture
