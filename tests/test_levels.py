@@ -173,7 +173,7 @@ def test_other_weights_are_another_run(run_main, tmp_path, model_folder, few):
     assert run_main(SCRIPT, *race_options(model_folder), *few, "--weights", path).code == 0
     weights_csv(path, "100,1", "900,3")
     result = run_main(SCRIPT, *race_options(model_folder), *few, "--weights", path)
-    assert result.code == 2 and "weights was" in result.error.problem
+    assert result.code == 2 and "weights: " in result.error.problem
 
 
 def test_of_a_grid_all_levels_are_measured(run_main, tmp_path, dit_folder, few):

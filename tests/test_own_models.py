@@ -163,7 +163,7 @@ def test_names_from_a_file(run_main, tmp_path):
     (path,) = (tmp_path / "data").rglob("run.json")
     assert read_run(path.parent)["arms"] == [[0, "owl", 2], [1, "bee", 1], [2, "ant", 0]]
     refusals = ("owl\nbee\n", "2 classes"), ("owl\n\nant\n", "line 2"), ("owl\nbee\ncow\n", "'ant'")
-    for text, said in (*refusals, ("bee\nowl\nant\n", "classes was")):  # the last is another run
+    for text, said in (*refusals, ("bee\nowl\nant\n", "classes: ")):  # the last is another run
         file.write_text(text)
         done = run_main(SCRIPT, *args, "--classes", file)
         assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done.err
