@@ -411,7 +411,7 @@ def main(argv: list[str]) -> int:
     details = scores.details(items, chosen)
     details["indices"] = wording.ranges(Views(items, chosen).mine)
     details["command"] = options.command_line(__file__, argv)
-    todo, _ = loop.join_run(folder, settings, details, views.mine)
+    todo, _ = loop.join_run(folder, settings, details, views.mine, files=items.located)
     todo = in_order(todo, views)
     left = sum(matcher.nfe(len(views.captions(number))) for number in todo)
     raced = config.search == "race"

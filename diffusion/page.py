@@ -14,9 +14,10 @@ import diffusion
 from diffusion import InputError, one_line, paths, tables
 from diffusion.core.search import even
 from diffusion.data import catalogue
-from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.data.datasets import as_seen
 from diffusion.plots import confidence, confusion, style, svg
-from diffusion.runs import pack, results, show
+from diffusion.runs import newer, pack, results, show
+from diffusion.runs.images import dataset_of_run
 from diffusion.stats import calibration, intervals, metrics
 
 MATRIX = 20  # up to so many classes, the confusion is a matrix; else a list of so many pairs
@@ -244,14 +245,19 @@ class Card:
 
 
 class Images:
-    """The images of a run as they were classified; `problem` is why one cannot be shown, "" so far."""
+    """The images of a run as they were classified.
+
+    `problem` is why one cannot be shown, "" so far; `changed` names those that may be others now, "" if there is none.
+    """
 
     def __init__(self, run: results.Run):
         self.options = run.options
         self.problem = ""
+        self.changed = ""
         self.dataset = None
         try:
-            self.dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
+            self.dataset = dataset_of_run(run)
+            self.changed = newer.in_words(self.dataset.located, run.done)
         except InputError as error:
             self.problem = f"The images cannot be shown: {error}"
 
@@ -462,7 +468,7 @@ def content(answers: Answers, mistakes: int, others: int, number: int) -> dict:
     images = Images(run)
     for kind, rows in chosen_of(answers, sureness.sure, mistakes, others).items():
         found[kind] = cards_of(answers, rows, kind, sureness.sure, images, id)
-    found["gone"] = images.problem
+    found["gone"] = ". ".join(filter(None, [images.changed, images.problem]))
     return found
 
 

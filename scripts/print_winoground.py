@@ -17,7 +17,7 @@ def parser() -> options.Parser:
 from diffusion.matching import scores
 from diffusion.matching.benchmarks import load_items
 from diffusion.plots import gallery, style
-from diffusion.runs import results
+from diffusion.runs import newer, results
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     run = results.read(args.folder, *needed, loss=args.loss, answers=False)
     if args.gallery:
         items = load_items(run.options["dataset"], catalogue.DATASET_ROOT, run.options.get("value_range"))
+        newer.warn(items.located, run.done)
         gallery.draw(run, items, args.gallery)
     return scores.print_scores(run)
 

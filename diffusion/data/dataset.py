@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 from diffusion.data.catalogue import NO_LABEL
+from diffusion.data.images import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,18 @@ class Dataset:
         """Index -> file, in a user's data, and label: what `fingerprint` is made of."""
         files = self.files if self.path else [None] * len(self.labels)
         return dict(enumerate(zip(files, self.labels, strict=True)))
+
+    @property
+    def located(self) -> dict[int, tuple[str, str]]:
+        """Index -> file and its path, of a user's data in files; {} for other data, whose files are not a user's."""
+        if self.path is None or not isinstance(self.open, ImageFiles):
+            return {}
+        found = {}
+        for index, file in enumerate(self.files):
+            place, _ = self.open.place(index)
+            if isinstance(place, str | os.PathLike):
+                found[index] = (file, os.fspath(place))
+        return found
 
     @property
     def labelled(self) -> bool:

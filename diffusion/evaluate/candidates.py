@@ -21,7 +21,7 @@ from diffusion.io.reading import is_id, read_npy
 from diffusion.io.wording import few, like
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.paths import expanded
-from diffusion.runs import records, results
+from diffusion.runs import newer, records, results
 from diffusion.runs.differences import data_in_words
 from diffusion.runs.naming import clip_tag, tag
 from diffusion.stats.metrics import class_errors, class_means, excess, rescore
@@ -218,6 +218,7 @@ class ByRun(FirstStage):
         try:
             self.run = results.read(inner if (inner / "run.json").exists() else path)
             self._check(dataset, mine)
+            newer.warn(dataset.located, self.run.done)
         except InputError as error:
             raise InputError(f"--candidates_from {error.where}", error.problem) from None
 

@@ -18,7 +18,7 @@ from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import in_turns
 from diffusion.paths import script
 from diffusion.plots import bars
-from diffusion.runs import records, results, show, summary
+from diffusion.runs import newer, records, results, show, summary
 
 MOST_NAMED = 20  # files of a folder that are no records of its run
 NOT_FINITE = "the network's predictions are not all finite, in float32 too"
@@ -112,18 +112,24 @@ def classify_dataset(
         show.print_predictions(results.read(folder.path), mine)
     if picture and (rows or earlier):
         run = results.read(folder.path)
-        bars.draw_run(run, sorted(k for k in mine if k in run.done), 50, picture)
+        bars.draw_run(run, sorted(k for k in mine if k in run.done), 50, picture, dataset)
         print(picture)
     return code
 
 
 def join_run(
-    folder: Path, options: dict, details: dict, mine: list[int], dataset: Dataset | None = None
+    folder: Path,
+    options: dict,
+    details: dict,
+    mine: list[int],
+    dataset: Dataset | None = None,
+    files: newer.Files | None = None,
 ) -> tuple[list[int], list[dict]]:
     """Open the run's folder; the images of `mine` that are still to do, and the rows of the others.
 
     InputError, which names the images of `dataset` that are others, if it holds a run with other options. A file that
-    is no record of this run and its image is named in a warning, and its image is still to do.
+    is no record of this run and its image is named in a warning, and its image is still to do. Another warning names
+    images that are newer than their records; `files` are those of the images, by default of `dataset`.
     """
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
     images = dataset.named_images if dataset else None
@@ -137,6 +143,9 @@ def join_run(
         more = f"{unnamed} more of the files there are no records of this run"
         warnings.warn(f"{folder}: {more}; the images are measured again", InputWarning, stacklevel=2)
     done = {row["index"] for row in rows}
+    if files is None and dataset:
+        files = dataset.located
+    newer.warn(files or {}, {k: there[k] for k in done})
     todo = [k for k in mine if k not in done]
     if todo:
         summary.remove_results(folder)

@@ -346,7 +346,7 @@ def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_rang
         file = items[k].images[i].file
         return open_file(paths.get(file, file))  # OSError names a missing one
 
-    return Items(items, open_image, lacking)
+    return Items(items, open_image, lacking, paths)
 
 
 def _find(folder: Path, places: tuple[str, ...], file: str) -> str | None:
@@ -376,7 +376,7 @@ def _winoground(part: str, folder: Path, value_range: Sequence[float] | None) ->
         if item.id not in reasons:
             raise InputError(path, f"no entry for example {item.id}")
         hard.append(replace(item, tags=reasons[item.id]))
-    return Items(hard, items.open)
+    return Items(hard, items.open, paths=items.paths)
 
 
 # ---- folders of generated images ----

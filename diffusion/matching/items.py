@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,7 @@ class Items:
     items: list[Item]
     open: Callable[[int, int], Image.Image]
     lacking: dict[int, str] = field(default_factory=dict)  # items that cannot be shown -> why
+    paths: Mapping[str, str] = field(default_factory=dict)  # file -> its path on disk, as far as images lie in files
 
     def __len__(self) -> int:
         return len(self.items)
@@ -123,6 +124,16 @@ class Items:
         if all(item.is_pair for item in self.items):
             return [item.captions for item in self.items]
         return [(item.captions, item.shown, sorted(item.right)) for item in self.items]
+
+    @property
+    def located(self) -> dict[int, tuple[str, str]]:
+        """Number of an image, counted through all items -> its file and the path of that, if it lies in one."""
+        shown = itertools.chain.from_iterable(item.images for item in self.items)
+        found = {}
+        for number, image in enumerate(shown):
+            if image.file in self.paths:
+                found[number] = (image.file, self.paths[image.file])
+        return found
 
     def seen(self, k: int, i: int) -> Image.Image:
         """Image i of item k, cut to its box. OSError if unreadable, or the box is beside it."""
@@ -210,7 +221,7 @@ def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> I
     """The items of a folder's examples.jsonl. InputError, which names the line, if it holds anything else."""
     path = folder / "examples.jsonl"
     items: list[Item] = []
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     for number, line in json_lines(path):
         try:
             row = json.loads(line)
@@ -223,12 +234,12 @@ def read_examples(folder: Path, value_range: Sequence[float] | None = None) -> I
             found = files.get(shown.file) or _image(folder, shown.file)
             if found is None:
                 raise InputError(f"{path}, line {number}", f"no such image: {shown.file}")
-            files[shown.file] = found
+            files[shown.file] = str(found)
         items.append(item)
     if not items:
         raise InputError(path, "holds no examples")
-    open_file = opener(map(str, files.values()), f"dataset {str(folder)!r}", value_range)
-    return Items(items, lambda k, i: open_file(str(files[items[k].images[i].file])))
+    open_file = opener(files.values(), f"dataset {str(folder)!r}", value_range)
+    return Items(items, lambda k, i: open_file(files[items[k].images[i].file]), paths=files)
 
 
 class _BadItem(ValueError):

@@ -7,10 +7,12 @@ import numpy as np
 
 from diffusion.core.search import even
 from diffusion.data import catalogue
-from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.data.dataset import Dataset
+from diffusion.data.datasets import as_seen
 from diffusion.io import wording
 from diffusion.plots import style
 from diffusion.runs import results
+from diffusion.runs.images import dataset_of_run
 from diffusion.stats import metrics
 
 COLUMNS = 8
@@ -134,9 +136,13 @@ def _draw_bars(axes, cell: Cell, rows: np.ndarray, shown: list[str]) -> None:
         axes.annotate(name, (0, y), (-3, 0), textcoords="offset points", ha="right", annotation_clip=False, **font)
 
 
-def draw_run(run: results.Run, indices: list[int], most: int, path: Path) -> None:
-    """Draw at most `most` of these images of a run, all done, spread evenly. InputError if one cannot be read."""
-    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
+def draw_run(run: results.Run, indices: list[int], most: int, path: Path, dataset: Dataset | None = None) -> None:
+    """Draw at most `most` of these images of a run, all done, spread evenly. InputError if one cannot be read.
+
+    `dataset`: that of the run; by default it is read again.
+    """
+    if dataset is None:
+        dataset = dataset_of_run(run)
     chosen = np.array(indices)[even(min(most, len(indices)), len(indices))].tolist()
     cells = [_cell(run, index, as_seen(dataset, index, run.options)) for index in chosen]
     labelled = [cell for cell in cells if cell.labelled]

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from diffusion.core.search import even
-from diffusion.data import catalogue
-from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.data.datasets import as_seen
 from diffusion.plots import style
+from diffusion.runs.images import dataset_of_run
 from diffusion.runs.results import Run
 
 SIDE, TALL = 1.35, 1.9  # inches: of an image's place, and with the text below it
@@ -18,7 +18,7 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
     run: any of the runs, for its data; sides: (the run that is right, the run that is wrong, and for each image its
     index, its class, and the class that the wrong run chose).
     """
-    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
+    dataset = dataset_of_run(run)
     chosen = []
     for *_, images in sides:
         spread = even(min(most, len(images)), len(images))

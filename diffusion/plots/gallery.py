@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
+from diffusion.io.wording import few
 from diffusion.matching import scores as matching_scores
 from diffusion.matching.items import Items
 from diffusion.matching.scores import Done
@@ -35,6 +36,7 @@ def draw(run: Run, items: Items, path: Path) -> None:
 
     wrong = sum(d.margin(normal) <= 0 for d in done)
     heading = f"{run.title}: {wrong} of {len(done)} examples wrong"
+    _check_same(chosen, items, run)
     if len(chosen) < len(done):
         heading += f"; the {len(chosen)} with the smallest margins"
     number = f"{run.loss} error minus that of the empty caption" if normal else f"{run.loss} error"
@@ -49,6 +51,18 @@ def draw(run: Run, items: Items, path: Path) -> None:
         left, top = 0.1 + WIDTH * (n % COLUMNS), 0.5 + tall * (n // COLUMNS)
         _draw_item(figure, d, items, normal, left, top)
     style.save(figure, path)
+
+
+def _check_same(chosen: list[Done], items: Items, run: Run) -> None:
+    """InputError unless the benchmark still has these items' images at their places."""
+    for d in chosen:
+        before = [image.file for image in d.item.images]
+        now = []
+        if d.index < len(items):
+            now = [image.file for image in items[d.index].images]
+        if now != before:
+            found = f"the images of example {d.index} were {few(before)}, and are now {few(now) or 'none'}"
+            raise InputError(run.folder, found)
 
 
 def captions_of(d: Done, normal: bool) -> list[int]:

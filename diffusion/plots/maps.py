@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from diffusion import InputError
 from diffusion.core.search import even
 from diffusion.data import catalogue
-from diffusion.data.datasets import as_seen, dataset_of
+from diffusion.data.datasets import as_seen
 from diffusion.plots import style
 from diffusion.runs import results
+from diffusion.runs.images import dataset_of_run
 
 COLUMNS = 5  # pairs of image and map
 FOR, AGAINST = "#0969da", "#d4610a"  # not green and red, which many people cannot distinguish
@@ -110,7 +111,7 @@ def draw_run(run: results.Run, most: int, path: Path, *, wrong: bool) -> None:
     """Draw at most `most` images of a run with --save_maps, spread evenly. InputError as `read_maps`."""
     rows = read_maps(run, wrong=wrong)
     chosen = [rows[k] for k in even(min(most, len(rows)), len(rows))]
-    dataset = dataset_of(run.description, catalogue.DATASET_ROOT)
+    dataset = dataset_of_run(run)
     names, name_of_class = results.names_of_rows(run), results.names_of_classes(run)
     cells = []
     for row in chosen:
