@@ -175,15 +175,11 @@ def main(argv: list[str]) -> int:
     folder = naming.run_folder(config.dataset, config.extra, run_name(args, config, schedule, first_name))
     exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     cost = Cost(schedule.most_nfe, exact)
-    if args.dry_run:
-        print(prompts)
-        print("\n".join(describe(config, card, folder, len(texts), cost, mine, args.rate)))
-        return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)
 
     chosen = run_config.data_options(config, dataset)
     chosen |= run_options(args, prompts, table)
-    chosen |= run_config.model_options(config, card, schedule, weights, noise)
+    chosen |= run_config.model_options(config, card, schedule, weights, noise, read_weights=not args.dry_run)
     chosen["groups"] = prompts.groups if config.search == "race" else None
     chosen |= first_options
     check_used(card.embeddings, texts)
@@ -195,6 +191,12 @@ def main(argv: list[str]) -> int:
         "prompts": str(prompts),
         "command": options.command_line(__file__, argv),
     }
+
+    if args.dry_run:
+        print(prompts)
+        planned = Folder(folder, chosen, details)
+        print("\n".join(describe(config, card, planned, len(texts), cost, mine, args.rate, dataset)))
+        return 0
 
     method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
     embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)

@@ -313,13 +313,10 @@ def main(argv: list[str]) -> int:
         numbers += int(np.prod(shape))
     size = f" in {schedule.most_nfe * numbers * 4 / 1e6:,.1f} MB"
     cost = Cost(schedule.most_nfe, schedule.exact and first is None, size)
-    if args.dry_run:
-        print("\n".join(describe(config, card, folder, len(ids), cost, mine, args.rate)))
-        return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)
 
     chosen = run_config.data_options(config, dataset)
-    chosen |= run_config.model_options(config, card, schedule, weights, noise)
+    chosen |= run_config.model_options(config, card, schedule, weights, noise, read_weights=not args.dry_run)
     chosen |= run_options(args, card, schedule, ids, save)
     chosen |= first_options
     details = {
@@ -330,6 +327,11 @@ def main(argv: list[str]) -> int:
         "all_arms": wording.ranges(sorted(class_of)),
         "command": options.command_line(__file__, argv),
     }
+
+    if args.dry_run:
+        planned = Folder(folder, chosen, details)
+        print("\n".join(describe(config, card, planned, len(ids), cost, mine, args.rate, dataset)))
+        return 0
 
     method = Method(config, card, schedule, points, noise, reduce)
     arms = Arms(ids, np.arange(len(ids)), classes)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from documents import DOCUMENTS, presets
-from helpers import folder_of, import_script, records_of
+from helpers import contents, folder_of, import_script, records_of
 
+from diffusion import InputError
 from diffusion.data.catalogue import DATASETS
 from diffusion.data.prompts import prompts_file
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.presets import PAPER, with_preset
+from diffusion.runs import records
 
 SCRIPT = "eval_prob_adaptive.py"
 EMBEDDED = ["--version", "digits", "--dataset", "digits", "--device", "cpu"]
@@ -94,6 +96,30 @@ def test_a_dry_run_of_stages_has_the_figures_of_the_run(run_main, tmp_path):
     assert sum(record["nfe"] for record in records_of(done).values()) == 4 * nfe
     after = figures(run_main(SCRIPT, *words, "--dry_run").out)
     assert after["images"] == [4, 4] and after["NFE"] == [nfe, 0]
+
+
+@pytest.mark.parametrize("change", [["--seed", 5], ["--split", "train"]])
+def test_a_dry_run_refuses_what_the_run_refuses(run_main, change):
+    """A folder that holds another run: the same error, and nothing is changed there."""
+    words = [*EMBEDDED, "--to_keep", 1, "--n_samples", 1, "--limit", 1]
+    folder = folder_of(run_main(SCRIPT, *words))
+    before = contents(folder)
+    run, dry = (run_main(SCRIPT, *words, *change, *more) for more in ([], ["--dry_run"]))
+    assert run.code == dry.code == 2
+    assert (dry.error.where, dry.error.problem) == (run.error.where, run.error.problem)
+    assert contents(folder) == before
+    assert run_main(SCRIPT, *words, "--dry_run").code == 0
+
+
+def test_weights_that_were_not_read_are_not_compared(tmp_path):
+    """Those of another option are."""
+    details = {"images": 1, "arms": [["a", "a", 0]]}
+    options = {"seed": 0, "weights": "x", "weights of unet": "y", "configuration": "z"}
+    records.open_run(tmp_path, options, details)
+    records.check_run(tmp_path, {"seed": 0, "weights": "x"}, details)
+    for other in [{"seed": 0}, {"seed": 1, "weights": "x"}, {"seed": 0, "weights": "x", "weights of unet": "w"}]:
+        with pytest.raises(InputError):
+            records.check_run(tmp_path, other, details)
 
 
 def test_a_dry_run_expects_what_a_pilot_cost(run_main):

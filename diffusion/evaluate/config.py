@@ -214,16 +214,25 @@ def data_options(config: RunConfig, dataset: Dataset) -> dict:
     return {"dataset": dataset.name, "data": dataset.fingerprint, "split": config.split} | more
 
 
-def model_options(config: RunConfig, card: loading.Card, schedule: Schedule, weights: np.ndarray, noise: Noise) -> dict:
+def model_options(
+    config: RunConfig,
+    card: loading.Card,
+    schedule: Schedule,
+    weights: np.ndarray,
+    noise: Noise,
+    *,
+    read_weights: bool = True,
+) -> dict:
     """The part of run.json on the model, the search and the points; weights [T] of all levels.
 
+    Without read_weights the fingerprints of the model's parts are missing.
     InputError: no level that is measured has a weight above 0; noise that was fitted for another model.
     """
     if not weights[schedule.levels].any():
         none = f"0 at each of the {len(schedule)} levels that are measured"
         raise InputError(f"--weights {config.weights}", none)
-    fingerprints = loading.check_weights(card)
-    if noise.fitted_for not in (None, same_for_copies(fingerprints)):
+    fingerprints = loading.check_weights(card) if read_weights else {}
+    if fingerprints and noise.fitted_for not in (None, same_for_copies(fingerprints)):
         raise InputError(f"--noise_path {config.noise_path}", f"was fitted for another model than {card.source}")
 
     local = card.file or Path(card.source).is_dir()

@@ -6,23 +6,31 @@ import numpy as np
 import torch
 
 from diffusion.core.constants import LOSSES
+from diffusion.data.dataset import Dataset
 from diffusion.evaluate.config import RunConfig
-from diffusion.evaluate.loop import Cost
+from diffusion.evaluate.loop import Cost, Folder
 from diffusion.models.loading import Card, weights_size
-from diffusion.runs import results
+from diffusion.runs import newer, records, results
 
 FLOAT = 4  # bytes of an error in a record
 
 
 def describe(
-    config: RunConfig, card: Card, folder: Path, n_arms: int, cost: Cost, mine: list[int], rate: float
+    config: RunConfig, card: Card, folder: Folder, n_arms: int, cost: Cost, mine: list[int], rate: float, data: Dataset
 ) -> list[str]:
     """Lines on the images, NFE, GPU-hours at `rate` NFE/s, disk and memory of a run over the images `mine`.
 
     If the run's folder holds records, as those of a pilot with --limit, the others are expected to cost as much. No
-    weights are read, so it is not checked that those records are of the same weights.
+    weights are read, so it is not checked that those records are of the same weights. InputError if the folder holds
+    a run with other options.
     """
-    counts = [int(row["nfe"]) for row in earlier_rows(folder, mine)]
+    records.check_run(folder.path, folder.options, folder.details, data.named_images)
+    done = earlier_rows(folder.path, mine)
+    paths = {}
+    for row in done:
+        paths[row["index"]] = records.record_path(folder.path, len(data), row["index"])
+    newer.warn(data.located, paths)
+    counts = [int(row["nfe"]) for row in done]
     left = len(mine) - len(counts)
     to_do = cost.nfe * left
     nfe_each, nfe_to_do = cost.bound(f"{cost.nfe:,}"), cost.bound(f"{to_do:,}")
@@ -44,7 +52,7 @@ def describe(
     lines.append(f"disk      about {size(disk)} of errors")
     weights = weights_size(card, getattr(torch, config.dtype))
     lines.append(f"weights   {size(weights)} in {config.dtype}, of {card.source}")
-    lines.append(f"folder    {folder}")
+    lines.append(f"folder    {folder.path}")
     return lines
 
 

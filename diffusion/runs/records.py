@@ -69,19 +69,55 @@ def open_run(folder: Path, options: dict, details: dict, images: Mapping[int, di
     except OSError as error:
         raise InputError(folder, f"cannot be made ({error.strerror})") from None
     if not os.path.exists(path):
-        if any(folder.glob("*.pt")):
-            raise InputError(folder, "holds results but no run.json, so what made them is unknown; use --extra NAME")
+        _check_no_records(folder)
         with contextlib.suppress(FileExistsError):  # another worker was faster: join its run
             return write_atomic(path, lambda file: file.write(data), replace=False)
     there = read_run(folder)
     if there == run:
         return
-    if differences.changed(there, run):
-        earlier = images_of(finished(folder).values())
-        found = differences.options_in_words(there, run, earlier, images or {})
-        separate = "Give this one its own folder with --extra NAME"
-        raise InputError(f"{folder} holds a run with other options", f"{'; '.join(found)}. {separate}")
+    _check_same(folder, there, run, images)
     write_atomic(path, lambda file: file.write(data))
+
+
+def check_run(
+    folder: Path, options: dict, details: dict, images: Mapping[int, differences.Image] | None = None
+) -> None:
+    """Raises InputError if `open_run` would for these options; nothing is made or written.
+
+    Fingerprints of weights that the options lack are not compared: they are made when weights are read.
+    """
+    if not os.path.exists(folder / "run.json"):
+        if os.path.isdir(folder):
+            _check_no_records(folder)
+        return
+    there = read_run(folder)
+    run = json.loads(json.dumps({"options": options, **details}))
+    compared = {}
+    for key, value in there["options"].items():
+        if key in run["options"] or not is_of_weights(key):
+            compared[key] = value
+    _check_same(folder, there | {"options": compared}, run, images)
+
+
+def is_of_weights(option: str) -> bool:
+    """Whether an option of run.json is a fingerprint by models.loading.check_weights."""
+    return option == "configuration" or option.startswith("weights of ")
+
+
+def _check_no_records(folder: Path) -> None:
+    """InputError if a folder without run.json holds records."""
+    if any(folder.glob("*.pt")):
+        raise InputError(folder, "holds results but no run.json, so what made them is unknown; use --extra NAME")
+
+
+def _check_same(folder: Path, there: dict, run: dict, images: Mapping[int, differences.Image] | None) -> None:
+    """InputError, naming every difference, if two run.json have other options; arguments as in open_run."""
+    if not differences.changed(there, run):
+        return
+    earlier = images_of(finished(folder).values())
+    found = differences.options_in_words(there, run, earlier, images or {})
+    separate = "Give this one its own folder with --extra NAME"
+    raise InputError(f"{folder} holds a run with other options", f"{'; '.join(found)}. {separate}")
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
