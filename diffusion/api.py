@@ -51,7 +51,7 @@ class Answer:
     scores: np.ndarray  # [K] mean error less the best's, over the points that both were measured on; inf: not measured
     probabilities: np.ndarray | None  # [K], if a temperature was passed
     nfe: int  # network evaluations spent
-    decided: bool  # False if the budget ended before the others were clearly worse
+    decided: bool  # False if the budget ended before the others were clearly worse, or another is exactly as good
     errors: np.ndarray  # [nfe] of the deciding loss: those of the first prompt, in the order of its points, and so on
     counts: np.ndarray  # [prompts] at how many points, from the first on, each prompt was measured
     levels: np.ndarray  # [points] the level of each point, 0 (almost clean) to T - 1 (almost noise)

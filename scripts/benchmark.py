@@ -480,7 +480,7 @@ def check_device(args, device: torch.device) -> None:
         about = summary.describe(device)
         check = summary.summary(about, args.dtype, rate, results, clock.spent())
         if args.out:
-            text = json.dumps(check, indent=1)
+            text = json.dumps(check, indent=1) + "\n"
             write_atomic(args.out, lambda file: file.write(text.encode()))
         print("\n".join(summary.lines(check)))
 

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     path = results.calibration_path(run.folder)
     written = [str(path)]
     saved = {"temperature": temperature, "loss": run.loss, "images": int(fit.sum()), "fit": args.fit, "seed": args.seed}
-    text = json.dumps(saved | {"run": run.wanted.run}, indent=1).encode()
+    text = json.dumps(saved | {"run": run.wanted.run}, indent=1).encode() + b"\n"
     write_atomic(path, lambda file: file.write(text))
     if args.out:
         sure, *_ = calibration.figures(scores, label, temperature, held)

@@ -147,7 +147,7 @@ def last_checkpoint(folder: Path, chosen: dict) -> Path | None:
             differs = "; ".join(differences.options_in_words(there, training, {}, {}))
             raise InputError(f"--out {folder.parent}", f"holds another training ({differs}); use another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(chosen, indent=1))
+    note.write_text(json.dumps(chosen, indent=1) + "\n")
     return max(folder.glob("step-*"), default=None)
 
 

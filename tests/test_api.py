@@ -263,6 +263,21 @@ def test_equal_prompts_are_warned_of(model):
         classify(model, GOOD, {"cat": ["a cat", "a cat"], "dog": "a dog"}, max_samples=2)  # of one class: counts twice
 
 
+@pytest.mark.parametrize("how", [
+    {"max_samples": 6},
+    {"max_samples": 6, "noise": "independent"},
+    {"search": "halving", "to_keep": [2, 1], "n_samples": [2, 4]},
+])  # fmt: skip
+def test_equal_prompts_are_never_decided(model, how):
+    with pytest.warns(InputWarning):
+        tied = classify(model, GOOD, ["a cat", "a cat"], **how)
+    assert tied.scores.tolist() == [0, 0] and tied.best == 0 and not tied.decided
+    with pytest.warns(InputWarning):
+        below = classify(model, GOOD, {"cat": "a cat", "puss": "a cat", "dog": "a dog", "hound": "a dog"}, **how)
+    assert not below.decided
+    assert classify(model, GOOD, ["a cat", "a dog"], **how).decided
+
+
 def test_a_file_that_is_no_image(model, tmp_path):
     (tmp_path / "no.png").write_text("no")
     for path in (tmp_path / "no.png", tmp_path / "nothing.png"):

@@ -25,6 +25,15 @@ def test_wilson_against_scipy(right, n):
     assert metrics.wilson(right / n, n) == pytest.approx((wanted.low, wanted.high), rel=1e-12, abs=1e-15)
 
 
+def test_no_interval_leaves_its_estimate_out():
+    """All or none of n: one end is the estimate exactly, the other is z^2 / (n + z^2) away."""
+    z = metrics.Z95
+    for n in range(1, 3000):
+        away = z**2 / (n + z**2)
+        assert metrics.wilson(0.0, n) == (0, pytest.approx(away))
+        assert metrics.wilson(1.0, n) == (pytest.approx(1 - away), 1)
+
+
 def test_wilson_of_nothing():
     assert metrics.wilson(0.5, 0) == (0, 1)
 

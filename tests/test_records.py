@@ -146,6 +146,7 @@ def test_a_run_is_created_and_joined(tmp_path):
 def test_other_options_are_refused(tmp_path, change, says):
     open_run(tmp_path, OPTIONS, ABOUT | {"images": 10})
     before = (tmp_path / "run.json").read_bytes()
+    assert before.endswith(b"}\n")
     with pytest.raises(InputError) as error:
         options = {key: value for key, value in (OPTIONS | change).items() if value is not ...}
         open_run(tmp_path, options, ABOUT | {"images": 99})

@@ -33,7 +33,7 @@ class Measured:
     """What was measured on one image: for each arm, its errors at a prefix of the points."""
 
     winner: int  # the winning class, a row 0..K-1 of all classes
-    decided: bool  # whether the search came to its end, rather than to its budget's
+    decided: bool  # whether the search came to its end, not to its budget's, and no other class has the same error
     margin: float  # how much larger the next class's mean error is, relatively; inf if no other came as far
     levels: Tensor  # [P] int64, the level of each point, in evaluation order
     draws: Tensor  # [P] int64, its noise draw
@@ -142,10 +142,11 @@ def search_image(question: Question, points: Points, *, loss: str) -> Generator[
     weights = torch.from_numpy(points.weights[:n_points])
     found = {"counts": counts, "losses": LOSSES, "errors": errors, "weights": weights}
     mean_errors, class_points = class_errors(found, arm_class, loss)
+    ahead = margin(mean_errors[class_points == n_points])
     measured = Measured(
         winner,
-        not others,
-        margin(mean_errors[class_points == n_points]),
+        not others and ahead != 0,  # with equal errors the order of the classes chose the winner
+        ahead,
         levels[:n_points],
         draws[:n_points],
         counts,

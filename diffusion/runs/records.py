@@ -55,7 +55,7 @@ def open_run(folder: Path, options: dict, details: dict, images: Mapping[int, di
     options; `images` of the data set, by index, are named in it if they differ from those of before.
     """
     path = folder / "run.json"
-    text = json.dumps({"options": options, **details}, indent=1, ensure_ascii=False)
+    text = json.dumps({"options": options, **details}, indent=1, ensure_ascii=False) + "\n"
     run = json.loads(text)  # tuples become lists, as they will be when read
     try:
         data = text.encode()

@@ -64,8 +64,8 @@ def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
 
 def write_json(value, path: Path) -> None:
     """Write a value as JSON. InputError if it cannot be written."""
-    data = json.dumps(value, indent=1, ensure_ascii=False).encode(errors="replace")
-    write_atomic(path, lambda file: file.write(data))
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def is_finished(run: Run) -> bool:

@@ -43,7 +43,8 @@ def bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, n: int | Non
         found = bootstrap(samples, statistic, n_resamples=DRAWS, method="percentile", vectorized=False, rng=0)
         low, high = map(float, found.confidence_interval)
         if low < high:
-            return low, high
+            value = float(statistic(*samples))
+            return min(low, value), max(high, value)  # beside the draws of a biased statistic, as best - worst
     return metrics.wilson(float(statistic(*samples)), least if n is None else n)
 
 

@@ -14,7 +14,8 @@ def wilson(p: float, n: float, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return min(low, float(p)), max(high, float(p))  # rounding puts the ends beside p = 0 and 1
 
 
 def share(hits: np.ndarray) -> tuple[float, tuple[float, float]]:
