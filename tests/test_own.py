@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 from PIL import Image
 
 from diffusion import InputError, InputWarning
+from diffusion.data.classnames import misspelt, one_edit_apart
 from diffusion.data.dataset import fingerprint
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import crop
@@ -441,3 +443,80 @@ def test_labels_are_read_without_torchvision(tmp_path):
     code += "; assert 'torchvision' not in sys.modules"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code, classes(tmp_path)], check=True, env=env)
+
+
+# ---- misspelt names, and folders of another depth ----
+
+
+def test_a_folder_beside_is_nearer_than_a_data_set_of_the_table(tmp_path, monkeypatch):
+    classes(tmp_path / "mydigits")
+    monkeypatch.chdir(tmp_path)
+    for typed, near in [("mydigit", "mydigits"), (str(tmp_path / "mydigits2"), str(tmp_path / "mydigits"))]:
+        with pytest.raises(InputError) as error:
+            load_dataset(typed)
+        assert error.value.problem.endswith(f"; did you mean the folder {near}?")
+    with pytest.raises(InputError) as error:
+        load_dataset("cifar11")
+    assert error.value.problem.endswith("; did you mean cifar10?")
+
+
+def test_one_class_of_a_folder_is_named_with_that_folder(tmp_path, monkeypatch):
+    """Its parent, if other folders there hold images too."""
+    classes(tmp_path / "mydigits", names=("a",))
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset("mydigits/a")
+    for others, ends in [(False, "--prompt_path"), (True, "--dataset mydigits")]:
+        if others:
+            classes(tmp_path / "mydigits", names=("b",))
+        with pytest.raises(InputError) as error:
+            prompts_for("mydigits/a", data.labels, data.classes)
+        assert "no class folders" in error.value.problem and error.value.problem.endswith(ends)
+
+
+@pytest.mark.parametrize("a, b, apart", [
+    ("two", "tow", True), ("two", "twoo", True), ("two", "to", False), ("three", "thre", True), ("cat", "bat", True),
+    ("Two", "two", True), ("two", "two", False), ("class 1", "class 2", False), ("two", "three", False),
+    ("two", "wot", False), ("aab", "ab", False), ("aaab", "aab", True),
+])  # fmt: skip
+def test_one_edit(a, b, apart):
+    assert one_edit_apart(a, b) == one_edit_apart(b, a) == apart
+
+
+def test_misspelt_is_what_a_loop_over_pairs_finds():
+    rng = np.random.default_rng(0)
+    names = {"".join(rng.choice(list("ab"), rng.integers(1, 7))): int(rng.integers(1, 30)) for _ in range(60)}
+    slow = set()
+    for a, n in names.items():
+        for b, m in names.items():
+            if one_edit_apart(a, b) and m >= 3 and (n == 1 or 10 * n <= m):
+                slow.add((a, b))
+    found = misspelt(names)
+    assert set(found) == slow and len(found) == len(slow) > 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_a_misspelt_class_is_named(tmp_path, kind):
+    for name, n in {"two": 6, "tow": 1, "three": 6}.items():
+        for k in range(n):
+            image(tmp_path / "mine" / name / f"{k}.png")
+    where = tmp_path / "mine"
+    if kind == "csv":
+        where = tmp_path / "t.csv"
+        files = sorted((tmp_path / "mine").rglob("*.png"))
+        where.write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in files))
+    with pytest.warns(InputWarning, match="class 'tow' has 1 image, 'two' 6: a misspelling?") as warned:
+        assert len(load_dataset(where).classes) == 3
+    assert len(warned) == 1
+
+
+def test_a_misspelt_class_of_a_csv_of_prompts_is_named(tmp_path):
+    """As a warning if the class has another prompt, else in the error."""
+    csv = tmp_path / "p.csv"
+    csv.write_text("prompt,classname\na two,two\nthe tow,tow\na three,three\nan owl,owl\n")
+    with pytest.warns(InputWarning, match=r"'tow' \(prompt 'the tow'\) is no class there, 'two' is") as warned:
+        found = prompts_for("mine", [0, 1], ["three", "two"], csv)
+    assert len(warned) == 1 and found.names == ["two", "tow", "three", "owl"]
+    csv.write_text("prompt,classname\nthe tow,tow\na three,three\n")
+    with pytest.raises(InputError) as error:
+        prompts_for("mine", [0, 1], ["three", "two"], csv)
+    assert "'tow'" in error.value.problem and "misspelling of 'two'" in error.value.problem

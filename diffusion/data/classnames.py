@@ -1,6 +1,7 @@
 """Names of classes: the words of a name, and which class a name means."""
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -121,6 +122,55 @@ def article(words: str) -> str:
         word = word[0]
     has_vowel_sound = VOWEL_SOUND.match(word.lower()) and not CONSONANT_SOUND.match(word.lower())
     return "an" if has_vowel_sound else "a"
+
+
+# ---- misspelt names ----
+
+
+def one_edit_apart(a: str, b: str) -> bool:
+    """Whether two names of three letters or more differ in case, one letter, or two neighbours exchanged.
+
+    Digits count: "class 1" and "class 2" are two names.
+    """
+    if a == b or min(len(a), len(b)) < 3:
+        return False
+    a, b = a.casefold(), b.casefold()
+    start = _n_common(a, b)
+    rest_a, rest_b = a[start:], b[start:]
+    end = _n_common(rest_a[::-1], rest_b[::-1])
+    left_a, left_b = rest_a[: len(rest_a) - end], rest_b[: len(rest_b) - end]
+    if any(map(str.isdigit, left_a + left_b)):
+        return False
+    is_exchange = len(left_a) == 2 and left_a == left_b[::-1]
+    return is_exchange or max(len(left_a), len(left_b)) < 2
+
+
+def _n_common(a: str, b: str) -> int:
+    """How many letters both begin with."""
+    for k, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return k
+    return min(len(a), len(b))
+
+
+def misspelt(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Pairs of names one edit apart, the first of which has one image, or a tenth of the second's or fewer.
+
+    counts: name of a class -> its images. The second has three images or more.
+    """
+    alike: dict[str, list[str]] = {}  # a name, or one without one letter -> the names that become it
+    for name in counts:
+        word = name.casefold()
+        for form in {word, *(word[:k] + word[k + 1 :] for k in range(len(word)))}:
+            alike.setdefault(form, []).append(name)
+
+    found: dict[tuple[str, str], None] = {}
+    for names in alike.values():
+        for rare, usual in itertools.permutations(names, 2):
+            is_rare = counts[usual] >= 3 and counts[rare] <= max(1, counts[usual] / 10)
+            if is_rare and one_edit_apart(rare, usual):
+                found[rare, usual] = None
+    return list(found)
 
 
 # ---- which class a name means ----

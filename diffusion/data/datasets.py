@@ -23,6 +23,7 @@ Each data set lies under `root` in a folder of its own name, laid out as torchvi
 (folders.py, tables.py) or hf:NAME (hub.py).
 """
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -99,7 +100,18 @@ def _read_users(name: str, split: str, image_column: str | None, label_column: s
     if os.path.isfile(path):
         return folders.read_image(name, split, tables.SUFFIXES)
     names = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
-    raise InputError(f"dataset {name!r}", f"is {names}{like(name, TABLE)}")
+    raise InputError(f"dataset {name!r}", f"is {names}{_like_folder(path) or like(name, TABLE)}")
+
+
+def _like_folder(path: str) -> str:
+    """Suffix of an unknown-name error: the folder beside this path with the nearest name, if one is near."""
+    parent, name = os.path.split(os.path.normpath(path))
+    try:
+        beside = [folder.name for folder in folders.Folder(parent or ".").folders]
+    except (OSError, ValueError):  # no such parent, or a name that no path can have
+        return ""
+    near = difflib.get_close_matches(name, beside, 1)
+    return f"; did you mean the folder {os.path.join(parent, near[0])}?" if near else ""
 
 
 def dataset_of(about: dict, root: str | Path = "/datasets") -> Dataset:

@@ -14,13 +14,14 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import NO_LABEL
+from diffusion.data.classnames import misspelt
 from diffusion.data.dataset import Dataset
 from diffusion.data.images import listed
 from diffusion.io.reading import is_id
@@ -153,6 +154,16 @@ def warn_of_others(name: str, folder: Folder) -> None:
     first = os.path.relpath(others[0], folder.path)
     wanted = f"such as {first}; wanted images as png, jpg, tif, webp or another that Pillow reads"
     warnings.warn(f"dataset {name!r}: files left out by their suffix: {kinds}, {wanted}", InputWarning, stacklevel=2)
+
+
+def warn_of_misspelt(name: str, counts: Mapping[str, int]) -> None:
+    """Warn of classes that may be misspelt names of others; counts: name of a class -> its images."""
+    found = []
+    for rare, usual in misspelt(counts):
+        number = "1 image" if counts[rare] == 1 else f"{counts[rare]} images"
+        found.append(f"class {rare!r} has {number}, {usual!r} {counts[usual]}")
+    if found:
+        warnings.warn(f"dataset {name!r}: {few(found, 3, '; ')}: a misspelling?", InputWarning, stacklevel=2)
 
 
 # ---- labels ----
@@ -363,6 +374,7 @@ def _read_folder(name: str, split: str) -> Dataset:
         if not with_images:
             raise InputError(f"no image in {folder}", f"wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
+    warn_of_misspelt(name, {class_folder.name: len(images[class_folder.name]) for class_folder in with_images})
     return from_images_by_class(folder, images, *class_ids(class_folder.name for class_folder in with_images))
 
 

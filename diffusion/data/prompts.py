@@ -15,7 +15,16 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.data.catalogue import DATASETS, NO_LABEL
-from diffusion.data.classnames import article, as_tokenized, is_untranslated, library_file, meanings, words_of
+from diffusion.data.classnames import (
+    article,
+    as_tokenized,
+    is_untranslated,
+    library_file,
+    meanings,
+    one_edit_apart,
+    words_of,
+)
+from diffusion.data.folders import Folder
 from diffusion.io.reading import Table, is_id, read_csv, read_numbers
 from diffusion.io.wording import few, split_weight
 from diffusion.paths import DATA, shipped
@@ -291,8 +300,7 @@ def prompts_for(
             prompts = _from_templates(dict(zip(prompts.classes, prompts.names, strict=True)), templates)
     elif len(classes) < 2:
         flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
-        why = f"has the class {classes[0]!r} alone" if classes else "has no names of classes"
-        raise InputError(f"--dataset {name}", f"{why}, so it needs {flags}")
+        raise InputError(f"--dataset {name}", f"{_why_no_classes(name, classes)}, so it needs {flags}{_class_of(name)}")
     else:
         prompts = _from_templates(dict(enumerate(classes)), templates)
         _warn_of_words(name, classes, words_of(classes))
@@ -303,14 +311,40 @@ def prompts_for(
         for k in missing[:10]:
             words.append(f"{k} ({classes[k]})" if k < len(classes) else str(k))
         problem = f"no class {', '.join(words)} there, which images of {name} are labelled with"
+        problem += _like_missing(missing, classes, prompts)
         raise InputError(path or csv or "prompts", problem)
     unused = sorted(set(prompts.classes) - set(range(len(classes))))
     if unused and classes and csv:  # without a csv of the data set they are distractors
         raise InputError(path or csv, f"class ids {unused[:10]} there, {name} has only 0..{len(classes) - 1}")
     if path:
         _warn_of_others(prompts, called, path, name)
+        _warn_of_misspelt(prompts, called, path, name)
     warn_of_alike(prompts)
     return prompts
+
+
+def _why_no_classes(name: str, classes: list[str]) -> str:
+    """Why there is no choice between classes of a data set."""
+    if classes:
+        return f"has the class {classes[0]!r} alone"
+    if os.path.isdir(os.path.expanduser(name)):
+        return "holds images but no class folders"
+    return "has no names of classes"
+
+
+def _class_of(name: str) -> str:
+    """Suffix of an error: the folder of which this one may be a class, as other folders in it hold images too."""
+    folder = os.path.expanduser(name)
+    parent = os.path.normpath(os.path.join(folder, os.pardir))
+    if not os.path.isdir(folder):
+        return ""
+    try:
+        with_images = [beside for beside in Folder(parent).folders if beside.images(deep=False)]
+    except OSError:
+        return ""
+    if len(with_images) < 2:
+        return ""
+    return f"; if it is one class of {parent}, --dataset {parent}"
 
 
 def _typed_prompts(texts: list[str], name: str, labels: list[int], classes: list[str], path: Path | None) -> Prompts:
@@ -430,6 +464,28 @@ def _warn_of_others(prompts: Prompts, called: dict[int, list[str]], path: Path, 
         return
     what = f"classnames that {name} does not have" if named else f"none of its classnames is a class of {name}"
     warnings.warn(f"{path}: {what}: {few(taken, 2, '; ')}", InputWarning, stacklevel=3)
+
+
+def _warn_of_misspelt(prompts: Prompts, called: dict[int, list[str]], path: Path, name: str) -> None:
+    """Warn of a classname of no class of the data that is one edit from the name of one."""
+    found: dict[str, None] = {}
+    for text, classname, class_id in zip(prompts.texts, prompts.names, prompts.classes, strict=True):
+        if class_id in called:
+            continue
+        for near in itertools.chain.from_iterable(called.values()):
+            if one_edit_apart(classname, near):
+                found[f"{classname!r} (prompt {text!r}) is no class there, {near!r} is"] = None
+    if found:
+        warnings.warn(f"{path}: a misspelling for {name}? {few(found, 3, '; ')}", InputWarning, stacklevel=3)
+
+
+def _like_missing(missing: list[int], classes: list[str], prompts: Prompts) -> str:
+    """Suffix of an error: the classname of a csv, of no class of the data, that is one edit from a missing class."""
+    for k in missing:
+        for classname, class_id in zip(prompts.names, prompts.classes, strict=True):
+            if k < len(classes) <= class_id and one_edit_apart(classname, classes[k]):
+                return f"; is {classname!r} there a misspelling of {classes[k]!r}?"
+    return ""
 
 
 def _by_name(

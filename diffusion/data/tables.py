@@ -18,7 +18,7 @@ from pathlib import Path, PureWindowsPath
 from diffusion import InputError
 from diffusion.data.catalogue import NO_LABEL
 from diffusion.data.dataset import Dataset
-from diffusion.data.folders import check_split, class_ids, split_of
+from diffusion.data.folders import check_split, class_ids, split_of, warn_of_misspelt
 from diffusion.data.images import listed
 from diffusion.io.reading import Table, csv_header, json_lines, read_csv
 
@@ -56,6 +56,7 @@ def read_table(name: str, split: str) -> Dataset:
     if "label" in columns:
         ids, classes = class_ids(table.columns["label"])
         labels = [ids[label] for label in columns["label"]]
+        warn_of_misspelt(name, Counter(table.columns["label"]))
     candidates = []
     if "candidates" in columns:
         lines = [table.lines[k] for k in chosen]

@@ -56,8 +56,9 @@ def with_preset(args, parser: Parser):
     refuse(args, parser, ["to_keep", "n_samples", "search"], f"is set by --preset {args.preset}")
     preset = PAPER.get(args.dataset)
     if preset is None:
-        wanted = f"wanted one of {few(PAPER, len(PAPER))}{like(args.dataset, PAPER)}"
-        raise InputError(f"--preset {args.preset} --dataset {args.dataset}", wanted)
+        published = f"presets are for published data sets alone, {few(PAPER, len(PAPER))}{like(args.dataset, PAPER)}"
+        others = "for own images --search race, or --to_keep 5 1 --n_samples 50 500"
+        raise InputError(f"--preset {args.preset} --dataset {args.dataset}", f"{published}; {others}")
     changes = {"to_keep": list(preset.to_keep), "n_samples": list(preset.n_samples)}
     if args.loss == parser.get_default("loss"):
         changes["loss"] = preset.loss
