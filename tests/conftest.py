@@ -15,7 +15,6 @@ import torch
 pytest.register_assert_rewrite("helpers")
 from helpers import ROOT, Result, call_main
 
-
 SCRIPTS = {"run_script", "run_main", "run_once"}  # fixtures that run a whole script: half a second, or seconds
 LONGEST = ["test_slurm.py", "test_cluster.py", "test_numbers.py", "test_eval_prob_adaptive.py"]
 

@@ -1,5 +1,6 @@
 """The schedules of the paper, and those chosen for the other data sets: a row each."""
 
+import os
 from dataclasses import dataclass
 
 from diffusion import InputError
@@ -56,7 +57,8 @@ def with_preset(args, parser: Parser):
     refuse(args, parser, ["to_keep", "n_samples", "search"], f"is set by --preset {args.preset}")
     preset = PAPER.get(args.dataset)
     if preset is None:
-        published = f"presets are for published data sets alone, {few(PAPER, len(PAPER))}{like(args.dataset, PAPER)}"
+        near = "" if os.path.exists(os.path.expanduser(args.dataset)) else like(args.dataset, PAPER)
+        published = f"presets are for published data sets alone, {few(PAPER, len(PAPER))}{near}"
         others = "for own images --search race, or --to_keep 5 1 --n_samples 50 500"
         raise InputError(f"--preset {args.preset} --dataset {args.dataset}", f"{published}; {others}")
     changes = {"to_keep": list(preset.to_keep), "n_samples": list(preset.n_samples)}
