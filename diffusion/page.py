@@ -429,15 +429,15 @@ def facts_of(run: results.Run) -> list[tuple[str, str]]:
 # ---- the page ----
 
 
-def content(answers: Answers, mistakes: int, others: int, number: int) -> dict:
-    """The variables of the template for a run; number: which of several, 0 if there is one.
+def content(answers: Answers, mistakes: int, others: int, number: int, name: str) -> dict:
+    """The variables of the template for a run; number: which of several, 0 if there is one; its name, "" by default.
 
     mistakes, others: how many of each kind of answer are shown at most.
     """
     run, nfe, names = answers.run, answers.nfe, names_of(answers.run)
-    id, title = "", run.title
+    id, title = "", name or run.title
     if number:
-        id, title = f"run{number}-", f"Run {number}: {run.title}"
+        id, title = f"run{number}-", f"Run {number}: {title}"
     sureness = confidence_of(answers, id)
     found = {
         "id": id,  # begins the ids of its sections
@@ -487,7 +487,9 @@ def render(runs: dict[str, results.Run], read: list[Answers], *, mistakes: int, 
     """The page of runs, by name, and their answers; as `content`."""
     several = len(runs) > 1
     numbers = range(1, len(runs) + 1) if several else [0]
-    each = [content(answers, mistakes, others, k) for k, answers in zip(numbers, read, strict=True)]
+    each = []
+    for k, name, answers in zip(numbers, runs, read, strict=True):
+        each.append(content(answers, mistakes, others, k, name))
     title = each[0]["title"]
     comparison = None
     if several:

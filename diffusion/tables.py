@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from diffusion import InputError
-from diffusion.io import wording
 from diffusion.matching import scores as matching_scores
 from diffusion.runs import differences, records, results, show, summary
 from diffusion.runs.results import Run
@@ -53,25 +52,40 @@ def check_same(runs: list[Run]) -> None:
             raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
 
 
-def read_same(folders: Sequence[str | Path], loss: str | None = None) -> dict[str, Run]:
-    """Runs on the same images, by short distinct names. InputError if they are on different images."""
+def read_same(folders: Sequence[str | Path], loss: str | None = None, names: list[str] | None = None) -> dict[str, Run]:
+    """Runs on the same images, by `names` of the folders, or by those of differences.names_of.
+
+    InputError if they are on different images, or have one name.
+    """
     runs = [read(folder, loss) for folder in folders]
     check_same(runs)
-    for names in (_models(runs), _different_parts(runs)):
-        if len(set(names)) == len(runs):
-            return dict(zip(names, runs, strict=True))
+    called = names or differences.names_of([(run.folder, run.description) for run in runs])
+    if len(set(called)) == len(runs):
+        return dict(zip(called, runs, strict=True))
+    if names:
+        raise InputError(f"--names {' '.join(names)}", "two runs have one name")
     raise _not_different(runs)
+
+
+def check_names(names: list[str] | None, folders: Sequence[str | Path]) -> None:
+    """InputError if there are --names, and not one for each folder."""
+    if names and len(names) != len(folders):
+        raise InputError(f"--names {' '.join(names)}", f"wanted {len(folders)}, one for each folder")
 
 
 def _models(runs: list[Run]) -> list[str]:
     return [Path(str(run.model)).name for run in runs]
 
 
-def _different_parts(runs: list[Run]) -> list[str]:
-    """The folders of the runs, without the parts that all of them begin and end with."""
-    parts = [run.folder.parts for run in runs]
-    first, last = wording.shared(parts)
-    return ["/".join(each[first : len(each) - last]) for each in parts]
+def _models_and_prompts(runs: list[Run], groups: dict[str, list[int]]) -> list[str]:
+    """The model of each run and, if the runs of its data set have different prompts, its prompts."""
+    names = _models(runs)
+    for members in groups.values():
+        prompts = differences.prompts_that_differ([runs[k].description for k in members])
+        for k, words in zip(members, prompts, strict=True):
+            if words:
+                names[k] = f"{names[k]}, {words}"
+    return names
 
 
 def _not_different(runs: list[Run]) -> InputError:
@@ -99,7 +113,7 @@ def read_groups(
     if names is None:
         folders_of_runs = [name_of(run) for run in runs]
         searches = [folder.partition("/")[2] for folder in folders_of_runs]
-        choices = [_models(runs), searches, folders_of_runs]
+        choices = [_models(runs), _models_and_prompts(runs, groups), searches, folders_of_runs]
     for each in choices:
         named = {}
         for data, members in groups.items():

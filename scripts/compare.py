@@ -19,7 +19,7 @@ from diffusion.evaluate import options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
-    names = "names of the runs in the tables, one for each folder; a model has one name on all data sets; default short"
+    names = "names in the tables, one for each folder; a model has one name on all data sets; default what differs"
     options.add(p, "--names NAME", names, nargs="+")
     options.add(p, "--loss", "decide by this loss; default each run's", choices=LOSSES)
     options.add(p, "--out FILE", "also write all tables: .md, .tex or .csv")
@@ -72,8 +72,7 @@ def check(args) -> None:
         raise InputError(f"--out {out}", "wanted a file .md, .tex or .csv in a folder that exists")
     if len(args.folders) < 2:
         raise InputError(f"{args.folders[0]}", "wanted two runs or more")
-    if args.names and len(args.names) != len(args.folders):
-        raise InputError(f"--names {' '.join(args.names)}", f"wanted {len(args.folders)}, one for each folder")
+    tables.check_names(args.names, args.folders)
 
 
 def main(argv: list[str]) -> int:

@@ -40,7 +40,7 @@ import numpy as np
 
 from diffusion import InputError, one_line
 from diffusion.plots import confusion, style
-from diffusion.runs import records, results, show
+from diffusion.runs import differences, records, results, show
 from diffusion.runs.results import Run
 from diffusion.stats import intervals, metrics
 
@@ -171,10 +171,15 @@ def draw_confusion(rows: list[dict], names: dict[int, str], heading: str, path: 
 
 def print_runs(folders: list[Path], loss: str | None) -> int:
     """Print a line for each run."""
-    print(f"{'accuracy, %':<26}{'images':>15}{'NFE per image':>15}  {'model':<20} {'data':<28} run")
     problems = []
-    for folder in folders:
-        run = results.read(folder, loss=loss, answers=bool(loss))
+    runs = [results.read(folder, loss=loss, answers=bool(loss)) for folder in folders]
+    prompts = prompts_of(runs)
+    head = f"{'accuracy, %':<26}{'images':>15}{'NFE per image':>15}  {'model':<20} {'data':<28} "
+    wide = max(map(len, prompts)) + 2
+    if any(prompts):
+        head += f"{'prompts':<{wide}}"
+    print(f"{head}run")
+    for run, words in zip(runs, prompts, strict=True):
         if loss:
             rows, wrong = results.decided(run, scores=False)
         else:
@@ -185,8 +190,22 @@ def print_runs(folders: list[Path], loss: str | None) -> int:
         nfe = f"{np.mean([row['nfe'] for row in rows]):,.0f}" if rows else "-"
         of = f"{len(rows)} of {max(run.description['images'], len(rows))}"
         model, data = style.shorten(Path(str(run.model)).name, 20), style.shorten(run.data, 28)
-        print(f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} {one_line(str(run.folder), None)}")
+        line = f"{score:<26}{of:>15}{nfe:>15}  {model:<20} {data:<28} "
+        if any(prompts):
+            line += f"{words:<{wide}}"
+        print(line + one_line(str(run.folder), None))
     return show.report(problems)
+
+
+def prompts_of(runs: list[Run]) -> list[str]:
+    """The prompts of each run in a few words, "" if those of all runs on its data set are alike."""
+    found = [""] * len(runs)
+    for data in {run.data for run in runs}:
+        members = [k for k, run in enumerate(runs) if run.data == data]
+        words = differences.prompts_that_differ([runs[k].description for k in members])
+        for k, of_run in zip(members, words, strict=True):
+            found[k] = of_run
+    return found
 
 
 def main(argv: list[str]) -> int:

@@ -15,6 +15,8 @@ from diffusion.evaluate import options
 def parser() -> options.Parser:
     p = options.parser(__doc__, "FOLDER ...")
     options.add(p, "folders FOLDER", "folders of runs", nargs="+")
+    names = "names of several runs, one for each folder; default what differs between them"
+    options.add(p, "--names NAME", names, nargs="+")
     options.add(p, "--loss", "decide by this loss; default each run's", choices=LOSSES)
     options.add(p, "--out HTML", "page to write; default report.html in the first folder")
     options.add(p, "--mistakes N", "show at most N mistakes", 12)
@@ -34,8 +36,13 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.not_negative(args, "mistakes", "others")
     folders = [Path(folder) for folder in args.folders]
+    tables.check_names(args.names, folders)
     first = results.read(folders[0], "arms", "dataset", "split", loss=args.loss)
-    runs = tables.read_same(folders, args.loss) if len(folders) > 1 else {"": first}
+    runs = {"": first}
+    if len(folders) > 1:
+        runs = tables.read_same(folders, args.loss, args.names)
+    elif args.names:
+        runs = {args.names[0]: first}
     out = args.out or first.folder / "report.html"
     if not os.path.isdir(out.parent) or os.path.isdir(out):
         raise InputError(f"--out {out}", "wanted a file in a folder that exists")

@@ -1,6 +1,7 @@
 """Runs that travel: exported, compared and put together; on runs by hand, then from the command line to the file."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -11,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, SCRIPT, folder_of, race_options, subset, write_run
+from helpers import ROOT, SCRIPT, folder_of, race_options, rewrite_run, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
 from diffusion import tables
 from diffusion.matching import scores as matching_scores
-from diffusion.runs import records, results, show, summary
+from diffusion.runs import differences, records, results, show, summary
 from diffusion.stats import calibration, metrics
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
@@ -319,6 +320,61 @@ def test_a_tex_names_runs_and_no_folders(run_main, tmp_path, two, four):
     assert "folder" not in text and all(folder.parent.name not in text for folder in two)
     assert run_main(COMPARE, *four.values(), "--out", out).code == 0
     assert "folder" not in out.read_text()
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory, labels):
+    """Two runs that differ only in their template."""
+    folders = []
+    for k, template in enumerate(("a photo of a(n) {}.", "a drawing of a {}.")):
+        folder = write_run(tmp_path_factory.mktemp("worded") / f"m_prompts-{k}", drawn(k, labels), labels.tolist())
+        run = json.loads((folder / "run.json").read_text())
+        run["arms"] = [(template.replace("(n)", "").format(word), word, k) for k, word in enumerate(WORDS)]
+        source = "the default template" if k == 0 else "--template"
+        run["prompts"] = f"3 prompts of 3 classes, from {source} {template!r}, such as 'a cat', 'a dog', 'an owl'"
+        run["options"]["prompts"] = f"{k}"
+        rewrite_run(folder, run)
+        folders.append(folder)
+    return folders
+
+
+def test_runs_are_named_by_their_prompts_if_only_these_differ(run_main, tmp_path, worded):
+    named = [repr("a photo of a(n) {}."), repr("a drawing of a {}.")]
+    assert list(tables.read_same(worded)) == named
+    assert run_main(COMPARE, *worded, "--out", tmp_path / "c.csv").code == 0
+    first, _ = (list(csv.DictReader(part.splitlines())) for part in (tmp_path / "c.csv").read_text().split("\n\n"))
+    assert [row["run"].lstrip("'") for row in first] == [name.lstrip("'") for name in named]
+    lines = run_main(ACC, *worded).out.splitlines()[1:]
+    assert all(name in line for name, line in zip(named, lines, strict=True))
+    for more, wanted in (([], named), (["--names", "photo", "drawing"], ["photo", "drawing"])):
+        out = tmp_path / "page.html"
+        assert run_main("scripts/report.py", *worded, *more, "--out", out).code == 0
+        headings = re.findall(r"<h2 id=\"run\d-top\">(.*?)</h2>", out.read_text())
+        assert [html.unescape(each) for each in headings] == [f"Run {k + 1}: {each}" for k, each in enumerate(wanted)]
+    assert run_main("scripts/report.py", *worded, "--names", "one").code == 2
+    out = tmp_path / "x.json"
+    assert run_main(EXPORT, *worded, "--out", out).code == 0
+    assert [named[k] in each["prompts"] for k, each in enumerate(json.loads(out.read_text()))] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "source, first, name",
+    [
+        ("/home/me/own.csv", "my cat", "own.csv: 'my cat'"),
+        ("--prompts", "my cat", "'my cat'"),
+        (None, "my cat", "'my cat'"),
+        ("--template 'one {}' 'two {}'", "one cat", "'one {}' 'two {}'"),
+    ],
+)
+def test_prompts_in_a_few_words(source, first, name):
+    """The first prompt is one that the other run does not have there; class ids are no prompts."""
+    about = {"arms": [["the same", "x", 0], [first, "cat", 1]]}
+    if source:
+        about["prompts"] = f"2 prompts of 2 classes, from {source}, such as 'the same', {first!r}"
+    other = {"arms": [["the same", "x", 0], ["a cat", "cat", 1]]}
+    ids = {"arms": [[0, "x", 0], [1, "cat", 1]]}
+    assert differences.prompts_that_differ([about, other, ids]) == [name, "'a cat'", ""]
+    assert differences.prompts_that_differ([about, about, ids]) == [""] * 3
 
 
 @pytest.mark.parametrize("names", [["one"], ["one", "one"]])

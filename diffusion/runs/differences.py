@@ -4,11 +4,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from diffusion.io.wording import few
+from diffusion import one_line
+from diffusion.io.wording import few, shared
 
 Image = tuple[str | None, int]  # its file, if it has one by which it is named; its label
 DIGEST = re.compile(r"(, sha256 )?\b[0-9a-f]{64}\b")
+SOURCE = re.compile(r", from (.*?), such as ", re.DOTALL)  # in the line of run.json about the prompts
+LONG = 60  # characters: longer prompts are cut in the name of a run
 OTHERS = {  # option whose value is a digest, or ends in one -> in words, if both runs have one
     "candidates_from": "its scores or names are others than before",
     "candidate_prompts": "the prompts by which CLIP ranks the classes are others than before",
@@ -154,3 +158,75 @@ def _first_change(before: Mapping[int, Image], after: Mapping[int, Image], sides
             called = f"image {index}" if new_file is None else new_file
             return [f"{called}: class {old}{sides.between}class {new}"]
     return []
+
+
+# ---- runs side by side ----
+
+
+def names_of(runs: Sequence[tuple[Path, dict]]) -> list[str]:
+    """Distinct names of runs on the same images, by what differs between them; runs: folder and run.json of each.
+
+    Their models, or their prompts, or both; and if these are alike the parts of the folders that differ. Not distinct
+    if two folders are the same.
+    """
+    models = []
+    for _, about in runs:
+        options = about["options"]
+        models.append(Path(str(options.get("version") or options.get("model"))).name)
+    prompts = prompts_that_differ([about for _, about in runs])
+    both = list(map(_joined, models, prompts))
+    for names in (models, prompts, both):
+        if len(set(names)) == len(runs) and all(names):
+            return names
+    folders = different_parts([folder for folder, _ in runs])
+    return list(map(_joined, prompts, folders))
+
+
+def _joined(first: str, second: str) -> str:
+    return ", ".join(part for part in (first, second) if part)
+
+
+def different_parts(folders: Sequence[Path]) -> list[str]:
+    """The folders without the parts that all of them begin and end with."""
+    parts = [folder.parts for folder in folders]
+    first, last = shared(parts)
+    return ["/".join(each[first : len(each) - last]) for each in parts]
+
+
+def prompts_that_differ(descriptions: Sequence[dict]) -> list[str]:
+    """For each run.json of runs on the same images, its prompts in a few words; "" for all if their prompts are alike.
+
+    The template; else the file, and the first prompt that is not that of all runs. "" for a run that has class ids.
+    """
+    texts = []
+    for about in descriptions:
+        arms = about.get("arms", [])
+        texts.append([text for text, *_ in arms if isinstance(text, str)])
+    if len({tuple(each) for each in texts if each}) < 2:
+        return [""] * len(texts)
+    longest = max(map(len, texts))
+    first = 0
+    for k in range(longest):
+        if len({each[k] for each in texts if k < len(each)}) > 1:
+            first = k
+            break
+    return [_prompts(about, each, first) for about, each in zip(descriptions, texts, strict=True)]
+
+
+def _prompts(about: dict, texts: list[str], k: int) -> str:
+    """The prompts of a run in a few words: the template, or the file and prompt k."""
+    if not texts:
+        return ""
+    found = SOURCE.search(about.get("prompts") or "")
+    source = found[1] if found else "--prompts"
+    for start in ("the default template ", "--template "):
+        if source.startswith(start):
+            return _short(source.removeprefix(start))
+    example = _short(repr(texts[min(k, len(texts) - 1)]))
+    if source == "--prompts":
+        return example
+    return f"{Path(source).name}: {example}"
+
+
+def _short(text: str) -> str:
+    return one_line(text, LONG)

@@ -47,6 +47,7 @@ def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
         "dataset": run.options["dataset"],
         "split": run.options.get("split"),
         "model": run.model,
+        "prompts": run.description.get("prompts"),  # in a line; None: class ids, or an earlier version
         "pretrained": run.options.get("pretrained"),
         "task": task,
         "language": "en",
