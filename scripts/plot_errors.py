@@ -23,8 +23,11 @@ def main(argv: list[str]) -> int:
     run = results.read(args.folder, "arms", "dataset", "split")
     if not run.done:
         raise InputError(run.folder, "no image is done yet")
-    bars.draw_run(run, list(run.done), args.images, args.out)
+    shown = bars.draw_run(run, list(run.done), args.images, args.out)
     print(args.out)
+    left_out = len(run.done) - shown
+    if left_out:
+        print(f"{shown} of {len(run.done)} images shown, {left_out} left out; --images {len(run.done)} draws all")
     return 0
 
 

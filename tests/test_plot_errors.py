@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import write_run
 from PIL import Image
 
 from diffusion.core.constants import LOSSES
-from diffusion.plots import bars, confusion, style
+from diffusion.plots import bars, confusion, differences, style
 from diffusion.runs import records, results
 
 PLOT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "plot_errors.py"))
@@ -47,7 +48,8 @@ def test_picture(tmp_path, classes, capsys):
             folder / f"{index:03}.pt", record(index, index % 20, index % 3, l2)
         )  # some without a prompt
     assert PLOT["main"]([str(folder), str(out), "--images", "11"]) == 0
-    assert capsys.readouterr().out.split() == [str(out)]
+    path, left_out = capsys.readouterr().out.splitlines()
+    assert path == str(out) and "1 left out" in left_out
     with Image.open(out) as picture:
         width, height = picture.size
         assert 1500 < width < 2000 and 500 < height < 1200  # two lines of eight
@@ -101,6 +103,53 @@ def test_each_image_has_its_scale_and_no_text_lies_over_a_bar(tmp_path, monkeypa
     assert "not measured" in {text.get_text() for text in panels[0].texts}
 
 
+@pytest.mark.parametrize("most, wanted", [(4, "4 of 6 images shown; right: 4 of 6"), (6, "right: 4 of 6")])
+def test_the_heading_counts_all_images(tmp_path, monkeypatch, most, wanted):
+    errors = np.ones((6, 3, 2))
+    labels = [0, 1, 2, 0, 1, 2]
+    errors[np.arange(6), [0, 1, 2, 0, 0, 0]] = 0.5
+    run = results.read(
+        write_run(tmp_path / "run", errors, labels, dataset="digits", img_size=32, interpolation="bicubic")
+    )
+    figure = figure_of(monkeypatch, bars.draw_run, run, list(run.done), most, tmp_path / "out.png")
+    assert figure.texts[0].get_text() == f"digits, test split, by m: {wanted}"
+
+
+def test_a_wrong_image_has_its_class_and_its_file(tmp_path, monkeypatch):
+    """Above the image, below the winner, and none over another."""
+    cells = [bars.Cell(np.zeros((4, 4, 3)), k, 1, np.arange(3.0), f"one/{k}.png") for k in range(3)]
+    figure = figure_of(
+        monkeypatch, bars.draw_cells, cells, ["zero", "one", "two"], "heading", "note", tmp_path / "a.png"
+    )
+    figure.canvas.draw()
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes[::2]]
+    assert [set(each) for each in texts] == [{"is one", "0.png"}, {"1.png"}, {"is one", "2.png"}]
+    for axes in figure.axes[::2]:
+        boxes = [text.get_window_extent() for text in (axes.title, *axes.texts)]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        assert all(box.y0 >= axes.get_window_extent().y1 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    "excess, end",
+    [
+        ([0, 1, 2, 3, 4, 100], 4),  # five bars: their quantile is the fourth
+        ([0, 1, 2, 3, 4, 7], 7),  # less than twice as long
+        ([0, np.nan, np.inf, 2], 2),
+        ([0], 1),
+    ],
+)
+def test_a_class_that_is_far_behind_does_not_set_the_scale(excess, end):
+    assert bars.end_of_scale(np.array(excess, dtype=float)) == end
+
+
+def test_a_bar_that_is_cut_is_marked(tmp_path, monkeypatch):
+    cell = bars.Cell(np.zeros((4, 4, 3)), 0, 0, np.array([0.0, 1, 2, 3, 4, 100]))
+    figure = figure_of(monkeypatch, bars.draw_cells, [cell], list("abcdef"), "heading", "note", tmp_path / "out.png")
+    marks = [text.get_position() for text in figure.axes[1].texts if text.get_text() == bars.CUT]
+    assert marks == [(4, 5)] and figure.axes[1].get_xlim() == (0, 4)
+
+
 def test_a_heading_is_no_path(tmp_path):
     for dataset, wanted in [("/home/me/cat.jpg", "cat"), ("pets", "pets"), ("mine/images", "images")]:
         options = {"dataset": dataset, "split": "test", "version": "models/digits-sd", "loss": "l2"}
@@ -149,3 +198,17 @@ def test_confusion_matrices_of_many_classes(tmp_path, monkeypatch, classes):
     boxes = [tick.get_window_extent() for tick in figure.axes[0].get_yticklabels() if tick.get_text().startswith("c")]
     assert len(boxes) == (classes if classes <= 80 else 0)
     assert not any(above.overlaps(below) for above, below in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("sides, images", [((0, 2), 2), ((2, 0), 2), ((0, 0), 0), ((1, 2), 3)])
+def test_a_side_without_images_takes_no_room(tmp_path, monkeypatch, sides, images):
+    labels = [0, 1, 2]
+    more = {"dataset": "digits", "img_size": 32, "interpolation": "bicubic"}
+    run = results.read(write_run(tmp_path / "run", np.ones((3, 3, 2)), labels, **more))
+    first, second = ([(k, "three", "five") for k in range(n)] for n in sides)
+    both = [("a", "b", first), ("b", "a", second)]
+    figure = figure_of(monkeypatch, differences.draw, run, both, 10, tmp_path / "out.png")
+    titles = [text.get_text() for text in figure.texts]
+    assert {f"Only a is right: {sides[0]}", f"Only b is right: {sides[1]}"} <= set(titles)
+    lines = sum(n > 0 for n in sides)
+    assert len(figure.axes) == images and figure.get_size_inches()[1] == pytest.approx(1.4 + lines * differences.TALL)

@@ -20,8 +20,10 @@ ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the
 BEST_CLASSES = 8  # if there are more, so many are listed, the best first
 LONG = 19  # characters: a longer name may be cut
 BAR, TEXT = "#9cc3ea", "#333333"
+CUT = "▸"  # at the end of a bar that is longer
 SIDE, GAP, BAR_HEIGHT = 1.6, 0.16, 0.15  # inches: of an image, between images, of a bar
-TITLE, SCALE = 0.36, 0.2  # inches: above an image, below its bars
+TITLE, LINE, SCALE = 0.22, 0.14, 0.2  # inches: the winner above an image, each line below it, the scale of the bars
+FAR = 0.75  # bars are cut at this quantile of the excess, if the longest is twice as long
 NAMES = 0.95  # inches, at most, of the names beside the bars
 
 
@@ -70,12 +72,14 @@ def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, pat
     listed = len(names) if len(names) <= ALL_CLASSES else BEST_CLASSES
     columns = min(COLUMNS, len(cells))
     lines = -(-len(cells) // columns)
-    tall = TITLE + SIDE + 0.06 + BAR_HEIGHT * listed + SCALE + GAP
-    width, height = max(columns * (SIDE + GAP) + GAP, 6.5), lines * tall + 0.75
+    title = TITLE + LINE * max(1, *(len(_lines(cell, names)) for cell in cells))
+    tall = title + SIDE + 0.06 + BAR_HEIGHT * listed + SCALE + GAP
+    wanted = style.width_of(heading, size=12, weight="bold") + 2 * GAP
+    width, height = max(columns * (SIDE + GAP) + GAP, 6.5, wanted), lines * tall + 0.75
     figure = style.page(width, height, heading, note, GAP)
 
     for n, cell in enumerate(cells):
-        left, top = GAP + (SIDE + GAP) * (n % columns), 0.4 + TITLE + tall * (n // columns)
+        left, top = GAP + (SIDE + GAP) * (n % columns), 0.4 + title + tall * (n // columns)
         picture = style.axes_at(figure, left, top, SIDE, SIDE)
         _draw_image(picture, cell, names)
 
@@ -91,27 +95,56 @@ def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, pat
 
 
 def _draw_image(axes, cell: Cell, names: list[str]) -> None:
-    """The image in a frame; above it the winner, and the true class if that is another, else the file."""
+    """The image in a frame; above it the winner, and the lines of `_lines`."""
     colour = style.outcome_colour(cell.pred, cell.label, labelled=cell.labelled)
     axes.imshow(cell.image)  # enlarges small images to crisp pixels
     style.bare(axes, colour, 2)
-    below, below_colour = cell.file.rpartition("/")[2], TEXT
-    if cell.labelled and cell.pred != cell.label:
-        below = "is no prompt's" if cell.label is None else f"is {names[cell.label]}"
-        below_colour = style.RIGHT
+    below = _lines(cell, names)
     title = style.fit(names[cell.pred], SIDE, size=9, weight="bold")
-    if below:
-        title += "\n"
-    axes.set_title(title, fontsize=9, color=colour, weight="bold", pad=4)
-    small = {"transform": axes.transAxes, "ha": "center", "fontsize": 7.5, "color": below_colour}
-    axes.text(0.5, 1.03, style.fit(below, SIDE, size=7.5), **small)
+    axes.set_title(title, fontsize=9, color=colour, weight="bold", pad=4 + 72 * LINE * len(below))
+    for k, (text, text_colour) in enumerate(reversed(below)):
+        place = {"xytext": (0, 4 + 72 * LINE * k), "textcoords": "offset points", "xycoords": "axes fraction"}
+        font = {"ha": "center", "fontsize": 7.5, "color": text_colour, "annotation_clip": False}
+        axes.annotate(style.fit(text, SIDE, size=7.5), (0.5, 1), **place, **font)
+
+
+def _lines(cell: Cell, names: list[str]) -> list[tuple[str, str]]:
+    """What stands below the winner, with its colour: the true class if that is another, and the file."""
+    found = []
+    if cell.labelled and cell.pred != cell.label:
+        found.append(("is no prompt's" if cell.label is None else f"is {names[cell.label]}", style.RIGHT))
+    file = cell.file.rpartition("/")[2]
+    if file:
+        found.append((file, TEXT))
+    return found
+
+
+def end_of_scale(excess: np.ndarray) -> float:
+    """Where an axis of bars [n] ends: at the longest; at their quantile FAR if that one is twice as long or more.
+
+    A class that is far behind would else leave no length to the others. nan and infinite ones do not count.
+    """
+    lengths = excess[np.isfinite(excess) & (excess > 0)]
+    if not len(lengths):
+        return 1.0
+    longest, far = float(lengths.max()), float(np.quantile(lengths, FAR))
+    return far if longest >= 2 * far else longest
+
+
+def _is_cut(excess: np.ndarray) -> np.ndarray:
+    """Which bars [n] are longer than their axis."""
+    return np.isfinite(excess) & (excess > end_of_scale(excess))
 
 
 def _draw_bars(axes, cell: Cell, rows: np.ndarray, shown: list[str]) -> None:
-    """A bar for each of these class rows, its name on the left; ◂ marks the winner, whose bar has no length."""
+    """A bar for each of these class rows, its name on the left; ◂ marks the winner, whose bar has no length.
+
+    ▸ marks a bar that is longer than the axis.
+    """
     excess = cell.excess[rows]
     finite = np.isfinite(excess)
-    longest = float(excess[finite].max(initial=0)) or 1.0
+    longest = end_of_scale(excess)
+    cut = _is_cut(excess)
     axes.barh(range(len(rows)), np.where(finite, excess, 0), color=BAR, height=0.8)
     axes.set(xlim=(0, longest), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     axes.set_xticks([0, longest], ["0", f"{longest:.2g}"], fontsize=6, color=style.SOFT)
@@ -133,25 +166,40 @@ def _draw_bars(axes, cell: Cell, rows: np.ndarray, shown: list[str]) -> None:
             axes.text(longest * 0.02, y, "◂", **font)
         elif not finite[y]:
             axes.text(longest * 0.02, y, "not measured", **font | {"fontsize": 6})
+        elif cut[y]:
+            axes.text(longest, y, CUT, **font | {"ha": "right"})
         axes.annotate(name, (0, y), (-3, 0), textcoords="offset points", ha="right", annotation_clip=False, **font)
 
 
-def draw_run(run: results.Run, indices: list[int], most: int, path: Path, dataset: Dataset | None = None) -> None:
-    """Draw at most `most` of these images of a run, all done, spread evenly. InputError if one cannot be read.
+def draw_run(run: results.Run, indices: list[int], most: int, path: Path, dataset: Dataset | None = None) -> int:
+    """Draw at most `most` of these images of a run, all done, spread evenly; how many are drawn.
 
-    `dataset`: that of the run; by default it is read again.
+    The heading has the number of right ones among all of `indices`. `dataset`: that of the run; by default it is read
+    again. InputError if an image cannot be read.
     """
     if dataset is None:
         dataset = dataset_of_run(run)
     chosen = np.array(indices)[even(min(most, len(indices)), len(indices))].tolist()
     cells = [_cell(run, index, as_seen(dataset, index, run.options)) for index in chosen]
-    labelled = [cell for cell in cells if cell.labelled]
-    right = sum(cell.pred == cell.label for cell in labelled)
-    heading = run.title
-    if labelled:
-        heading += f": {right} of {len(labelled)} right"
     note = f"Bars: mean {run.loss} error minus that of the winner (◂), at the points measured for both. "
-    draw_cells(cells, results.names_of_rows(run), heading, note + "Each image has its own scale.", path)
+    note += "Each image has its own scale."
+    if any(_is_cut(cell.excess).any() for cell in cells):
+        note += f" {CUT}: a longer bar, cut."
+    draw_cells(cells, results.names_of_rows(run), heading_of(run, indices, len(cells)), note, path)
+    return len(cells)
+
+
+def heading_of(run: results.Run, indices: list[int], shown: int) -> str:
+    """The run; how many of these images are shown, unless all are; and how many of all of them are right."""
+    parts = []
+    if shown < len(indices):
+        parts.append(f"{shown} of {len(indices)} images shown")
+    rows, _ = results.read_rows((run.done[index] for index in indices), of_run=True)
+    labelled = [row for row in rows if row["label"] != catalogue.NO_LABEL]
+    if labelled:
+        right = sum(row["pred"] == row["label"] for row in labelled)
+        parts.append(f"right: {right} of {len(labelled)}")
+    return f"{run.title}: {'; '.join(parts)}" if parts else run.title
 
 
 def _cell(run: results.Run, index: int, image: np.ndarray) -> Cell:

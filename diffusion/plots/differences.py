@@ -13,7 +13,7 @@ COLUMNS = 10
 
 
 def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: Path) -> None:
-    """For each side a heading and at most `most` images, spread evenly.
+    """For each side a heading and at most `most` images, spread evenly; the heading alone if there is none.
 
     run: any of the runs, for its data; sides: (the run that is right, the run that is wrong, and for each image its
     index, its class, and the class that the wrong run chose).
@@ -25,10 +25,11 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
         chosen.append([images[k] for k in spread])
     widest = max(len(images) for images in chosen)
     columns = max(min(widest, COLUMNS), 4)
-    lines = [max(-(-len(images) // columns), 1) for images in chosen]
-    width, height = columns * SIDE + 0.3, sum(lines) * TALL + 1.4
+    lines = [-(-len(images) // columns) for images in chosen]
     first, second = sides[0][:2]
     heading = f"{run.data_title}: where {first} and {second} differ"
+    wanted = style.width_of(heading, size=12, weight="bold") + 0.2
+    width, height = max(columns * SIDE + 0.3, wanted), sum(lines) * TALL + 1.4
     figure = style.page(width, height, heading, "Below each image: its class, and the class that the other run chose.")
 
     top = 0.5
