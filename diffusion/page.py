@@ -458,10 +458,12 @@ def content(answers: Answers, mistakes: int, others: int, number: int, name: str
     if answers.label is None:
         found["predicted"] = predictions_of(answers, names)
     else:
-        counts = metrics.confusion(answers.pred, answers.label, list(range(len(names))))
+        class_ids = run.classes.tolist()
+        order = [class_ids.index(class_id) for class_id in results.names_of_classes(run)]  # columns, as the prompts
+        counts = metrics.confusion(answers.pred, answers.label, order)
         found["wrong"] = int((answers.pred != answers.label).sum())
         found["classes"] = classes_of(answers, names)
-        found["names"] = names
+        found["names"] = [names[column] for column in order]
         found["matrix"] = counts.tolist() if len(names) <= MATRIX else None
         found["confused"] = confusion.most_confused(counts, MATRIX)
 

@@ -67,7 +67,8 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[interval
 def print_classes(pred: np.ndarray, label: np.ndarray, names: dict[int, str]) -> None:
     """Print a line for each class that is a label or an answer; "-" stands for a share of no images."""
     print(f"\n{'class':<28}{'images':>7}{'precision':>26}{'recall':>26}{'F1':>26}")
-    for class_id in np.unique([pred, label]).tolist():
+    there = {*pred.tolist(), *label.tolist()}
+    for class_id in [*(k for k in names if k in there), *sorted(there - names.keys())]:
         found = intervals.of_class(pred, label, class_id)
         cells = [show.in_percent(m.value, m.interval) if m.n else "-" for m in found]
         name = style.shorten(names.get(class_id, str(class_id)), 27)
@@ -164,7 +165,7 @@ def draw_confusion(rows: list[dict], names: dict[int, str], heading: str, path: 
     if answers is None:
         raise InputError(f"--confusion {path}", "the images have no labels")
     pred, label = answers
-    classes = sorted({*names, *pred.tolist(), *label.tolist()})
+    classes = [*names, *sorted({*pred.tolist(), *label.tolist()} - names.keys())]
     called = [names.get(class_id, str(class_id)) for class_id in classes]
     confusion.draw(metrics.confusion(pred, label, classes), called, heading, path)
 

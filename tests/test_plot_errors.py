@@ -1,13 +1,15 @@
 import itertools
+import json
 import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import write_run
+from helpers import rewrite_run, write_run
 from PIL import Image
 
+from diffusion import page
 from diffusion.core.constants import LOSSES
 from diffusion.plots import bars, confusion, differences, style
 from diffusion.runs import records, results
@@ -212,3 +214,33 @@ def test_a_side_without_images_takes_no_room(tmp_path, monkeypatch, sides, image
     assert {f"Only a is right: {sides[0]}", f"Only b is right: {sides[1]}"} <= set(titles)
     lines = sum(n > 0 for n in sides)
     assert len(figure.axes) == images and figure.get_size_inches()[1] == pytest.approx(1.4 + lines * differences.TALL)
+
+
+def test_classes_stand_in_the_order_of_the_prompts(tmp_path, monkeypatch, run_main):
+    """Ids are those of the data set, in which names are sorted; a csv may list them otherwise."""
+    more = {"dataset": "digits", "img_size": 32, "interpolation": "bicubic"}
+    errors = np.ones((4, 3, 2))
+    errors[np.arange(4), [0, 1, 2, 0]] = 0.5
+    folder = write_run(tmp_path / "run", errors, [0, 1, 2, 2], words=["eight", "one", "two"], **more)
+    run = json.loads((folder / "run.json").read_text())
+    run["arms"] = [["a one", "one", 1], ["a two", "two", 2], ["an eight", "eight", 0]]
+    rewrite_run(folder, run)
+    for path in folder.glob("*.pt"):
+        record = records.load_record(path)
+        record["errors"] = record["errors"].reshape(3, 2, -1)[[1, 2, 0]].flatten(0, 1)
+        records.save_record(path, record, records.fingerprint(run["options"]))
+    run = results.read(folder)
+    figure = figure_of(monkeypatch, bars.draw_run, run, list(run.done), 4, tmp_path / "out.png")
+    monkeypatch.undo()
+    names = [text.get_text() for text in figure.axes[1].texts if text.get_text() not in ("◂", bars.CUT)]
+    assert names == ["one", "two", "eight"]
+
+    shown = {}
+    monkeypatch.setattr(confusion, "draw", lambda table, names, *_: shown.update(names=names, table=table.tolist()))
+    done = run_main("scripts/print_acc.py", folder, "--metrics", "classes", "--confusion", tmp_path / "c.png")
+    assert done.code == 0, done.err
+    assert shown == {"names": names, "table": [[1, 0, 0], [0, 1, 1], [0, 0, 1]]}
+    _, *lines = done.out[done.out.index("\nclass ") :].split("\n")[1:5]
+    assert [line.split()[0] for line in lines] == names
+    content = page.content(page.read_answers(run), 0, 0, 0, "")
+    assert content["names"] == names and content["matrix"] == shown["table"]

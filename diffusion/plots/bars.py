@@ -16,7 +16,7 @@ from diffusion.runs.images import dataset_of_run
 from diffusion.stats import metrics
 
 COLUMNS = 8
-ALL_CLASSES = 12  # up to so many classes, all of them are listed, always in the same order
+ALL_CLASSES = 12  # up to so many classes, all of them are listed, in the order of the prompts
 BEST_CLASSES = 8  # if there are more, so many are listed, the best first
 LONG = 19  # characters: a longer name may be cut
 BAR, TEXT = "#9cc3ea", "#333333"
@@ -61,10 +61,12 @@ def distinct_names(names: list[str]) -> tuple[list[str], str]:
     return left, " ".join(common)
 
 
-def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, path: Path) -> None:
+def draw_cells(
+    cells: list[Cell], names: list[str], heading: str, note: str, path: Path, order: list[int] | None = None
+) -> None:
     """One cell an image: the winner's name, the image, and a bar for each class, on the image's own scale.
 
-    names: of the classes, by row.
+    names: of the classes, by row. `order`: the rows in the order of their bars, by default ascending.
     """
     names, common = distinct_names(names)
     if common:
@@ -83,7 +85,7 @@ def draw_cells(cells: list[Cell], names: list[str], heading: str, note: str, pat
         picture = style.axes_at(figure, left, top, SIDE, SIDE)
         _draw_image(picture, cell, names)
 
-        rows = np.arange(len(names))
+        rows = np.arange(len(names)) if order is None else np.array(order)
         if listed < len(names):
             rows = np.argsort(cell.excess, kind="stable")[:listed]
         font = {"size": 7, "weight": "bold"}
@@ -185,7 +187,8 @@ def draw_run(run: results.Run, indices: list[int], most: int, path: Path, datase
     note += "Each image has its own scale."
     if any(_is_cut(cell.excess).any() for cell in cells):
         note += f" {CUT}: a longer bar, cut."
-    draw_cells(cells, results.names_of_rows(run), heading_of(run, indices, len(cells)), note, path)
+    heading = heading_of(run, indices, len(cells))
+    draw_cells(cells, results.names_of_rows(run), heading, note, path, results.order_of_rows(run))
     return len(cells)
 
 

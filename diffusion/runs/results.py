@@ -106,7 +106,7 @@ def competitors(description: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def names_of_classes(run: Run) -> dict[int, str]:
-    """Class id -> name."""
+    """Class id -> name, in the order of the prompts: that of their csv, else that of the data set."""
     return {class_id: name for _, name, class_id in run.description["arms"]}
 
 
@@ -116,6 +116,11 @@ def names_of_rows(run: Run) -> list[str]:
     for row, (_, name, _) in zip(run.arm_class, run.description["arms"], strict=True):
         names[row] = name
     return names
+
+
+def order_of_rows(run: Run) -> list[int]:
+    """The rows that compete, in the order of the prompts. [rows]"""
+    return list(dict.fromkeys(run.arm_class.tolist()))
 
 
 def record_of(run: Run, index: int) -> dict:
