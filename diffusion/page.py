@@ -15,6 +15,7 @@ from diffusion import InputError, one_line, paths, tables
 from diffusion.core.search import even
 from diffusion.data import catalogue
 from diffusion.data.datasets import as_seen
+from diffusion.io import wording
 from diffusion.plots import confidence, confusion, style, svg
 from diffusion.runs import newer, pack, results, show
 from diffusion.runs.images import dataset_of_run
@@ -167,11 +168,11 @@ def lead_of(answers: Answers) -> str:
     """The result of a run in one sentence."""
     cost = f"at {evaluations(answers.nfe)} an image"
     if answers.label is None:
-        return f"{len(answers.pred):,} images without labels, {cost}."
+        return f"{wording.count(len(answers.pred), 'image')} without labels, {cost}."
     right = answers.pred == answers.label
     p, (low, high) = metrics.share(right)
     share = f"{100 * p:.2f}% (95% interval {100 * low:.2f} to {100 * high:.2f})"
-    return f"{right.sum():,} of {len(right):,} images right: {share}, {cost}."
+    return f"{right.sum():,} of {wording.count(len(right), 'image')} right: {share}, {cost}."
 
 
 def classes_of(answers: Answers, names: list[str]) -> list[tuple[str, int, int]]:

@@ -171,6 +171,8 @@ def check_out(args) -> None:
         if not os.path.isdir(args.out):
             raise InputError(f"--out {args.out}", "--format model-vs-human wants a folder that exists")
         return
+    if args.out.suffix in (".tex", ".md"):
+        raise InputError(f"--out {args.out}", "scripts/compare.py writes tables as .tex and .md")
     suffixes = (".json",) if args.format else SUFFIXES
     if args.out.suffix not in suffixes or os.path.isdir(args.out) or not os.path.isdir(args.out.parent):
         raise InputError(f"--out {args.out}", f"wanted a file {', '.join(suffixes)} in a folder that exists")

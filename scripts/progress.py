@@ -12,7 +12,9 @@ from diffusion.evaluate import options
 @options.answered_early
 def parser() -> options.Parser:
     p = options.reader(__doc__, "folder of a run", loss=None)
-    options.add(p, "--n_workers N", "number of workers; default that of the locks in the folder, else 1")
+    options.add(
+        p, "--n_workers N", "number of workers; default that of the locks in the folder, which running workers hold"
+    )
     options.add(
         p, "--minutes N", "minutes over which the rate is measured, and after which a share counts as silent", 10
     )
@@ -80,10 +82,10 @@ def ages_of(done: dict[int, Path]) -> dict[int, float]:
     return ages
 
 
-def workers_of(folder: Path) -> int:
-    """The largest number of workers that a lock in the folder names, or 1."""
+def workers_of(folder: Path) -> int | None:
+    """The largest number of workers that a lock in the folder names; None: no worker is running."""
     locks = [re.fullmatch(r"\.worker-\d+-of-(\d+)", name) for name in os.listdir(folder)]
-    return max([int(lock[1]) for lock in locks if lock], default=1)
+    return max([int(lock[1]) for lock in locks if lock], default=None)
 
 
 def finishing(command: str | None, worker_idx: int, n_workers: int) -> str:
@@ -130,7 +132,8 @@ def main(argv: list[str]) -> int:
     elif left > 0:
         print(f"{'rate':<15} no image in the last {args.minutes} minutes")
 
-    workers = args.n_workers or workers_of(folder)
+    found = args.n_workers or workers_of(folder)
+    workers = found or 1
     if "examples" in about or indices is None:  # workers share examples, not images; or run.json lists no images
         return 0
     print(f"\n{'worker':<15}{'images':>9}{'done':>9}{'an hour':>9}{'last record':>16}")
@@ -138,10 +141,12 @@ def main(argv: list[str]) -> int:
     for k in range(workers):
         share = share_of(images[k::workers], ages, window)
         last = "none" if share.last is None else f"{duration(share.last)} ago"
-        name = f"{k} of {workers}"
+        name = f"{k} of {workers}" if found else "all"
         print(f"{name:<15}{share.images:>9,}{share.done:>9,}{share.rate(window) * HOUR:>9,.0f}{last:>16}")
         if share.done < share.images and not share.recent:
             silent.append(k)
+    if found is None:
+        print("No worker is running, and records do not say how many shared the run: --n_workers N shows shares.")
     if silent and left > 0:
         print(f"\nNothing in the last {args.minutes} minutes, with images left. To finish them:")
         for k in silent:

@@ -515,8 +515,8 @@ def test_from_the_shell(run_script, run_main, tmp_path):
     assert prompts.startswith("10 prompts of 10 classes, from prompts/digits_prompts.csv")
     assert head == f"digits, test split: 2 images, 0 done before, 24 NFE each, 48 NFE to do -> {folder}"
     assert weights == "digits: 0.01 GB of weights, the network's in float32"
-    size = "0.1 MB of embeddings"  # 24 tokens of 128 float32 numbers each
-    assert embeddings == f"10 prompts, such as 'a photo of the number zero.', kept as {size}"
+    size = "122.9 kB of embeddings"  # of each prompt 24 tokens of 128 float32 numbers
+    assert embeddings == f"10 prompts kept as {size}"
     assert [line.split()[0] for line in table] == ["images", "top-1", "mean", "NFE"]
     assert "2 of 2" in table[0] and "24" in table[3] and "48" in table[3]  # 10 x 2 + 2 x 2 each
     assert "2/2" in result.err and "24 NFE each" in result.err and "NFE/s" in result.err

@@ -279,7 +279,7 @@ def test_a_record_holds_what_it_says(run_main, tmp_path, dit_folder, loss):
     assert record["losses"] == list(LOSSES) and record["noise"].tolist() == [0] * 20
     assert (
         record["nfe"] == 10 * 5 + 3 * 15 == len(record["errors"])
-        and "1 images, 0 done before, 95 NFE each" in result.out
+        and "1 image, 0 done before, 95 NFE each" in result.out
     )
     column = LOSSES.index(loss)
     stage = [block[:5, column].mean(dtype=np.float64) for block in blocks(record)]

@@ -156,6 +156,10 @@ def hinted(parser, word: str, capsys) -> list[str]:
         ("scripts/adapt.py", "--model", "--version"),
         ("scripts/save_noise.py", "--output_dir", "--out"),
         ("scripts/baseline.py", "-o", "--extra"),
+        ("scripts/baseline.py", "--version", "--model"),
+        ("scripts/calibrate.py", "--picture", "--out"),
+        ("scripts/export.py", "--names", "compare.py"),
+        ("scripts/print_acc.py", "--out", "--confusion"),
     ],
 )
 def test_common_wishes_are_answered(script, word, hint, capsys):

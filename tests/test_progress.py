@@ -75,7 +75,10 @@ def test_the_command_that_finishes_a_share_is_whole(run_main, folder):
 
 
 def test_the_number_of_workers_is_that_of_the_locks(run_main, folder):
-    assert len(table(run_main(SCRIPT, folder).out)) == 1
+    done = run_main(SCRIPT, folder)
+    assert table(done.out) == [] and "--n_workers N shows shares" in done.out
+    (all_of_it,) = [line.split() for line in done.out.splitlines() if line.startswith("all ")]
+    assert all_of_it[:3] == ["all", "20", "12"]
     (folder / ".worker-1-of-4").touch()
     assert len(table(run_main(SCRIPT, folder).out)) == 4
 

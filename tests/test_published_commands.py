@@ -308,5 +308,5 @@ def test_a_published_command_reaches_its_first_record(words, root, imagenet_dit,
     if words[0] == "eval_prob_adaptive.py" and "--prompt_path" not in words:
         csv = root / "prompts" / prompts_file(name)
         again = call_main(tmp_path / "data", *command, *images, "--prompt_path", csv)
-        assert again.code == 0 and "1 images, 1 done before" in again.out, again.err
+        assert again.code == 0 and "1 image, 1 done before" in again.out, again.err
         assert json.loads((folder_of(done) / "run.json").read_text())["arms"] == arms

@@ -349,11 +349,11 @@ def _class_of(name: str) -> str:
 
 def _typed_prompts(texts: list[str], name: str, labels: list[int], classes: list[str], path: Path | None) -> Prompts:
     """The prompts of the option --prompts, a class each. InputError if labels or a csv are there too."""
-    wanted = "wanted a csv with the class of each prompt, or neither"
     if path:
-        raise InputError("--prompts", f"not with --prompt_path {path}, which has prompts; {wanted}")
+        raise InputError("--prompts", f"not with --prompt_path {path}, which has prompts; wanted one of the two")
     if NO_LABEL not in labels:
         some = f" ({few(classes, 3)})" if classes else ""
+        wanted = "wanted --template, or --prompt_path with the class of each prompt"
         raise InputError("--prompts", f"the images of {name} have labels{some}; {wanted}")
     if len(texts) < 2 or not all(map(str.strip, texts)):
         raise InputError(f"--prompts {' '.join(map(repr, texts))}", "wanted at least two texts")

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import InputError, one_line
+from diffusion import InputError
 from diffusion.core.batching import Block, together
 from diffusion.core.image import Measured, Question, search_image
 from diffusion.core.losses import plain
@@ -23,6 +23,7 @@ from diffusion.evaluate.loop import Classifier
 from diffusion.evaluate.machine import load_for_run
 from diffusion.evaluate.noise import Noise
 from diffusion.evaluate.points import warn_of_one_draw
+from diffusion.io.wording import count, in_bytes
 from diffusion.models.loading import Card, Model, read_card
 
 
@@ -123,10 +124,9 @@ class DatasetClassifier(DiffusionClassifier):
             self.conditions = model.conditions(self.arms.prompts, self.arms.loras)
         else:
             self.conditions = embed(model, self.arms.prompts, self.arms.loras, self.arms.cache)
-        first = self.arms.prompts[0]
-        if isinstance(first, str):
-            size = f"{self.conditions.nbytes / 1e6:,.1f} MB of embeddings"
-            tqdm.write(f"{len(self.conditions)} prompts, such as {one_line(first)!r}, kept as {size}")
+        if isinstance(self.arms.prompts[0], str):
+            size = in_bytes(self.conditions.nbytes)
+            tqdm.write(f"{count(len(self.conditions), 'prompt')} kept as {size} of embeddings")
 
     def question(self, index: int, pixels: Tensor, image: Image) -> tuple[Question, dict]:
         among, more = None, {}

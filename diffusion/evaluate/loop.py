@@ -16,6 +16,7 @@ from diffusion.evaluate import sharding
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import in_turns
+from diffusion.io.wording import count
 from diffusion.paths import script
 from diffusion.plots import bars
 from diffusion.runs import newer, records, results, show, summary
@@ -84,7 +85,7 @@ def classify_dataset(
     todo, earlier = join_run(folder.path, folder.options, details, mine, dataset)
     if "prompts" in details:
         print(details["prompts"])
-    images = f"{len(mine)} images, {len(mine) - len(todo)} done before"
+    images = f"{count(len(mine), 'image')}, {len(mine) - len(todo)} done before"
     each, to_do = cost.bound(f"{cost.nfe:,} NFE"), cost.bound(f"{cost.nfe * len(todo):,} NFE")
     nfe = f"{each} each{cost.size}, {to_do} to do"
     print(f"{config.dataset}, {config.split} split: {images}, {nfe} -> {folder.path}")

@@ -60,7 +60,7 @@ SPELT = {  # other spellings of the unknown options in MEANT
     **dict.fromkeys(["-m", "--model_id", "--model_name", "--model_path", "--model-name", "--checkpoint"], "--model"),
 }
 FOLDER = "results go to $LOG_DIR/DATASET; --extra NAME makes it DATASET_NAME"
-PRINTED = "nothing is written, the result is printed"
+PRINTED = "the result is printed"
 OF_RUN = "the run's folder says which model it was"
 MEANT = {  # unknown option -> option or positional that a script has -> the hint there; the first that it has counts
     "--out": {
@@ -68,6 +68,7 @@ MEANT = {  # unknown option -> option or positional that a script has -> the hin
         "--picture": f"{FOLDER}; --picture is a file to draw",
         "--gallery": "--gallery is meant, the file to draw",
         "--extra": FOLDER,
+        "--confusion": "the table is printed; --confusion is a file to draw",
         "out": "the picture to draw stands after the folder, without a flag",
         "name": "the data set goes to $DATASET_ROOT/NAME",
         "folder": PRINTED,
@@ -79,6 +80,16 @@ MEANT = {  # unknown option -> option or positional that a script has -> the hin
         "folder": OF_RUN,
         "folders": OF_RUN,
     },
+    "--version": {"--model": "--model is meant", "folder": OF_RUN, "folders": OF_RUN},
+    "--picture": {
+        "--confusion": "--confusion is a file to draw",
+        "--gallery": "--gallery is meant, the file to draw",
+        "--splits": "--out is meant, the file to draw",
+        "out": "the picture to draw stands after the folder, without a flag",
+        "folder": "scripts/plot_errors.py draws a run",
+        "folders": "scripts/plot_errors.py draws a run, scripts/compare.py images that two answer differently",
+    },
+    "--names": {"folders": "scripts/compare.py and report.py take names of runs"},
 }
 
 

@@ -42,6 +42,19 @@ def _alike(names: Sequence[Sequence[str]], most: int) -> int:
 # ---- numbers as words ----
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things in words: 1 image, 2 images."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def in_bytes(number: float) -> str:
+    """Bytes in words: 12.3 kB, 3.4 MB, 12.1 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return f"{number / 1e3:,.1f} kB"
+
+
 def bounds(words: Iterable[str]) -> list[tuple[int, int]]:
     """First and last number of words such as 7 and 0-99."""
     found = []

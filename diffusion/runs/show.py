@@ -88,12 +88,12 @@ def pairs_line(between: np.ndarray, within: np.ndarray) -> list[tuple[str, str]]
     rho, (low, high) = metrics.pair_correlation(between, within)
     if not np.isfinite(rho):
         return []
-    text = f"correlate {rho:+.2f}  (95% interval {low:+.2f} to {high:+.2f})"
+    text = f"correlation of a pair {rho:+.2f}, 95% interval {low:+.2f} to {high:+.2f}"
     if low > 0:
-        text += ": worse than independent noise, which --noise independent gives"
+        text = f"worse than independent noise, which --noise independent gives ({text})"
     elif high < 0:
-        text += f": a point is as good as {1 / (1 + rho):.1f} of independent noise"
-    return [("noise in pairs", text)]
+        text = f"each evaluation is worth {1 / (1 + rho):.1f} with independent noise ({text})"
+    return [("antithetic", text)]
 
 
 def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
