@@ -29,6 +29,7 @@ def parser() -> options.Parser:
 
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,40 @@ from diffusion.plots import style
 from diffusion.runs import show
 from diffusion.runs.results import Run
 
+TEXTS = ("run", "folder", "first", "second", "data")  # columns of texts, as the first one is; others hold numbers
+
+
+def alignments(part: pd.DataFrame) -> list[str]:
+    """left or right for each column."""
+    found = []
+    for k, name in enumerate(part.columns):
+        found.append("left" if k == 0 or name in TEXTS else "right")
+    return found
+
+
+def to_markdown(part: pd.DataFrame) -> str:
+    """A table as it is printed: cells as they are, which tabulate would else read as numbers and round."""
+    return part.to_markdown(index=False, disable_numparse=True, colalign=alignments(part))
+
+
+def to_latex(part: pd.DataFrame) -> str:
+    """A table for booktabs, with the numbers of `to_markdown`."""
+    sides = alignments(part)
+    numbers = [name for name, side in zip(part.columns, sides, strict=True) if side == "right"]
+    styled = part.style.format(escape="latex").format(number_in_latex, subset=numbers)
+    styled = styled.format_index(escape="latex", axis=1).hide(axis="index")
+    text = styled.to_latex(hrules=True, column_format="".join(side[0] for side in sides))
+    return text.replace("second - first", "second $-$ first")
+
+
+def number_in_latex(cell: object) -> str:
+    """A cell of numbers with minus signs, and a power of ten in place of e: 1.9e-06 is $1.9\\cdot10^{-6}$."""
+    text = str(cell)
+    number, e, exponent = text.partition("e")
+    if e and exponent.lstrip("+-").isdigit():
+        return f"${number}\\cdot10^{{{int(exponent)}}}$"
+    return re.sub(r"-(?=\d)", "$-$", text)
+
 
 def write(parts: list[pd.DataFrame], path: Path) -> None:
     """Write the tables in the format of the suffix; .tex names the runs and leaves out their folders."""
@@ -47,9 +82,9 @@ def write(parts: list[pd.DataFrame], path: Path) -> None:
         texts = ["".join(tables.to_csv(part)) for part in parts]
     elif path.suffix == ".tex":
         named = [part.drop(columns="folder", errors="ignore") for part in parts]
-        texts = [part.to_latex(index=False, escape=True) for part in named]
+        texts = list(map(to_latex, named))
     else:
-        texts = [part.to_markdown(index=False) + "\n" for part in parts]
+        texts = [to_markdown(part) + "\n" for part in parts]
     write_atomic(path, lambda file: file.write("\n".join(texts).encode(errors="replace")))
 
 
@@ -92,7 +127,7 @@ def main(argv: list[str]) -> int:
 
             first, second = list(tables.common(rows).items())[:2]
             differences.draw(next(iter(runs.values())), sides_of(first, second), args.images, args.picture)
-    texts = [part.to_markdown(index=False) for part in parts]
+    texts = list(map(to_markdown, parts))
     print("\n\n".join([note, *texts] if note else texts))
     if args.out:
         write(parts, args.out)

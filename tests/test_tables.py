@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, SCRIPT, folder_of, race_options, rewrite_run, subset, write_run
+from helpers import ROOT, SCRIPT, folder_of, import_script, race_options, rewrite_run, subset, write_run
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -320,6 +320,33 @@ def test_a_tex_names_runs_and_no_folders(run_main, tmp_path, two, four):
     assert "folder" not in text and all(folder.parent.name not in text for folder in two)
     assert run_main(COMPARE, *four.values(), "--out", out).code == 0
     assert "folder" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    "cell, wanted",
+    [
+        ("1.9e-06", r"$1.9\cdot10^{-6}$"), ("0.25", "0.25"), (12, "12"), ("-", "-"),
+        ("-2.50 (-9.00 to +4.00)", "$-$2.50 ($-$9.00 to +4.00)"),
+    ],
+)  # fmt: skip
+def test_numbers_in_tex(cell, wanted):
+    assert import_script(COMPARE).number_in_latex(cell) == wanted
+
+
+def test_tables_have_the_same_numbers_in_every_format(run_main, tmp_path, two):
+    """Numbers on the right; a share of 65.0 is nowhere 65."""
+    found = {}
+    for suffix in ("csv", "md", "tex"):
+        done = run_main(COMPARE, *two, "--out", tmp_path / f"c.{suffix}")
+        found[suffix] = (tmp_path / f"c.{suffix}").read_text()
+    *_, line = found["csv"].splitlines()
+    (cells,) = csv.reader([line])
+    assert re.fullmatch(r"\d+\.\d", cells[4])
+    in_md = [cell.strip() for cell in found["md"].splitlines()[-1].strip("|").split("|")]
+    assert in_md == [cell.lstrip("'") for cell in cells] and found["md"].splitlines()[-1] in done.out
+    in_tex = found["tex"].split("\\midrule\n")[-1].split(" \\\\")[0].split(" & ")
+    assert in_tex[3:] == [import_script(COMPARE).number_in_latex(cell) for cell in in_md[3:]]
+    assert r"\begin{tabular}{llrrrrr}" in found["tex"] and "second $-$ first" in found["tex"]
 
 
 @pytest.fixture(scope="module")
