@@ -47,7 +47,7 @@ from diffusion import InputError
 from diffusion.core.image import Measured, map_between
 from diffusion.core.losses import plain, with_map
 from diffusion.core.schedule import Schedule, halving_schedule
-from diffusion.data.prompts import Prompts, prompts_for, read_level_weights
+from diffusion.data.prompts import DEFAULT_SOURCE, Prompts, prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
@@ -67,8 +67,9 @@ from diffusion.evaluate.selection import choose_images, dataset_of
 from diffusion.io.atomic import sha256
 from diffusion.io.wording import ranges
 from diffusion.models.lora import check_used, rename_tokens
+from diffusion.paths import script
 from diffusion.plots import style
-from diffusion.runs import records
+from diffusion.runs import records, summary
 
 
 def schedule_of(
@@ -204,7 +205,7 @@ def main(argv: list[str]) -> int:
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))
     if no_schedule and schedule.search == "race":
         print("No --to_keep/--n_samples: using --search race")
-    return classify_dataset(
+    code = classify_dataset(
         config,
         dataset,
         mine,
@@ -214,6 +215,10 @@ def main(argv: list[str]) -> int:
         count_earlier=args.load_stats,
         picture=args.picture,
     )
+    if dataset.path and (folder / summary.FILE).exists():
+        other = "; --template makes other prompts" if prompts.source.startswith(DEFAULT_SOURCE) else ""
+        print(f"Next: {folder / summary.FILE} has all figures, {script('report')} {folder} makes a page{other}")
+    return code
 
 
 if __name__ == "__main__":

@@ -449,6 +449,7 @@ def content(answers: Answers, mistakes: int, others: int, number: int, name: str
         "options": options_of(run),
         "problems": answers.problems,
         "labelled": answers.label is not None,
+        "race": run.options.get("search") == "race",
         "table": numbers_of(answers),
         "reliability": sureness.diagram,
         "reliability_text": sureness.text,

@@ -110,8 +110,9 @@ def folder_of(result) -> Path:
 
 
 def table_of(result) -> list[str]:
-    """The lines at the end."""
-    return result.out[result.out.index("\nimages ") :].splitlines()[1:]
+    """The lines at the end, without the hint of what may come next."""
+    lines = result.out[result.out.index("\nimages ") :].splitlines()[1:]
+    return [line for line in lines if not line.startswith("Next: ")]
 
 
 def records_of(result) -> dict[int, dict]:

@@ -146,6 +146,8 @@ def test_by_the_script(run_main, tmp_path, model_folder, capsys):
     assert done.code == 0, done.err
     assert "predictions only" in done.out and "accuracy" not in done.out and "using --search race" in done.out
     (path,) = (tmp_path / "data" / "mine").glob("*/1.pt")
+    last = done.out.splitlines()[-1]
+    assert last.startswith(f"Next: {path.parent / 'results.json'} ") and "--template" not in last
     record = load_record(path)
     assert (record["file"], record["label"]) == ("1.png", -1) and record["pred"] in (0, 1)
     assert all(f"{k}.png" in done.out for k in (0, 1, 3))

@@ -450,6 +450,20 @@ def test_nothing_is_asked_for_and_nothing_overflows(view, page_file):
         assert box["width"] > 150 and box["height"] > 60 and box["x"] + box["width"] <= there
 
 
+def test_the_table_of_pairs_fits(run_main, run, copy, browser, tmp_path):
+    """All of its columns are seen; and a page of races says why curves end."""
+    other = copy(lambda about: about["options"].update(search="race"))
+    assert run_main(REPORT, run, other, "--names", "first prompts", "others", "--out", tmp_path / "p.html").code == 0
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    page.goto((tmp_path / "p.html").as_uri())
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].slice(0, 2).map(e => [e.scrollWidth, e.clientWidth])"
+    )
+    page.close()
+    assert len(sizes) == 2 and all(wide <= there for wide, there in sizes)
+    assert "A race stops measuring a class" in (tmp_path / "p.html").read_text()
+
+
 def test_a_phone_is_not_widened_by_long_names(run_main, browser, copy, tmp_path):
     """Of the run, of classes, of what went wrong; and there is no temperature."""
 

@@ -204,6 +204,7 @@ def warn_of_alike(prompts: Prompts) -> None:
 # ---- templates ----
 
 DEFAULT_TEMPLATE = "a photo of a(n) {}."
+DEFAULT_SOURCE = "the default template "  # begins the source of prompts by it
 OPEN_CLIP_SETS = {  # name -> that of open_clip's list: templates published for CLIP
     "openai-imagenet": "OPENAI_IMAGENET_TEMPLATES",
     "simple-imagenet": "SIMPLE_IMAGENET_TEMPLATES",
@@ -363,7 +364,7 @@ def _typed_prompts(texts: list[str], name: str, labels: list[int], classes: list
 def _from_templates(names: Mapping[int, str], templates: Sequence[str] | None) -> Prompts:
     """The prompts of classes, class id -> name, by templates as they are typed, or by the default one."""
     if not templates:
-        return by_templates(names, [DEFAULT_TEMPLATE], f"the default template {DEFAULT_TEMPLATE!r}")
+        return by_templates(names, [DEFAULT_TEMPLATE], f"{DEFAULT_SOURCE}{DEFAULT_TEMPLATE!r}")
     return by_templates(names, templates_of(templates), f"--template {' '.join(map(repr, templates))}")
 
 
