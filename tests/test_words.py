@@ -31,11 +31,11 @@ def folder(tmp_path, model_folder):
 
 
 def told_apart(model, prompts) -> list[str]:
-    """What is said of prompts that cannot be told apart."""
+    """The warnings of prompts that the network cannot distinguish."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.conditions(prompts)
-    return [str(each.message) for each in caught if "cannot be told apart" in str(each.message)]
+    return [str(each.message) for each in caught if "cannot distinguish them" in str(each.message)]
 
 
 def write_prompts(path, texts) -> list:
@@ -115,7 +115,7 @@ def test_a_run(run_main, tmp_path):
     assert done.code == 2 and not list(tmp_path.rglob("*.pt"))
     some = [LONG + word if k < 2 else f"a photo of the number {word}." for k, word in enumerate(WORDS)]
     done = run_main(*args, *write_prompts(tmp_path / "q.csv", some), "--extra", "some")
-    assert done.code == 0 and "cannot be told apart" in done.err
+    assert done.code == 0 and "cannot distinguish them" in done.err
 
 
 def test_from_python(model_folder):
@@ -125,7 +125,7 @@ def test_from_python(model_folder):
             classify(model, image, prompts)
     with pytest.raises(InputError):
         score(model, image, [LONG + "a", LONG + "b"], n_samples=2)
-    with pytest.warns(InputWarning, match="cannot be told apart"):
+    with pytest.warns(InputWarning, match="cannot distinguish them"):
         score(model, image, [LONG + "a", LONG + "b", "a three"], n_samples=2)
 
 

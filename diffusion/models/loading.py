@@ -584,7 +584,7 @@ def _check_tokens(adapter: Adapter, prompts: list[str]) -> None:
         embedded = len(getattr(adapter.pipeline, part).get_input_embeddings().weight)
         for prompt, ids in zip(prompts, token_ids, strict=True):
             if len(ids) > limit:
-                cut = f"{prompt!r}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
+                cut = f"{one_line(repr(prompt))}: {len(ids)} tokens, the text encoder takes {limit}; the rest is cut"
                 warnings.warn(cut, InputWarning, stacklevel=3)
             largest = max(ids[:limit], default=0)
             if largest >= embedded:
