@@ -382,9 +382,9 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     *((script, f"few-arms{out}", "few-arms/run.json", "arms") for script, out in READ),
     *((script, f"no-loss{out}", "no-loss/run.json", "loss") for script, out in READ),
     *((script, f"{run}{out}", f"{run}/0.pt is no record", *found) for script, out in READ[:3] for run, found in (
-        ("cosine", ("cosine", "l2, l1, huber")), ("errors", ("'list'",)), ("three", ("2 arms", "3")))),
+        ("cosine", ("cosine", "l2, l1, huber")), ("errors", ("[1, 2]",)), ("three", ("2 arms", "3")))),
     *((script, f"{run}{out}", run, f"{run}/0.pt is no record", *found) for script, out in READ[3:] for run, found in (
-        ("cosine", ("cosine", "l2, l1, huber")), ("errors", ("'list'",)), ("three", ("2 arms", "3")))),
+        ("cosine", ("cosine", "l2, l1, huber")), ("errors", ("[1, 2]",)), ("three", ("2 arms", "3")))),
     *((script, f"file{out}", "file", "Parquet") for script, out in [*READ, (PRINT_WINO, ""), (ACC, "")]),
     *((script, f"{LONG}{out}", f"{LONG}/run.json", "too long")
       for script, out in [*READ, (PRINT_WINO, ""), (MAPS, " x.png")]),
