@@ -45,7 +45,7 @@ import numpy as np
 
 from diffusion import InputError
 from diffusion.core.image import Measured, map_between
-from diffusion.core.losses import plain, with_map
+from diffusion.core.losses import losses_only, with_map
 from diffusion.core.schedule import Schedule, halving_schedule
 from diffusion.data.prompts import DEFAULT_SOURCE, Prompts, prompts_for, read_level_weights
 from diffusion.evaluate import config as run_config
@@ -199,7 +199,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(describe(config, card, planned, len(texts), cost, mine, args.rate, dataset)))
         return 0
 
-    method = Method(config, card, schedule, points, noise, with_map if args.save_maps else plain)
+    method = Method(config, card, schedule, points, noise, with_map if args.save_maps else losses_only)
     embeddings = cache_path(naming.LOG_DIR / "embeddings", chosen, texts, config.device)
     arms = Arms(texts, arm_class, class_ids, prompts.loras, embeddings)
     classifier = ZeroShotClassifier(method, dataset, arms, first, maps=bool(args.save_maps))

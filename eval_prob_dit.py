@@ -220,7 +220,7 @@ def reduction_of(save: str | None, latent: tuple[int, int, int]) -> tuple[Callab
     """The function of core/losses.py for a flag, and the shape of its result beside the losses, for one evaluation."""
     c, h, w = latent
     return {
-        None: (losses.plain, (0,)),
+        None: (losses.losses_only, (0,)),
         "save_vb": (losses.with_bound, (1,)),
         "spatial": (losses.with_map, (h, w)),
         "save_maps": (losses.with_map, (h, w)),
@@ -307,7 +307,7 @@ def main(argv: list[str]) -> int:
     schedule = schedule_of(args, config, arms_per_class, usable, weights, K)
     name = run_name(args, config, card, schedule, first_name, save)
     folder = naming.run_folder(config.dataset, config.extra, name) / config.split
-    reduce, shape = reduction_of(save, card.latent)
+    to_errors, shape = reduction_of(save, card.latent)
     numbers = len(LOSSES)  # of an evaluation
     if save != "save_maps":
         numbers += int(np.prod(shape))
@@ -333,7 +333,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(describe(config, card, planned, len(ids), cost, mine, args.rate, dataset)))
         return 0
 
-    method = Method(config, card, schedule, points, noise, reduce)
+    method = Method(config, card, schedule, points, noise, to_errors)
     arms = Arms(ids, np.arange(len(ids)), classes)
     classifier = ClassIdClassifier(method, dataset, arms, first, save=save, some=some)
     return classify_dataset(

@@ -123,7 +123,7 @@ def decide(
         return k, (yield Block(x, conditions, arms, torch.from_numpy(measured), rows, noise))
 
     errors = {}
-    for k, found in together(model, (task(*image) for image in images), batch_size=32, reduce=keep):
+    for k, found in together(model, (task(*image) for image in images), batch_size=32, to_errors=keep):
         errors[k] = found.double().numpy()  # [arms, points, ways]
         bar.update()
     every = np.stack([errors[k] for k, _ in images])  # [images, arms, points, ways]

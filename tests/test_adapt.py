@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion.core.batching import Block, errors_of_call, measure
 from diffusion.core.conditions import Conditions
 from diffusion.core.fitting import FitOptions, Shots, errors_before, fit_noise
-from diffusion.core.losses import plain
+from diffusion.core.losses import losses_only
 from diffusion.core.process import Process
 from diffusion.models.loading import load_model
 
@@ -33,7 +33,7 @@ def problem(model_folder):
 
     def rows(kernel, noise):
         block = Block(x, conditions, np.arange(3), torch.tensor([300, 700]), torch.arange(2), noise)
-        return kernel(model, [(block, 0, 6)], 16, plain)
+        return kernel(model, [(block, 0, 6)], 16, losses_only)
 
     return rows, noise
 

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from diffusion.core.batching import Block, measure, together
 from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
-from diffusion.core.losses import losses, plain
+from diffusion.core.losses import losses, losses_only
 from diffusion.core.process import Process
 
 SHAPE = (2, 3, 4)  # c, h, w
@@ -150,7 +150,7 @@ def test_a_call_of_parts_of_several_blocks():
     first = Block(x, Conditions({"c": c}), np.array([0, 2]), levels, torch.tensor([3, 0, 1, 3]), noise)
     second = Block(y, Conditions({"c": d}), np.array([4, 1, 3]), others, torch.tensor([5, 5, 0, 2, 1, 4]), draws)
     model, asked = fake()
-    out = measure(model, [(first, 3, 8), (second, 0, 18), (first, 0, 1)], 16, plain)
+    out = measure(model, [(first, 3, 8), (second, 0, 18), (first, 0, 1)], 16, losses_only)
     assert [len(call) for call in asked] == [24]
     whole = expected(x, c[[0, 2]], levels, noise[[3, 0, 1, 3]]).transpose(0, 1).flatten(0, 1)
     other = expected(y, d[[4, 1, 3]], others, draws[[5, 5, 0, 2, 1, 4]]).transpose(0, 1).flatten(0, 1)
@@ -164,15 +164,15 @@ def test_a_sign_turns_the_noise():
     signs = torch.tensor([1, -1, -1, 1], dtype=torch.int8)
     signed = Block(x, Conditions({"c": c}), np.arange(3), levels, torch.arange(4), noise, signs=signs)
     turned = block_of(x, c, levels, noise * signs[:, None, None, None])
-    out, wanted = (measure(fake()[0], [(block, 1, 11)], 16, plain) for block in (signed, turned))
+    out, wanted = (measure(fake()[0], [(block, 1, 11)], 16, losses_only) for block in (signed, turned))
     assert torch.equal(out, wanted)
-    assert not torch.equal(out, measure(fake()[0], [(block_of(x, c, levels, noise), 1, 11)], 16, plain))
+    assert not torch.equal(out, measure(fake()[0], [(block_of(x, c, levels, noise), 1, 11)], 16, losses_only))
 
 
 @pytest.mark.parametrize("n", [1, 5, 11])
 def test_a_short_call_is_filled_up_with_its_last_row(n):
     model, asked = fake()
-    out = measure(model, [(block_of(*problem(3, 4)), 0, n)], 12, plain)
+    out = measure(model, [(block_of(*problem(3, 4)), 0, n)], 12, losses_only)
     assert out.shape == (n, 3) and [len(call) for call in asked] == [12]
     z, i, c = asked[0][n - 1]
     assert all(torch.equal(row[0], z) and row[1:] == (i, c) for row in asked[0][n:])

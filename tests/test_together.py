@@ -13,7 +13,7 @@ from helpers import ROOT
 from diffusion.core.batching import Block, measure, together
 from diffusion.core.conditions import Conditions
 from diffusion.core.image import Question, search_image
-from diffusion.core.losses import plain
+from diffusion.core.losses import losses_only
 from diffusion.core.noise import ImageNoise
 from diffusion.core.process import Process
 from diffusion.core.schedule import Points
@@ -71,19 +71,19 @@ def alone(model, task):
         block = next(task)
         while True:
             rows = range(0, len(block), 16)
-            parts = [measure(model, [(block, k, min(k + 16, len(block)))], 16, plain) for k in rows]
+            parts = [measure(model, [(block, k, min(k + 16, len(block)))], 16, losses_only) for k in rows]
             block = task.send(torch.cat(parts).unflatten(0, (-1, len(block.arms))).transpose(0, 1))
     except StopIteration as end:
         return end.value
 
 
 def counting():
-    """`plain`, and the list of how many rows each call gave it."""
+    """`losses_only`, and the list of how many rows each call gave it."""
     counted = []
 
     def keep(process, x, eps, i, answer):
         counted.append(len(answer))
-        return plain(process, x, eps, i, answer)
+        return losses_only(process, x, eps, i, answer)
 
     return keep, counted
 
@@ -99,7 +99,7 @@ def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
     assert [] in blocks  # a task that never asks
     (model, calls), (keep, counted) = fake(), counting()
     tasks = (asking(k, *blocks[k]) for k in range(30))
-    done = dict(together(model, tasks, batch_size=batch_size, in_flight=in_flight, reduce=keep))
+    done = dict(together(model, tasks, batch_size=batch_size, in_flight=in_flight, to_errors=keep))
     assert sorted(done) == list(range(30))
     for k, sent in done.items():
         _, wanted = alone(fake()[0], asking(k, *blocks[k]))
@@ -130,7 +130,7 @@ def test_elsewhere_than_on_a_cpu_every_call_has_the_same_shape(batch_size):
     """The last too, filled up; and not 16 rows when fewer are wanted."""
     (model, calls), (keep, counted) = fake("meta"), counting()
     blocks = several(20)
-    done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, reduce=keep))
+    done = dict(together(model, (asking(k, *blocks[k]) for k in range(20)), batch_size=batch_size, to_errors=keep))
     assert set(calls) == {batch_size}
     assert sum(counted) == rows_of(blocks)
     assert all(n == batch_size for n in counted[:-10]) and (batch_size == 1 or counted[-1] < batch_size)
@@ -336,7 +336,7 @@ def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
     """Nor does the size of the batch; NFE are the rows that were evaluated."""
     keep, counted = counting()
     tasks = (one_image(images, k) for k in IMAGES)
-    done = dict(together(images[0], tasks, batch_size=batch_size, in_flight=in_flight, reduce=keep))
+    done = dict(together(images[0], tasks, batch_size=batch_size, in_flight=in_flight, to_errors=keep))
     assert_same(done, by_themselves)
     assert sum(counted) == sum(measured.nfe for measured in done.values())
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion import InputWarning
 from diffusion.core.conditions import Conditions, places_of
-from diffusion.core.losses import plain
+from diffusion.core.losses import losses_only
 
 CPU_ROWS = 16  # matrix kernels for fewer rows than this round differently: a CPU's network never sees so few
 
@@ -53,11 +53,11 @@ Part = tuple[Block, int, int]  # rows [start, stop) of a block
 # ---- one network call ----
 
 
-def errors_of_call(model, parts: list[Part], size: int, reduce: Callable) -> Tensor:
+def errors_of_call(model, parts: list[Part], size: int, to_errors: Callable) -> Tensor:
     """Errors of some rows of several blocks, which all have one setting, by one network call.
 
     The call is filled up to `size` rows with copies of the last one. The error of a row is
-    ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `reduce` makes
+    ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `to_errors` makes
     """
     inputs = [_inputs(*part) for part in parts]
     x = torch.cat([each[0] for each in inputs])
@@ -75,13 +75,13 @@ def errors_of_call(model, parts: list[Part], size: int, reduce: Callable) -> Ten
         filled = torch.arange(size).clamp(max=n - 1)
         z, time, conditions = z[filled], time[filled], conditions[filled]
     prediction = model.denoise(z, time, conditions)[:n]
-    return reduce(model.process, x, eps, i, prediction)
+    return to_errors(model.process, x, eps, i, prediction)
 
 
 @torch.inference_mode()
-def measure(model, parts: list[Part], size: int, reduce: Callable) -> Tensor:
+def measure(model, parts: list[Part], size: int, to_errors: Callable) -> Tensor:
     """errors_of_call, without gradients."""
-    return errors_of_call(model, parts, size, reduce)
+    return errors_of_call(model, parts, size, to_errors)
 
 
 def _inputs(block: Block, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Conditions]:
@@ -222,7 +222,7 @@ def together(
     *,
     batch_size: int,
     in_flight: int | None = None,
-    reduce: Callable = plain,
+    to_errors: Callable = losses_only,
     spent: Callable[[int], None] = lambda nfe: None,
 ) -> Iterator:
     """Run tasks side by side, so that every network call is full; yields the results of tasks as they end.
@@ -251,7 +251,7 @@ def together(
             taken = _take(requests, batch_size)
             parts = [(request.block, start, stop) for request, start, stop in taken]
             try:
-                errors = measure(model, parts, least if on_cpu else batch_size, reduce)
+                errors = measure(model, parts, least if on_cpu else batch_size, to_errors)
             except torch.OutOfMemoryError:
                 if batch_size == least:
                     raise

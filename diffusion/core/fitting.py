@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion.core.batching import CPU_ROWS, Block, Task, errors_of_call, together
 from diffusion.core.conditions import Conditions
 from diffusion.core.constants import LOSSES
-from diffusion.core.losses import plain
+from diffusion.core.losses import losses_only
 from diffusion.stats.calibration import fit_temperature
 
 IMAGES = 16  # of a step
@@ -122,7 +122,7 @@ def _add_gradient(
     calls = min(len(images), -(-arms.size * len(levels) // options.batch_size))
     for part in np.array_split(np.arange(len(images)), calls):
         blocks = [block(shots.x[images[k]], shots.conditions, arms[k], levels, noise) for k in part]
-        rows = errors_of_call(model, [(each, 0, len(each)) for each in blocks], CPU_ROWS, plain)
+        rows = errors_of_call(model, [(each, 0, len(each)) for each in blocks], CPU_ROWS, losses_only)
         errors = rows[:, LOSSES.index(options.loss)].view(len(part), len(levels), -1).mean(1)  # [images, arms]
         right = torch.zeros(len(part), dtype=torch.long, device=errors.device)
         cost = F.cross_entropy(-errors / temperature, right, reduction="sum") / len(images)

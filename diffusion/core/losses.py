@@ -68,7 +68,7 @@ def variational_bound(process, x: Tensor, eps: Tensor, i: Tensor, prediction: Te
 # -> [n, k], the columns that are kept; the first three are the losses.
 
 
-def plain(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
+def losses_only(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses. [n, 3]"""
     return losses(output[:, : x.shape[1]], process.target(x, eps, i))
 
@@ -83,7 +83,7 @@ def with_bound(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Te
 def with_map(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses and the squared error at each place of the latent, its mean over channels. [n, 3 + h w]"""
     square = (output[:, : x.shape[1]].float() - process.target(x, eps, i)) ** 2
-    return torch.cat([plain(process, x, eps, i, output), square.mean(1).flatten(1)], 1)
+    return torch.cat([losses_only(process, x, eps, i, output), square.mean(1).flatten(1)], 1)
 
 
 def with_prediction(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
@@ -93,4 +93,4 @@ def with_prediction(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) 
 
 def with_output(process, x: Tensor, eps: Tensor, i: Tensor, output: Tensor) -> Tensor:
     """The losses and all channels of the output. [n, 3 + (c or 2c) h w]"""
-    return torch.cat([plain(process, x, eps, i, output), output.float().flatten(1)], 1)
+    return torch.cat([losses_only(process, x, eps, i, output), output.float().flatten(1)], 1)

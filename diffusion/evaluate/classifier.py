@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffusion import InputError
 from diffusion.core.batching import Block, together
 from diffusion.core.image import Measured, Question, search_image
-from diffusion.core.losses import plain
+from diffusion.core.losses import losses_only
 from diffusion.core.schedule import Points, Schedule
 from diffusion.data.datasets import Dataset
 from diffusion.data.images import crop
@@ -36,7 +36,7 @@ class Method:
     schedule: Schedule
     points: Points
     noise: Noise
-    reduce: Callable = plain  # what becomes of each prediction, a function of core/losses.py
+    to_errors: Callable = losses_only  # what becomes of each prediction, a function of core/losses.py
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DiffusionClassifier(Classifier):
             tasks,
             batch_size=config.batch_size,
             in_flight=config.in_flight,
-            reduce=self.method.reduce,
+            to_errors=self.method.to_errors,
             spent=spent,
         )
 

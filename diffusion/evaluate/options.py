@@ -127,7 +127,7 @@ def answered_early(parser):
             try:
                 aliases.check_name(*model)
             except InputError as error:
-                _refuse(error)
+                _exit_with(error)
     return parser
 
 
@@ -150,7 +150,7 @@ def _print_anything() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _refuse(error: InputError) -> NoReturn:
+def _exit_with(error: InputError) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
     sys.exit(2)
 
@@ -180,7 +180,7 @@ def run(main) -> None:
         with contextlib.redirect_stdout(_Printed(sys.stdout)):
             sys.exit(main(sys.argv[1:]))
     except InputError as error:
-        _refuse(error)
+        _exit_with(error)
     except sharding.Stopped as by:
         saved = "what is measured is saved, the same command goes on from there"
         print(f"{program}: ended by {by}; {saved}", file=sys.stderr)

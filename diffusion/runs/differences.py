@@ -14,12 +14,12 @@ DIGEST = re.compile(r"(, sha256 )?\b[0-9a-f]{64}\b")
 SOURCE = re.compile(r", from (.*?), such as ", re.DOTALL)  # in the line of run.json about the prompts
 LONG = 60  # characters: longer prompts are cut in the name of a run
 OTHERS = {  # option whose value is a digest, or ends in one -> in words, if both runs have one
-    "candidates_from": "its scores or names are others than before",
-    "candidate_prompts": "the prompts by which CLIP ranks the classes are others than before",
-    "classes": "the names in the file are others than before",
-    "noise": "the numbers in the file are others than before",
-    "prompts": "they are others than before",
-    "weights": "the numbers in the file are others than before",
+    "candidates_from": "its scores or names have changed",
+    "candidate_prompts": "the prompts by which CLIP ranks the classes have changed",
+    "classes": "the names in the file have changed",
+    "noise": "the numbers in the file have changed",
+    "prompts": "they have changed",
+    "weights": "the numbers in the file have changed",
 }
 
 
@@ -51,7 +51,7 @@ def option_in_words(key: str, was: object, now: object) -> str:
     """How the values of one option differ."""
     before, after = _shown(was), _shown(now)
     if before == after:
-        return f"{key}: {OTHERS.get(key, 'its contents are others than before')}"
+        return f"{key}: {OTHERS.get(key, 'its contents have changed')}"
     return f"{key} was {before}, now {after}"
 
 

@@ -22,7 +22,7 @@ NAME = ".index"
 CODE = [
     "runs/index.py",
     "runs/records.py",
-    "runs/plain.py",
+    "runs/archive.py",
     "runs/results.py",
     "stats/metrics.py",
     "stats/calibration.py",

@@ -21,7 +21,7 @@ import numpy as np
 
 from diffusion import InputError, one_line
 from diffusion.io.atomic import write_atomic
-from diffusion.runs import plain
+from diffusion.runs import archive
 
 LISTS = ("errors", "int64")  # columns of lists
 GROUP = 500  # records in a row group, which is read at once
@@ -86,7 +86,7 @@ def _predicted(bits: np.ndarray, quarters: int) -> np.ndarray:
 
 
 def _encode(record: dict) -> dict:
-    """The row of a record of arrays (see plain.py). TypeError: another field, which JSON does not hold."""
+    """The row of a record of arrays (see archive.py). TypeError: another field, which JSON does not hold."""
     fields: list[list] = []
     whole: list[np.ndarray] = [np.empty(0, np.int64)]
     other = b""
@@ -201,7 +201,7 @@ def write(path: Path, records: Iterable[tuple[Path, dict]], files: dict) -> int:
     def rows() -> Iterator[dict]:
         for source, record in records:
             try:
-                arrays = plain.to_arrays(record)
+                arrays = archive.to_arrays(record)
                 row = _encode(arrays)
                 exact = _same(_decode(row), arrays)
             except TypeError:

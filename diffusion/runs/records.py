@@ -20,7 +20,7 @@ from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
 from diffusion.io.wording import numbers
 from diffusion.paths import expanded
-from diffusion.runs import differences, pack, plain
+from diffusion.runs import archive, differences, pack
 from diffusion.runs.index import Index
 from diffusion.runs.index import key as index_key
 
@@ -386,7 +386,7 @@ def save_record(path: Path, record: dict, run: "str | Expected | None" = None) -
     write_atomic(path, lambda file: file.write(data))
     if isinstance(run, Expected):
         with contextlib.suppress(*WRONG):  # readers report it
-            _check(path, plain.to_arrays(stamped), run)
+            _check(path, archive.to_arrays(stamped), run)
             index = Index(path.parent, run.digest, read=False)
             index.add(sha256(data), brief(stamped))
             index.flush()
@@ -494,7 +494,7 @@ def _parse(data: bytes, checked: bool = False) -> dict:
 
     `checked`: these bytes were compared with their checksums before.
     """
-    record = plain.parse(data)
+    record = archive.parse(data)
     if record is not None:
         return record
     if data.startswith(b"PK") and not checked:  # a published file of an older torch has no checksum
@@ -503,7 +503,7 @@ def _parse(data: bytes, checked: bool = False) -> dict:
     import torch
 
     with torch.serialization.safe_globals(_SCALARS):
-        return plain.to_arrays(torch.load(io.BytesIO(data), weights_only=True))
+        return archive.to_arrays(torch.load(io.BytesIO(data), weights_only=True))
 
 
 def _check(path: Path, record: dict, wanted: Expected | None) -> None:
@@ -553,8 +553,8 @@ def load_record(path: str | Path, wanted: Expected | None = None) -> dict:
     """
     path = expanded(path)
     if pack.is_pack(path.parent):
-        return plain.to_tensors(_packed(path, wanted))
-    return plain.to_tensors(_decode(path, _read(path), wanted))
+        return archive.to_tensors(_packed(path, wanted))
+    return archive.to_tensors(_decode(path, _read(path), wanted))
 
 
 def _packed(path: Path, wanted: Expected | None) -> dict:

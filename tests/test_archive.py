@@ -12,7 +12,7 @@ import torch
 from helpers import write_run
 
 from diffusion import paths
-from diffusion.runs import plain, records
+from diffusion.runs import archive, records
 
 
 def saved(record, **how) -> bytes:
@@ -32,7 +32,7 @@ def record_of(**more) -> dict:
 def test_it_is_what_torch_loads(dtype):
     data = saved(record_of(numbers=torch.arange(30).reshape(2, 3, 5).to(getattr(torch, dtype))))
     wanted = torch.load(io.BytesIO(data), weights_only=True)
-    found = plain.to_tensors(plain.parse(data))
+    found = archive.to_tensors(archive.parse(data))
     assert list(found) == list(wanted)
     for a, b in zip(found.values(), wanted.values(), strict=True):
         assert type(a) is type(b)
@@ -56,7 +56,7 @@ def test_other_forms_are_left_to_torch(kind):
         "older": lambda: saved(record_of(), _use_new_zipfile_serialization=False),
         "no dict": lambda: saved([1, 2]),
     }[kind]()
-    assert plain.parse(data) is None
+    assert archive.parse(data) is None
 
 
 def test_a_compressed_archive_is_left_to_torch():
@@ -64,15 +64,15 @@ def test_a_compressed_archive_is_left_to_torch():
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
         for part in old.infolist():
             new.writestr(part.filename, old.read(part))
-    assert plain.parse(packed.getvalue()) is None
+    assert archive.parse(packed.getvalue()) is None
 
 
 def test_every_flipped_bit_of_a_record_is_seen_or_harmless():
     data = saved(record_of())
-    right = plain.parse(data)
+    right = archive.parse(data)
     seen = 0
     for at in range(len(data)):
-        found = plain.parse(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
+        found = archive.parse(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
         if found is None:
             seen += 1
             continue
@@ -92,13 +92,13 @@ class Bait:
 
 @pytest.mark.parametrize("bait", [Bait(print, "it ran"), Bait(eval, "print('it ran')"), Bait(getattr, dict, "get")])
 def test_no_code_of_a_file_runs(bait, capsys):
-    assert plain.parse(saved(record_of(x=bait))) is None
+    assert archive.parse(saved(record_of(x=bait))) is None
     assert not capsys.readouterr().out
 
 
 def test_what_a_pickle_may_name_cannot_be_changed():
     """BUILD, with which a pickle sets attributes, has nothing to set."""
-    for found in plain.FOUND.values():
+    for found in archive.FOUND.values():
         with pytest.raises((AttributeError, TypeError)):
             found.more = 1
 
