@@ -133,3 +133,20 @@ def test_the_title_of_own_data_is_no_path(tmp_path):
     records.open_run(tmp_path / "run", options, {"images": 1, "arms": [("a zero", "zero", 0)]})
     run = results.read(tmp_path / "run")
     assert run.data_title == "mine, test split" and run.title == "mine, test split, by 2-0"
+
+
+@pytest.mark.parametrize("text", ["", "a", "a photo of a cat.", "wide WWWW and thin iiii " * 3, "a $ sign"])
+@pytest.mark.parametrize("inches", [0.01, 0.5, 1.0, 9.0])
+def test_the_longest_beginning_that_fits(text, inches):
+    """As a loop over all lengths finds it."""
+    found = style.fit(text, inches, size=8)
+    lengths = range(max(len(text), 1), 0, -1)
+    fitting = [short for short in (style.shorten(text, n) for n in lengths) if style.width_of(short, size=8) <= inches]
+    assert found == (fitting[0] if fitting else style.shorten(text, 1))
+
+
+def test_a_text_of_any_length_is_fitted_soon(monkeypatch):
+    """By a few measurements, not by one for each of its characters."""
+    calls, width_of = [], style.width_of
+    monkeypatch.setattr(style, "width_of", lambda text, **font: calls.append(text) or width_of(text, **font))
+    assert len(style.fit("a photo of " * 910, 2.0, size=8)) < 60 and len(calls) < 20

@@ -2,6 +2,7 @@
 
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -132,11 +133,11 @@ def width_of(text: str, **font) -> float:
 
 def fit(text: str, inches: float, **font) -> str:
     """As much of a text as fits into so many inches in a font (size, weight), in the form of `shorten`."""
-    for length in range(len(text) or 1, 0, -1):
-        short = shorten(text, length)
-        if width_of(short, **font) <= inches:
-            return short
-    return shorten(text, 1)
+    if width_of(shorten(text, max(len(text), 1)), **font) <= inches:
+        return shorten(text, max(len(text), 1))
+    lengths = range(1, len(text))  # a text of thousands of characters is measured a few times only
+    fitting = bisect_right(lengths, inches, key=lambda length: width_of(shorten(text, length), **font))
+    return shorten(text, max(fitting, 1))
 
 
 def shorten(text: str, length: int) -> str:
