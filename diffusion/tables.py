@@ -305,7 +305,7 @@ def figures_of(run: Run, table: pd.DataFrame) -> list[Measure]:
 # ---- side by side ----
 
 
-def read_rows(runs: dict[str, Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def rows_of_runs(runs: dict[str, Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """`rows_of` of each run, and the problems of all of them."""
     rows, problems = {}, []
     for name, run in runs.items():
@@ -404,7 +404,7 @@ def over_data(groups: dict[str, dict[str, Run]]) -> tuple[list[pd.DataFrame], st
     nfe: dict[str, dict[str, str]] = {}
     lines, notes, problems = [], [], []
     for data, runs in groups.items():
-        rows, wrong = read_rows(runs)
+        rows, wrong = rows_of_runs(runs)
         problems += wrong
         same, note = comparable(rows)
         if note:

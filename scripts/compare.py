@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
         parts, note, problems = tables.over_data(groups)
     else:
         (runs,) = groups.values()
-        rows, problems = tables.read_rows(runs)
+        rows, problems = tables.rows_of_runs(runs)
         parts, note = tables.side_by_side(runs, rows)
         if args.picture:
             from diffusion.plots import differences  # opens images, for which torch is imported

@@ -133,8 +133,9 @@ def width_of(text: str, **font) -> float:
 
 def fit(text: str, inches: float, **font) -> str:
     """As much of a text as fits into so many inches in a font (size, weight), in the form of `shorten`."""
-    if width_of(shorten(text, max(len(text), 1)), **font) <= inches:
-        return shorten(text, max(len(text), 1))
+    whole = shorten(text, max(len(text), 1))
+    if width_of(whole, **font) <= inches:
+        return whole
     lengths = range(1, len(text))  # a text of thousands of characters is measured a few times only
     fitting = bisect_right(lengths, inches, key=lambda length: width_of(shorten(text, length), **font))
     return shorten(text, max(fitting, 1))

@@ -170,10 +170,10 @@ def names_of(runs: Sequence[tuple[Path, dict]]) -> list[str]:
     if two folders are the same.
     """
     models = []
-    for _, about in runs:
-        options = about["options"]
+    for _, description in runs:
+        options = description["options"]
         models.append(Path(str(options.get("version") or options.get("model"))).name)
-    prompts = prompts_that_differ([about for _, about in runs])
+    prompts = prompts_that_differ([description for _, description in runs])
     both = list(map(_joined, models, prompts))
     for names in (models, prompts, both):
         if len(set(names)) == len(runs) and all(names):
@@ -199,8 +199,8 @@ def prompts_that_differ(descriptions: Sequence[dict]) -> list[str]:
     The template; else the file, and the first prompt that is not that of all runs. "" for a run that has class ids.
     """
     texts = []
-    for about in descriptions:
-        arms = about.get("arms", [])
+    for description in descriptions:
+        arms = description.get("arms", [])
         texts.append([text for text, *_ in arms if isinstance(text, str)])
     if len({tuple(each) for each in texts if each}) < 2:
         return [""] * len(texts)
@@ -210,14 +210,14 @@ def prompts_that_differ(descriptions: Sequence[dict]) -> list[str]:
         if len({each[k] for each in texts if k < len(each)}) > 1:
             first = k
             break
-    return [_prompts(about, each, first) for about, each in zip(descriptions, texts, strict=True)]
+    return [_prompts(description, each, first) for description, each in zip(descriptions, texts, strict=True)]
 
 
-def _prompts(about: dict, texts: list[str], k: int) -> str:
+def _prompts(description: dict, texts: list[str], k: int) -> str:
     """The prompts of a run in a few words: the template, or the file and prompt k."""
     if not texts:
         return ""
-    found = SOURCE.search(about.get("prompts") or "")
+    found = SOURCE.search(description.get("prompts") or "")
     source = found[1] if found else "--prompts"
     for start in ("the default template ", "--template "):
         if source.startswith(start):
