@@ -31,7 +31,8 @@ from diffusion.evaluate import options
 
 PARTS = ["network", "size", "published", "lora", "host", "memory", "noise"]
 NAMED_ONLY = ["device", "scale"]
-READERS = ["print_acc", "export", "compare", "report", "calibrate", "ensemble"]
+READERS = ["print_acc", "print_dit_acc", "print_robustness", "export", "export --scores"]
+READERS += ["compare", "report", "calibrate", "ensemble"]
 
 
 @options.answered_early
@@ -517,11 +518,11 @@ def scale(args, device: torch.device) -> None:
 
 
 def scale_of(folder: Path, images: int, args) -> dict[str, synthetic.Cost]:
-    """What each reader costs on a synthetic run, written into the folder; compare and ensemble read two such."""
-    runs = folder / "first", folder / "second"
+    """What each reader costs on a synthetic run, written into the folder; some read two such."""
+    runs = folder / "first", folder / "second", folder / "shifted"
     nfe: list[int] = []
-    for seed, run in enumerate(runs):
-        written = synthetic.write_run(run, images, args.classes, seed)
+    for run, seed, dataset in zip(runs, (0, 1, 0), ("synthetic", "synthetic", "shifted"), strict=True):
+        written = synthetic.write_run(run, images, args.classes, seed, dataset)
         nfe += tqdm(written, total=images, desc=f"writing {images} images", leave=False)
     size = sum(path.stat().st_size for path in runs[0].iterdir()) / images
     print(

@@ -284,8 +284,10 @@ def test_figures_of_a_reader():
 def test_readers_take_a_synthetic_run(synthetic_run, run_main, tmp_path):
     """Each of those that the parser lists."""
     folder, _ = synthetic_run
-    list(synthetic.write_run(tmp_path / "other", 12, 40, 1))
-    commands = synthetic.readers(folder, tmp_path / "other", tmp_path)
+    other, shifted = tmp_path / "other", tmp_path / "shifted"
+    list(synthetic.write_run(other, 12, 40, 1))
+    list(synthetic.write_run(shifted, 12, 40, 0, "shifted"))
+    commands = synthetic.readers(folder, other, shifted, tmp_path)
     assert list(commands) == import_script("scripts/benchmark.py").READERS
     for name, (_, program, *words) in commands.items():
         result = run_main(str(program.relative_to(ROOT)), *words)

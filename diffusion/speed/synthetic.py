@@ -71,29 +71,37 @@ def simulated(searched: Schedule, excess: np.ndarray, rng: np.random.Generator) 
         return stop.value, spent + time.perf_counter() - started
 
 
-def write_run(folder: Path, images: int, classes: int, seed: int) -> Iterator[int]:
-    """Write a run of races between so many classes, an image at a time; nine of ten answers are right.
+def write_run(folder: Path, images: int, classes: int, seed: int, dataset: str = "synthetic") -> Iterator[int]:
+    """Write a run of races between so many class ids, an image at a time; nine of ten answers are right.
 
-    Yields the NFE of each image.
+    One image of each class is simulated; the others of its class have the same errors. Yields the NFE of each image.
     """
-    prompts = [[f"a photo of a class {k}.", f"class {k}", k] for k in range(classes)]
     options = {
-        "dataset": "synthetic", "data": f"{images} simulated", "split": "test", "version": f"simulated {seed}",
+        "dataset": dataset, "data": f"{images} simulated", "split": "test", "version": f"simulated {seed}",
         "n_trials": 1, "loss": "l2", "seed": seed, "search": "race", "z": Z, "max_samples": POINTS, "antithetic": True,
     }  # fmt: skip
-    about = {"images": images, records.N_LEVELS: T, "indices": f"0-{images - 1}", "arms": prompts}
+    about = {"images": images, records.N_LEVELS: T, "indices": f"0-{images - 1}", "all_arms": f"0-{classes - 1}"}
+    about["arms"] = [[k, f"class {k}", k] for k in range(classes)]
     records.open_run(folder, options, about)
     wanted = records.expected({"options": options, **about})
 
     race = race_schedule(band(*MIDDLE, T), np.ones(classes, dtype=int), Z, POINTS, pairs=True)
+    measured: list[Measured] = []
     for index in range(images):
-        rng = np.random.default_rng([seed, index])
         label = index % classes
-        best = label if rng.random() < 0.9 else int(rng.integers(classes))
-        measured, _ = simulated(race, _excess(rng, classes, best), rng)
-        record = measured.record(index=index, label=label, pred=measured.winner)
+        if index < classes:
+            measured.append(_measured(race, seed, label, classes))
+        record = measured[label].record(index=index, label=label, pred=measured[label].winner)
         records.save_record(records.record_path(folder, images, index), record, wanted)
-        yield measured.nfe
+        yield measured[label].nfe
+
+
+def _measured(race: Schedule, seed: int, label: int, classes: int) -> Measured:
+    """A simulated image of a class."""
+    rng = np.random.default_rng([seed, label])
+    best = label if rng.random() < 0.9 else int(rng.integers(classes))
+    measured, _ = simulated(race, _excess(rng, classes, best), rng)
+    return measured
 
 
 # ---- readers ----
@@ -130,15 +138,24 @@ def cost_of(command: list, env: dict[str, str]) -> Cost:
     return Cost(cpu, peak * unit)
 
 
-def readers(folder: Path, other: Path, out: Path) -> dict[str, list]:
-    """The commands that read a run, or it and another of the same images; they write into `out`."""
+SCORES = "export --scores"
+
+
+def readers(folder: Path, other: Path, shifted: Path, out: Path) -> dict[str, list]:
+    """The commands that read a run, or it and another of the same images or of another data set, `shifted`.
+
+    They write into `out`.
+    """
 
     def script(name: str, *words: object) -> list:
         return [sys.executable, paths.program(f"scripts/{name}.py"), *words]
 
     return {
         "print_acc": script("print_acc", folder),
+        "print_dit_acc": script("print_dit_acc", folder),
+        "print_robustness": script("print_robustness", folder, shifted, "--base", "synthetic"),
         "export": script("export", folder, "--out", out / "run.csv"),
+        SCORES: script("export", folder, "--scores", "--out", out / "scores.csv"),
         "compare": script("compare", folder, other),
         "report": script("report", folder, "--out", out / "report.html"),
         "calibrate": script("calibrate", folder),
@@ -154,7 +171,7 @@ def table_costs(folder: Path, out: Path, env: dict[str, str]) -> dict[str, Cost]
 
     Without pyarrow, pandas is left out.
     """
-    command = readers(folder, folder, out)["export"]
+    command = readers(folder, folder, folder, out)["export"]
     costs = {"export": cost_of(command, env), AGAIN: cost_of(command, env)}
     if importlib.util.find_spec("pyarrow") is None:
         return costs
