@@ -393,3 +393,15 @@ def test_few_images_are_warned_of_and_files_are_named(run_main, tmp_path, race):
     done = run_main("scripts/calibrate.py", folder, "--fit", "0.5", "--out", tmp_path / "out.png")
     assert done.code == 0 and "held out, wanted 20 and 100" in done.err
     assert f"{folder / 'calibration.json'}, {tmp_path / 'out.png'}" in done.out
+
+
+def test_the_derivative_of_the_likelihood_by_the_weights():
+    """As by central differences; one image's label is so unlikely that its probability counts as EPS."""
+    rng = np.random.default_rng(3)
+    scores, label = rng.standard_normal((30, 3, 5)), rng.integers(5, size=30)
+    scores[0, :, label[0]] -= 100
+    weights = np.array([1.0, 0.5, 2.0])
+    _, slope = calibration.unlikelihood(weights, scores, label)
+    for r, step in enumerate(1e-5 * np.eye(3)):
+        above, below = (calibration.unlikelihood(weights + sign * step, scores, label)[0] for sign in (1, -1))
+        assert slope[r] == pytest.approx((above - below) / 2e-5, rel=1e-6)

@@ -117,19 +117,44 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Weights w of several models that maximise the likelihood of the labels: p = softmax(sum_r w_r scores_r).
 
     scores [n, models, K], finite; label [n] in 0..K-1 -> [models], at least 0. A weight is a model's reliance over its
-    temperature. All are fitted together, with the two added images of `fit_temperature`, starting from the temperature
-    of each model alone.
+    temperature. All are fitted together, with the two added images of `fit_temperature`.
     """
-    start = np.array([1 / fit_temperature(scores[:, r], label) for r in range(scores.shape[1])])
+    scale = 1 / scores.std((0, 2))
+    R = len(scale)
 
-    def loss(share: np.ndarray) -> float:
-        weights = np.abs(share) * start
-        return _unlikely(lambda images: np.tensordot(weights, scores[images], (0, 1)), label)
+    def loss(share: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = unlikelihood(share * scale, scores, label)
+        return value, slope * scale
 
-    R = len(start)
-    fits = [minimize(loss, x, method="Nelder-Mead") for x in [np.full(R, 1 / R), *np.eye(R)]]
-    found = min(fits, key=lambda fit: fit.fun)
-    return np.abs(found.x) * start
+    fit = minimize(loss, np.full(R, 1 / R), jac=True, method="L-BFGS-B", bounds=R * [(0, None)])
+    return fit.x * scale
+
+
+def unlikelihood(weights: np.ndarray, scores: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray]:
+    """What `fit_weights` makes small, and its derivative by the weights [models]; scores and label as there.
+
+    With p = softmax(sum_r w_r s_r), d log p(k) / d w_r = s_r(k) - sum_j p(j) s_r(j).
+    """
+    n, R, _ = scores.shape
+    log_chosen, sure = np.empty(n), np.empty(n)
+    by_chosen, by_sure = np.empty((n, R)), np.empty((n, R))  # derivatives of log p(label), and of the largest p
+    for k in range(0, n, AT_ONCE):
+        images = slice(k, k + AT_ONCE)
+        part = scores[images]
+        log_p = log_softmax(np.einsum("r,nrk->nk", weights, part), 1)
+        mean = np.einsum("nk,nrk->nr", np.exp(log_p), part)
+        rows, top = np.arange(len(part)), log_p.argmax(1)
+        log_chosen[images] = log_p[rows, label[images]]
+        by_chosen[images] = part[rows, :, label[images]] - mean
+        sure[images] = np.exp(log_p[rows, top])
+        by_sure[images] = sure[images, None] * (part[rows, :, top] - mean)
+
+    counted = log_chosen > np.log(EPS)
+    right, wrong, slope = np.mean(sure), max(np.mean(1 - sure), EPS), by_sure.mean(0)
+    value = -np.sum(np.maximum(log_chosen, np.log(EPS))) - np.log(right) - np.log(wrong)
+    if wrong > EPS:
+        return value, -by_chosen[counted].sum(0) - slope / right + slope / wrong
+    return value, -by_chosen[counted].sum(0) - slope / right
 
 
 def figures(
