@@ -266,6 +266,11 @@ ROWS = [
         r"^x_embedder$|^noise_refiner\.\d+$", r"timestep_embedder$|^layers\.\d+\.norm1\.linear$", 60,
     ),
     Row(
+        "PRX, 512 pixels", "PRXPipeline", diffusers.PRXTransformer2DModel, 16, (64, 32),
+        lambda n: {"text": ragged(n, 2304)}, r"^txt_in$|txt_kv_proj$", "^img_in$", r"^time_in$|modulation\.lin$",
+        padded=256,
+    ),
+    Row(
         "AuraFlow", "AuraFlowPipeline", lambda: diffusers.AuraFlowTransformer2DModel(pos_embed_max_size=9216),
         4, (128, 32), lambda n: {"text": ones(256, 2048)}, "^context_embedder$", "^pos_embed$",
         r"^time_step_proj$|norm1(_context)?\.linear$",

@@ -217,7 +217,7 @@ LATENTS = {  # what a size of the latest families comes to: the latent of 64 pix
     tiny.kandinsky_3: ((4, 8, 8), 1024, 64), tiny.longcat_image: ((16, 16, 16), 512, 8),
     tiny.nucleus_image: ((4, 16, 16), 512, 8), tiny.bria: ((4, 16, 16), 512, 8),
     tiny.hidream_image: ((4, 16, 16), 512, 8), tiny.kandinsky_5: ((4, 8, 8), 1024, 16),
-    tiny.hunyuan_image: ((4, 16, 16), 256, 4),
+    tiny.hunyuan_image: ((4, 16, 16), 256, 4), tiny.prx: ((4, 16, 16), 256, 8),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Tiny pipelines of the real classes with random weights, and what they do when they sample: the adapters' oracle."""
 
 import inspect
+import json
 import string
 import tempfile
 from importlib.util import find_spec
@@ -69,6 +70,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    PRXPipeline,
+    PRXTransformer2DModel,
     QwenImage21Pipeline,
     QwenImage21Transformer2DModel,
     QwenImagePipeline,
@@ -126,6 +129,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
     T5Config,
     T5EncoderModel,
+    T5GemmaConfig,
+    T5GemmaModuleConfig,
     T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
@@ -327,6 +332,20 @@ def sana() -> SanaPipeline:
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, beta_schedule="linear"
     )
     return SanaPipeline(tokenizer, text_encoder, AutoencoderDC(latent_channels=4, **blocks), transformer, scheduler)
+
+
+def prx() -> PRXPipeline:
+    from diffusers.pipelines.prx import T5GemmaEncoder  # put there when the pipeline is imported
+
+    tokenizer, _ = gemma()
+    config = T5GemmaModuleConfig(vocab_size=len(tokenizer), num_hidden_layers=2, dropout_rate=0.0, **SMALL)
+    transformer = PRXTransformer2DModel(
+        in_channels=4, context_in_dim=16, hidden_size=32, num_heads=2, depth=2, axes_dim=[8, 8]
+    )
+    tokenizer.model_max_length = 64
+    return PRXPipeline(
+        transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), T5GemmaEncoder(config), tokenizer, vae()
+    )
 
 
 def euler() -> FlowMatchEulerDiscreteScheduler:
@@ -699,7 +718,7 @@ NEW += [kolors] if find_spec("sentencepiece") else []
 TEXT = [lcm, sd_guided, sdxl, sdxl_guided, sd3, sd3_with_t5, flux, flux_schnell, pixart, pixart_with_size]
 TEXT += [pixart_sigma, sana, *NEW]
 LATEST = [qwen_image_21, krea_2, ernie_image, ovis_image, kandinsky_3, deepfloyd_if, longcat_image, nucleus_image]
-LATEST += [bria, hidream_image, kandinsky_5, hunyuan_image]
+LATEST += [bria, hidream_image, kandinsky_5, hunyuan_image, prx]
 
 
 def save(build, folder: Path):
@@ -711,7 +730,17 @@ def save(build, folder: Path):
             for p in part.eval().parameters():
                 p.data += 0.1 * torch.randn_like(p)
     pipe.save_pretrained(folder)
+    if isinstance(pipe, PRXPipeline):
+        _as_published(pipe, folder)
     return pipe
+
+
+def _as_published(pipe: PRXPipeline, folder: Path) -> None:
+    """As repositories have PRX: diffusers 0.42.1 does not load the text encoder as it writes it itself."""
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["prx", "T5GemmaEncoder"]}))
+    config = pipe.text_encoder.config
+    T5GemmaConfig(encoder=config, decoder=config, dropout_rate=0.0).save_pretrained(folder / "text_encoder")
 
 
 def sampling_steps(pipe, prompt: str, size: int, steps: int = 3) -> list[tuple[torch.Tensor, float, torch.Tensor]]:

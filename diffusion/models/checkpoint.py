@@ -301,9 +301,19 @@ def empty(cls, config: dict | object) -> torch.nn.Module:
 
 
 def read_config(cls, folder: Path) -> dict | object:
-    """The configuration of a part as its class takes it: a dict for diffusers, an object for transformers."""
+    """The configuration of a part as its class takes it: a dict for diffusers, an object for transformers.
+
+    An encoder alone takes that of its encoder; its class names that of the whole model (transformers 5.24, T5Gemma).
+    """
     with library_reads():
-        return cls.load_config(folder) if hasattr(cls, "load_config") else cls.config_class.from_pretrained(folder)
+        if hasattr(cls, "load_config"):
+            return cls.load_config(folder)
+        if cls.__name__ == "T5GemmaEncoder":
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(folder)
+            return getattr(config, "encoder", config)
+        return cls.config_class.from_pretrained(folder)
 
 
 def check_fit(cls, config: dict | object, headers: dict[str, Tensor]) -> tuple[torch.nn.Module, list[str]]:

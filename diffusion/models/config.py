@@ -38,6 +38,7 @@ LIBRARIES = {  # a part's library in model_index.json -> the module that has its
     "diffusers": "diffusers",
     "transformers": "transformers",
     "kolors": "diffusers.pipelines.kolors",
+    "prx": "diffusers.pipelines.prx",
 }
 SCRIPTS = {"text": "eval_prob_adaptive.py", "class": "eval_prob_dit.py"}  # which script a model is for
 TEXT_PARTS = ("text_encoder", "tokenizer", "processor")  # prefixes of the names of parts that read prompts
@@ -190,7 +191,8 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
     if autoencoder is None:
         latent, size = _pixels(source, network, image_size)
     else:
-        latent, size = _sizes(pipeline, source, network, config[autoencoder], image_size, vae)
+        native = declared.get("default_sample_size")  # in pixels; of PRX
+        latent, size = _sizes(pipeline, source, network, config[autoencoder], native, image_size, vae)
     classes, called = None, ()
     if takes == "class":
         classes, called = _classes(source, parts[part][1], network, declared)
@@ -261,16 +263,25 @@ def _read_scheduler(source: str, pipeline: str, settings: dict):
 
 
 def _sizes(
-    pipeline: str, source: str, network: dict, autoencoder: dict, image_size: int | None, vae: str | None
+    pipeline: str,
+    source: str,
+    network: dict,
+    autoencoder: dict,
+    native: int | None,
+    image_size: int | None,
+    vae: str | None,
 ) -> tuple[tuple[int, int, int], int]:
-    """The latent's c, h, w and the side of the images in pixels. InputError if the network does not take these."""
+    """The latent's c, h, w and the side of the images in pixels. InputError if the network does not take these.
+
+    native: the side that the network was trained on, if model_index.json has it.
+    """
     factor, c = _of_vae(autoencoder, vae or source)
     family = FAMILIES[pipeline]
     packed = PACKED if family.packed else 1
     channels = "in_channels" if "in_channels" in network else "in_visual_dim"  # Kandinsky 5's
     _check_channels(source, network[channels], c, packed, vae)
-    side = _side(source, network) or family.side
-    native = side * factor
+    if native is None:
+        native = factor * (_side(source, network) or family.side)
     (patch,) = network.get("all_patch_size") or [network.get("patch_size") or 1]  # Z-Image's is a list
     if not isinstance(patch, int):
         patch = patch[-1]  # of time, height and width

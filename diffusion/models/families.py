@@ -609,6 +609,19 @@ class Lumina2(PixArt):
         return f"{self.pipeline.system_prompt} <Prompt Start> {prompt}"
 
 
+class PRX(MaskedText):
+    """Flow matching: the text of T5Gemma's encoder, the padding masked. The network takes the level in 0..1."""
+
+    encoding = UNGUIDED
+
+    def predict(self, z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        text, mask = _padded(conditions["text"])
+        return self.pipeline.transformer(z, time / 1000, text, mask).sample
+
+    def text(self, part: str, prompt: str) -> str:
+        return self.pipeline.text_preprocessor.clean_text(prompt)
+
+
 class AuraFlow(Adapter):
     """Flow matching: T5's text, zero where there is padding. The network takes the level in 0..1."""
 
@@ -827,6 +840,7 @@ FAMILIES = {  # pipeline class -> its family
     "SanaPipeline": Family("transformer", "text", Sana, flow=True),
     "Lumina2Pipeline": Family("transformer", "text", Lumina2, flow=True),
     "AuraFlowPipeline": Family("transformer", "text", AuraFlow, flow=True),
+    "PRXPipeline": Family("transformer", "text", PRX, flow=True),
     "HunyuanDiTPipeline": Family("transformer", "text", HunyuanDiT),
     "QwenImage21Pipeline": Family("transformer", "text", QwenImage21, flow=True, side=64, multiple=2),
     "Krea2Pipeline": Family("transformer", "text", Krea2, flow=True, packed=True),

@@ -39,6 +39,7 @@ OF_PIPELINES = {  # the same, imported only with their pipeline
         "get_2d_rotary_pos_embed", "get_resize_crop_region_for_grid",
     ),
     "diffusers.pipelines.kolors": ("ChatGLMModel", "ChatGLMTokenizer"),
+    "diffusers.pipelines.prx": ("T5GemmaEncoder",),
     "transformers.dynamic_module_utils": ("TIME_OUT_REMOTE_CODE",),  # with open_clip
 }  # fmt: skip
 
