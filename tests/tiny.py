@@ -343,9 +343,8 @@ def prx() -> PRXPipeline:
         in_channels=4, context_in_dim=16, hidden_size=32, num_heads=2, depth=2, axes_dim=[8, 8]
     )
     tokenizer.model_max_length = 64
-    return PRXPipeline(
-        transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), T5GemmaEncoder(config), tokenizer, vae()
-    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return PRXPipeline(transformer, scheduler, T5GemmaEncoder(config), tokenizer, vae(), default_sample_size=256)
 
 
 def euler() -> FlowMatchEulerDiscreteScheduler:
