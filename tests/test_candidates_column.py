@@ -14,7 +14,7 @@ ACC, DIT, BASELINE = "scripts/print_acc.py", "eval_prob_dit.py", "scripts/baseli
 IMAGES = (0, 3, 10, 301)
 LABELS = [load_dataset("digits").labels[k] for k in IMAGES]
 PROMPTS = ROOT / "prompts" / "digits_prompts.csv"
-RACE = ["--device", "cpu", "--search", "race", "--max_samples", 20]
+RACE = ["--device", "cpu", "--search", "race", "--max_samples", 12]
 
 
 def table(folder, cells=None, labels=LABELS):
@@ -110,10 +110,9 @@ def scored(tmp_path):
     return tmp_path / "scores.npy", [";".join(map(str, candidates.best(row, 3))) for row in scores]
 
 
-@pytest.mark.parametrize(
-    "search", [["--search", "race", "--max_samples", 20], ["--to_keep", 2, 1, "--n_samples", 2, 6]]
-)
-@pytest.mark.parametrize("script", [SCRIPT, DIT])
+@pytest.mark.parametrize("script, search", [
+    (SCRIPT, ["--search", "race", "--max_samples", 12]), (DIT, ["--to_keep", 2, 1, "--n_samples", 2, 6]),
+])  # fmt: skip
 def test_it_is_the_search_of_candidates_from_scores(
     run_main, tmp_path, scored, script, search, model_folder, dit_folder
 ):
@@ -127,49 +126,49 @@ def test_it_is_the_search_of_candidates_from_scores(
     assert table_of(result) == table_of(wanted) and "among 3 candidates" in "\n".join(table_of(result))
 
 
-def test_all_classes_are_the_plain_run(run_main, tmp_path, model_folder):
-    """Named or not: the same bits as without the column. A run is known by what the column says."""
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, run_once, model_folder):
+    """The records of a race without the column, and the command but for the table."""
     args = [*RACE, "--version", model_folder, "--prompt_path", PROMPTS, "--dataset"]
-    plain = records_of(run_main(SCRIPT, *args, table(tmp_path / "plain"), log="plain"))
+    return records_of(run_once(SCRIPT, *args, table(tmp_path_factory.mktemp("plain") / "t"))), args
+
+
+def test_all_classes_are_the_plain_run(run_main, tmp_path, plain):
+    """Named or not: the same bits as without the column. A run is known by what the column says."""
+    records, args = plain
     result = run_main(SCRIPT, *args, table(tmp_path / "all", [";".join(WORDS), "", ";".join(map(str, range(10))), ""]))
     assert "2 of 4 images have no candidates (line 3, ...): all 10 classes compete" in result.err
     assert folder_of(result).name.endswith("_candidates")
     found = records_of(result)
     assert [record.pop("candidates") for record in found.values()] == [list(range(10))] * 4
-    assert_same(found, plain)
-    told = read_run(folder_of(result))["options"]
-    assert told["candidates"] == 10 and told["candidates_from"].startswith("column, sha256 ")
+    assert_same(found, records)
+    chosen = read_run(folder_of(result))["options"]
+    assert chosen["candidates"] == 10 and chosen["candidates_from"].startswith("column, sha256 ")
     again = run_main(SCRIPT, *args, table(tmp_path / "same", [""] * 4))  # the same classes, said otherwise
     assert "4 done before" in again.out
     other = run_main(SCRIPT, *args, table(tmp_path / "other", ["0;1", "", "", ""]))
     assert other.code == 2 and "other options: candidates_from: its scores or names" in other.err
 
 
-def test_as_many_as_each_image_has(run_main, tmp_path, model_folder):
+def test_as_many_as_each_image_has(run_main, tmp_path, plain):
     """Two to five; what is measured has the plain run's bits; a label that is left out is an error, seen in recall."""
-    args = [*RACE, "--version", model_folder, "--prompt_path", PROMPTS, "--dataset"]
-    plain = records_of(run_main(SCRIPT, *args, table(tmp_path / "plain"), log="plain"))
+    records, args = plain
     others = [[k for k in range(10) if k != label] for label in LABELS]
     cells = [[*others[0][:4], LABELS[0]], others[1][:2], [LABELS[2], others[2][0]], [*others[3][:2], LABELS[3]]]
     result = run_main(SCRIPT, *args, table(tmp_path / "some", [";".join(map(str, cell)) for cell in cells]))
-    assert "at most 100 NFE each" in result.out  # five classes, twenty points
+    assert "at most 60 NFE each" in result.out  # five classes, twelve points
     for cell, (index, record) in zip(cells, records_of(result).items(), strict=True):
         assert record["candidates"] == cell and record["pred"] in cell
         assert set(np.flatnonzero(record["counts"]).tolist()) == set(cell)
         assert record["nfe"] == record["counts"].sum()
-        for one, all_of in zip(blocks(record), blocks(plain[index]), strict=True):
+        for one, all_of in zip(blocks(record), blocks(records[index]), strict=True):
             shared = min(len(one), len(all_of))
             np.testing.assert_array_equal(one[:shared], all_of[:shared])
     line = next(line for line in table_of(result) if line.startswith("recall"))
-    assert (
-        " 75.00%" in line and line.endswith("among 2 to 5 candidates") and line in run_main(ACC, folder_of(result)).out
-    )
-    assert "among 2 to 5 candidates" in report_of(run_main, folder_of(result), tmp_path)
-
-
-def report_of(run_main, folder, tmp_path) -> str:
-    assert run_main("scripts/report.py", folder, "--out", tmp_path / "r.html").code == 0
-    return (tmp_path / "r.html").read_text()
+    assert " 75.00%" in line and line.endswith("among 2 to 5 candidates")
+    assert line in run_main(ACC, folder_of(result)).out
+    assert run_main("scripts/report.py", folder_of(result), "--out", tmp_path / "r.html").code == 0
+    assert "among 2 to 5 candidates" in (tmp_path / "r.html").read_text()
 
 
 def test_images_without_labels(run_main, tmp_path, model_folder):
