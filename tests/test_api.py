@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import single_file
 import torch
-from helpers import ROOT, write_run
+from helpers import ROOT, records_of, subset, write_run
 from layouts import picture
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -22,7 +22,6 @@ from diffusion.data.prompts import prompts_file, read_prompts
 from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import FAMILIES, read_card
 from diffusion.runs import records, results
-from diffusion.runs.records import load_record
 
 PROMPTS = read_prompts(ROOT / "prompts" / prompts_file("digits")).texts
 
@@ -32,18 +31,13 @@ def model(model_folder):
     return load_model(str(model_folder))
 
 
-@pytest.mark.parametrize("loss", ["l2", "l1"])
-def test_the_answer_is_the_script_s(run_main, tmp_path, model_folder, model, loss):
+def test_the_answer_is_the_script_s(run_main, tmp_path, model_folder, model):
     """Image 0 of a data set: the same winner, NFE and errors, to the bit."""
-    np.save(tmp_path / "first.npy", np.array([0]))
-    args = "--version", model_folder, "--dataset", "digits", "--subset_path", tmp_path / "first.npy", "--device", "cpu"
-    done = run_main("eval_prob_adaptive.py", *args, "--search", "race", "--loss", loss)
-    assert done.code == 0, done.err
-    (path,) = (tmp_path / "data" / "digits").glob("*/000.pt")
-    record = load_record(path)
-    answer = classify(model, load_dataset("digits").open(0), PROMPTS, loss=loss)
+    args = ["--version", model_folder, "--dataset", "digits", "--device", "cpu", *subset(tmp_path, 0)]
+    (record,) = records_of(run_main("eval_prob_adaptive.py", *args, "--search", "race", "--loss", "l1")).values()
+    answer = classify(model, load_dataset("digits").open(0), PROMPTS, loss="l1")
     assert (answer.best, answer.nfe, answer.decided) == (record["pred"], record["nfe"], record["decided"])
-    parts = record["errors"][:, record["losses"].index(loss)].double().split(record["counts"].tolist())
+    parts = record["errors"][:, record["losses"].index("l1")].double().split(record["counts"].tolist())
     for k, part in enumerate(parts):
         shared = parts[answer.best][: len(part)]
         assert answer.scores[k] == pytest.approx((part - shared).mean().item(), abs=1e-12)
@@ -54,8 +48,10 @@ def test_what_comes_back(model):
     answer = classify(model, image, PROMPTS)
     assert isinstance(answer, Answer) and answer.scores.shape == (10,)
     assert answer.scores[answer.best] == 0 == answer.scores.min() and answer.decided
-    assert classify(model, image, PROMPTS, batch_size=3).scores.tolist() == answer.scores.tolist()
-    assert classify(model, image, PROMPTS, seed=1).scores.tolist() != answer.scores.tolist()
+    few = {"max_samples": 8}
+    wanted = classify(model, image, PROMPTS, **few)
+    assert classify(model, image, PROMPTS, batch_size=3, **few).scores.tolist() == wanted.scores.tolist()
+    assert classify(model, image, PROMPTS, seed=1, **few).scores.tolist() != wanted.scores.tolist()
     short = classify(model, image, PROMPTS, budget=20)
     assert short.nfe == 20 and not short.decided
 
@@ -63,13 +59,13 @@ def test_what_comes_back(model):
 def test_many_images_are_the_same_bits_as_one_by_one(model):
     """A list gives a list, a generator an iterator, in order; image k has the noise of image k of a data set."""
     data = load_dataset("digits")
-    images = [data.open(k) for k in range(6)]
-    answers = classify(model, images, PROMPTS)
-    assert answers[0].scores.tolist() == classify(model, images[0], PROMPTS).scores.tolist()
-    streamed = classify(model, (image for image in images), PROMPTS, batch_size=20)
+    images, how = [data.open(k) for k in range(4)], {"max_samples": 20}
+    answers = classify(model, images, PROMPTS, **how)
+    assert answers[0].scores.tolist() == classify(model, images[0], PROMPTS, **how).scores.tolist()
+    streamed = classify(model, (image for image in images), PROMPTS, batch_size=20, **how)
     assert next(streamed).scores.tolist() == answers[0].scores.tolist()
     assert [a.scores.tolist() for a in streamed] == [a.scores.tolist() for a in answers[1:]]
-    assert np.mean([a.best == k for a, k in zip(answers, data.labels, strict=False)]) > 0.7
+    assert sum(a.best == k for a, k in zip(answers, data.labels, strict=False)) >= 3
 
 
 def test_every_kind_of_image_is_the_same_image(model, tmp_path):
@@ -77,33 +73,36 @@ def test_every_kind_of_image_is_the_same_image(model, tmp_path):
     image.save(tmp_path / "zero.png")
     array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).movedim(-1, 0)
-    kinds = [image, tmp_path / "zero.png", str(tmp_path / "zero.png"), array, array / 255, tensor, tensor / 255]
-    scores = [classify(model, kind, PROMPTS, max_samples=8).scores.tolist() for kind in kinds]
-    assert all(each == scores[0] for each in scores)
-    for several in (array[None], tensor[None], [array], [tensor]):
-        (answer,) = classify(model, several, PROMPTS, max_samples=8)
-        assert answer.scores.tolist() == scores[0]
     grey = array.max(2)
-    assert (
-        classify(model, grey, PROMPTS, max_samples=8).scores.tolist()
-        == classify(model, grey[..., None], PROMPTS, max_samples=8).scores.tolist()
-    )
+
+    def scores(images) -> list[float]:
+        answer = classify(model, images, PROMPTS[:2], max_samples=2)
+        if isinstance(answer, list):
+            (answer,) = answer
+        return answer.scores.tolist()
+
+    wanted = scores(image)
+    kinds = [tmp_path / "zero.png", str(tmp_path / "zero.png"), array, array / 255, tensor, tensor / 255]
+    for kind in [*kinds, array[None], tensor[None], [array], [tensor]]:
+        assert scores(kind) == wanted
+    assert scores(grey) == scores(grey[..., None]) != wanted
 
 
 def test_prompts_as_a_list_a_dict_or_a_csv(model, tmp_path):
     image = load_dataset("digits").open(3)
     path = ROOT / "prompts" / prompts_file("digits")
     named = dict(zip(read_prompts(path).names, PROMPTS, strict=True))
-    answers = [classify(model, image, given) for given in (PROMPTS, named, path, str(path))]
+    few = {"max_samples": 8}
+    answers = [classify(model, image, prompts, **few) for prompts in (PROMPTS, named, path, str(path))]
     assert {a.best for a in answers} == {answers[0].best}
     assert all(a.scores.tolist() == answers[0].scores.tolist() for a in answers)
     best = answers[0].best
     assert answers[0].name == PROMPTS[best] and answers[1].name == answers[2].name == list(named)[best]
-    twice = classify(model, image, {name: [text, text] for name, text in named.items()})
+    twice = classify(model, image, {name: [text, text] for name, text in named.items()}, **few)
     assert twice.nfe == 2 * answers[0].nfe and twice.scores == pytest.approx(answers[0].scores, abs=1e-7)
     lines = [f'"{text}",{name},{k}' for k, (name, text) in enumerate(named.items())]
     (tmp_path / "turned.csv").write_text("\n".join(["prompt,classname,classidx", *lines[::-1]]))
-    assert classify(model, image, tmp_path / "turned.csv").name == answers[1].name
+    assert classify(model, image, tmp_path / "turned.csv", **few).name == answers[1].name
 
 
 def test_an_answer_says_what_each_point_is(model):
@@ -128,27 +127,29 @@ def test_an_answer_says_what_each_point_is(model):
 def test_options_are_the_command_line_s(model):
     image = load_dataset("digits").open(3)
     halved = classify(model, image, PROMPTS, search="halving", to_keep=[3, 1], n_samples=[2, 10])
-    assert halved.nfe == 10 * 2 + 3 * 8 and halved.best == classify(model, image, PROMPTS).best
-    few = classify(model, image, PROMPTS, candidates=[3, halved.best, 7])
+    assert halved.nfe == 10 * 2 + 3 * 8 and halved.best == classify(model, image, PROMPTS, max_samples=20).best
+    stages = classify(model, image, PROMPTS, search="halving", to_keep=[3, 2, 1], n_samples=[1, 2, 3])
+    assert stages.nfe == 10 + 3 * 2, "levels 1 and 2 of 3 are all three: the last stage finds them measured"
+    few = classify(model, image, PROMPTS, candidates=[3, halved.best, 7], max_samples=20)
     assert np.isfinite(few.scores).sum() == len({3, halved.best, 7}) and few.best == halved.best
     half = np.r_[np.zeros(500), np.ones(500)]
     plain = classify(model, image, PROMPTS, levels=(0.5, 1), max_samples=20)
     weighted = classify(model, image, PROMPTS, weights=half, levels=(0, 1), max_samples=20)
     assert weighted.scores == pytest.approx(2 * plain.scores)
-    sure = classify(model, image, PROMPTS, temperature=0.002)
+    sure = classify(model, image, PROMPTS, temperature=0.002, max_samples=20)
     assert sure.probabilities.sum() == pytest.approx(1) and sure.probabilities.argmax() == sure.best
     assert plain.probabilities is None
 
 
 def test_scores_are_errors_at_shared_points(model):
     """Against a halving of one stage, which measures the same; and less the empty caption's."""
-    images = [load_dataset("digits").open(k) for k in (0, 3)]
-    errors = score(model, images, PROMPTS, n_samples=10)
-    assert errors.shape == (2, 10)
-    one = classify(model, images[0], PROMPTS, search="halving", to_keep=[1], n_samples=[10])
+    images, three = [load_dataset("digits").open(k) for k in (0, 3)], PROMPTS[:3]
+    errors = score(model, images, three, n_samples=4)
+    assert errors.shape == (2, 3)
+    one = classify(model, images[0], three, search="halving", to_keep=[1], n_samples=[4])
     assert errors[0] - errors[0].min() == pytest.approx(one.scores, abs=1e-12)
-    both = score(model, images, [*PROMPTS, ""], n_samples=10)
-    assert score(model, images, PROMPTS, n_samples=10, normalize=True) == pytest.approx(both[:, :10] - both[:, 10:])
+    both = score(model, images, [*three, ""], n_samples=4)
+    assert score(model, images, three, n_samples=4, normalize=True) == pytest.approx(both[:, :3] - both[:, 3:])
 
 
 GOOD = np.zeros((32, 32, 3), np.uint8)
@@ -236,20 +237,13 @@ def test_float32_is_float32(monkeypatch):
     assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
 
 
-def test_a_folder_may_be_a_path(model, model_folder):
-    image = load_dataset("digits").open(3)
-    answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, load_model(model_folder))]
-    assert answers[0].scores.tolist() == answers[1].scores.tolist()
-
-
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_single_file_is_a_model(model, model_folder, tmp_path, kind):
+def test_a_path_of_a_folder_or_a_single_file_is_a_model(model, model_folder, tmp_path):
     file = tmp_path / "one.safetensors"
     single_file.write(model_folder, file)
-    whole = load_model(read_card(kind(file), config=str(model_folder)))
+    others = load_model(model_folder), load_model(read_card(file, config=str(model_folder)))
     image = load_dataset("digits").open(3)
-    answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, whole)]
-    assert answers[0].scores.tolist() == answers[1].scores.tolist()
+    answers = [classify(each, image, PROMPTS, max_samples=4).scores.tolist() for each in (model, *others)]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_equal_prompts_are_warned_of(model):
@@ -264,9 +258,7 @@ def test_equal_prompts_are_warned_of(model):
 
 
 @pytest.mark.parametrize("how", [
-    {"max_samples": 6},
-    {"max_samples": 6, "noise": "independent"},
-    {"search": "halving", "to_keep": [2, 1], "n_samples": [2, 4]},
+    {"max_samples": 6}, {"search": "halving", "to_keep": [2, 1], "n_samples": [2, 4]},
 ])  # fmt: skip
 def test_equal_prompts_are_never_decided(model, how):
     with pytest.warns(InputWarning):
@@ -294,12 +286,10 @@ def test_the_example_of_the_documents(tmp_path, monkeypatch, capsys, page):
 
 
 def test_class_ids(dit_folder):
-    from diffusion.models.loading import read_card
-
     model = load_model(read_card(str(dit_folder), conditioned_on="class"), dtype=torch.float32, device="cpu")
     data = load_dataset("digits")
-    answers = [classify(model, data.open(k), list(range(10)), max_samples=64).best for k in range(8)]
-    assert np.mean(np.array(answers) == data.labels[:8]) > 0.7
+    answers = [classify(model, data.open(k), list(range(10)), max_samples=24).best for k in range(4)]
+    assert sum(best == label for best, label in zip(answers, data.labels, strict=False)) >= 3
     for wrong, said in [(["three", "five"], "class ids"), ([3, 10], "0..9")]:
         with pytest.raises(InputError, match=said):
             classify(model, data.open(0), wrong)
@@ -311,25 +301,17 @@ def test_the_package_imports_nothing_heavy():
     assert not hasattr(__import__("diffusion"), "nothing")
 
 
-@pytest.mark.parametrize(
-    ("name", "condition", "told", "classes"),
-    [
-        ("fashion", None, "class", 10),
-        ("digits", None, "text", None),  # which stands for a model of each kind
-        ("digits", "text", "text", None),
-        ("digits", "class", "class", 10),
-        ("digits-flow", None, "text", None),
-        (str(EMBEDDED / "fashion-unet"), None, "class", 10),
-        (str(EMBEDDED / "digits-dit"), "class", "class", 10),
-    ],
-)
-def test_load_model_takes_every_name_of_the_scripts(name, condition, told, classes):
+@pytest.mark.parametrize("name, condition, takes, classes", [
+    ("fashion", None, "class", 10), ("digits", None, "text", None), ("digits", "class", "class", 10),
+    (str(EMBEDDED / "digits-dit"), "class", "class", 10),
+])  # fmt: skip
+def test_load_model_takes_every_name_of_the_scripts(name, condition, takes, classes):
+    """digits stands for a model of each kind."""
     model = load_model(name, conditioned_on=condition)
-    assert (model.conditioned_on, model.classes) == (told, classes)
+    assert (model.conditioned_on, model.classes) == (takes, classes)
 
 
-@pytest.mark.parametrize("name", ["dit-256", "dit-512"])
-def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name):
+def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path):
     """Their repositories are asked for, as models of classes."""
     import tiny
 
@@ -344,7 +326,7 @@ def test_names_of_the_hub_are_read_as_what_they_are(monkeypatch, tmp_path, name)
         return look(str(tmp_path / "dit"))
 
     monkeypatch.setattr(hub, "look", served)
-    assert load_model(name).conditioned_on == "class" and set(asked) == set(ALIASES["class"][name])
+    assert load_model("dit-512").conditioned_on == "class" and set(asked) == set(ALIASES["class"]["dit-512"])
     assert load_model("facebook/DiT-XL-2-256").conditioned_on == "class"
 
 
@@ -386,7 +368,7 @@ def test_every_reader_takes_a_text_as_well_as_a_path(tmp_path, monkeypatch):
         assert load_dataset(name).classes == ["cat", "dog"] and load_dataset(name).name == "pictures"
 
 
-@pytest.mark.parametrize("name", ["no-such", "no-such/model", "nothing.safetensors", "~/nothing", "2-01"])
+@pytest.mark.parametrize("name", ["no-such/model", "nothing.safetensors", "~/nothing"])
 def test_a_name_that_is_no_model_is_the_same_error_as_in_the_scripts(name, run_main):
     with pytest.raises(InputError) as error:
         load_model(name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from helpers import SCRIPT, csv_of, folder_of, import_script, options, race_options, subset, write_run
+from helpers import SCRIPT, csv_of, folder_of, race_options, subset, write_run
 from PIL import Image
 from scipy.optimize import approx_fprime
 
@@ -37,11 +37,7 @@ def test_scores_by_hand():
     """Class 1 wins; class 0 left after a point with 2 against its 1, class 2 was never measured."""
     r = record([1, 3, 0, 3], [2, 1, 2, 3, 2, 2, 5])
     assert calibration.scores(r, np.array([4, 5, 8, 9]), np.arange(4), "l2").tolist() == [-1, 0, -np.inf, -1]
-
-
-def test_scores_of_several_rows_of_a_class_are_the_best_ones():
-    """Rows 0 and 2 stand for class 7, and row 1 wins for class 3."""
-    r = record([2, 2, 2], [2, 4, 1, 1, 1.5, 1.5])
+    r = record([2, 2, 2], [2, 4, 1, 1, 1.5, 1.5])  # rows 0 and 2 stand for class 7, and row 1 wins for class 3
     assert calibration.scores(r, np.array([7, 3, 7]), np.arange(3), "l2").tolist() == [0, -0.5]
 
 
@@ -69,11 +65,8 @@ def test_probabilities_by_hand():
 P = np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [1.0, 0.0, 0.0]])
 
 
-def test_nll_and_brier_by_hand():
-    assert calibration.nll(P, np.array([0, 2, 0])) == pytest.approx((np.log(2) + np.log(8) + 0) / 3)
+def test_the_nll_of_an_impossible_label_is_finite():
     assert calibration.nll(P, np.array([0, 2, 1])) == pytest.approx((np.log(2) + np.log(8) - np.log(2.0**-52)) / 3)
-    squares = [0.25 + 2 * 0.0625, 0.015625 + 0.5625 + 0.765625, 0]
-    assert calibration.brier(P, np.array([0, 2, 0])) == pytest.approx(sum(squares) / 3)
 
 
 def test_ece_by_hand():
@@ -134,9 +127,9 @@ def test_figures_are_those_of_all_probabilities_at_once(drawn, at_once, monkeypa
     assert np.array_equal(written, p)
 
 
-@pytest.mark.parametrize("at_once", [1, 7])
+@pytest.mark.parametrize("at_once", [7])
 def test_a_fit_does_not_depend_on_how_many_images_are_in_memory(drawn, at_once, monkeypatch):
-    scores, label = (each[:200] for each in drawn)
+    scores, label = (each[:40] for each in drawn)
     models = np.stack([scores, scores[:, ::-1]], 1)
     wanted = calibration.fit_temperature(scores, label), calibration.fit_weights(models, label)
     monkeypatch.setattr(calibration, "AT_ONCE", at_once)
@@ -151,18 +144,6 @@ def test_nll_and_brier_against_scikit_learn(drawn):
     assert calibration.nll(p, label) == pytest.approx(wanted, rel=1e-12)
     wanted = sklearn.metrics.brier_score_loss(label, p, scale_by_half=False)
     assert calibration.brier(p, label) == pytest.approx(wanted, rel=1e-12)
-
-
-def test_ece_against_a_plain_loop(drawn):
-    scores, label = drawn
-    p = calibration.probabilities(scores, 0.03)
-    sure, hit = p.max(1), p.argmax(1) == label
-    pairs, total = sorted(zip(sure, hit, strict=True)), 0.0
-    sizes = [4000 // 15 + (k < 4000 % 15) for k in range(15)]
-    for size in sizes:
-        bin, pairs = pairs[:size], pairs[size:]
-        total += abs(sum(c for c, _ in bin) - sum(h for _, h in bin))
-    assert not pairs and calibration.ece(sure, hit) == pytest.approx(total / 4000, rel=1e-9)
 
 
 def test_the_fit_finds_the_temperature_that_labels_were_drawn_at(drawn):
@@ -243,8 +224,7 @@ def edited(folder: Path, to: Path) -> Path:
 def race(run_once, tmp_path_factory, model_folder) -> Path:
     """Twelve images, ten classes, 11 prompts, a race within 20 levels: classes leave early."""
     folder = tmp_path_factory.mktemp("race")
-    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    rows = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(words)]
+    rows = [f"a photo of the number {word}.,{word},{k}" for k, word in enumerate(digits.WORDS)]
     prompts = csv_of(folder / "p.csv", *rows, "a photo of a red two.,two,2")
     args = [*race_options(model_folder, "--max_samples", 20), "--prompt_path", prompts]
     return folder_of(run_once(SCRIPT, *args, *subset(folder, *range(0, 480, 40))))
@@ -313,24 +293,23 @@ def test_the_same_fit_again_and_what_another_seed_or_loss_does(run_main, tmp_pat
     assert json.loads(path.read_text()) == fits["a"]  # the first split's
 
 
-def test_top_k_of_a_halving(run_main, run_once, tmp_path, model_folder):
-    """Top 1 is the accuracy, top 10 is everything, and in between it grows; a dropped class has a rank too."""
-    args = options(model_folder, to_keep="3 1", n_samples="2 4"), subset(tmp_path, *range(0, 480, 40))
-    folder = folder_of(run_main(SCRIPT, *args[0], *args[1]))
-    found = []
-    for k in range(1, 11):
-        out = run_main(PRINT, folder, "--top", k).out
-        found.append(float(re.search(rf"^top-{k} accuracy +([\d.]+)%", out, re.M)[1]))
+def test_top_k_of_a_race(run_main, race):
+    """Top 1 is the accuracy, top 10 is everything; a class that was dropped has a rank too."""
+    found = {}
+    for k in (1, 4, 10):
+        out = run_main(PRINT, race, "--top", k).out
+        found[k] = float(re.search(rf"^top-{k} accuracy +([\d.]+)%", out, re.M)[1])
         plain = float(re.search(r"^top-1 accuracy +([\d.]+)%", out, re.M)[1])
-    assert found[0] == plain < 100 == found[-1] and found == sorted(found)
-    # two stages: the label's place among all by their excess over the winner at the points shared
+    assert found[1] == plain < 100 == found[10]
+    # the label's place among all by their excess over the winner at the points shared
     hits = []
-    for r in loaded(folder).values():
+    for r in loaded(race).values():
         parts = [part[:, 0].double() for part in torch.split(r["errors"], r["counts"].tolist())]
-        best = parts[r["pred"]]
-        mean = [float((part - best[: len(part)]).mean()) for part in parts]
+        of_class = [torch.stack([parts[2], parts[10]]).mean(0) if k == 2 else parts[k] for k in range(10)]
+        best = of_class[r["pred"]]
+        mean = [float((part - best[: len(part)]).mean()) for part in of_class]
         hits.append(sorted(range(10), key=lambda k: mean[k]).index(r["label"]) < 4)
-    assert found[3] == pytest.approx(100 * np.mean(hits), abs=0.005)
+    assert found[4] == pytest.approx(100 * np.mean(hits), abs=0.005)
 
 
 def test_a_damaged_record_is_named_and_left_out(run_main, tmp_path, race):
@@ -355,10 +334,10 @@ def test_a_temperature_that_tells_nothing_by_hand():
 
 def test_a_run_at_chance_is_warned_of(run_main, tmp_path):
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 3, 300)
+    label = rng.integers(0, 3, 240)
     for name, gap, warned in [("chance", 0.0, 1), ("good", 2.0, 0)]:
-        errors = 1 + rng.normal(size=(300, 3, 8)) / 9
-        errors[np.arange(300), label] -= gap / 9
+        errors = 1 + rng.normal(size=(240, 3, 8)) / 9
+        errors[np.arange(240), label] -= gap / 9
         done = run_main(CALIBRATE, write_run(tmp_path / name, errors, label.tolist()), "--fit", "0.5")
         assert done.code == 0, done.err
         assert done.err.count("equal probabilities of all classes do as well") == warned == done.err.count("\n")
@@ -377,11 +356,6 @@ def test_a_reliability_diagram(images, named):
     assert points.get_label().startswith(named)
     assert sum(bar.get_height() for bar in lower.patches) == images
     assert upper.get_xlim() == upper.get_ylim() == lower.get_xlim()
-
-
-def test_spread_shows_one_number_or_a_range():
-    spread = import_script(CALIBRATE).spread
-    assert spread([0.25]) == "0.25" and spread([0.25, 0.5]) == "0.375 (0.25 to 0.5)"
 
 
 def test_bins_by_the_number_of_images():

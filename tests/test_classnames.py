@@ -17,7 +17,7 @@ from diffusion.models.aliases import EMBEDDED
 from diffusion.runs.records import read_run
 
 
-def said(call, *args, **kwargs):
+def with_warnings(call, *args, **kwargs):
     """What a call returns, and the warnings it gives, as texts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -33,13 +33,10 @@ def said(call, *args, **kwargs):
         (["n99999999", "cat"], ["n99999999", "cat"]),  # no such id
         (["n0211978", "n021197890"], ["n0211978", "n021197890"]),  # of other lengths
         (["001.Black_footed_Albatross", "200.Common_Yellowthroat"], ["Black footed Albatross", "Common Yellowthroat"]),
-        (["101.White_Pelican", "150.Sage_Thrasher"], ["White Pelican", "Sage Thrasher"]),
         (["1_cat", "2_dog", "3_fox"], ["cat", "dog", "fox"]),
         (["1 - cat", "2 - dog"], ["cat", "dog"]),
-        (["00_cat", "07_dog"], ["cat", "dog"]),
         (["2_euro", "50_cent"], ["2 euro", "50 cent"]),  # numbers that do not count the classes
         (["1_euro", "2_euro"], ["1 euro", "2 euro"]),
-        (["1.cat", "dog"], ["1.cat", "dog"]),
         (["707-320", "A340-600"], ["707-320", "A340-600"]),
         (["3.5mm_jack", "6.3mm_jack"], ["3.5mm jack", "6.3mm jack"]),
         (["sea__lake", "_", "+"], ["sea lake", "_", "+"]),
@@ -63,11 +60,11 @@ def test_without_timm_ids_stay(monkeypatch):
     monkeypatch.setattr(classnames, "find_spec", lambda name: None)
     classnames.lemmas.cache_clear()
     try:
-        prompts, told = said(prompts_for, "mine", [0, 1], ["n01440764", "n02119789"])
+        prompts, warned = with_warnings(prompts_for, "mine", [0, 1], ["n01440764", "n02119789"])
     finally:
         classnames.lemmas.cache_clear()
     assert prompts.texts == ["a photo of an n01440764.", "a photo of an n02119789."]
-    assert len(told) == 1 and "'n01440764', 'n02119789'" in told[0] and "--prompt_path" in told[0]
+    assert len(warned) == 1 and "'n01440764', 'n02119789'" in warned[0] and "--prompt_path" in warned[0]
 
 
 CAFE = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
@@ -76,7 +73,6 @@ CAFE = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
 @pytest.mark.parametrize(
     "name, classes, meant",
     [
-        ("cat", ["cat", "dog"], {0}),
         ("CAT", ["cat", "dog"], {0}),
         ("cat", ["Cat", "cat"], {1}),  # the exact one
         ("CAT", ["Cat", "cat"], {0, 1}),
@@ -85,18 +81,13 @@ CAFE = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
         ("t-shirt", ["T shirt", "shirt"], {0}),
         ("C", ["C#", "C++", "C"], {2}),
         ("C#", ["C", "Java"], set()),
-        ("+", ["+", "-", "*"], {0}),
         ("-", ["+", "-", "_"], {1}),
-        ("7", ["7", "70"], {0}),
         ("07", ["7", "70"], {0}),
         ("goldfish", ["tench, Tinca tinca", "goldfish, Carassius auratus"], {1}),
-        ("tench, Tinca tinca", ["tench", "goldfish"], {0}),
         ("crane", ["crane, bird", "crane"], {0, 1}),
-        ("crane, bird", ["crane, bird", "crane"], {0}),
         ("Vulpes macrotis", ["n02119789", "n01440764"], {0}),
         ("n02119789", ["kit fox", "tench"], {0}),
         (CAFE[0], [CAFE[1], "cafe"], {0}),
-        ("wolf", ["cat", "dog"], set()),
     ],
 )
 def test_what_a_name_means(name, classes, meant):
@@ -114,10 +105,10 @@ def read(tmp_path, classes, *rows, labels=None, name="mine"):
              for n, row in enumerate(rows)]  # fmt: skip
     path.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
     labels = list(range(len(classes))) if labels is None else labels
-    prompts, told = said(prompts_for, name, labels, classes, path)
+    prompts, warned = with_warnings(prompts_for, name, labels, classes, path)
     assert prompts.texts == [f"a {n}." for n in range(len(rows))]
     assert prompts.names == [row[0].strip() for row in rows]
-    return prompts.classes, told
+    return prompts.classes, warned
 
 
 ANIMALS = ["ant", "bee", "cat", "dog"]
@@ -128,16 +119,12 @@ ANIMALS = ["ant", "bee", "cat", "dog"]
     [
         (ANIMALS, [("dog", 0), ("cat", 1), ("bee", 2), ("ant", 3)], None, [3, 2, 1, 0]),  # another order
         (ANIMALS, [("cat", 0), ("dog", 1)], [2, 3], [2, 3]),  # a subset
-        (ANIMALS, [("dog",), ("cat",)], [2, 3], [3, 2]),  # no classidx
         (ANIMALS, [("dog",), ("cat",), ("dog",)], [2, 3], [3, 2, 3]),  # several prompts of a class
         (ANIMALS, [("Dog", 0), ("CAT", 1), ("hound", 0)], [2, 3], [3, 2, 3]),  # by any of its names
         (ANIMALS, [("wolf", 0), ("dog", 1), ("cat", 9)], [2, 3], [4, 3, 2]),  # a wolf is a distractor
-        (ANIMALS, [("wolf",), ("dog",), ("cat",), ("fox",)], [2, 3], [4, 3, 2, 5]),
         (["+", "-", "C#", "C++"], [("C++", 0), ("C#", 1), ("-", 2), ("+", 3)], None, [3, 2, 1, 0]),
-        (["+", "-", "C#", "C++"], [("-",), ("+",), ("C#",), ("C++",)], None, [1, 0, 2, 3]),
         (["-1", "1", "10", "2"], [("1", 0), ("2", 1), ("10", 2), ("-1", 3)], None, [1, 3, 2, 0]),
         ([], [("7", 0), ("3", 1)], [3, 7], [7, 3]),  # folders that are class ids
-        ([], [("07",), ("3",)], [3, 7], [7, 3]),
         ([], [("seven", 7), ("three", 3)], [3, 7], [7, 3]),
         (["n01440764", "n02119789"], [("kit fox", 0), ("tench", 1)], None, [1, 0]),
     ],
@@ -150,10 +137,10 @@ def test_classes_go_by_number_where_names_say_nothing(tmp_path):
     """Two classes of one name; other words for a class, which is warned of; names that are none of the data's."""
     twice = read(tmp_path, ["crane", "crane"], ("crane", 1), ("crane", 0))
     assert twice[0] == [1, 0]
-    found, told = read(tmp_path, ["cat", "dog"], ("tabby cat", 0), ("Dog", 1), ("wolf", 2))
-    assert found == [0, 1, 2] and len(told) == 1 and "'tabby cat' is taken for 'cat'" in told[0]
-    found, told = read(tmp_path, ["cat", "dog"], ("Katze", 0), ("Hund", 1))
-    assert found == [0, 1] and "none of its classnames is a class of mine" in told[0]
+    found, warned = read(tmp_path, ["cat", "dog"], ("tabby cat", 0), ("Dog", 1), ("wolf", 2))
+    assert found == [0, 1, 2] and len(warned) == 1 and "'tabby cat' is taken for 'cat'" in warned[0]
+    found, warned = read(tmp_path, ["cat", "dog"], ("Katze", 0), ("Hund", 1))
+    assert found == [0, 1] and "none of its classnames is a class of mine" in warned[0]
 
 
 @pytest.mark.parametrize(
@@ -182,13 +169,13 @@ def test_another_order_gives_the_same_numbers(run_main, tmp_path):
     rows = [f"a photo of the number {word}.,{word}" for word in sorted(words)]
     (tmp_path / "a.csv").write_text("prompt,classname,classidx\n" + "".join(f"{r},{k}\n" for k, r in enumerate(rows)))
     (tmp_path / "b.csv").write_text("prompt,classname\n" + "".join(f"{row}\n" for row in reversed(rows)))
-    script = ["eval_prob_adaptive.py", "--version", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 20]
+    script = ["eval_prob_adaptive.py", "--version", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 8]
     found = []
     for name in ("a", "b"):
         done = run_main(*script, "--dataset", mine, "--prompt_path", tmp_path / f"{name}.csv", log=name)
         assert done.code == 0, done.err
         order = [class_id for *_, class_id in read_run(folder_of(done))["arms"]]
-        errors = [r["errors"].view(3, 20, -1)[[order.index(k) for k in range(3)]] for r in records_of(done).values()]
+        errors = [r["errors"].view(3, 8, -1)[[order.index(k) for k in range(3)]] for r in records_of(done).values()]
         found.append((errors, [record["pred"] for record in records_of(done).values()]))
     (first, pred), (second, again) = found
     assert pred == again == [0, 1, 2]  # eight, five, three
@@ -204,14 +191,15 @@ def imagenet() -> list[str]:
     return ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
 
 
-@pytest.mark.parametrize("name, csv", [("imagenet", "imagenet"), ("imagenetv2", "imagenet"), ("imagenetA", "imagenet"),
-                                       ("imagenetA", "imagenetA")])  # fmt: skip
+@pytest.mark.parametrize("name, csv", [("imagenetv2", "imagenet"), ("imagenetA", "imagenetA")])
 def test_published_names_are_no_contradiction(name, csv):
     """657 and 744 are both "missile", 836 and 837 both "sunglasses" there."""
     path = ROOT / f"prompts/{csv}_prompts.csv"
-    prompts, told = said(prompts_for, name, [6], imagenet(), path)
+    prompts, warned = with_warnings(prompts_for, name, [6], imagenet(), path)
     assert prompts.classes == read_prompts(path).classes
-    assert len(told) == (2 if csv == "imagenet" else 0) and all("they cannot be told apart" in each for each in told)
+    assert len(warned) == (2 if csv == "imagenet" else 0) and all(
+        "they cannot be told apart" in each for each in warned
+    )
 
 
 def test_a_part_of_published_names_is_no_contradiction(tmp_path):
@@ -222,8 +210,8 @@ def test_a_part_of_published_names_is_no_contradiction(tmp_path):
 def test_known_data_keeps_its_class_ids(tmp_path):
     """A name of another class is warned of; another order, or other data, is refused or warned of."""
     rows = [("tench", 0), ("goldfish", 1), ("crane", 134), ("lifting device", 517)]  # 517 is "crane" to torchvision
-    found, told = read(tmp_path, imagenet(), *rows, labels=[0], name="imagenet")
-    assert found == [0, 1, 134, 517] and "'crane' has classidx 134, which in imagenet is 'crane bird'" in told[0]
+    found, warned = read(tmp_path, imagenet(), *rows, labels=[0], name="imagenet")
+    assert found == [0, 1, 134, 517] and "'crane' has classidx 134, which in imagenet is 'crane bird'" in warned[0]
     cifar = [row.split(",")[-2] for row in (ROOT / "prompts/cifar10_prompts.csv").read_text().splitlines()[1:]]
     exchanged = [(each, {3: 5, 5: 3}.get(k, k)) for k, each in enumerate(cifar)]
     shifted = [(each, (k + 1) % 10) for k, each in enumerate(cifar)]
@@ -241,27 +229,27 @@ def test_known_data_keeps_its_class_ids(tmp_path):
 # ---- prompts of folders, and prompts that are alike ----
 
 
-def test_words_in_prompts_are_said():
-    prompts, told = said(prompts_for, "mine", [0, 1], ["n01440764", "n02119789"])
+def test_words_in_prompts_are_named():
+    prompts, warned = with_warnings(prompts_for, "mine", [0, 1], ["n01440764", "n02119789"])
     assert prompts.texts == ["a photo of a tench.", "a photo of a kit fox."]
     assert prompts.names == ["n01440764", "n02119789"]
-    assert len(told) == 1 and "'n01440764' is 'tench', 'n02119789' is 'kit fox'" in told[0]
-    prompts, told = said(prompts_for, "mine", [0, 1], ["001.Black_footed_Albatross", "002.Laysan_Albatross"])
+    assert len(warned) == 1 and "'n01440764' is 'tench', 'n02119789' is 'kit fox'" in warned[0]
+    prompts, warned = with_warnings(prompts_for, "mine", [0, 1], ["001.Black_footed_Albatross", "002.Laysan_Albatross"])
     assert prompts.texts == ["a photo of a Black footed Albatross.", "a photo of a Laysan Albatross."]
-    assert "'001.Black_footed_Albatross' is 'Black footed Albatross'" in told[0]
-    prompts, told = said(prompts_for, "mine", [0, 1], ["n99999999", "sea_lake"])
+    assert "'001.Black_footed_Albatross' is 'Black footed Albatross'" in warned[0]
+    prompts, warned = with_warnings(prompts_for, "mine", [0, 1], ["n99999999", "sea_lake"])
     assert prompts.texts == ["a photo of an n99999999.", "a photo of a sea lake."]
-    assert len(told) == 1 and "'n99999999'" in told[0]
-    assert said(prompts_for, "mine", [0, 1], ["sea_lake", "forest"])[1] == []
+    assert len(warned) == 1 and "'n99999999'" in warned[0]
+    assert with_warnings(prompts_for, "mine", [0, 1], ["sea_lake", "forest"])[1] == []
 
 
 @pytest.mark.parametrize("pair", [("Three", "three"), ("number  three", "number three"), tuple(CAFE)])
 def test_prompts_that_the_tokenizer_does_not_tell_apart(pair):
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "digits-sd/tokenizer")
     assert tokenizer(pair[0]).input_ids == tokenizer(pair[1]).input_ids
-    told = said(prompts_for, "mine", [0, 1, 2], [*sorted(pair), "zebra"])[1]
-    assert len(told) == 1 and "cannot be told apart" in told[0] and told[0].isprintable()
-    assert said(prompts_for, "mine", [0, 1], ["straße", "strasse"])[1] == []  # other tokens
+    warned = with_warnings(prompts_for, "mine", [0, 1, 2], [*sorted(pair), "zebra"])[1]
+    assert len(warned) == 1 and "cannot be told apart" in warned[0] and warned[0].isprintable()
+    assert with_warnings(prompts_for, "mine", [0, 1], ["straße", "strasse"])[1] == []  # other tokens
 
 
 def test_names_of_the_hub_lose_their_blanks(hub, tmp_path):

@@ -98,15 +98,15 @@ def test_a_dry_run_of_stages_has_the_figures_of_the_run(run_main, tmp_path):
     assert after["images"] == [4, 4] and after["NFE"] == [nfe, 0]
 
 
-@pytest.mark.parametrize("change", [["--seed", 5], ["--split", "train"]])
-def test_a_dry_run_refuses_what_the_run_refuses(run_main, change):
+def test_a_dry_run_refuses_what_the_run_refuses(run_main):
     """A folder that holds another run: the same error, and nothing is changed there."""
     words = [*EMBEDDED, "--to_keep", 1, "--n_samples", 1, "--limit", 1]
     folder = folder_of(run_main(SCRIPT, *words))
     before = contents(folder)
-    run, dry = (run_main(SCRIPT, *words, *change, *more) for more in ([], ["--dry_run"]))
-    assert run.code == dry.code == 2
-    assert (dry.error.where, dry.error.problem) == (run.error.where, run.error.problem)
+    for change in (["--seed", 5], ["--split", "train"]):
+        run, dry = (run_main(SCRIPT, *words, *change, *more) for more in ([], ["--dry_run"]))
+        assert run.code == dry.code == 2
+        assert (dry.error.where, dry.error.problem) == (run.error.where, run.error.problem)
     assert contents(folder) == before
     assert run_main(SCRIPT, *words, "--dry_run").code == 0
 

@@ -26,9 +26,8 @@ def test_it_is_small_and_says_its_classes():
 
 
 def test_it_knows_clothes(images):
-    pixels, labels = images
-    answers = classify(
-        load_model(read_card("fashion", conditioned_on="class")), list(pixels), range(10), max_samples=40
-    )
-    assert sum(answer.best == label for answer, label in zip(answers, labels, strict=True)) >= 14
-    assert sum(answer.nfe for answer in answers) < 20 * 400
+    pixels, labels = (each[:10] for each in images)
+    model = load_model(read_card("fashion", conditioned_on="class"))
+    answers = classify(model, list(pixels), range(10), max_samples=20)
+    assert sum(answer.best == label for answer, label in zip(answers, labels, strict=True)) >= 7
+    assert sum(answer.nfe for answer in answers) < 10 * 200

@@ -37,6 +37,12 @@ def test_classes_as_scikit_learn_has_them(answers):
     assert mean.value == pytest.approx(sklearn.metrics.balanced_accuracy_score(label, pred))
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    """For tests of values: their intervals take most of the time."""
+    monkeypatch.setattr(intervals, "DRAWS", 9)
+
+
 def test_a_class_without_images_is_no_part_of_macro_f1():
     """Two classes of two images; one image of the first is taken for a class that has none: F1 2/3 and 1."""
     pred, label = np.array([0, 9, 1, 1]), np.array([0, 0, 1, 1])
@@ -44,7 +50,7 @@ def test_a_class_without_images_is_no_part_of_macro_f1():
     assert [m.n for m in intervals.of_class(pred, label, 9)] == [1, 0, 0]
 
 
-def test_two_classes_by_hand():
+def test_two_classes_by_hand(few_draws):
     """Five images: of six pairs of a positive and a negative, five are in order."""
     score, positive = np.array([3, 1, 2.0, 0, -1]), np.array([True, True, False, False, False])
     found = {m.key: m.value for m in intervals.two_class(score, positive)}
@@ -55,7 +61,7 @@ def test_two_classes_by_hand():
         intervals.two_class(score, np.ones(5, dtype=bool))
 
 
-def test_sensitivity_is_the_best_threshold_of_all():
+def test_sensitivity_is_the_best_threshold_of_all(few_draws):
     rng = np.random.default_rng(1)
     positive = rng.random(300) < 0.4
     score = rng.normal(size=300).round(1) + positive  # with ties

@@ -39,11 +39,8 @@ from diffusion.evaluate.points import check_halving, grid_size
 
 GOLDEN = [  # n_samples, where each stage ends; T = 1000
     ([50, 500], [50, 500]),
-    ([25, 250], [25, 250]),
-    ([100, 500], [100, 500]),
     ([20, 50, 100, 500], [20, 70, 150, 500]),
     ([50, 100, 500, 1000], [50, 150, 550, 1000]),
-    ([1000], [1000]),
     ([1], [1]),
 ]
 COSTS = [  # data set, classes, to_keep, n_samples, NFE per image in the paper
@@ -78,13 +75,7 @@ def test_published_levels_in_published_order(n_samples, wanted):
     assert ends.tolist() == np.cumsum([len(stage) for stage in stages]).tolist() == wanted
 
 
-def test_the_first_levels_of_50_500():
-    levels, _ = level_sequence([50, 500], 1000)
-    assert levels[:3].tolist() == [11, 31, 51] and levels[49] == 991
-    assert levels[50:54].tolist() == [1, 3, 5, 7] and levels[-1] == 999
-
-
-@pytest.mark.parametrize("n_samples", [[50, 600], [512], [10, 300], [7, 64, 333], [3, 999]], ids=str)
+@pytest.mark.parametrize("n_samples", [[50, 600], [512], [7, 64, 333]], ids=str)
 @pytest.mark.parametrize("T", [1000, 1024])
 def test_levels_reach_the_noisy_end_when_m_does_not_divide_t(n_samples, T):
     levels, ends = level_sequence(n_samples, T)
@@ -108,17 +99,9 @@ def test_even_is_the_middle_of_equal_parts(n, total):
 # ---- an order whose every prefix is spread ----
 
 
-@pytest.mark.parametrize(
-    "n, T, wanted",
-    [
-        (1, 1000, [500]),
-        (2, 1000, [750, 250]),
-        (4, 1000, [625, 375, 875, 125]),
-        (8, 8, [4, 2, 6, 1, 5, 3, 7, 0]),
-        (3, 3, [2, 1, 0]),
-        (7, 7, [4, 2, 6, 1, 5, 3, 0]),
-    ],
-)
+@pytest.mark.parametrize("n, T, wanted", [
+    (1, 1000, [500]), (4, 1000, [625, 375, 875, 125]), (8, 8, [4, 2, 6, 1, 5, 3, 7, 0]), (7, 7, [4, 2, 6, 1, 5, 3, 0]),
+])  # fmt: skip
 def test_the_spread_sequence_by_hand(n, T, wanted):
     """1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8 of the next power of two, without those beyond n, and at last 0."""
     assert spread_sequence(n, T).tolist() == wanted
@@ -129,29 +112,13 @@ def test_the_spread_sequence_is_the_grid_in_another_order(n, T):
     assert sorted(spread_sequence(n, T).tolist()) == even(n, T).tolist()
 
 
-@pytest.mark.parametrize("n", [8, 64, 512])
-def test_prefixes_of_the_spread_sequence_are_evenly_spread(n):
-    """2^k - 1 points cut the range into 2^k equal parts."""
-    order = spread_sequence(n, n)
-    for k in range(1, n.bit_length()):
-        gap = n >> k
-        assert sorted(order[: 2**k - 1].tolist()) == list(range(gap, n, gap))
-
-
-@pytest.mark.parametrize("n", [3, 9, 24, 100, 257, 500, 1000])
+@pytest.mark.parametrize("n", [3, 64, 257, 500])
 def test_no_prefix_of_the_spread_sequence_leaves_a_hole(n):
     """No stretch without a point is twice as long as it would be if the points were spread evenly."""
     order = spread_sequence(n, n)
     for m in range(1, n + 1):
         ends = np.sort(np.concatenate([[-1, n], order[:m]]))
         assert np.diff(ends).max() <= 2 * n / m
-
-
-def test_the_first_prefixes_of_the_default_cut_it_evenly():
-    """500 is no power of two: 511 parts are cut as if it were 512, up to 31 points exactly."""
-    order = spread_sequence(500, 500)
-    for k in range(1, 6):
-        assert sorted(order[: 2**k - 1].tolist()) == [512 * j >> k for j in range(1, 2**k)]
 
 
 @pytest.mark.parametrize(
@@ -179,20 +146,6 @@ def test_every_so_manieth_level_is_the_published_grid():
     for interval in (k for k in range(1, 1001) if 1000 % k == 0):
         levels, ends = level_sequence([grid_size(interval, 1000)], 1000)
         assert levels.tolist() == list(range(interval // 2, 1000, interval)) and ends.tolist() == [len(levels)]
-
-
-def test_the_levels_of_interval_200_and_125():
-    assert level_sequence([grid_size(200, 1000)], 1000)[0].tolist() == [100, 300, 500, 700, 900]
-    assert level_sequence([grid_size(125, 1000)], 1000)[0].tolist() == [62, 187, 312, 437, 562, 687, 812, 937]
-
-
-@pytest.mark.parametrize(
-    "interval, T", [(0, 1000), (-5, 1000), (3, 1000), (600, 1000), (1001, 1000), (2000, 1000), (5, 4)]
-)
-def test_intervals_that_do_not_divide(interval, T):
-    with pytest.raises(InputError) as error:
-        grid_size(interval, T)
-    assert error.value.where == f"--t_interval {interval}" and str(T) in error.value.problem
 
 
 @pytest.mark.parametrize(
@@ -333,10 +286,8 @@ def test_float32_errors_are_summed_in_float64():
 
 
 @pytest.mark.parametrize("to_keep, n_samples", [
-    ([5, 1], [50]), ([1], [50, 500]), ([5, 1], [0, 500]), ([5, 0], [50, 500]), ([5, 1], [-50, 500]),
-    ([5, 1], [500, 50]), ([5, 1], [50, 50]), ([1, 5], [50, 500]),
-    ([5, 5, 1], [50, 100, 500]), ([1, 1], [50, 500]), ([5, 2], [50, 500]),
-    ([5], [50]), ([5, 1], [50, 1001]), ([1], [2000]),
+    ([1], [50, 500]), ([5, 1], [0, 500]), ([5, 0], [50, 500]), ([5, 1], [50, 50]), ([5, 5, 1], [50, 100, 500]),
+    ([5, 2], [50, 500]), ([5, 1], [50, 1001]),
 ])  # fmt: skip
 def test_schedules_that_cannot_be_run(to_keep, n_samples):
     with pytest.raises(InputError) as error:
@@ -354,11 +305,6 @@ def test_a_stage_that_keeps_more_than_there_are_keeps_all():
     errors = np.random.default_rng(0).random((4, 12))
     winner, _, nfe = play(halving(4, [3, 12], [5, 1]), errors)
     assert winner == [errors.sum(1).argmin()] and nfe == 4 * 12
-
-
-@pytest.mark.parametrize("to_keep, n_samples", [([1], [1]), ([10, 1], [1, 1000]), ([5, 1], [50, 500])])
-def test_schedules_at_the_limits(to_keep, n_samples):
-    check_halving(10, n_samples, to_keep, 1000)
 
 
 # ---- the race ----
@@ -452,24 +398,6 @@ def test_two_classes_by_hand():
         assert (len(asked) == 1) == dropped and left == [0]
 
 
-def test_a_class_leans_on_the_spread_of_others():
-    """At two points a class has one degree of freedom, and so has the other: s^2 = ((s_01^2 + s_02^2 + s_12^2) / 3 +
-    s_0k^2) / 2.
-    """
-    t = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), 2)
-    h = np.array([0.0, 0.5, 2.0])  # half the step of a class: s_kl^2 = 2 (h_k - h_l)^2
-    pooled = 2 * (0.5**2 + 2**2 + 1.5**2) / 3
-    for k in (1, 2):
-        limit = t * np.sqrt((pooled + 2 * h[k] ** 2) / 2 / 2 * (1 - 2 / 8))
-        for share, after in ((0.999, [0, k]), (1.001, [0])):
-            mean = np.array([0, 10, 10])  # the other one is far beyond its limit
-            mean[k] = 0
-            errors = mean[:, None] + h[:, None] * np.array([-1, 1] * 4)
-            errors[k] += share * limit
-            left, asked, _ = run(errors, z=2)
-            assert (asked[1][0] if len(asked) > 1 else left) == after
-
-
 @pytest.mark.parametrize("far, pooled", [(2, 0.4), (121, 54 / 13)])
 def test_the_spread_of_far_classes_is_not_leant_on(far, pooled):
     """Nine near classes have steps of 2, those after them of 6; the nearest nine count, of 130 the nearest 13.
@@ -483,23 +411,6 @@ def test_the_spread_of_far_classes_is_not_leant_on(far, pooled):
         mean = np.array([0, *[share * limit] * 9, *[100] * far])
         left, asked, _ = run(mean[:, None] + h[:, None] * np.array([-1, 1] * 4), z=2)
         assert (asked[1][0] if len(asked) > 1 else left) == after
-
-
-def test_a_trend_over_levels_is_no_noise():
-    """Differences level - 1 at levels 4, 2, 6: mean 3. By level the steps are 2 and 2, s^2 = 2, and the limit is
-    t sqrt(2 / 3 (1 - 3 / 8)) = 2.92; as measured they are -2 and 4, s^2 = 5, and it would be 4.62.
-    """
-    levels = np.array([4, 2, 6, 1, 5, 3, 7, 0])
-    errors = np.stack([np.zeros(8), levels - 1.0])
-    assert run(errors, levels=levels, z=2)[1] == [([0, 1], 2), ([0, 1], 3)]
-    assert len(run(errors, z=2)[1]) > 2
-
-
-@pytest.mark.filterwarnings("ignore:invalid value")
-def test_the_looks():
-    """At two points, at each one more, from 16 on at each eighth more, and at the last."""
-    errors = np.random.default_rng(3).random((2, 75))
-    assert [n for _, n in run(errors, z=50)[1]] == [*LOOKS, 75]
 
 
 def test_what_is_dropped_stays_out_though_it_would_win():
@@ -543,11 +454,6 @@ def test_a_budget_is_kept_whatever_happens():
             assert left == sorted(mean, key=mean.get)
         outcomes.add((nfe == free[2], len(left) > 1))
     assert outcomes == {(True, False), (False, True)}
-
-
-def test_no_budget_is_too_small_for_the_first_look():
-    left, _, nfe = run(np.random.default_rng(6).random((3, 9)), z=50, budget=1)
-    assert len(left) == 3 and nfe == 6
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -697,22 +603,6 @@ def test_of_many_classes_some_go_after_one_point():
     assert nfe < 30 + 11 + 11 * 10
 
 
-@pytest.mark.parametrize("rho, share, agreement", [(-1.0, 0.4, 1), (-0.6, 0.75, 0.98), (0.0, 1.1, 0.9)])
-def test_a_race_of_pairs_costs_less_the_more_they_cancel(rho, share, agreement):
-    """Beside a race of single points with as much noise; where nothing cancels it is no cheaper, and errs more."""
-    rng = np.random.default_rng(13)
-    levels, costs = spread_pairs(200, 1000), []
-    for _ in range(60):
-        noise = rng.standard_normal((10, 200))
-        alone = run(np.arange(10)[:, None] / 4 + noise, levels=levels)[2]
-        noise[:, 1::2] = rho * noise[:, ::2] + np.sqrt(1 - rho**2) * noise[:, 1::2]
-        errors = np.arange(10)[:, None] / 4 + noise
-        left, _, nfe = run(errors, levels=levels, pairs=True)
-        costs.append((left == [errors.mean(1).argmin()], nfe, alone))
-    agrees, pairs, single = np.mean(costs, 0)
-    assert agrees >= agreement and pairs < single * share
-
-
 @pytest.mark.filterwarnings("ignore:invalid value")  # infinity times the 0 at the end
 def test_an_odd_number_of_points_ends_in_one_without_a_partner():
     for P in (3, 5, 17):
@@ -833,20 +723,16 @@ def test_a_tree_costs_less_and_its_winner_went_furthest():
 @pytest.mark.parametrize(
     "step, found",
     [
-        ((np.array([0, 2]), 3), ([0, 2], 3)),
         (([1], 8), ([1], 8)),  # a list will do
         ((np.array([2, 0]), 3), "ascending"),
         ((np.array([0, 0]), 3), "ascending"),
         ((np.array([0, 1]), 5), "0 and at 2 points"),
         ((np.array([1]), 2), "more than the 2"),
         ((np.array([0]), 9), "at most 8"),
-        ((np.array([0, 3]), 3), "0..2"),
         ((np.array([-1, 0]), 3), "0..2"),
         ((np.array([], int), 3), "integers"),
-        ((np.array([0.0]), 3), "integers"),
         ((np.array([True, False, True]), 3), "integers"),
         (np.array([0, 2]), "tuple"),
-        (5, "tuple"),
     ],
 )
 def test_a_step_of_a_search(step, found):
@@ -861,16 +747,7 @@ def test_a_step_of_a_search(step, found):
 
 @pytest.mark.parametrize(
     "left, found",
-    [
-        (np.array([2, 1]), [2, 1]),
-        ([1], [1]),
-        (1, "integers"),
-        (None, "integers"),
-        ([], "integers"),
-        ([0, 1], "not measured"),
-        ([1, 1], "each once"),
-        ([3], "0..2"),
-    ],
+    [(np.array([2, 1]), [2, 1]), (None, "integers"), ([], "integers"), ([0, 1], "not measured"), ([1, 1], "each once")],
 )
 def test_the_end_of_a_search(left, found):
     seen = np.array([0, 2, 4])
