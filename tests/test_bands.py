@@ -34,22 +34,22 @@ def few(tmp_path) -> list:
     return ["--device", "cpu", "--version", "digits", *subset(tmp_path, 3)]
 
 
-def test_a_race_measures_the_middle_unless_told_otherwise(run_main, few):
+def test_a_race_measures_the_middle_by_default(run_main, few):
     race = ["--dataset", "digits", *few, "--search", "race", "--max_samples", 8]
-    usual, said, all_of_them = (run_main(ADAPTIVE, *race, *more) for more in (
+    usual, written, all_of_them = (run_main(ADAPTIVE, *race, *more) for more in (
         [], ["--levels", "0.20-.8"], ["--levels", "0-1"],
     ))  # fmt: skip
-    assert folder_of(usual) == folder_of(said) and "1 done before" in said.out
+    assert folder_of(usual) == folder_of(written) and "1 done before" in written.out
     assert folder_of(all_of_them).name == folder_of(usual).name + "_levels0-1"
     order = (200 + spread_pairs(8, 600)).tolist(), spread_pairs(8, 1000).tolist()
     for result, levels in zip((usual, all_of_them), order, strict=True):
         for record in records_of(result).values():
             assert record["levels"].tolist() == levels[: len(record["levels"])]
-    told = [read_run(folder_of(result))["options"]["levels"] for result in (usual, all_of_them)]
-    assert told == ["0.2-0.8", None] and MIDDLE == (0.2, 0.8)
+    found = [read_run(folder_of(result))["options"]["levels"] for result in (usual, all_of_them)]
+    assert found == ["0.2-0.8", None] and MIDDLE == (0.2, 0.8)
 
 
-def test_published_schedules_take_all_levels_unless_told_otherwise(run_main, few):
+def test_published_schedules_take_all_levels_by_default(run_main, few):
     """A stage's levels are spread evenly over the part; the run has another name."""
     halving = ["--dataset", "digits", *few, "--to_keep", 2, 1, "--n_samples", 2, 10]
     usual, part = run_main(ADAPTIVE, *halving), run_main(ADAPTIVE, *halving, "--levels", "0.5-0.9")
@@ -86,7 +86,7 @@ def test_a_short_part_shortens_the_race(run_main, few):
 
 
 @pytest.mark.parametrize("script", [DIT, WINOGROUND])
-def test_one_draw_for_many_levels_is_said(run_main, tmp_path, script):
+def test_one_draw_for_many_levels_is_warned_of(run_main, tmp_path, script):
     data = ["--device", "cpu", "--version", "digits", *subset(tmp_path, 0)]
     data += ["--dataset", "digits-pairs"] if script == WINOGROUND else ["--dataset", "digits", "--cls", 3]
     many, fewer, drawn = (

@@ -159,29 +159,6 @@ def test_names_that_contradict_are_refused(tmp_path, classes, rows, says):
     assert says in str(refused.value)
 
 
-def test_another_order_gives_the_same_numbers(run_main, tmp_path):
-    """Records of a csv in another order and without class ids: the same errors, the same answers."""
-    data, mine = load_dataset("digits"), tmp_path / "mine"
-    words = [each.partition(",")[0] for each in ("three", "five", "eight")]
-    for word, digit in zip(words, (3, 5, 8), strict=True):
-        (mine / word).mkdir(parents=True)
-        data.open(data.labels.index(digit)).save(mine / word / "0.png")
-    rows = [f"a photo of the number {word}.,{word}" for word in sorted(words)]
-    (tmp_path / "a.csv").write_text("prompt,classname,classidx\n" + "".join(f"{r},{k}\n" for k, r in enumerate(rows)))
-    (tmp_path / "b.csv").write_text("prompt,classname\n" + "".join(f"{row}\n" for row in reversed(rows)))
-    script = ["eval_prob_adaptive.py", "--version", "digits", "--device", "cpu", "--to_keep", 1, "--n_samples", 8]
-    found = []
-    for name in ("a", "b"):
-        done = run_main(*script, "--dataset", mine, "--prompt_path", tmp_path / f"{name}.csv", log=name)
-        assert done.code == 0, done.err
-        order = [class_id for *_, class_id in read_run(folder_of(done))["arms"]]
-        errors = [r["errors"].view(3, 8, -1)[[order.index(k) for k in range(3)]] for r in records_of(done).values()]
-        found.append((errors, [record["pred"] for record in records_of(done).values()]))
-    (first, pred), (second, again) = found
-    assert pred == again == [0, 1, 2]  # eight, five, three
-    assert all(a.sub(b).abs().max() < 1e-5 for a, b in zip(first, second, strict=True))
-
-
 # ---- known data ----
 
 

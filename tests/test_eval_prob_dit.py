@@ -125,22 +125,6 @@ def test_batch_size_changes_no_bit_of_one_draw_for_all_levels(run_main, tmp_path
     assert_same(one, many)
 
 
-@pytest.mark.parametrize("with_bank, trials", [(True, 1), (False, 2)])
-def test_a_search_sees_what_the_full_grid_sees(run_main, tmp_path, dit_folder, bank, with_bank, trials):
-    """Those that survive have the full grid's bits, in another order; those that do not, a part of them."""
-    args = options(dit_folder, "--n_trials", trials, "--randomize_noise", "--save_vb", *subset(tmp_path, 301))
-    args += ["--noise_path", bank] * with_bank
-    full = in_level_order(records_of(run_main(SCRIPT, *args, "--t_interval", 50))[301])
-    record = records_of(run_main(SCRIPT, *args, "--to_keep", 3, 1, "--n_samples", 5, 20))[301]
-    assert sorted(record["counts"].tolist()) == [5 * trials] * 7 + [20 * trials] * 3
-    assert record["levels"].tolist() != sorted(record["levels"].tolist())
-    for arm, block in in_level_order(record).items():
-        assert np.array_equal(block, full[arm])
-    first = [GRID.index(level) * trials + k for level in (125, 325, 525, 725, 925) for k in range(trials)]
-    for arm, block in enumerate(blocks(record)):
-        assert np.array_equal(block[: 5 * trials], full[arm][first])
-
-
 def test_workers_batches_and_resume_change_no_bit(run_once, run_main, grid, three):
     whole = records_of(run_once(SCRIPT, *grid, *three))
     for worker, batch_size in ((1, 7), (0, 64)):

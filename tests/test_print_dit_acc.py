@@ -70,7 +70,7 @@ ERRORS = [[[l2 + d, l1 + d, 0.0, vb + d] for d in ((-1.5, 1.5) if arm == 3 else 
           for arm, (l2, l1, vb) in enumerate(MEANS)]  # fmt: skip
 
 
-def test_each_rule_has_its_own_answer(count, tmp_path):
+def test_each_rule_has_another_answer(count, tmp_path):
     """L2 says 0, L1 says 1, VLB says 2 and L2+VLB says 3; one image in ten is a 0, two are a 1, and so on."""
     folder = run_of(tmp_path / "digits/run/test")
     for index, label in enumerate([0, 1, 1, 2, 2, 2, 3, 3, 3, 3]):

@@ -145,14 +145,6 @@ def test_the_empty_caption_is_an_arm_but_no_answer(run_main, model_folder, false
 # ---- a result depends on its options alone ----
 
 
-def test_batch_size_changes_no_bit_of_one_draw_for_all_levels(run_main, tmp_path, model_folder):
-    """Where the published scores do change with it: 40 NFE, in one call or in three."""
-    args = options(model_folder, "--n_trials", 5, *subset(tmp_path, 5))
-    one, many = (records_of(run_main(SCRIPT, *args, "-b", b, log=f"b{b}")) for b in (1, 64))
-    assert one[10]["noise"].tolist() == [0, 1, 2, 3, 4] * 4
-    assert_same(one, many)
-
-
 def test_workers_and_batches_change_no_bit(run_main, grid, whole):
     """Each takes whole examples, and prints the table of what is there; what is missing is measured again."""
     for worker, batch_size, in_flight, done in ((2, 7, 4, 1), (0, 23, 2, 2), (1, 64, 1, 3)):
