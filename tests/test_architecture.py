@@ -1,6 +1,7 @@
 """The rooms of the package: imports only go down, what is wrapped is wrapped in one place."""
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ STUDIES = {path.stem: path for path in sorted((ROOT / "studies").glob("*.py"))}
 OUTSIDE = {path.stem: path for path in [*sorted((ROOT / "scripts").glob("*.py")), *sorted(ROOT.glob("*.py"))]}
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Dotted names of what a file imports, anywhere in it; `from a.b import c` as a.b.c, which may be a module."""
     found = set()

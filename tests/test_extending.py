@@ -3,20 +3,23 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, call_main, import_script
+from helpers import ROOT, call_main
 from PIL import Image
 
+import eval_prob_adaptive
 from diffusion import load_model
 from diffusion.core.search import replay
-from diffusion.data import datasets
+from diffusion.data import catalogue, datasets
 from diffusion.data.datasets import load_dataset
 from diffusion.models.families import FAMILIES
 from diffusion.runs import records
@@ -94,39 +97,45 @@ def written(tmp_path, *words: str) -> Path:
     return path
 
 
-def python(*words, folder: Path, **env) -> str:
+def python(*words, folder: Path) -> None:
+    """In a process of its own."""
     there = {"PYTHONPATH": str(ROOT), "LOG_DIR": str(folder / "data"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | there | env)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | there)
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
-def read_by_every_script(folder: Path, tmp_path: Path, *, images: bool = True) -> None:
-    """print_acc, export, compare, calibrate and, where its images are to be had, report."""
+def main_of(path: Path) -> SimpleNamespace:
+    """A file of the user's as a script that `run_main` runs."""
+    return SimpleNamespace(__file__=str(path), main=lambda _: runpy.run_path(str(path), run_name="__main__"))
+
+
+def read_by_scripts(folder: Path, tmp_path: Path) -> None:
+    """print_acc, export, compare, calibrate and report."""
     other = shutil.copytree(folder, tmp_path / "other" / folder.name)
     words = {
         "print_acc": [folder, "--top", 2],
         "export": [folder, "--scores", "--out", tmp_path / "out.csv"],
         "compare": [folder, other],
         "calibrate": [folder, "--fit", 0.5],
+        "report": [folder, "--out", tmp_path / "out.html"],
     }
-    if images:
-        words["report"] = [folder, "--out", tmp_path / "out.html"]
     for name, args in words.items():
-        done = call_main(tmp_path / "data", import_script(f"scripts/{name}.py"), *args)
+        done = call_main(tmp_path / "data", f"scripts/{name}.py", *args)
         assert done.code == 0, (name, done)
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + len(list(folder.glob("*.pt")))
 
 
 @pytest.fixture
 def few(tmp_path):
-    np.save(tmp_path / "few.npy", np.arange(0, 400, 50))
+    np.save(tmp_path / "few.npy", np.arange(0, 400, 100))
     return ["--version", "digits", "--dataset", "digits", "--device", "cpu", "--subset_path", tmp_path / "few.npy"]
 
 
-def test_a_search_from_a_file_to_a_report(tmp_path, few):
-    python(written(tmp_path, "best_two"), *few, folder=tmp_path)
+def test_a_search_from_a_file_to_a_report(run_main, tmp_path, monkeypatch, few):
+    monkeypatch.setattr(eval_prob_adaptive, "schedule_of", None)  # is put back afterwards
+    done = run_main(main_of(written(tmp_path, "best_two")), *few)
+    assert done.code == 0, done.err
     (path,) = tmp_path.glob("data/*/*/run.json")
     told = json.loads(path.read_text())["options"]
     assert told["search"] == "best-two-10" and "best-two-10" in path.parent.name and told["levels"] == "0.2-0.8"
@@ -134,7 +143,8 @@ def test_a_search_from_a_file_to_a_report(tmp_path, few):
     for each in path.parent.glob("*.pt"):
         record = records.load_record(each, wanted)
         assert record["nfe"] == 10 * 12 and sorted(record["counts"].tolist()) == [10] * 8 + [20] * 2
-    read_by_every_script(path.parent, tmp_path)
+    report = run_main("scripts/report.py", path.parent, "--out", tmp_path / "out.html")
+    assert report.code == 0 and "best-two-10" in (tmp_path / "out.html").read_text(), report.err
 
 
 def test_a_loss_from_a_file_to_a_report(tmp_path, few):
@@ -152,32 +162,34 @@ def test_a_loss_from_a_file_to_a_report(tmp_path, few):
         assert (logcosh < l2 / 2).all() and (logcosh < l1).all() and (logcosh > 0.5 * huber).all()
         means = logcosh.view(10, 8).mean(1)
         assert record["pred"] == int(means.argmin())
-    read_by_every_script(path.parent, tmp_path)
+    read_by_scripts(path.parent, tmp_path)
     python(mine, ROOT / "scripts/print_acc.py", path.parent, "--loss", "logcosh", folder=tmp_path)
 
 
-def test_a_data_set_from_a_file_to_a_report(tmp_path):
+def test_a_data_set_from_a_file_to_a_report(run_main, tmp_path, monkeypatch):
     """With its csv of prompts in the working folder; scripts that open its images run through the file."""
-    mine = written(tmp_path, "TABLE")
+    monkeypatch.setitem(datasets.TABLE, "dtd", None)  # is put back afterwards
+    monkeypatch.setattr(catalogue, "DATASET_ROOT", tmp_path / "root")
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "root/dtd/dtd/dtd"
+    listed = []
     for name, colour in [("banded", "red"), ("dotted", "blue")]:
         (folder / "images" / name).mkdir(parents=True)
         for k in range(2):
-            Image.new("RGB", (40, 40), colour).save(folder / "images" / name / f"{name}_{k}.jpg")
+            listed.append(f"{name}/{name}_{k}.jpg")
+            Image.new("RGB", (40, 40), colour).save(folder / "images" / listed[-1])
     (folder / "labels").mkdir()
-    listed = [f"{name}/{name}_{k}.jpg" for name in ("banded", "dotted") for k in range(2)]
     (folder / "labels/test1.txt").write_text("\n".join(listed))
     (tmp_path / "prompts").mkdir()
     texts = ["a photo of the number three.", "a photo of the number five."]
     rows = ["prompt,classname,classidx", f"{texts[0]},banded,0", f"{texts[1]},dotted,1"]
     (tmp_path / "prompts/dtd_prompts.csv").write_text("\n".join(rows))
-    env = {"DATASET_ROOT": str(tmp_path / "root")}
+    mine = main_of(written(tmp_path, "TABLE"))
     words = ["--version", "digits", "--dataset", "dtd", "--device", "cpu", "--max_samples", 8]
-    python(mine, ROOT / "eval_prob_adaptive.py", *words, folder=tmp_path, **env)
+    done = run_main(mine, ROOT / "eval_prob_adaptive.py", *words)
+    assert done.code == 0, done.err
     (path,) = tmp_path.glob("data/dtd/*/run.json")
     assert [text for text, *_ in json.loads(path.read_text())["arms"]] == texts
     assert len(list(path.parent.glob("*.pt"))) == 4
-    read_by_every_script(path.parent, tmp_path, images=False)
-    report = ["scripts/report.py", path.parent, "--out", tmp_path / "report.html"]
-    python(mine, ROOT / report[0], *report[1:], folder=tmp_path, **env)
-    assert "data:image" in (tmp_path / "report.html").read_text()
+    report = run_main(mine, ROOT / "scripts/report.py", path.parent, "--out", tmp_path / "report.html")
+    assert report.code == 0 and "data:image" in (tmp_path / "report.html").read_text(), report.err

@@ -174,14 +174,10 @@ SD = ["safetensors", "fp16.safetensors", "bin", "fp16.bin"]
 FLAX = ["flax_model.msgpack", "model.onnx", "openvino_model.bin", "openvino_model.xml"]
 # How repositories are laid out: alias -> (pipeline, forms of weights of each part, the one to be fetched first; more)
 LAID_OUT = {
-    "1-4": (tiny.sd, {"": SD}, ["safety_checker/model.safetensors", "safety_checker/pytorch_model.bin"]),
     "1-5": (
         tiny.sd, {"": SD, "unet": [*SD, "non_ema.bin", "non_ema.safetensors"]},
         ["v1-5-pruned.ckpt", "v1-5-pruned-emaonly.safetensors", "safety_checker/model.safetensors"],
     ),
-    "2-0": (tiny.sd, {"": SD}, ["512-base-ema.ckpt", "512-base-ema.safetensors"]),
-    "2-1": (tiny.sd, {"": SD}, ["v2-1_512-ema-pruned.ckpt", "v2-1_512-nonema-pruned.safetensors"]),
-    "2-1-v": (tiny.sd, {"": SD}, ["v2-1_768-ema-pruned.ckpt", "v2-1_768-ema-pruned.safetensors"]),
     "xl": (
         tiny.sdxl, {"": ["safetensors", "fp16.safetensors"]},
         ["sd_xl_base_1.0.safetensors", "sd_xl_offset_example-lora_1.0.safetensors", "vae_1_0/config.json",
@@ -193,10 +189,6 @@ LAID_OUT = {
         {"": ["safetensors"], "text_encoder": ["safetensors", "fp16.safetensors"], "text_encoder_3": ["2", "fp16.2"]},
         ["sd3_medium.safetensors"],
     ),
-    "3-5-medium": (
-        tiny.sd3_with_t5, {"": ["safetensors"], "text_encoder_3": ["2", "fp16.2"]},
-        ["sd3.5_medium.safetensors", "text_encoders/clip_g.safetensors", "text_encoders/t5xxl_fp16.safetensors"],
-    ),
     "3-5-large": (
         tiny.sd3_with_t5, {"": ["safetensors"], "transformer": ["2"], "text_encoder_3": ["2", "fp16.2"]},
         ["sd3.5_large.safetensors"],
@@ -205,12 +197,7 @@ LAID_OUT = {
         tiny.flux, {"": ["safetensors"], "transformer": ["3"], "text_encoder_2": ["2"]},
         ["flux1-dev.safetensors", "ae.safetensors"],
     ),
-    "flux-schnell": (
-        tiny.flux_schnell, {"": ["safetensors"], "transformer": ["3"], "text_encoder_2": ["2"]},
-        ["flux1-schnell.safetensors", "ae.safetensors"],
-    ),
     "pixart-alpha": (tiny.pixart, {"": ["safetensors"], "text_encoder": ["2"]}, []),
-    "pixart-sigma": (tiny.pixart_sigma, {"": ["safetensors"], "text_encoder": ["2"]}, []),
     "sana": (
         tiny.sana,
         {"": ["safetensors"], "transformer": ["safetensors", "fp16.safetensors"], "text_encoder": ["2", "bf16.2"]}, [],

@@ -219,19 +219,6 @@ def test_winoground_of_one_example_by_hand(scores, text, image):
     }  # fmt: skip
 
 
-def test_winoground_of_many_is_that_of_each():
-    scores, text, image = (np.array(column) for column in zip(*WINOGROUND.values(), strict=True))
-    right = winoground(scores)
-    assert right["text"].tolist() == text.tolist() and right["image"].tolist() == image.tolist()
-    assert right["group"].tolist() == (text & image).tolist()
-
-
-def test_winoground_of_none():
-    assert {name: value.shape for name, value in winoground(np.zeros((0, 2, 2))).items()} == {
-        "text": (0,), "image": (0,), "group": (0,),
-    }  # fmt: skip
-
-
 def test_winoground_of_random_scores_is_chance():
     """1/4, 1/4, and 1/6: of the 4! orders, the own two are above the other two in 2! 2!."""
     right = winoground(np.random.default_rng(0).standard_normal((20_000, 2, 2)))
@@ -380,7 +367,7 @@ def test_pair_squares_by_hand():
     assert metrics.pair_squares(np.array([1.0, 3, 5]), levels[:3]) == (0, 0)
 
 
-@pytest.mark.parametrize("rho", [-0.9, -0.5, 0.0, 0.4])
+@pytest.mark.parametrize("rho", [-0.9, 0.4])
 def test_pair_correlation_is_that_of_the_noise(rho):
     """Whatever the scale of an image, its mean difference, a trend over its levels, and how many pairs it has."""
     rng = np.random.default_rng(5)

@@ -338,12 +338,12 @@ def test_print_acc_of_a_part_of_the_classes(run_main, grid):
 
 
 def test_from_the_shell(run_script, tmp_path):
-    """In processes of its own: 2001 records are five chunks."""
-    folder = run_of(tmp_path / "digits/r/test", [0], images=2001, all_arms="0", n_samples=[1])
+    """In processes of its own: 1501 records are four chunks."""
+    folder = run_of(tmp_path / "digits/r/test", [0], images=1501, all_arms="0", n_samples=[1])
     save(folder, 0, 0, [[[1.0] * 4]])
     whole = torch.load(folder / "000.pt")
-    for index in range(1, 2001):
+    for index in range(1, 1501):
         torch.save(whole | {"index": index}, folder / f"{index}.pt")
     result = run_script(PRINT, tmp_path / "digits", "--dataset", "digits")
-    assert result.code == 0 and not result.err and table(result)["images"] == "2001 of 2001"
+    assert result.code == 0 and not result.err and table(result)["images"] == "1501 of 1501"
     assert set(shares(result)) == {"L2", "L1", "VLB", "L2+VLB"} and set(shares(result).values()) == {"100.00"}

@@ -162,11 +162,6 @@ def test_results_of_unknown_origin_are_not_joined(tmp_path):
     assert os.listdir(tmp_path) == ["7.pt"]
 
 
-def test_a_folder_without_run_json(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path}: no run.json"):
-        read_run(tmp_path)
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "{", '{"images": 3}', "[]", "null", '{"options": {}, "images": 3}', '{"options": 3}', '{"options": null}'],

@@ -417,32 +417,26 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["one run", "two runs"])
-def page_file(run_once, run, tmp_path_factory, request):
+@pytest.fixture(scope="module", params=[(1, 1280, "light"), (2, 360, "dark")], ids=str)
+def view(browser, run_once, run, tmp_path_factory, request):
+    """The page of one run on a screen, or of two on a phone; and what it asked the network for."""
+    n, width, scheme = request.param
     path = tmp_path_factory.mktemp("page") / "report.html"
-    other = shutil.copytree(run, path.parent / "other")
-    runs = [run] if request.param == "one run" else [run, other]
-    assert run_once(REPORT, *runs, "--out", path).code == 0
-    return path
-
-
-@pytest.fixture(params=[(360, "light"), (360, "dark"), (1280, "light"), (1280, "dark")], ids=str)
-def view(browser, page_file, request):
-    """The page in a browser; and what it asked the network for."""
-    width, scheme = request.param
+    runs = [run, shutil.copytree(run, path.parent / "other")]
+    assert run_once(REPORT, *runs[:n], "--out", path).code == 0
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: asked.append(message.text))
-    page.goto(page_file.as_uri())
+    page.goto(path.as_uri())
     yield page, asked
     context.close()
 
 
-def test_nothing_is_asked_for_and_nothing_overflows(view, page_file):
+def test_nothing_is_asked_for_and_nothing_overflows(view):
     page, asked = view
-    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert [url for url in asked if not url.startswith("data:")] == [page.url]
     wide, there = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= there
     for drawn in page.query_selector_all("svg"):
@@ -494,6 +488,7 @@ def test_paper_is_white(view):
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("nav").is_hidden()
+    page.emulate_media(media="screen")
 
 
 def test_axe_finds_nothing(view):

@@ -1,6 +1,7 @@
 """How statements are written: one does one thing. Checked on the code that is shipped and on the studies."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PUBLIC = {"classify", "score", "load_model"}  # keyword options of the Python AP
 NO_NAMES = {"told", "tell", "tells", "say", "says", "said", "given", "known", "own"}  # they name nothing
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 

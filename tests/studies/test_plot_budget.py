@@ -14,7 +14,7 @@ from diffusion.runs import results
 from diffusion.runs.records import load_record
 
 SCRIPT, EVAL = "studies/plot_budget.py", "eval_prob_adaptive.py"
-IMAGES = (0, 1, 10, 301)
+IMAGES = (1, 301)
 DATA = ROOT / "studies" / "data"
 PETS = ["--simulate", DATA / "pets_accuracy_by_points.csv", "--classes", 37]
 BY_LEVEL = ["--by_level", DATA / "pets_accuracy_by_level.csv"]
