@@ -79,12 +79,6 @@ def test_ece_by_hand():
     assert calibration.ece(np.ones(4), np.zeros(4, dtype=bool)) == 1
 
 
-def test_coverage_by_hand():
-    """The two of confidence 0.5 are answered together or not at all."""
-    answered, right = calibration.coverage(np.array([0.5, 0.9, 0.5, 0.1]), np.array([True, True, False, False]))
-    assert answered.tolist() == [0.25, 0.75, 1] and right.tolist() == pytest.approx([1, 2 / 3, 1 / 2])
-
-
 def test_fit_of_two_classes_by_hand():
     """n images with the same difference d, of which k are right: sigmoid(d / T) = (k + 1) / (n + 2).
 

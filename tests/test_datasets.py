@@ -72,17 +72,6 @@ def test_damaged(name, tmp_path):
     assert str(folder) in refusal(load_dataset, name, "test", tmp_path)
 
 
-@pytest.mark.parametrize("name, split", [("pets", "val"), ("caltech101", "train"), ("eurosat", "train"), ("food", "")])
-def test_no_such_split(name, split, tmp_path):
-    message = refusal(load_dataset, name, split, tmp_path)
-    assert repr(split) in message and "test" in message
-
-
-def test_unknown_name():
-    message = refusal(load_dataset, "imagnet")
-    assert "'imagnet'" in message and all(known in message for known in TABLE)
-
-
 def test_stl10_is_not_transposed(tmp_path, monkeypatch):
     stl10(tmp_path, monkeypatch)
     image = np.array(load_dataset("stl10", root=tmp_path).open(0))

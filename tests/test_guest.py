@@ -136,8 +136,8 @@ def damaged(tmp_path_factory):
     return folder
 
 
-def test_settings_of_the_process_stay_as_they_are(damaged):
-    """And the answers too: errors in float32 are the same bits, whatever was set, also within autocast."""
+def test_a_process_with_settings_of_its_own(damaged):
+    """They stay as they are, and the answers too: errors in float32 are the same bits, also within autocast."""
     usual = in_a_fresh_process(STATE + WORK, damaged)
     assert usual.startswith("[")
     for precision in (OLDER, NEWER):

@@ -224,10 +224,6 @@ def test_missing_tags(own, tags):
     assert tags_of(load_items(write(own, *(example(tag=tag) for tag in tags)))) == [tag or "" for tag in tags]
 
 
-def test_without_ids_they_are_numbered(own):
-    assert ids(load_items(write(own, example(id=None), example(id=None)))) == ["0", "1"]
-
-
 @pytest.mark.parametrize("mark", ["\u2028", "\x85"], ids=ascii)
 def test_only_a_newline_ends_a_line(own, mark):
     """JSON may hold other separators as they are; captions that were pasted from somewhere do."""

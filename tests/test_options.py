@@ -164,12 +164,6 @@ def test_common_wishes_are_answered(script, word, hint, capsys):
     assert end.value.code == 2 and hint in capsys.readouterr().err.partition(f"arguments: {word}")[2]
 
 
-def test_the_help_says_which_search_is_run_without_a_schedule():
-    said = " ".join(import_script(MODELS[0]).parser().format_help().split())
-    assert "default halving with --to_keep and --n_samples, else race" in said
-    assert "default halving --" in " ".join(import_script(MODELS[1]).parser().format_help().split())
-
-
 @pytest.mark.parametrize("package", ["open_clip_torch", "timm", "datasets", "peft"])
 def test_a_missing_package_is_named_as_pip_knows_it(monkeypatch, package):
     from diffusion.data import hub

@@ -84,19 +84,6 @@ def test_each_rule_has_another_answer(count, tmp_path):
     assert table(result)["L1"] == "20.00%  (95% interval 5.67 to 50.98)"  # Wilson's, of 2 in 10
 
 
-def test_a_class_of_each_folder(count, tmp_path):
-    """The same four arms in four folders, in an order that is not theirs, give the same table."""
-    for arm, name in zip(range(4), ("d", "b", "a", "c"), strict=True):
-        folder = run_of(tmp_path / name / "test", [arm], cls=str(arm))
-        for index, label in enumerate([0, 1, 1, 2, 2, 2, 3, 3, 3, 3]):
-            save(folder, index, label, [ERRORS[arm]])
-    result = count(tmp_path)
-    assert result.code == 0 and not result.err
-    assert shares(result) == {"L2": "10.00", "L1": "20.00", "VLB": "30.00", "L2+VLB": "40.00"}
-    assert table(result)["images"] == "10 of 10" and table(result)["classes"] == "4 of 4"
-    assert table(result)["NFE per image"] == "8  (in all 80)"
-
-
 def test_classes_that_were_dropped_are_no_answers(count, tmp_path):
     """Arm 1 was measured at one point of three only, where it was best; of the others arm 2 is."""
     folder = run_of(tmp_path / "r", to_keep=[2, 1], n_samples=[1, 3], images=1, all_arms="0-2", arms=(0, 1, 2))

@@ -4,6 +4,7 @@ The miniatures have the real folders, file names, classes and class ids; every i
 the published models there are small ones, and fewer noise levels: everything else is as in the document.
 """
 
+import csv
 import io
 import pickle
 import shlex
@@ -300,5 +301,6 @@ def test_a_published_command_reaches_its_first_record(words, root, imagenet_dit,
     assert record["pred"] in {class_id for *_, class_id in arms}
     assert len({class_id for *_, class_id in arms}) == stated()[name][0]
     if words[0] == "eval_prob_adaptive.py":
-        shipped = read_prompts(root / "prompts" / prompts_file(name))
-        assert arms == [list(arm) for arm in zip(shipped.texts, shipped.names, shipped.classes, strict=True)]
+        with (root / "prompts" / prompts_file(name)).open(newline="", encoding="utf-8") as file:
+            shipped = list(csv.DictReader(file))
+        assert arms == [[row["prompt"], row["classname"], int(row["classidx"])] for row in shipped]

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from diffusion import tables
 from diffusion.matching import scores as matching_scores
 from diffusion.runs import differences, records, results, show, summary
-from diffusion.stats import calibration, metrics
+from diffusion.stats import calibration, intervals, metrics
 
 ACC, EXPORT, COMPARE = "scripts/print_acc.py", "scripts/export.py", "scripts/compare.py"
 ENSEMBLE = "scripts/ensemble.py"
@@ -254,7 +254,7 @@ def test_compare_takes_the_images_that_both_have(run_main, tmp_path, two, labels
 
 def test_compare_counts_a_text_score_beside_a_race(run_main, tmp_path):
     """A grid's examples ask for the image too, which a race cannot say."""
-    words = ["--dataset", "digits-pairs", "--version", "digits", "--limit", 40, "--device", "cpu"]
+    words = ["--dataset", "digits-pairs", "--version", "digits", "--limit", 20, "--device", "cpu"]
     race = ["--search", "race", "--max_samples", 4, "--randomize_noise"]
     for more in (["--model", "clip"], race):
         done = run_main("run_winoground.py", *words, *more)
@@ -556,7 +556,8 @@ def test_a_class_without_images_has_no_recall(run_main, tmp_path):
     assert f"{'macro F1':<32} 50.00%" in done.out
 
 
-def test_two_classes_and_votes_decide(run_main, tmp_path):
+def test_two_classes_and_votes_decide(run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr(intervals, "DRAWS", 9)  # the values alone are compared
     labels = np.random.default_rng(0).integers(0, 2, 60)
     errors = drawn(1, labels, K=2, P=5)
     folder = write_run(tmp_path / "two", errors, labels.tolist(), words=["well", "ill"])
