@@ -31,7 +31,7 @@ WRAPPED = {  # library -> the modules that may import it; scripts may import onl
         "models/loading", "models/config", "models/families", "models/checkpoint", "models/single_file",
         "models/scheduler", "settings", "speed/networks", "speed/summary",
     },
-    "transformers": {"models/loading", "models/clip", "settings"},
+    "transformers": {"models/loading", "models/checkpoint", "models/clip", "settings"},
     "open_clip": {"models/clip"},
     "timm": {"models/timm_classifier", "data/datasets"},
     "datasets": {"data/hub", "matching/items"},
