@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 
+INITIALISERS = [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
 EXACT: dict[str, str | bool] = {"matmul": "highest", "cudnn": False}
 
 
@@ -56,6 +58,33 @@ def no_random_numbers_taken() -> Iterator[None]:
     """Restore torch's generator of the CPU afterwards: new layers, such as a LoRA's, draw their weights from it."""
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+@contextlib.contextmanager
+def no_first_values() -> Iterator[None]:
+    """Let torch.nn.init leave the tensors of this thread as they are, for layers whose weights come from a file.
+
+    diffusers and transformers have a `no_init_weights` for this, but it is for all threads: layers that another thread
+    makes meanwhile would hold whatever was in memory.
+    """
+    here = threading.get_ident()
+    before = {name: getattr(torch.nn.init, name) for name in INITIALISERS}
+
+    def elsewhere_only(initialise: Callable) -> Callable:
+        def initialise_elsewhere(tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+            if threading.get_ident() == here:
+                return tensor
+            return initialise(tensor, *args, **kwargs)
+
+        return initialise_elsewhere
+
+    try:
+        for name, initialise in before.items():
+            setattr(torch.nn.init, name, elsewhere_only(initialise))
+        yield
+    finally:
+        for name, initialise in before.items():
+            setattr(torch.nn.init, name, initialise)
 
 
 @contextlib.contextmanager

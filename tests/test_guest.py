@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from diffusion.io import hub
 from diffusion.models import checkpoint
 from diffusion.models import loading as load
-from diffusion.settings import exact_float32, guest
+from diffusion.settings import exact_float32, guest, no_first_values
 
 STATE = """
 import copy, locale, logging, multiprocessing, os, random, signal, socket, sys, threading, warnings
@@ -38,6 +39,7 @@ def state():
     return {
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
+        "layers": (torch.nn.Module.register_parameter, dict(vars(torch.nn.init))),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
@@ -165,6 +167,23 @@ def test_nested_and_ended_by_an_error():
         assert logging.getLogger("diffusers").level == logging.CRITICAL
         raise KeyError
     assert logging.getLogger("diffusers").level == level
+
+
+def test_layers_of_other_threads_have_first_values():
+    """While layers of this thread are made without, and afterwards of every thread; after an error too."""
+    found = {}
+
+    def fill(name: str) -> None:
+        found[name] = torch.nn.init.zeros_(torch.ones(2)).tolist()
+
+    with pytest.raises(KeyError), no_first_values():
+        fill("here")
+        other = threading.Thread(target=fill, args=["there"])
+        other.start()
+        other.join()
+        raise KeyError
+    fill("afterwards")
+    assert found == {"here": [1, 1], "there": [0, 0], "afterwards": [0, 0]}
 
 
 # ---- a bug of ours is no damaged file ----

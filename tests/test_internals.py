@@ -82,11 +82,11 @@ def test_the_scan_finds_each_kind(tmp_path):
 
 def test_a_version_that_lacks_one_is_refused(monkeypatch):
     """Before anything of a model is read; the line names what is lacking."""
-    module = importlib.import_module("diffusers.models.model_loading_utils")
-    monkeypatch.delattr(module, "load_model_dict_into_meta")
+    module = importlib.import_module("diffusers.loaders.single_file_utils")
+    monkeypatch.delattr(module, "is_t5_in_single_file")
     internals.check_internals.cache_clear()
     with pytest.raises(InputError) as refused:
         read_card("digits")
     internals.check_internals.cache_clear()
     assert refused.value.where == "diffusers"
-    assert "diffusers.models.model_loading_utils.load_model_dict_into_meta" in refused.value.problem
+    assert "diffusers.loaders.single_file_utils.is_t5_in_single_file" in refused.value.problem

@@ -24,6 +24,7 @@ from torch import Tensor
 from diffusion import InputError, InputWarning
 from diffusion.io.reading import check_pt
 from diffusion.io.wording import few
+from diffusion.settings import no_first_values
 
 T = TypeVar("T")
 FILE = re.compile(  # a whole file or a shard, with or without a variant; older names have the variant last
@@ -293,11 +294,12 @@ def empty(cls, config: dict | object) -> torch.nn.Module:
     """A module without its weights, on the meta device."""
     from accelerate import init_empty_weights
 
-    if not isinstance(config, dict):
-        with library_reads(), torch.device("meta"):  # keeps tied weights tied
+    with library_reads(), no_first_values():
+        if isinstance(config, dict):
+            with init_empty_weights():  # computes tables, as torch.device("meta") does not
+                return cls.from_config(config)
+        with torch.device("meta"):  # keeps tied weights tied
             return cls(config)
-    with library_reads(), init_empty_weights():
-        return cls.from_config(config)
 
 
 def read_config(cls, folder: Path) -> dict | object:
@@ -351,11 +353,18 @@ def _structure(cls, config: dict, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _place(module: torch.nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Give a module of diffusers its weights, whose names and shapes fit."""
-    from diffusers.models.model_loading_utils import load_model_dict_into_meta
+    """Give a module of diffusers its weights, whose names and shapes fit, in `dtype`.
 
-    with library_reads():
-        load_model_dict_into_meta(module, tensors, dtype, keep_in_fp32_modules=module._keep_in_fp32_modules)
+    As diffusers does, layers that the module's class names stay in float32, and integers in the module's own dtype.
+    """
+    exact = set(module._keep_in_fp32_modules or ())
+    placed = {}
+    for key, place in module.state_dict().items():
+        wanted = place.dtype
+        if tensors[key].is_floating_point():
+            wanted = torch.float32 if exact.intersection(key.split(".")) else dtype
+        placed[key] = tensors[key].to(wanted).contiguous()
+    module.load_state_dict(placed, assign=True)
 
 
 def _build_transformers(cls, config: object, tensors: dict[str, Tensor], **place):

@@ -18,7 +18,6 @@ INTERNALS = {  # module, or module:class -> names in it
         "create_diffusers_t5_model_from_checkpoint", "infer_diffusers_model_type", "is_clip_model_in_single_file",
         "is_t5_in_single_file",
     ),
-    "diffusers.models.model_loading_utils": ("load_model_dict_into_meta",),
     "diffusers:ModelMixin": (
         "_fix_state_dict_keys_on_load", "_keep_in_fp32_modules", "_keys_to_ignore_on_load_unexpected",
     ),
