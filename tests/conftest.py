@@ -68,6 +68,21 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """`saved(build) -> folder`: a tiny pipeline of tests/tiny.py, built once; read only."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def folder(build) -> Path:
+        import tiny
+
+        if not (root / build.__name__).exists():
+            tiny.save(build, root / build.__name__)
+        return root / build.__name__
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def v_model_folder(model_folder) -> Path:
     """The same weights, declared to predict v: poor predictions, but the whole path of a v-prediction model."""
     folder = model_folder.with_name("sd-v")

@@ -121,12 +121,11 @@ def test_folders(local, monkeypatch):
 # ---- similarities ----
 
 
-@pytest.mark.parametrize("model", ["clip", "openclip"])
-def test_a_folder_from_end_to_end(run_main, tmp_path, local, tokenizer, model):
+def test_a_folder_from_end_to_end(run_main, tmp_path, local, tokenizer):
     """Cosine distances as by open_clip's classes; what the run says of itself; the table from those distances."""
     folder, clip = local
     chosen = [0, 4, 8, 449]
-    args = options(folder, *subset(tmp_path, *chosen), model=model)
+    args = options(folder, *subset(tmp_path, *chosen), model="openclip")
     result = run_main(SCRIPT, *args, "--gallery", tmp_path / "g.png")
     assert result.code == 0 and "digits-pairs: 4 examples of 2 NFE, 8 NFE to do" in result.out
     pairs, records = load_items("digits-pairs"), records_of(result)
@@ -181,11 +180,8 @@ def test_photographs_are_cropped_as_clip_does(run_main, tmp_path, local, tokeniz
 
 
 def test_half_precision(run_main, tmp_path, local):
-    """bfloat16 is near, and another run."""
     args = options(local[0], *subset(tmp_path, 0))
     full = records_of(run_main(SCRIPT, *args))
-    result = run_main(SCRIPT, *args, "--dtype", "bfloat16")
-    assert result.code == 2 and "dtype was 'float32', now 'bfloat16'" in result.err
     for number, record in records_of(run_main(SCRIPT, *args, "--dtype", "bfloat16", log="half")).items():
         np.testing.assert_allclose(record["errors"], full[number]["errors"], atol=0.03)
         assert not torch.equal(record["errors"], full[number]["errors"])
@@ -214,30 +210,14 @@ def test_quick_gelu_is_the_tags(run_main, tmp_path, registered):
     found = []
     for k, (tag, clip) in enumerate(registered.items()):
         args = options("mini", *["--pretrained", tag] * bool(tag), *subset(tmp_path, 0))
-        record, _ = records_of(run_main(SCRIPT, *args, log=f"log{k}")).values()
+        result = run_main(SCRIPT, *args, log=f"log{k}")
+        record, _ = records_of(result).values()
         wanted = distances(clip, pixels(pairs.open(0, 0), MEAN, STD)[None], ids)[0]
         np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-5, atol=1e-7)
         found.append(record["errors"])
+    assert folder_of(result).name == "clip_mini_mini.safetensors"
     assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
     assert (found[0] - found[2]).abs().min() > 1e-4, "no difference: this tests nothing"
-
-
-@pytest.mark.slow
-def test_a_real_architecture_from_a_file(run_main, tmp_path):
-    """Built from open_clip's own table, with its own tokenizer and image size; the folder is named by the file."""
-    config = open_clip.get_model_config(SMALLEST)
-    file = tmp_path / "weights.safetensors"
-    clip = random_clip(config, file)
-    args = options(SMALLEST, "--pretrained", file, *subset(tmp_path, 3))
-    result = run_main(SCRIPT, *args)
-    file.unlink()
-    assert folder_of(result).name == f"clip_{SMALLEST}_weights.safetensors"
-    pairs = load_items("digits-pairs")
-    ids = open_clip.SimpleTokenizer()(list(pairs[3].captions))
-    for number, record in records_of(result).items():
-        image = pairs.open(3, number % 2).resize((224, 224), Image.Resampling.BICUBIC)
-        wanted = distances(clip, pixels(image, MEAN, STD)[None], ids)[0]
-        np.testing.assert_allclose(record["errors"][:, 0], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_embedded_clip_names_single_digits():
@@ -249,25 +229,6 @@ def test_the_embedded_clip_names_single_digits():
     assert sum(a == b for a, b in zip(said, data.labels[0:450:9], strict=True)) >= 45
 
 
-def test_the_embedded_clip(run_main, tmp_path):
-    """It tells pictures of quite different scenes: 40 examples, each of images of two embedded ones. Chance is 1/4."""
-    pairs, lines = load_items("digits-pairs"), []
-    for k in range(40):
-        line = {}
-        for side, at in enumerate((k, 200 + k)):
-            pairs.open(at, 0).save(tmp_path / f"{at}.png")
-            line |= {f"image_{side}": f"{at}.png", f"caption_{side}": pairs[at].captions[0]}
-        lines.append(json.dumps(line))
-    (tmp_path / "examples.jsonl").write_text("\n".join(lines))
-    result = run_main(SCRIPT, *options("digits"), "--dataset", tmp_path)
-    assert result.code == 0, result.err
-    assert folder_of(result).name == "clip_digits" and "40 of 40" in result.out
-    assert read_run(folder_of(result))["options"]["model"] == "digits"
-    (line,) = [line for line in result.out.splitlines() if line.startswith("all")]
-    text, image, _ = (float(word[:-1]) for word in line.split() if word.endswith("%"))
-    assert text > 60 and image > 60, line
-
-
 # ---- what cannot work: one line ----
 
 
@@ -276,37 +237,19 @@ def one_line(result) -> str:
     return result.err
 
 
-def test_weights_that_cannot_be_reached(run_script, run_main):
-    """Once from the shell, where open_clip's own complaints would show."""
-    args = ["--dataset", "digits-pairs", "--device", "cpu"]
-    for run, model, name in (
-        (run_script, "clip", "ViT-L-14, openai"),
-        (run_main, "openclip", "ViT-H-14, laion2b_s32b_b79k"),
-    ):
-        message = one_line(run(SCRIPT, "--model", model, *args))
-        assert name in message and "--pretrained takes a file" in message
+def test_weights_that_cannot_be_reached(run_script):
+    """From the shell, where open_clip's own complaints would show."""
+    message = one_line(run_script(SCRIPT, "--model", "clip", "--dataset", "digits-pairs", "--device", "cpu"))
+    assert "ViT-L-14, openai" in message and "--pretrained takes a file" in message
 
 
-def damaged(path: Path, case: str) -> Path:
-    if case == "text":
-        path.write_bytes(b"hello")
-    elif case == "empty":
-        path.write_bytes(b"")
-    elif case == "no weights":
-        torch.save({}, path)
-    elif case == "another model's":
-        torch.save({"weight": torch.zeros(3)}, path)
-    elif case == "a tensor":
-        torch.save(torch.zeros(3), path)
-    elif case == "no safetensors":
-        path = path.with_suffix(".safetensors")
-        path.write_bytes(b"hello")
-    return path
-
-
-@pytest.mark.parametrize("case", ["text", "empty", "no weights", "another model's", "a tensor", "no safetensors"])
-def test_files_that_hold_no_weights(run_main, tmp_path, registered, case):
-    file = damaged(tmp_path / "w.pt", case)
+@pytest.mark.parametrize("content", [b"hello", {}, {"weight": torch.zeros(3)}], ids=["text", "nothing", "another's"])
+def test_files_that_hold_no_weights(run_main, tmp_path, registered, content):
+    file = tmp_path / "w.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
     message = one_line(run_main(SCRIPT, *options("mini", "--pretrained", file), *subset(tmp_path, 0)))
     assert str(file) in message and "--pretrained takes a file" in message
 
@@ -433,6 +376,7 @@ def test_captions_that_are_cut(run_main, tmp_path):
     (own / "examples.jsonl").write_text("\n".join(map(json.dumps, lines)))
     done = run_main(SCRIPT, *options("digits"), "--dataset", own)
     assert done.code == 0 and done.err.count("the rest is cut") == 2, done.err
+    assert folder_of(done).name == "clip_digits"
     assert done.err.count("are the same to CLIP") == 1
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import folder_of, records_of
+from helpers import folder_of, race_options, records_of
 
 from diffusion.core.conditions import Conditions
 from diffusion.evaluate import embeddings
@@ -77,7 +77,7 @@ def test_prompts_are_embedded_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_run_with_a_file_is_the_run_without(run_main, tmp_path, monkeypatch, damaged):
-    words = ["--version", "digits", "--dataset", "digits", "--device", "cpu", "--search", "race", "--limit", 2]
+    words = race_options("digits", "--limit", 1, "--max_samples", 6)
     plain = run_main(SCRIPT, *words, log="plain")
     monkeypatch.setattr(embeddings, "MANY", 5)
     made = run_main(SCRIPT, *words, log="kept")

@@ -14,7 +14,15 @@ from helpers import answers, refused
 from safetensors.torch import load_file, save_file
 
 from diffusion import InputError
+from diffusion.core.batching import together
+from diffusion.core.image import Question, search_image
+from diffusion.core.noise import ImageNoise
+from diffusion.core.schedule import Points
+from diffusion.core.search import halving, noise_rows, race, spread_sequence
+from diffusion.data.datasets import load_dataset
+from diffusion.data.images import centre_crop
 from diffusion.io.wording import split_weight
+from diffusion.models import lora
 from diffusion.models.loading import check_weights, load_model, read_card
 from diffusion.models.lora import STARTS
 
@@ -40,22 +48,21 @@ def layers(model_folder) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture(scope="session")
 def wanted(model_folder, tmp_path_factory, layers):
-    """What the model says with up down alpha / rank added to its weights by hand; of the U-Net alone, or of both, or of
-    the U-Net's attention.
+    """What the model answers with up down alpha / rank added by hand to the weights of its U-Net, or of the U-Net's
+    attention.
     """
     found = {}
-    for parts in ("unet",), ("unet", "text_encoder"), ("unet", "attention"):
+    for where in ("unet", "attention"):
         folder = tmp_path_factory.mktemp("by_hand") / "model"
         shutil.copytree(model_folder, folder)
-        for part, file in ("unet", "diffusion_pytorch_model"), ("text_encoder", "model"):
-            path = folder / part / f"{file}.safetensors"
-            tensors = {key: value.float() for key, value in load_file(path).items()}
-            for name, (down, up) in layers.items():
-                if name.split(".")[0] == part and part in parts and ("attn" in name or "attention" not in parts):
-                    key = name.removeprefix(f"{part}.") + ".weight"
-                    tensors[key] = tensors[key] + ALPHA / RANK * up @ down
-            save_file(tensors, path, {"format": "pt"})
-        found[parts] = answers(load_model(str(folder)))
+        path = folder / "unet/diffusion_pytorch_model.safetensors"
+        tensors = {key: value.float() for key, value in load_file(path).items()}
+        for name, (down, up) in unet_only(layers).items():
+            if where == "unet" or "attn" in name:
+                key = name.removeprefix("unet.") + ".weight"
+                tensors[key] = tensors[key] + ALPHA / RANK * up @ down
+        save_file(tensors, path, {"format": "pt"})
+        found[where] = answers(load_model(folder))
     return found
 
 
@@ -116,38 +123,16 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("form, suffix", [*((form, "safetensors") for form in FORMATS), ("diffusers", "bin")])
 def test_layouts(tmp_path, model_folder, layers, wanted, form, suffix):
-    """All mean the same weights, to 3e-8 of each."""
+    """All mean the same weights."""
     path = tmp_path / f"lora.{suffix}"
     tensors = FORMATS[form](layers)
     save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
     card = read_card(str(model_folder), lora=str(path))
     check_weights(card)
-    parts = ("unet", "attention") if form.startswith("processors") else ("unet",)
-    torch.testing.assert_close(answers(load_model(card)), wanted[parts], rtol=1e-4, atol=1e-5)
-
-
-def test_kohya_with_text_encoder(tmp_path, model_folder, layers, wanted):
-    save_file(kohya(layers), tmp_path / "lora.safetensors")
-    card = read_card(str(model_folder), lora=str(tmp_path / "lora.safetensors"))
-    check_weights(card)
-    torch.testing.assert_close(answers(load_model(card)), wanted[("unet", "text_encoder")], rtol=1e-4, atol=1e-5)
-
-
-def test_kohya_to_3e8(tmp_path, model_folder, layers):
-    """The weights themselves."""
-    from diffusion.models import lora as models_lora
-
-    save_file(kohya(layers), tmp_path / "lora.safetensors")
-    pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)
-    before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
-    models_lora.add(pipe, "unet", f"{tmp_path / 'lora.safetensors'}:0.7")
-    for key, value in pipe.unet.state_dict().items():
-        down, up = layers.get(f"unet.{key.removesuffix('.weight')}", (None, None))
-        by_hand = before[key] if down is None else before[key] + 0.7 * ALPHA / RANK * up @ down
-        assert (value - by_hand).abs().max() <= 1.2e-7 * by_hand.abs().max(), key  # float32's last bit
+    where = "attention" if form.startswith("processors") else "unet"
+    torch.testing.assert_close(answers(load_model(card)), wanted[where], rtol=1e-4, atol=1e-5)
 
 
 def test_peft_folder(tmp_path, model_folder, layers, wanted):
@@ -158,10 +143,10 @@ def test_peft_folder(tmp_path, model_folder, layers, wanted):
     with pytest.raises(InputError, match=r"adapter_config\.json"):
         check_weights(card)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": ALPHA}))
-    for given in tmp_path, tmp_path / "adapter_model.safetensors":
-        card = read_card(str(model_folder), lora=str(given))
+    for file in tmp_path, tmp_path / "adapter_model.safetensors":
+        card = read_card(str(model_folder), lora=str(file))
         check_weights(card)
-        torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answers(load_model(card)), wanted["unet"], rtol=1e-4, atol=1e-5)
 
 
 MODULES = {  # of tiny.sdxl: part, module -> its rank and alpha, as a resized or block-weighted file has them
@@ -202,53 +187,50 @@ def by_hand(folder, modules, header: bool = False):
     return peft_file if header else kohya_file
 
 
-@pytest.mark.parametrize("which", ["attn", "conv", "text_encoder", "all"])
-def test_kohya_whose_modules_have_different_alphas(tmp_path, which):
-    """Each module has alpha / rank of its own: the bits of the weights, but for float32's last."""
-    from diffusion.models import lora as models_lora
+@pytest.fixture(scope="module")
+def changed_xl(saved, tmp_path_factory):
+    """A folder with a tiny Stable Diffusion XL whose weights were changed by hand, and kohya's file that means this."""
+    root = tmp_path_factory.mktemp("xl")
+    shutil.copytree(saved(tiny.sdxl), root / "model")
+    save_file(by_hand(root / "model", MODULES), root / "l.safetensors")
+    return root / "model", str(root / "l.safetensors")
 
-    modules = {(part, name): v for (part, name), v in MODULES.items() if which == "all" or which in f"{part}.{name}"}
-    tiny.save(tiny.sdxl, tmp_path / "xl")
-    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
-    save_file(by_hand(tmp_path / "by_hand", modules), tmp_path / "l.safetensors")
-    pipe = DiffusionPipeline.from_pretrained(tmp_path / "xl", dtype=torch.float32)
-    wanted = DiffusionPipeline.from_pretrained(tmp_path / "by_hand", dtype=torch.float32)
-    models_lora.add(pipe, "unet", str(tmp_path / "l.safetensors"))
+
+@pytest.fixture(scope="module")
+def of_xl(saved, changed_xl):
+    """What the tiny Stable Diffusion XL answers, and what it answers with its weights changed by hand."""
+    return [answers(load_model(read_card(folder, 32))) for folder in (saved(tiny.sdxl), changed_xl[0])]
+
+
+def test_kohya_whose_modules_have_different_alphas(saved, changed_xl):
+    """Each module has alpha / rank of its own: the bits of the weights, but for float32's last."""
+    folder, file = changed_xl
+    pipe = DiffusionPipeline.from_pretrained(saved(tiny.sdxl), dtype=torch.float32)
+    wanted = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    lora.add(pipe, "unet", file)
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for key, value in getattr(pipe, part).state_dict().items():
             torch.testing.assert_close(value, getattr(wanted, part).state_dict()[key], rtol=1e-6, atol=1e-6, msg=key)
 
 
-def test_different_alphas_in_a_run(tmp_path):
+def test_different_alphas_in_a_run(saved, changed_xl, of_xl):
     """As --lora, with a weight, and as a prompt's own, which is switched on and off: as the weights changed by hand."""
-    tiny.save(tiny.sdxl, tmp_path / "xl")
-    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
-    save_file(by_hand(tmp_path / "by_hand", MODULES), tmp_path / "l.safetensors")
-    wanted = answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
-    base = answers(load_model(read_card(str(tmp_path / "xl"), 32)))
-    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
-    check_weights(card)
-    torch.testing.assert_close(answers(load_model(card)), wanted, rtol=1e-4, atol=1e-5)
+    (base, wanted), (_, file) = of_xl, changed_xl
     assert (wanted - base).abs().max() > 1e-3
-    halves = read_card(str(tmp_path / "xl"), 32, lora=[f"{tmp_path / 'l.safetensors'}:0.5"] * 2)
+    halves = read_card(saved(tiny.sdxl), 32, lora=[f"{file}:0.5"] * 2)
+    check_weights(halves)
     torch.testing.assert_close(answers(load_model(halves)), wanted, rtol=1e-4, atol=1e-5)
-    own = str(tmp_path / "l.safetensors")
-    model = load_model(replace(read_card(str(tmp_path / "xl"), 32), prompt_loras=(own,)))
-    found = []
-    for loras in [(own,), (), (own,)]:
-        rows = model.conditions(["a photo of a red three.", "a photo of the number five."], [loras] * 2)
-        x = model.encode(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
-        with torch.inference_mode():
-            found.append(torch.cat([model.denoise(x, model.process.time[[400]], rows[k]) for k in range(2)]))
-    torch.testing.assert_close(found[1], base, rtol=1e-4, atol=1e-5)
-    for each in found[::2]:
-        torch.testing.assert_close(each, wanted, rtol=1e-4, atol=1e-5)
+    model = load_model(replace(read_card(saved(tiny.sdxl), 32), prompt_loras=(file,)))
+    for loras, right in [((file,), wanted), ((), base), ((file,), wanted)]:
+        with_loras = replace(
+            model, conditions=lambda prompts, loras=loras: model.conditions(prompts, [loras] * len(prompts))
+        )
+        torch.testing.assert_close(answers(with_loras), right, rtol=1e-4, atol=1e-5)
 
 
-def test_alphas_in_diffusers_header(tmp_path):
+def test_alphas_in_diffusers_header(tmp_path, saved):
     """Of a file that diffusers saved with its adapters' configurations: alpha_pattern is of the modules it names."""
-    tiny.save(tiny.sdxl, tmp_path / "xl")
-    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    shutil.copytree(saved(tiny.sdxl), tmp_path / "by_hand")
     unet = {key: value for key, value in MODULES.items() if key[0] == "unet"}
     tensors, names = by_hand(tmp_path / "by_hand", unet, header=True), [name for _, name in unet]
     header = {"r": 2, "lora_alpha": 1.0, "target_modules": names, "init_lora_weights": "gaussian"}
@@ -256,31 +238,25 @@ def test_alphas_in_diffusers_header(tmp_path):
     header |= {"alpha_pattern": {name: alpha for (_, name), (_, alpha) in unet.items()}}
     text = json.dumps({f"unet.{key}": value for key, value in header.items()})
     save_file(tensors, tmp_path / "l.safetensors", {"format": "pt", "lora_adapter_metadata": text})
-    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+    card = read_card(saved(tiny.sdxl), 32, lora=str(tmp_path / "l.safetensors"))
     check_weights(card)
-    wanted = answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
+    wanted = answers(load_model(read_card(tmp_path / "by_hand", 32)))
     torch.testing.assert_close(answers(load_model(card)), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_an_alpha_of_no_module(run_main, tmp_path, layers):
-    save_file(kohya(unet_only(layers)) | {"lora_unet_x.alpha": torch.tensor(1.0)}, tmp_path / "l.safetensors")
-    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / "l.safetensors"), tmp_path, "lora_unet_x.alpha")
-
-
-@pytest.mark.parametrize("start", ["pissa", "PiSSA_niter_4", "olora", "corda", "loftq", "lora_ga", "of a later peft"])
-@pytest.mark.parametrize("where", ["beside", "header"])
+@pytest.mark.parametrize("start, where", [("PiSSA_niter_4", "beside"), ("of a later peft", "header")])
 def test_adapters_that_changed_the_model_first(run_main, tmp_path, layers, start, where):
     """Their tensors are a difference from other weights than the model's."""
     if where == "beside":
         save_file(base_model(layers), tmp_path / "adapter_model.safetensors")
         config = {"r": RANK, "lora_alpha": ALPHA, "init_lora_weights": start}
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        given = tmp_path
+        file = tmp_path
     else:
-        given = tmp_path / "l.safetensors"
+        file = tmp_path / "l.safetensors"
         header = json.dumps({"unet.init_lora_weights": start, "unet.r": RANK})
-        save_file(diffusers_peft(layers), given, {"lora_adapter_metadata": header})
-    refused(run_main(SCRIPT, *ARGS, "--lora", given), tmp_path, start, "path_initial_model_for_weight_conversion")
+        save_file(diffusers_peft(layers), file, {"lora_adapter_metadata": header})
+    refused(run_main(SCRIPT, *ARGS, "--lora", file), tmp_path, start, "path_initial_model_for_weight_conversion")
 
 
 def test_starts_that_leave_the_model_as_it_was():
@@ -297,12 +273,12 @@ def test_starts_that_leave_the_model_as_it_was():
         assert same == (start in STARTS), start
 
 
-@pytest.mark.parametrize("alpha", [None, ALPHA])
-@pytest.mark.parametrize("ends", [("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")])
-def test_comfyui(tmp_path, ends, alpha):
+@pytest.mark.parametrize("ends, alpha", [
+    (("lora_A.weight", "lora_B.weight"), None), (("lora_down.weight", "lora_up.weight"), ALPHA),
+], ids=["without alpha", "with alpha"])  # fmt: skip
+def test_comfyui(tmp_path, saved, of_xl, ends, alpha):
     """Of SDXL, in the original names of the blocks, with dots: as the weights changed by hand."""
-    tiny.save(tiny.sdxl, tmp_path / "xl")
-    shutil.copytree(tmp_path / "xl", tmp_path / "by_hand")
+    shutil.copytree(saved(tiny.sdxl), tmp_path / "by_hand")
     path = tmp_path / "by_hand/unet/diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     key = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
@@ -312,13 +288,13 @@ def test_comfyui(tmp_path, ends, alpha):
     tensors[key] += (alpha or RANK) / RANK * up @ down
     save_file(tensors, path, {"format": "pt"})
     head = "diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q"
-    lora = {f"{head}.{ends[0]}": down, f"{head}.{ends[1]}": up}
-    save_file(lora | ({f"{head}.alpha": torch.tensor(alpha)} if alpha else {}), tmp_path / "l.safetensors")
-    card = read_card(str(tmp_path / "xl"), 32, lora=str(tmp_path / "l.safetensors"))
+    file = {f"{head}.{ends[0]}": down, f"{head}.{ends[1]}": up}
+    save_file(file | ({f"{head}.alpha": torch.tensor(alpha)} if alpha else {}), tmp_path / "l.safetensors")
+    card = read_card(saved(tiny.sdxl), 32, lora=str(tmp_path / "l.safetensors"))
     check_weights(card)
-    said, wanted = answers(load_model(card)), answers(load_model(read_card(str(tmp_path / "by_hand"), 32)))
-    torch.testing.assert_close(said, wanted, rtol=1e-5, atol=1e-6)
-    assert (said - answers(load_model(read_card(str(tmp_path / "xl"), 32)))).abs().max() > 1e-3
+    found, wanted = answers(load_model(card)), answers(load_model(read_card(tmp_path / "by_hand", 32)))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert (found - of_xl[0]).abs().max() > 1e-3
 
 
 def test_several_with_weights(tmp_path, model_folder, layers, wanted):
@@ -328,66 +304,53 @@ def test_several_with_weights(tmp_path, model_folder, layers, wanted):
     path.mkdir()
     shutil.copy(tmp_path / "b.safetensors", path / "lora.safetensors")
     card = read_card(str(model_folder), lora=[f"{path}:0.5", f"{tmp_path / 'b.safetensors'}:0.5"])
-    known = check_weights(card)
-    torch.testing.assert_close(answers(load_model(card)), wanted[("unet",)], rtol=1e-4, atol=1e-5)
-    assert sum("weights of --lora" in key for key in known) == 2
+    fingerprints = check_weights(card)
+    torch.testing.assert_close(answers(load_model(card)), wanted["unet"], rtol=1e-4, atol=1e-5)
+    assert sum("weights of --lora" in key for key in fingerprints) == 2
     assert split_weight(str(path)) == (str(path), 1.0) and split_weight(f"{path}:-2") == (str(path), -2.0)
     assert split_weight("user/name") == ("user/name", 1.0) and split_weight("C:x") == ("C:x", 1.0)
 
 
-def ruined(layers) -> dict[str, dict[str, torch.Tensor]]:
-    """Files that are not, or not only, a LoRA of this model."""
-    good, old = kohya(unet_only(layers)), diffusers_peft(layers)
-    some = list(old)
-    foreign = {k.replace("unet.", "unet.other_") if n % 2 else k: v for n, (k, v) in enumerate(old.items())}
-    elsewhere = {k.replace("blocks.1", "blocks.7").replace("mid_block", "mad_block"): v for k, v in old.items()}
-    return {
-        "of nothing": {"x": torch.zeros(2)},
-        "half foreign": foreign,
-        "of deeper blocks": elsewhere,
-        "without an up": {key: value for key, value in old.items() if key != some[1]},
-        "without ups": {key: value for key, value in old.items() if "lora_B" not in key},
-        "of another part": {key.replace("unet.", "transformer."): value for key, value in old.items()},
-        "kohya's half foreign": {k.replace("to_q", "to_x"): v for k, v in good.items()},
-        "kohya's of text encoder 2": {k.replace("lora_unet", "lora_te2"): v for k, v in good.items()},
-        "another width": {k: v[:, :-1] if "lora_A" in k else v for k, v in old.items()},
-        "kohya's other width": {k: v[:, :-1] if "lora_down" in k else v for k, v in good.items()},
-        "of zeros": {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in old.items()},
-        "kohya's of zeros": {k: torch.zeros_like(v) if "lora_up" in k else v for k, v in good.items()},
-        "DoRA": good | {k.replace("lora_up.weight", "dora_scale"): v[:, :1] for k, v in good.items() if "lora_up" in k},
-        "LoHa": {k.replace("lora_down.weight", "hada_w1_a").replace("lora_up.weight", "hada_w1_b"): v for k, v in good.items()},  # noqa: E501
-        "one more": old | {"unet.extra.lora_A.weight": torch.ones(2, 2), "unet.extra.lora_B.weight": torch.ones(2, 2)},
-        "peft's of another": {f"base_model.model.model.layers.{k}.q.lora_A.weight": torch.ones(2, 2) for k in range(3)},
-        "a whole model": load_file("models/digits-sd/unet/diffusion_pytorch_model.safetensors"),
-        "empty": {},
-    }  # fmt: skip
+EXTRA = {f"unet.extra.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
+OTHERS = {f"base_model.model.model.layers.{k}.q.lora_A.weight": torch.ones(2, 2) for k in range(3)}
+RUINED = {  # files that are not, or not only, a LoRA of this model, from kohya's and diffusers' of it
+    "of nothing": lambda kohyas, plain: {"x": torch.zeros(2)},
+    "half foreign": lambda kohyas, plain: renamed(plain, "attn1", "attn7"),
+    "without an up": lambda kohyas, plain: dict(list(plain.items())[:-1]),
+    "of another part": lambda kohyas, plain: renamed(plain, "unet.", "transformer."),
+    "kohya's half foreign": lambda kohyas, plain: renamed(kohyas, "to_q", "to_x"),
+    "kohya's of text encoder 2": lambda kohyas, plain: renamed(kohyas, "lora_unet", "lora_te2"),
+    "an alpha of no module": lambda kohyas, plain: kohyas | {"lora_unet_x.alpha": torch.tensor(1.0)},
+    "another width": lambda kohyas, plain: {k: v[:, :-1] if "lora_A" in k else v for k, v in plain.items()},
+    "of zeros": lambda kohyas, plain: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in plain.items()},
+    "DoRA": lambda kohyas, plain: kohyas | renamed(copied(kohyas), "lora_up.weight", "dora_scale"),
+    "LoHa": lambda kohyas, plain: renamed(renamed(kohyas, "lora_down.weight", "hada_w1_a"), "lora_up", "hada_w1_b"),
+    "one more": lambda kohyas, plain: plain | EXTRA,
+    "peft's of another": lambda kohyas, plain: OTHERS,
+    "empty": lambda kohyas, plain: {},
+}
 
 
-NAMES = [
-    "of nothing", "half foreign", "of deeper blocks", "without an up", "without ups", "of another part",
-    "kohya's half foreign", "kohya's of text encoder 2", "another width", "kohya's other width", "of zeros",
-    "kohya's of zeros", "DoRA", "LoHa", "one more", "peft's of another", "a whole model", "empty",
-]  # fmt: skip
+def copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in tensors.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_files(run_main, tmp_path, layers, name, monkeypatch):
-    from helpers import ROOT
+def renamed(tensors: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
+    return {key.replace(old, new): value for key, value in tensors.items()}
 
-    monkeypatch.chdir(ROOT)
+
+@pytest.mark.parametrize("name", RUINED)
+def test_bad_files(tmp_path, layers, name):
     path = tmp_path / "lora.safetensors"
-    save_file({key: value.contiguous() for key, value in ruined(layers)[name].items()}, path)
-    refused(run_main(SCRIPT, *ARGS, "--lora", path), tmp_path, "--lora", "lora.safetensors")
-
-
-def test_how_many_found_their_place(run_main, tmp_path, layers):
-    tensors = diffusers_peft(layers) | {
-        "unet.extra.lora_A.weight": torch.ones(2, 2), "unet.extra.lora_B.weight": torch.ones(2, 2)
-    }  # fmt: skip
-    save_file(tensors, tmp_path / "lora.safetensors")
-    n = len(tensors)
-    says = f"{n - 2} of its {n} tensors found their place", "unet.extra"
-    refused(run_main(SCRIPT, *ARGS, "--lora", tmp_path / "lora.safetensors"), tmp_path, *says)
+    tensors = RUINED[name](kohya(unet_only(layers)), diffusers_peft(layers))
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    with pytest.raises(InputError) as refused:
+        check_weights(read_card("digits", lora=str(path)))
+    assert refused.value.where == f"--lora {path}"
+    if name == "one more":
+        n = len(tensors)
+        assert f"{n - 2} of its {n} tensors found their place" in refused.value.problem
+        assert "unet.extra" in refused.value.problem
 
 
 def test_several_files_in_a_folder(run_main, tmp_path, layers):
@@ -422,31 +385,18 @@ def embedding_files(folder):
 
 def test_embeddings(tmp_path, model_folder):
     """A token in a prompt stands for its vectors: the same conditions from every kind of file, and no other's."""
-    said = []
+    encoded = []
     for name, token in embedding_files(tmp_path).items():
         card = read_card(str(model_folder), embeddings=[str(tmp_path / name)])
-        known = check_weights(card)
-        assert next(iter(known)) == f"weights of --embeddings {tmp_path / name}"
-        said.append(load_model(card).conditions([f"a photo of a {token}."]))
-    assert len({each.digest() for each in said}) == 1
+        fingerprints = check_weights(card)
+        assert next(iter(fingerprints)) == f"weights of --embeddings {tmp_path / name}"
+        encoded.append(load_model(card).conditions([f"a photo of a {token}."]))
+    assert len({each.digest() for each in encoded}) == 1
     pipe = DiffusionPipeline.from_pretrained(model_folder, safety_checker=None, dtype=torch.float32)
     unknown = load_model(str(model_folder)).conditions(["a photo of a zorg."])
-    assert (unknown["text"] - said[0]["text"]).abs().max() > 1e-3
+    assert (unknown["text"] - encoded[0]["text"]).abs().max() > 1e-3
     pipe.load_textual_inversion(str(tmp_path / "d.bin"))
-    assert torch.equal(pipe.encode_prompt("a photo of a <thing>.", "cpu", 1, False)[0], said[0]["text"])
-
-
-def test_a_run_with_embeddings(run_main, tmp_path):
-    embedding_files(tmp_path)
-    np.save(tmp_path / "first.npy", np.array([2]))
-    (tmp_path / "p.csv").write_text(
-        "prompt,classname,classidx\n" + "".join(f"a photo of {k} <thing>.,{k},{k}\n" for k in range(10))
-    )
-    more = ["--embeddings", tmp_path / "d.bin", "--prompt_path", tmp_path / "p.csv"]
-    done = run_main(SCRIPT, *ARGS, *more, "--subset_path", tmp_path / "first.npy")
-    assert done.code == 0, done.err
-    (folder,) = (tmp_path / "data" / "digits").iterdir()
-    assert "d.bin" in folder.name
+    assert torch.equal(pipe.encode_prompt("a photo of a <thing>.", "cpu", 1, False)[0], encoded[0]["text"])
 
 
 # ---- those of single prompts: columns of the csv ----
@@ -461,8 +411,8 @@ def write_csv(path, header: str, rows: list[str]):
     return path
 
 
-def cells(n: int = 10, **own: str) -> list[str]:
-    return [own.get(f"_{k}", "") for k in range(n)]
+def cells(n: int = 10, **of_prompts: str) -> list[str]:
+    return [of_prompts.get(f"_{k}", "") for k in range(n)]
 
 
 @pytest.fixture(scope="session")
@@ -494,21 +444,18 @@ def one_image(tmp_path):
     return [*ARGS, "--subset_path", tmp_path / "one.npy"]
 
 
-@pytest.mark.parametrize("beside, own", [
-    ([], {3: "a.safetensors", 5: "b.safetensors:0.5", 7: "a.safetensors b.safetensors:0.5"}),
-    (["a.safetensors:-0.3"], {4: "b.safetensors"}),
-], ids=["alone", "beside --lora"])  # fmt: skip
-def test_each_prompt_by_its_own_lora(tmp_path, one_image, two, beside, own):
-    """As runs of the whole model with --lora: the bits of arms without, else within the rounding of adding first."""
-    path = write_csv(two / "p.csv", "lora", cells(**{f"_{k}": cell for k, cell in own.items()}))
+def test_loras_of_single_prompts(tmp_path, one_image, two):
+    """Beside --lora, as runs of the whole model with --lora: the bits of arms without, else within the rounding of
+    adding first.
+    """
+    beside, cell_of = "a.safetensors:-0.3", {3: "b.safetensors", 5: "a.safetensors b.safetensors:0.5"}
+    path = write_csv(two / "p.csv", "lora", cells(**{f"_{k}": cell for k, cell in cell_of.items()}))
     plain_csv = write_csv(tmp_path / "plain.csv", "note", cells())
-    flag = ["--lora", *(two / each for each in beside)] if beside else []
-    ours = by_arm(record_of(tmp_path / "ours", one_image, *flag, "--prompt_path", path))
-    for number, cell in enumerate(["", *own.values()]):
-        loras = [two / each for each in [*beside, *cell.split()]]
-        flag = ["--lora", *loras] if loras else []
-        theirs = by_arm(record_of(tmp_path / str(number), one_image, *flag, "--prompt_path", plain_csv))
-        arms = [k for k, each in own.items() if each == cell] or [k for k in range(10) if k not in own]
+    ours = by_arm(record_of(tmp_path / "ours", one_image, "--lora", two / beside, "--prompt_path", path))
+    for number, cell in enumerate(["", *cell_of.values()]):
+        loras = [two / each for each in [beside, *cell.split()]]
+        theirs = by_arm(record_of(tmp_path / str(number), one_image, "--lora", *loras, "--prompt_path", plain_csv))
+        arms = [k for k, each in cell_of.items() if each == cell] or [k for k in range(10) if k not in cell_of]
         for arm in range(10):
             if arm not in arms:
                 assert (ours[arm] - theirs[arm]).abs().max() > 1e-4  # so none was left on
@@ -518,40 +465,30 @@ def test_each_prompt_by_its_own_lora(tmp_path, one_image, two, beside, own):
                 assert torch.equal(ours[arm], theirs[arm])
 
 
-def test_company_changes_no_bit_of_own_loras(tmp_path, two):
-    """Races and halvings side by side, in calls of any size and in any order; NFE are the rows of the blocks."""
-    from dataclasses import replace
-
-    from diffusion.core.batching import together
-    from diffusion.core.image import Question, search_image
-    from diffusion.core.noise import ImageNoise
-    from diffusion.core.schedule import Points
-    from diffusion.core.search import halving, noise_rows, race, spread_sequence
-    from diffusion.data.datasets import load_dataset
-    from diffusion.data.images import centre_crop
-
-    images, spread = (0, 1, 2, 3, 301, 496), spread_sequence(24, 1000)
+def test_company_changes_no_bit_with_loras_of_prompts(two):
+    """A race and a halving side by side, in calls of any size and in any order; NFE are the rows of the blocks."""
+    images, spread = (0, 301), spread_sequence(8, 1000)
     a, b = str(two / "a.safetensors"), f"{two / 'b.safetensors'}:0.5"
-    loras = [(), (a,), (b,), (a, b), (), (b,), (a,), (), (), (a, b)]
+    loras = [(), (a,), (b,), (a, b), ()]
     model = load_model(replace(read_card("digits"), prompt_loras=(a, b)))
-    conditions = model.conditions([f"a photo of the number {k}." for k in range(10)], loras)
+    conditions = model.conditions([f"a photo of the number {k}." for k in range(5)], loras)
     points = Points(spread, noise_rows(spread, 1, True), None, np.ones(len(spread)))
-    data, one = load_dataset("digits"), np.ones(10, dtype=int)
+    data, one = load_dataset("digits"), np.ones(5, dtype=int)
     x = {k: model.encode(centre_crop(data.open(k), 32)[None])[0] for k in images}
+    starts = {0: lambda _: race(spread, one, 3.0), 301: lambda _: halving(5, [2, 6], [3, 1])}
 
     def image(k: int):
-        start = [lambda _: race(spread, one, 3.0), lambda _: halving(10, [3, 12], [4, 1])][k % 2]
-        question = Question(x[k], conditions, np.arange(10), start, ImageNoise(0, k, (4, 8, 8)))
+        question = Question(x[k], conditions, np.arange(5), starts[k], ImageNoise(0, k, (4, 8, 8)))
         return k, (yield from search_image(question, points, loss="l2"))
 
     found = []
-    for order, how in (images, {"batch_size": 32}), (images[::-1], {"batch_size": 23}), (images, {"batch_size": 16, "in_flight": 1}):  # fmt: skip  # noqa: E501
+    for order, how in (images, {"batch_size": 32}), (images[::-1], {"batch_size": 16, "in_flight": 1}):
         nfe = []
         found.append(dict(together(model, map(image, order), spent=nfe.append, **how)))
         assert sum(nfe) == sum(measured.nfe for measured in found[-1].values())
-    for other in found[1:]:
-        for k in images:
-            assert torch.equal(found[0][k].counts, other[k].counts) and torch.equal(found[0][k].errors, other[k].errors)
+    for k in images:
+        one, other = (each[k] for each in found)
+        assert torch.equal(one.counts, other.counts) and torch.equal(one.errors, other.errors)
 
 
 def test_other_weights_of_a_column(run_main, tmp_path, one_image, layers, two):
@@ -584,9 +521,8 @@ def test_other_weights_of_a_column(run_main, tmp_path, one_image, layers, two):
 def test_bad_cells(run_main, tmp_path, layers, two, column, cell, says):
     embedding_files(tmp_path)
     shutil.copy(two / "a.safetensors", tmp_path)
-    foreign = {f"unet.x.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
-    save_file(foreign, tmp_path / "foreign.safetensors")
-    save_file(ruined(layers)["of zeros"], tmp_path / "zero.safetensors")
+    save_file(EXTRA, tmp_path / "foreign.safetensors")
+    save_file(RUINED["of zeros"]({}, diffusers_peft(layers)), tmp_path / "zero.safetensors")
     path = write_csv(tmp_path / "p.csv", column, cells(_3=cell))
     refused(run_main(SCRIPT, *ARGS, "--prompt_path", path), tmp_path, says, column)
 
@@ -606,7 +542,7 @@ def test_columns_where_nothing_could_use_them(run_main, tmp_path, two):
         text_card(RunConfig("digits", version="digits", compile=True), [("a.safetensors",)])
 
 
-def test_each_prompt_by_its_own_token(tmp_path, one_image):
+def test_embeddings_of_single_prompts(tmp_path, one_image):
     """Everybody's token is called <thing>: each prompt has its own file's, as a run with --embeddings alone."""
     files = []
     for seed in range(2):
@@ -616,8 +552,8 @@ def test_each_prompt_by_its_own_token(tmp_path, one_image):
     text = "a photo of the number <thing>."
     rows = [text if k < 2 else f"a photo of the number {k}." for k in range(10)]
     path = tmp_path / "p.csv"
-    own = [f"{row},{k},{k},{'01'[k]}.safetensors\n" if k < 2 else f"{row},{k},{k},\n" for k, row in enumerate(rows)]
-    path.write_text("prompt,classname,classidx,embedding\n" + "".join(own))
+    lines = [f"{row},{k},{k},{'01'[k]}.safetensors\n" if k < 2 else f"{row},{k},{k},\n" for k, row in enumerate(rows)]
+    path.write_text("prompt,classname,classidx,embedding\n" + "".join(lines))
     (tmp_path / "alone.csv").write_text(
         "prompt,classname,classidx\n" + "".join(f"{row},{k},{k}\n" for k, row in enumerate(rows))
     )
@@ -630,7 +566,7 @@ def test_each_prompt_by_its_own_token(tmp_path, one_image):
 
 
 def test_the_same_text_by_two_loras_is_no_duplicate(recwarn, two):
-    """The csv tells two classes apart that have one text; without the column it warns."""
+    """Two classes of one text are distinguished by their LoRAs; without the column it warns."""
     from diffusion.data.prompts import duplicates, read_prompts
 
     for column, same in ("lora", 0), ("note", 1):

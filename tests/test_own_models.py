@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
+from helpers import subset
 from PIL import Image
 
 from diffusion.core.noise import ImageNoise
@@ -16,7 +17,7 @@ from diffusion.data.images import adm_crop
 from diffusion.models.loading import read_card
 from diffusion.runs.records import load_record, read_run
 
-SCRIPT, LEVELS = "eval_prob_dit.py", 6
+SCRIPT, LEVELS = "eval_prob_dit.py", 2
 
 
 def sampled(scheduler, unet, x, noise, level: int, class_id: int) -> np.ndarray:
@@ -42,11 +43,9 @@ def sampled(scheduler, unet, x, noise, level: int, class_id: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("build", tiny.CLASS_UNETS, ids=lambda build: build.__name__)
-def test_errors_agree_with_scheduler_and_network(run_main, tmp_path, build):
-    folder, subset = tmp_path / "model", tmp_path / "first.npy"
-    tiny.save(build, folder)
-    np.save(subset, np.array([2]))
-    args = "--version", folder, "--dataset", "digits", "--subset_path", subset, "--device", "cpu"
+def test_errors_agree_with_scheduler_and_network(run_main, tmp_path, saved, build):
+    folder = saved(build)
+    args = ["--version", folder, "--dataset", "digits", "--device", "cpu", *subset(tmp_path, 2)]
     done = run_main(SCRIPT, *args, "--randomize_noise", "--to_keep", 1, "--n_samples", LEVELS)
     assert done.code == 0, done.err
     (path,) = (tmp_path / "data" / "digits").rglob("002.pt")
@@ -91,12 +90,10 @@ def test_edm_is_an_affine_path(build):
     assert target.std((1, 2, 3)).sub(1).abs().max() < 0.02
 
 
-def test_the_bound_of_a_learned_variance(run_main, tmp_path):
+def test_the_bound_of_a_learned_variance(run_main, saved):
     for build, code in (tiny.colour_variance, 0), (tiny.grey_v, 2):
-        folder = tmp_path / build.__name__
-        tiny.save(build, folder)
         args = "--dataset", "digits", "--limit", 1, "--save_vb", "--t_interval", 500, "--device", "cpu"
-        done = run_main(SCRIPT, "--version", folder, *args, "--extra", build.__name__)
+        done = run_main(SCRIPT, "--version", saved(build), *args, "--extra", build.__name__)
         assert done.code == code, done.err
     assert "--save_vb" in done.err
 

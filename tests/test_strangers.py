@@ -47,7 +47,7 @@ NAMES = {
     "formats": "{0.__class__} %s {{x}} {",
     "mathematics": r"$\frac$ a_b^c \n",
 }
-LENGTHY = {"very long": "a photo of " * 910}
+LENGTHY = "a photo of " * 910
 
 
 def texts(found: dict):
@@ -80,23 +80,31 @@ def run_folder(tmp_path: Path) -> Path:
     return found.parent
 
 
-@texts(NAMES | LENGTHY)
-def test_prompts(elsewhere, tmp_path, text):
-    quoted = '"' + text.replace('"', '""') + '"'
-    name = quoted if len(text) < 1000 else "dog"
-    (tmp_path / "p.csv").write_text(HEAD + "".join(f"{quoted},{name},{k}\n" for k in range(10)), newline="")
+def quoted(text: str) -> str:
+    """As a cell of a csv."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def test_prompts(elsewhere, tmp_path):
+    """Each is a prompt, and the name of a class."""
+    named = [*NAMES.items(), ("cat", "a cat"), ("dog", "a dog"), ("very long", LENGTHY)]
+    rows = [f"{quoted(text)},{quoted(name if text == LENGTHY else text)},{k}\n" for k, (name, text) in enumerate(named)]
+    (tmp_path / "p.csv").write_text(HEAD + "".join(rows), newline="")
     assert elsewhere(SD, "--prompt_path ../p.csv") == 0
     folder = shlex.quote(str(run_folder(tmp_path)))
     assert elsewhere(ERRORS, f"{folder} ../log/errors.png") == 0
     assert elsewhere(ACC, f"{folder} --confusion ../log/confusion.png") == 0
 
 
-@texts(NAMES | LENGTHY)
-def test_pairs(elsewhere, tmp_path, text):
-    line = {"id": text, "tag": text, "caption_0": text, "caption_1": f"not {text}", "image_0": "a", "image_1": "a"}
+def test_pairs(elsewhere, tmp_path):
     picture(tmp_path / "own/images/a.png")
-    (tmp_path / "own/examples.jsonl").write_text(json.dumps(line))
-    assert elsewhere(WINO, "--dataset ../own --t_interval 500 --gallery ../log/g.png") == 0
+    lines = []
+    for text in (*NAMES.values(), LENGTHY):
+        line = {"id": text, "tag": text, "caption_0": text, "caption_1": f"not {text}"}
+        lines.append(json.dumps(line | {"image_0": "a", "image_1": "a"}))
+    (tmp_path / "own/examples.jsonl").write_text("\n".join(lines))
+    np.save(tmp_path / "all.npy", np.arange(len(lines)))
+    assert elsewhere(WINO, "--dataset ../own --t_interval 500 --gallery ../log/g.png --subset_path ../all.npy") == 0
     assert elsewhere(PRINT_WINO, shlex.quote(str(run_folder(tmp_path)))) == 0
 
 
@@ -106,14 +114,13 @@ def test_images_named_so(elsewhere, tmp_path, text):
     line = {"caption_0": "a one.", "caption_1": "a two.", "image_0": text, "image_1": text}
     (tmp_path / "own").mkdir()
     (tmp_path / "own/examples.jsonl").write_text(json.dumps(line))
-    (tmp_path / "own.csv").write_text('path,label\n"' + text.replace('"', '""') + '",a\na.png,b\n', newline="")
+    (tmp_path / "own.csv").write_text(f"path,label\n{quoted(text)},a\na.png,b\n", newline="")
     elsewhere(WINO, "--dataset ../own --t_interval 500")
     elsewhere(SD, "--dataset ../own.csv")
 
 
-@texts(NAMES)
-def test_class_folders(elsewhere, tmp_path, text):
-    names = [text.replace("/", "\\"), "dog"]
+def test_class_folders(elsewhere, tmp_path):
+    names = [text.replace("/", "\\") for text in NAMES.values()]
     for name in names:
         picture(tmp_path / "own" / name / "a.png")
     assert elsewhere(SD, "--dataset ../own") == 0

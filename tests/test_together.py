@@ -1,6 +1,5 @@
 """Many tasks, one stream of network calls: how full the calls are, and that results do not depend on it."""
 
-import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -91,8 +90,7 @@ def counting():
 # ---- over a network that answers at once ----
 
 
-@pytest.mark.parametrize("in_flight", [1, 2, 7, None])
-@pytest.mark.parametrize("batch_size", [1, 16, 23, 64, 1000])
+@pytest.mark.parametrize("batch_size, in_flight", [(1, 1), (16, None), (23, 7), (64, 2), (1000, None)])
 def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
     """The bits that it gets alone, each row evaluated once; calls hold the batch at most, and on a CPU 16 at least."""
     blocks = several(30)
@@ -109,7 +107,7 @@ def test_every_task_is_sent_what_it_asked_for(batch_size, in_flight):
     assert len(calls) == len(counted) and all(16 <= n <= max(16, batch_size) for n in calls)
 
 
-@pytest.mark.parametrize("batch_size", [16, 32, 40])
+@pytest.mark.parametrize("batch_size", [16, 40])
 def test_calls_are_full_as_long_as_there_are_images(batch_size):
     """Exactly so; after that, what is in flight may leave a few that are not, of 16 rows at least."""
     model, calls = fake()
@@ -125,7 +123,7 @@ def test_calls_are_full_as_long_as_there_are_images(batch_size):
     assert all(16 <= n <= batch_size for n in calls[full:])
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
+@pytest.mark.parametrize("batch_size", [1, 32])
 def test_elsewhere_than_on_a_cpu_every_call_has_the_same_shape(batch_size):
     """The last too, filled up; and not 16 rows when fewer are wanted."""
     (model, calls), (keep, counted) = fake("meta"), counting()
@@ -240,7 +238,7 @@ def test_errors_of_a_task_are_not_swallowed(place):
         list(together(model, tasks(), batch_size=32))
 
 
-@pytest.mark.parametrize("batch_size, in_flight", [(16, None), (32, None), (23, 3), (64, 1)])
+@pytest.mark.parametrize("batch_size, in_flight", [(32, None), (23, 3)])
 def test_a_call_has_rows_of_the_same_setting(batch_size, in_flight):
     """To which the model is switched first; calls are full while there are images."""
     settings = [(), ("a",), ("b:0.5",), ("a", "b:0.5"), ("a",), (), ("c",), (), ("b:0.5",), ("c",)]
@@ -282,7 +280,7 @@ def test_a_call_has_rows_of_the_same_setting(batch_size, in_flight):
 
 # ---- over the embedded model: real images, searches of both kinds side by side ----
 
-IMAGES = (0, 1, 2, 3, 301, 496)
+IMAGES = (0, 1, 301, 3)
 SPREAD = spread_sequence(24, 1000)
 NESTED, ENDS = level_sequence([4, 12], 1000)
 
@@ -328,10 +326,7 @@ def assert_same(done: dict, wanted: dict) -> None:
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (k, name)
 
 
-@pytest.mark.parametrize(
-    "batch_size, in_flight",
-    [(1, None), (7, 1), (17, 2), (32, None), (33, 7), (64, None)],
-)
+@pytest.mark.parametrize("batch_size, in_flight", [(1, 1), (17, 2), (64, None)])
 def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
     """Nor does the size of the batch; NFE are the rows that were evaluated."""
     keep, counted = counting()
@@ -341,9 +336,8 @@ def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
     assert sum(counted) == sum(measured.nfe for measured in done.values())
 
 
-@pytest.mark.parametrize("order", [IMAGES[::-1], (301, 0, 496, 2, 1, 3)])
-def test_the_order_of_the_images_changes_no_bit(images, by_themselves, order):
-    tasks = (one_image(images, k) for k in order)
+def test_the_order_of_the_images_changes_no_bit(images, by_themselves):
+    tasks = (one_image(images, k) for k in IMAGES[::-1])
     assert_same(dict(together(images[0], tasks, batch_size=32)), by_themselves)
 
 
@@ -356,7 +350,7 @@ def test_searches_of_both_kinds_fill_their_calls(images):
         return images[0].denoise(z, time, conditions)
 
     def tasks():
-        yield from (one_image(images, k) for k in itertools.chain(IMAGES, IMAGES))
+        yield from (one_image(images, k) for k in IMAGES * 3)
         full.append(len(calls))
 
     assert len(list(together(replace(images[0], denoise=denoise), tasks(), batch_size=32))) == 12
