@@ -25,7 +25,7 @@ from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import adm_crop, centre_crop
 from diffusion.models import families, loading, residence, unsupported
-from diffusion.models.config import AUTOENCODERS, class_of
+from diffusion.models.config import AUTOENCODERS
 from diffusion.models.loading import FAMILIES, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
@@ -78,10 +78,12 @@ def size_of(build) -> int:
     return 64 if build in (tiny.kandinsky_3, tiny.qwen_image_21) else SIZE
 
 
-def load(folder) -> DiffusionPipeline:
+def load(folder, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """As diffusers loads it, its VAE in float32."""
     config = DiffusionPipeline.load_config(folder)
     absent = [key for key, value in config.items() if value == [None, None] and key.endswith("_3")]
-    return DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **dict.fromkeys(absent))
+    dtypes = {"default": dtype} | dict.fromkeys(set(AUTOENCODERS) & config.keys(), torch.float32)
+    return DiffusionPipeline.from_pretrained(folder, dtype=dtypes, **dict.fromkeys(absent))
 
 
 def assert_same_modules(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
@@ -105,7 +107,7 @@ def test_modules_are_those_that_the_libraries_load(pipes, loaded, build):
 
 
 IN_FLOAT16 = [tiny.sd3_with_t5, tiny.aura_flow]  # in which T5 keeps some weights in float32
-HALVES = [(build, torch.bfloat16) for build in (*tiny.TEXT, *tiny.LATEST)]
+HALVES = [(build, torch.bfloat16) for build in (*tiny.TEXT, *tiny.LATEST, *OF_CLASSES)]
 HALVES += [(build, torch.float16) for build in IN_FLOAT16]
 
 
@@ -116,12 +118,11 @@ def test_half_precision(saved, models, build, dtype):
     """
     card = card_of(saved, build)
     half, pipeline = load_both(card, dtype=dtype)
-    size = 0
+    theirs, size = modules_of(load(saved(build), dtype)), 0
     for part, module in modules_of(pipeline).items():
-        wanted = torch.float32 if part in AUTOENCODERS else dtype
-        theirs = class_of(*card.parts[part]).from_pretrained(saved(build), subfolder=part, dtype=wanted)
-        assert_same_modules(module, theirs)
-        size += sum(p.numel() for p in module.parameters()) * wanted.itemsize
+        assert_same_modules(module, theirs[part])
+        bytes_each = 4 if part in AUTOENCODERS else 2
+        size += sum(p.numel() for p in module.parameters()) * bytes_each
     assert weights_size(card, dtype) == size
     if build not in tiny.LATEST:
         return
