@@ -206,8 +206,8 @@ def check_race(config: RunConfig, views: Views) -> None:
     """InputError: an item that does not ask for the caption of each image."""
     others = [item for item in views.my_items if not item.has_text_score]
     if others:
-        number = f"{len(others)} of {len(views.my_items)} examples of {config.dataset}"
-        found = f"{number} ask for an image, the first is {others[0].id}"
+        number = f"{len(others)} of {wording.count(len(views.my_items), 'example')} of {config.dataset}"
+        found = f"asking for an image are {number}, the first is {others[0].id}"
         raise InputError("--search race", f"is for text scores; {found}: wanted --search grid")
     if config.budget:
         for item in views.my_items:
@@ -292,12 +292,12 @@ def check_captions(views: Views, digest_of: Callable[[str], str]) -> None:
         return
 
     captions = wording.few(list(map(repr, lost[0].captions)))
-    number = f"{len(lost)} of {len(asked)} examples"
-    alike = f"{number} have captions that the text encoder cannot distinguish; the first is {lost[0].id}: {captions}"
+    number = f"{len(lost)} of {wording.have(len(asked), 'example')}"
+    alike = f"{number} captions that the text encoder cannot distinguish; the first is {lost[0].id}: {captions}"
     others = (item for item in views.items.items if len(set(item.captions)) > 1)
     if all(n_different(item) == 1 for item in itertools.chain(asked, others)):
         why = "their words are unknown to its tokenizer, or behind the tokens that it takes"
-        raise InputError(f"{len(asked)} examples", f"{alike}; {why}")
+        raise InputError(wording.count(len(asked), "example"), f"{alike}; {why}")
     warnings.warn(alike, InputWarning, stacklevel=2)
 
 
@@ -367,9 +367,9 @@ def cost(views: Views, left: int, nfe: Callable[[int], int], raced: bool) -> str
         of_items.append(len(item.images) * nfe(len(item.captions)))
 
     n = len(views.my_items)
-    number = f"{n} examples"
+    number = wording.count(n, "example")
     if len(views.mine) != 2 * n:
-        number += f" with {len(views.mine):,} images"
+        number += f" with {wording.count(len(views.mine), 'image')}"
     each = f"{max(of_items, default=0):,} NFE"
     if raced or len(set(of_items)) > 1:
         each = f"at most {each}"

@@ -220,7 +220,8 @@ def confidence_of(answers: Answers, id: str) -> Confidence:
     hit = answers.pred[held] == answers.label[held]
     error = calibration.ece(sure[held], hit)
     chance = calibration.ece_by_chance(sure[held])
-    text = f"Expected calibration error {error:.3f} on the {n} images that the temperature was not fitted on"
+    images = wording.count(n, "image")
+    text = f"Expected calibration error {error:.3f} on the {images} that the temperature was not fitted on"
     text += f" ({chance:.3f} is expected by chance if all probabilities are right)."
     if n < confidence.FEW:
         return Confidence(sure, f"{text} A diagram of confidence against accuracy needs {confidence.FEW} such images.")
@@ -385,9 +386,11 @@ def local(value) -> str:
 
 
 def options_of(run: results.Run) -> list[tuple[str, str]]:
-    """Every option that can change a number; hashes are abbreviated."""
+    """Every option that can change a number; hashes are abbreviated. No `split` if the data has none."""
     found = []
     for key, value in run.options.items():
+        if key == "split" and run.split is None:
+            continue
         found.append((key, re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", local(value))))
     return found
 
@@ -402,7 +405,8 @@ def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
         return sentence, arms
     some = ", ".join(f"“{text}”" for _, text in arms[:PROMPTS])
     more = ", ..." if len(arms) > PROMPTS else ""
-    return f"{len(arms)} prompts for {len(run.classes)} classes: {some}{more}", arms
+    prompts, classes = wording.count(len(arms), "prompt"), wording.count(len(run.classes), "class")
+    return f"{prompts} for {classes}: {some}{more}", arms
 
 
 def facts_of(run: results.Run) -> list[tuple[str, str]]:

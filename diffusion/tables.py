@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from diffusion import InputError
+from diffusion.io.wording import count
 from diffusion.matching import scores as matching_scores
 from diffusion.runs import differences, records, results, show, summary
 from diffusion.runs.results import Run
@@ -47,7 +48,7 @@ def check_same(runs: list[Run]) -> None:
             differ = f"{key} is {a!r} and {b!r}"
             if key == "data":
                 images = [records.images_of(each.done.values()) for each in (runs[0], run)]
-                unit = "examples" if is_matching(run) else "images"
+                unit = "example" if is_matching(run) else "image"
                 differ = differences.data_in_words(a, b, *images, unit=unit, sides=differences.BOTH)
             raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
 
@@ -335,7 +336,7 @@ def comparable(rows: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], 
     notes = []
     shared = len(next(iter(same.values())))
     if any(len(table) > shared for table in rows.values()):
-        notes.append(f"On the {shared} images that all runs have done.")
+        notes.append(f"On the {count(shared, 'image')} that all runs have done.")
     asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
     if any(asked) and not all(asked):
         same = {name: table.assign(right=table.text > 0) for name, table in same.items()}

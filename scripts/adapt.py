@@ -62,6 +62,7 @@ from diffusion.evaluate.config import RunConfig, same_for_copies
 from diffusion.evaluate.points import usable_levels
 from diffusion.evaluate.selection import dataset_of
 from diffusion.io.atomic import write_atomic
+from diffusion.io.wording import count, have
 from diffusion.models.loading import Card, Model, check_weights, load_model, read_card
 
 
@@ -88,7 +89,7 @@ def arms_of(args, dataset: Dataset, card: Card) -> tuple[list, list[int]]:
         conditions = prompts.texts
         classes = prompts.classes
     if len(set(classes)) < max(len(classes), 2):
-        found = f"{len(conditions)} prompts or ids for {len(set(classes))} classes"
+        found = f"{len(conditions)} prompts or ids for {count(len(set(classes)), 'class')}"
         raise InputError(f"dataset {dataset.name!r}", f"{found}; wanted one for each of two or more")
     return conditions, classes
 
@@ -127,7 +128,7 @@ def levels_to_fit(args, config: RunConfig, card: Card) -> np.ndarray:
     """The levels of the points, in the order of a search. [points]"""
     usable = usable_levels(config.level_range, card.n_levels)
     if args.points > len(usable):
-        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {len(usable)} levels")
+        raise InputError(f"--points {args.points}", f"--levels {args.levels} holds {count(len(usable), 'level')}")
     return usable[spread_sequence(args.points, len(usable))]
 
 
@@ -137,14 +138,15 @@ def labelled_dataset(config: RunConfig) -> Dataset:
     if not dataset.labelled:
         raise InputError(f"dataset {dataset.name!r}", "its images have no labels")
     if config.split == "test":
-        warnings.warn("fitted to images of the test split: measure on others", InputWarning, stacklevel=2)
+        images = "images of the test split" if dataset.has_splits else "some of all images, as the data has no splits"
+        warnings.warn(f"fitted to {images}: measure on others", InputWarning, stacklevel=2)
     return dataset
 
 
 def warn_of_classes_without_images(classes: list[int], dataset: Dataset, split: str) -> None:
     lacking = set(classes) - set(dataset.labels)
     if lacking:
-        some = f"{len(lacking)} of {len(classes)} classes have no images in --split {split}"
+        some = f"{len(lacking)} of {have(len(classes), 'class')} no images in --split {split}"
         warnings.warn(f"{some}: nothing is fitted for these", InputWarning, stacklevel=2)
 
 
@@ -203,7 +205,7 @@ def main(argv: list[str]) -> int:
     file = {"noise": bank, "levels": torch.from_numpy(np.sort(levels)), "loss": config.loss, "model": model_id}
     write_atomic(args.out, lambda stream: torch.save(file, stream))
 
-    images = f"{len(label)} images of {len(set(label.tolist()))} classes"
+    images = f"{count(len(label), 'image')} of {count(len(set(label.tolist())), 'class')}"
     print(f"{images}; cost {np.mean(costs[:20]):.3f} in the first 20 steps, {np.mean(costs[-20:]):.3f} in the last 20")
     print(command_to_use(args, list(bank.shape)))
     return 0

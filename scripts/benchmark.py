@@ -92,6 +92,7 @@ from diffusion.data.prompts import prompts_for
 from diffusion.evaluate import config as run_config
 from diffusion.evaluate.points import usable_levels
 from diffusion.io.atomic import write_atomic
+from diffusion.io.wording import count, with_split
 from diffusion.models.aliases import EMBEDDED
 from diffusion.models.loading import Model, checkpoint, load_model, prepare, read_card
 from diffusion.settings import use_exact_float32
@@ -309,9 +310,10 @@ def published(args, device: torch.device) -> None:
 
     slow, fast = np.median(times, 0)
     a, b, truth = np.array(answers).T
+    images = count(len(truth), "image")
     print(
         f"published: {slow:.2f} s per image in the plain loop (2750 NFE), {fast:.3f} s by the race ({np.mean(nfe):,.0f}"
-        f" NFE): {statistics.median(ratios):.1f} times; {len(truth)} images, accuracy {np.mean(a == truth):.1%} and"
+        f" NFE): {statistics.median(ratios):.1f} times; {images}, accuracy {np.mean(a == truth):.1%} and"
         f" {np.mean(b == truth):.1%}, the same answer for {np.mean(a == b):.1%}"
     )
 
@@ -449,11 +451,12 @@ def noise(args, device: torch.device) -> None:
     tasks = (one_image(index) for index in chosen)
     done = together(model, tasks, batch_size=args.batch_size, in_flight=args.in_flight)
     total: dict[str, float] = {}
+    data = with_split(args.dataset, args.split if dataset.has_splits else None)
     for variances in tqdm(done, total=len(chosen), leave=False):
         for way, variance in variances.items():
             total[way] = total.get(way, 0) + variance
     print(
-        f"noise: {args.dataset}, {args.split} split, by {args.version}: {len(chosen)} images, {P} points at"
+        f"noise: {data}, by {args.version}: {count(len(chosen), 'image')}, {count(P, 'point')} at"
         f" {args.levels}, each drawn {args.draws} times; variance of the mean difference to the nearest three classes,"
         " over that of independent noise"
     )
@@ -523,11 +526,10 @@ def scale_of(folder: Path, images: int, args) -> dict[str, synthetic.Cost]:
     nfe: list[int] = []
     for run, seed, dataset in zip(runs, (0, 1, 0), ("synthetic", "synthetic", "shifted"), strict=True):
         written = synthetic.write_run(run, images, args.classes, seed, dataset)
-        nfe += tqdm(written, total=images, desc=f"writing {images} images", leave=False)
+        nfe += tqdm(written, total=images, desc=f"writing {count(images, 'image')}", leave=False)
     size = sum(path.stat().st_size for path in runs[0].iterdir()) / images
-    print(
-        f"scale: {images:,} images of {args.classes:,} classes, {np.mean(nfe):,.0f} NFE, {size / 1e3:,.1f} kB a record"
-    )
+    of = f"{count(images, 'image')} of {count(args.classes, 'class')}"
+    print(f"scale: {of}, {np.mean(nfe):,.0f} NFE, {size / 1e3:,.1f} kB a record")
 
     commands = synthetic.readers(*runs, folder)
     env = {"LOG_DIR": str(folder / "data")}

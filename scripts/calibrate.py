@@ -29,6 +29,7 @@ import numpy as np
 
 from diffusion import InputError, InputWarning
 from diffusion.io.atomic import write_atomic
+from diffusion.io.wording import count
 from diffusion.plots import confidence, style
 from diffusion.runs import results, show
 from diffusion.stats import calibration, metrics
@@ -66,7 +67,8 @@ def main(argv: list[str]) -> int:
     for seed in range(args.seed, args.seed + args.splits):
         fit = calibration.fitted_on(read["index"], args.fit, seed)
         if fit.all() or not fit.any():
-            raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
+            found = f"of {count(len(fit), 'image')}, {fit.sum()} to fit on leave {(~fit).sum()}"
+            raise InputError(f"--fit {args.fit:g}", found)
         temperature = calibration.fit_temperature(scores[fit], label[fit])
         fits.append((fit, temperature))
         plain.append(measures(read, ~fit, 1))
@@ -86,12 +88,12 @@ def main(argv: list[str]) -> int:
     write_atomic(path, lambda file: file.write(text))
     if args.out:
         sure, *_ = calibration.figures(scores, label, temperature, held)
-        confidence.draw(sure, hit[held], f"{run.title}: {len(sure)} images held out", args.out)
+        confidence.draw(sure, hit[held], f"{run.title}: {count(len(sure), 'image')} held out", args.out)
         written.append(str(args.out))
 
     print(f"{'written':<16}{', '.join(written)}")
-    print(f"{'fitted on':<16}{fit.sum()} images: temperature {temperature:.4g}, in units of {run.loss}")
-    print(f"{'held out':<16}{held.sum()} images")
+    print(f"{'fitted on':<16}{count(int(fit.sum()), 'image')}: temperature {temperature:.4g}, in units of {run.loss}")
+    print(f"{'held out':<16}{count(int(held.sum()), 'image')}")
     print(f"{'top-1 accuracy':<16}{show.percent(*metrics.share(hit[held]))}")
     if args.splits > 1:
         print(f"{'below':<16}{args.splits} splits: mean (min to max)")
@@ -106,7 +108,7 @@ def main(argv: list[str]) -> int:
 def warn_of_few(fitted: int, held: int) -> None:
     """Warn if so few images are fitted on or held out that the figures are mostly chance."""
     if held < confidence.FEW or fitted < FEW_FITTED:
-        few = f"{fitted} images to fit on and {held} held out, wanted {FEW_FITTED} and {confidence.FEW}"
+        few = f"{count(fitted, 'image')} to fit on and {held} held out, wanted {FEW_FITTED} and {confidence.FEW}"
         warnings.warn(f"{few}: compare ECE with the line 'by chance'", InputWarning, stacklevel=2)
 
 

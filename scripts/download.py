@@ -21,6 +21,7 @@ import torchvision
 
 from diffusion import InputError, one_line
 from diffusion.data.datasets import load_dataset
+from diffusion.io.wording import count
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +46,11 @@ def main(argv: list[str]) -> int:
     except Exception as error:  # no network, no room, another file than was expected, ...
         why = f"{type(error).__name__}: {one_line(error, 300)}"
         raise InputError(args.name, f"cannot be downloaded to {folder} ({why})") from None
-    print(f"{args.name}: {len(load_dataset(args.name, root=catalogue.DATASET_ROOT)):,} images in its test split")
+    dataset = load_dataset(args.name, root=catalogue.DATASET_ROOT)
+    images = count(len(dataset), "image")
+    if dataset.has_splits:
+        images += f" in its {dataset.split} split"
+    print(f"{args.name}: {images}")
     return 0
 
 

@@ -129,8 +129,9 @@ def write_run(
     arms = [(names[class_id], names[class_id], class_id) for class_id in first.classes.tolist()]
     kept = np.flatnonzero(held)
     about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept.tolist()), "arms": arms}
-    if "path" in first.description:
-        about["path"] = first.description["path"]
+    for key in ("path", records.UNSPLIT):
+        if key in first.description:
+            about[key] = first.description[key]
     tags = "-".join(naming.tag(name) for name in members.runs)
     name = naming.joined("ensemble", chosen["decide"], tags)
     folder = naming.run_folder(first.options["dataset"], extra, name)
@@ -171,9 +172,10 @@ def main(argv: list[str]) -> int:
     fit = calibration.fitted_on(np.array(members.indices), args.fit, args.seed)
     held = ~fit
     if fit.all() or not fit.any():
-        raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {held.sum()}")
+        found = f"of {wording.count(len(fit), 'image')}, {fit.sum()} to fit on leave {held.sum()}"
+        raise InputError(f"--fit {args.fit:g}", found)
     weights = fit_weights(members, fit)
-    print(f"{'fitted on':<15} {fit.sum()} images")
+    print(f"{'fitted on':<15} {wording.count(int(fit.sum()), 'image')}")
     for name, weight in zip(members.runs, weights, strict=True):
         print(f"{'weight':<15} {weight:.4g}  {name}")
     chosen |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}

@@ -16,6 +16,7 @@ def parser() -> options.Parser:
 import os
 
 from diffusion import InputError, tables
+from diffusion.io.wording import count
 from diffusion.runs import index, pack, records, results
 from diffusion.runs.results import Run
 
@@ -41,7 +42,7 @@ def check_finished(run: Run) -> None:
     images = run.description["images"] if wanted is None else len(wanted)
     done = len(run.done) + len(results.failures(run.folder, run.description))
     if done < images:
-        raise InputError(run.folder, f"is not finished: {done} of {images} images are done or have failed")
+        raise InputError(run.folder, f"is not finished: of {count(images, 'image')} {done} are done or have failed")
 
 
 def main(argv: list[str]) -> int:

@@ -12,6 +12,7 @@ def parser() -> options.Parser:
 
 
 from diffusion import InputError
+from diffusion.io.wording import count
 from diffusion.plots import bars, style
 from diffusion.runs import results
 
@@ -27,7 +28,8 @@ def main(argv: list[str]) -> int:
     print(args.out)
     left_out = len(run.done) - shown
     if left_out:
-        print(f"{shown} of {len(run.done)} images shown, {left_out} left out; --images {len(run.done)} draws all")
+        images = count(len(run.done), "image")
+        print(f"{shown} of {images} shown, {left_out} left out; --images {len(run.done)} draws all")
     return 0
 
 

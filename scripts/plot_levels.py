@@ -27,6 +27,7 @@ import numpy as np
 from diffusion import InputError
 from diffusion.core import search
 from diffusion.io.atomic import write_atomic
+from diffusion.io.wording import count
 from diffusion.plots import levels, style
 from diffusion.runs import results, show
 from diffusion.stats import calibration, level_weights, metrics
@@ -54,7 +55,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"image {indices[label < 0][0]}", "its label is no class of the run")
     fit = calibration.fitted_on(indices, args.fit, args.seed)
     if min(fit.sum(), (~fit).sum()) < 2:
-        raise InputError(f"--fit {args.fit:g}", f"of {len(fit)} images, {fit.sum()} to fit on leave {(~fit).sum()}")
+        found = f"of {count(len(fit), 'image')}, {fit.sum()} to fit on leave {(~fit).sum()}"
+        raise InputError(f"--fit {args.fit:g}", found)
 
     P = len(level)
     centre = np.array([level[band].mean().round() for band in level_weights.bands(P)], dtype=int)
@@ -64,7 +66,8 @@ def main(argv: list[str]) -> int:
     weights = np.interp(level, centre, w)  # [P], as --weights will read them
     gap, sd = level_weights.gaps(errors, label)
 
-    print(f"{len(label)} images, {errors.shape[1]} classes, {P} points; weights fitted on {fit.sum()} images")
+    size = f"{count(len(label), 'image')}, {count(errors.shape[1], 'class')}, {count(P, 'point')}"
+    print(f"{size}; weights fitted on {count(int(fit.sum()), 'image')}")
     print(f"\n{'levels':<12}{'gap':>12}{'its sd':>12}{'gap/sd':>8}{'weight':>8}")
     for k, band in enumerate(level_weights.bands(P)):
         row = f"{f'{level[band[0]]}-{level[band[-1]]}':<12}{gap[k]:>12.3g}{sd[k]:>12.3g}"
@@ -97,7 +100,8 @@ def main(argv: list[str]) -> int:
     if args.held_out:
         write_atomic(args.held_out, lambda file: np.save(file, indices[~fit]))
     if args.out:
-        heading = f"{run.title}: {len(label)} images, {len(run.class_ids)} classes"
+        size = f"{count(len(label), 'image')}, {count(len(run.class_ids), 'class')}"
+        heading = f"{run.title}: {size}"
         levels.draw(level, (gap, sd, w), table, heading, args.out)
     return 0
 

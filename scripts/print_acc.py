@@ -39,6 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError, one_line
+from diffusion.io.wording import count
 from diffusion.plots import confusion, style
 from diffusion.runs import differences, records, results, show
 from diffusion.runs.results import Run
@@ -50,7 +51,7 @@ def two_class(run: Run, rows: list[dict], positive: str | None) -> list[interval
     names_of_classes = results.names_of_classes(run)
     names = [names_of_classes[int(class_id)] for class_id in run.classes]
     if len(names) != 2:
-        raise ValueError(f"the run has {len(names)} classes, wanted 2")
+        raise ValueError(f"the run has {count(len(names), 'class')}, wanted 2")
     if positive is None:
         positive = list(names_of_classes.values())[-1]
     if positive not in names:
@@ -88,7 +89,7 @@ def print_metrics(args, run: Run, rows: list[dict]) -> None:
             raise InputError(f"--metrics {name}", f"{run.folder}: {error}") from None
         for measure in found:
             title, value = show.line(measure)
-            print(f"{title:<32} {value}, {measure.n} images")
+            print(f"{title:<32} {value}, {count(measure.n, 'image')}")
 
 
 def measures_of(
@@ -129,7 +130,7 @@ def print_run(args, folder: Path) -> int:
             raise InputError(f"--{flag} {value}", f"{folder} has no run.json, so only predictions, no errors")
     rows, problems = results.read_rows(done.values(), of_run=False)
     if args.confusion:
-        draw_confusion(rows, {}, f"{len(rows)} images", args.confusion)
+        draw_confusion(rows, {}, count(len(rows), "image"), args.confusion)
     return show.print_accuracy(rows, len(done), problems + failed)
 
 
@@ -142,7 +143,7 @@ def print_whole_run(args, folder: Path) -> int:
     if not records.finished(folder) and not failed:
         raise InputError(folder, "no per-image files (000.pt, ...) there")
     if args.top is not None and args.top > len(run.classes):
-        raise InputError(f"--top {args.top}", f"the run has {len(run.classes)} classes")
+        raise InputError(f"--top {args.top}", f"the run has {count(len(run.classes), 'class')}")
 
     if again:
         rows, problems = results.decided(run, vote, scores="two-class" in (args.metrics or ()))

@@ -55,6 +55,7 @@ from tqdm import tqdm
 from diffusion import InputError
 from diffusion.data.datasets import Dataset, load_dataset, to_learn
 from diffusion.data.images import to_grey
+from diffusion.io.wording import count
 from diffusion.runs import differences
 
 MAY_CHANGE = {"steps", "save_every", "out"}  # when a training goes on
@@ -67,7 +68,8 @@ def check(args) -> None:
         raise InputError(f"--channels {' '.join(map(str, args.channels))}", "wanted multiples of 8, of each level")
     step = 2 ** (len(args.channels) - 1)
     if args.image_size % step:
-        raise InputError(f"--image_size {args.image_size}", f"{len(args.channels)} levels need a multiple of {step}")
+        wanted = f"wanted a multiple of {step}, for {count(len(args.channels), 'level')}"
+        raise InputError(f"--image_size {args.image_size}", wanted)
     if not 0 <= args.null < 1:
         raise InputError(f"--null {args.null:g}", "wanted a share from 0 to less than 1")
     if not args.lr > 0:
@@ -170,7 +172,8 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], chosen: dict
     set_seed(args.seed + done)  # a training that goes on does not repeat its first draws
 
     unet, scheduler = build(args, len(classes))
-    print(f"{unet.num_parameters():,} parameters, {len(data):,} images, {len(classes)} classes")
+    size = f"{count(len(data), 'image')}, {count(len(classes), 'class')}"
+    print(f"{unet.num_parameters():,} parameters, {size}")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr)
     rate = get_scheduler(
         "cosine", optimizer, num_warmup_steps=min(200, args.steps // 10), num_training_steps=args.steps
@@ -184,7 +187,7 @@ def train(args, out: Path, data: TensorDataset, classes: list[str], chosen: dict
     if last:
         accelerator.load_state(last)
     if done >= args.steps:
-        print(f"{out}: already trained for {done} steps; a larger --steps continues")
+        print(f"{out}: already trained for {count(done, 'step')}; a larger --steps continues")
         return
 
     bar = tqdm(loader, "training", initial=done, total=args.steps, unit="step", mininterval=2)

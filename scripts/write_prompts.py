@@ -20,6 +20,7 @@ from diffusion.data import catalogue
 from diffusion.data.classnames import library_file
 from diffusion.data.prompts import SAME_PROMPTS, filled, prompts_file, prompts_for, templates_of
 from diffusion.evaluate import options
+from diffusion.io.wording import count
 
 Row = tuple[str, str, int]  # prompt, classname, classidx
 
@@ -163,7 +164,7 @@ def main(argv: list[str]) -> int:
         write(path, rows)
     except OSError as error:
         raise InputError(path, f"cannot be written ({error})") from None
-    print(f"{path}: {len(rows)} prompts")
+    print(f"{path}: {count(len(rows), 'prompt')}")
     return 0
 
 

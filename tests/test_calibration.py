@@ -373,3 +373,10 @@ def test_the_derivative_of_the_likelihood_by_the_weights():
     for r, step in enumerate(1e-5 * np.eye(3)):
         above, below = (calibration.unlikelihood(weights + sign * step, scores, label)[0] for sign in (1, -1))
         assert slope[r] == pytest.approx((above - below) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("script", [CALIBRATE, "scripts/plot_levels.py"])
+def test_one_image_is_one_image(run_main, tmp_path, script):
+    folder = write_run(tmp_path / "run", np.random.default_rng(0).random((1, 3, 20)), [0])
+    done = run_main(script, folder)
+    assert done.code == 2 and done.error.where.startswith("--fit 0.") and done.error.problem.startswith("of 1 image, ")

@@ -123,7 +123,7 @@ def test_what_nothing_says_is_refused_or_guessed_aloud(tmp_path, kind):
     tiff(folder / "a.tif", array if kind != "u4" else array // 3)
     with pytest.raises(OSError, match=r"a\.tif.*--value_range LOW HIGH"):
         read(folder / "a.tif")
-    with pytest.warns(InputWarning, match=r"1 of the 1 images looked at .*A guess: .*--value_range LOW HIGH"):
+    with pytest.warns(InputWarning, match=r"1 of the 1 image looked at.*A guess: .*--value_range LOW HIGH"):
         data = load_dataset(str(folder))
     likely = {"u2": (0, 4095), "u4": (0, 2**32 - 1), "i2": (-1000, 2000), "i4": (0, 255), "f4": (-1, 1)}[kind]
     stored = array if kind != "u4" else array // 3

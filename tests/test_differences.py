@@ -5,6 +5,7 @@ from helpers import import_script
 
 from diffusion import InputError
 from diffusion.io.atomic import sha256
+from diffusion.io.wording import count, have
 from diffusion.runs.differences import BOTH, data_in_words, option_in_words, options_in_words
 
 FOLDER = {0: ("eight/a.png", 8), 1: ("five/b.png", 5), 2: ("two/c.png", 2)}
@@ -74,3 +75,11 @@ def test_a_training_on_other_data_is_refused_in_words(tmp_path):
         script.last_checkpoint(folder, options | {"data": fingerprint({0: 1}), "layers": 3})
     assert refused.value.where == f"--out {folder.parent}"
     assert "(data: 3 images, now 1; layers was 2, now 3)" in refused.value.problem
+
+
+def test_one_of_a_thing_is_one_thing():
+    one, two = numbered(("a.png", 0)), numbered(("a.png", 0), ("b.png", 0))
+    assert data_in_words(fingerprint(one), fingerprint(two), one, two) == "1 image, now 2: new b.png"
+    assert data_in_words(fingerprint(one), fingerprint(two), {}, {}, unit="example") == "1 example, now 2"
+    assert [count(n, "class") for n in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
+    assert [have(n, "image") for n in (1, 2000)] == ["1 image has", "2,000 images have"]

@@ -501,3 +501,55 @@ def test_a_misspelt_class_of_a_csv_of_prompts_is_named(tmp_path):
     with pytest.raises(InputError) as error:
         prompts_for("mine", [0, 1], ["three", "two"], csv)
     assert "'tow'" in error.value.problem and "misspelling of 'two'" in error.value.problem
+
+
+# ---- data without splits ----
+
+
+def test_data_without_splits_has_none(hub, tmp_path):
+    classes(tmp_path / "plain")
+    classes(tmp_path / "parts/train")
+    classes(tmp_path / "parts/test")
+    for name in ("cat", "dog"):
+        classes(tmp_path / "inside" / name, names=("a", "b"), n=1)
+        (tmp_path / "inside" / name / "a").rename(tmp_path / "inside" / name / "train")
+        (tmp_path / "inside" / name / "b").rename(tmp_path / "inside" / name / "test")
+    image(tmp_path / "alone/0.png")
+    (tmp_path / "t.csv").write_text("path,label\nplain/a/0.png,a\nplain/b/0.png,b\n")
+    (tmp_path / "s.csv").write_text("path,label,split\nplain/a/0.png,a,test\nplain/b/0.png,b,test\n")
+    rows = hub_rows(hub, label=[1, 0])
+    rows.save_to_disk(str(tmp_path / "one"))
+    hub.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "two"))
+
+    whole = ["plain", "alone", "alone/0.png", "t.csv", "hf:one"]
+    split = ["parts", "inside", "s.csv", "hf:two"]
+    for name in whole + split:
+        start, _, path = name.rpartition(":")
+        data = load_dataset(f"{start}:{tmp_path / path}" if start else str(tmp_path / path))
+        assert (data.has_splits, data.split) == (name in split, "test"), name
+    assert load_dataset("digits").has_splits
+
+
+def test_a_split_that_is_not_there_is_not_printed(run_main, tmp_path):
+    """Nor in results.json and on the page; run.json has the same options as that of a split called test."""
+    data = load_dataset("digits")
+    for k, name in ((3, "three"), (5, "five")):
+        for folder in ("whole", "parts/test"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            data.open(k).save(tmp_path / folder / name / "0.png")
+    words = ["--version", "digits", "--device", "cpu", "--search", "race", "--max_samples", 4]
+    for name in ("whole", "parts"):
+        done = run_main("eval_prob_adaptive.py", "--dataset", tmp_path / name, *words)
+        assert done.code == 0, done.err
+        (path,) = (tmp_path / "data" / name).glob("*/run.json")
+        description = json.loads(path.read_text())
+        assert description["options"]["split"] == "test"
+        run = results.read(path.parent)
+        assert run.split == ("test" if name == "parts" else None)
+        assert run.data == ("parts, test split" if name == "parts" else "whole")
+        assert json.loads((path.parent / "results.json").read_text())["split"] == run.split
+        table = run_main("scripts/print_acc.py", path.parent)
+        page = run_main("scripts/report.py", path.parent, "--out", tmp_path / "report.html")
+        assert table.code == page.code == 0
+        printed = [done.out, table.out, (tmp_path / "report.html").read_text().split("</style>")[1]]
+        assert [bool(re.search(r"\bsplit\b", text)) for text in printed] == [name == "parts"] * 3

@@ -256,7 +256,7 @@ def together(
                 if batch_size == least:
                     raise
                 batch_size = max(batch_size // 2, least)
-                halved = f"out of memory: from here on {batch_size} evaluations in a call"
+                halved = f"out of memory: evaluations in a call are at most {batch_size} from here on"
                 warnings.warn(halved, InputWarning, stacklevel=2)
                 continue
             running.mark_sent(taken)

@@ -390,7 +390,7 @@ def check_step(step: tuple[np.ndarray, int], seen: np.ndarray, n_points: int) ->
         )
     if not before[0] < points <= n_points:
         wanted = f"wanted more than the {before[0]} measured before, and at most {n_points}"
-        raise ValueError(f"a search yields {points!r} points; {wanted}")
+        raise ValueError(f"a search yields {points!r} as the number of points; {wanted}")
     return classes, int(points)
 
 

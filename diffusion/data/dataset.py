@@ -18,7 +18,8 @@ class Dataset:
     """Images by index, with their labels.
 
     A reader gives at least the first three fields. Labels are there from the start; images are decoded one at a time,
-    when they are asked for, so an unreadable file costs one image. The last fields are set by datasets.load_dataset.
+    when they are asked for, so an unreadable file costs one image. The fields from `name` on are set by
+    datasets.load_dataset.
     """
 
     labels: list[int]  # [n] class ids; NO_LABEL: none
@@ -27,6 +28,8 @@ class Dataset:
     files: list[str] = field(default_factory=list)  # [n] as from the folder of the data; [] if unknown
     groups: list[str] = field(default_factory=list)  # [n]; [] if a table gives none
     candidates: list[tuple[int, list[str]]] = field(default_factory=list)  # [n] line of the table, names of classes
+
+    has_splits: bool = True  # set by a reader, if the data is whole: then all images are those of `split`, "test"
 
     name: str = ""
     split: str = "test"

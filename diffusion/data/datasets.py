@@ -44,7 +44,7 @@ from diffusion.data.dataset import Dataset
 from diffusion.data.depth import check_range
 from diffusion.data.images import ImageFiles, crop, to_rgb, with_ranges
 from diffusion.io.reading import named_error
-from diffusion.io.wording import few, like
+from diffusion.io.wording import count, few, like
 
 
 def load_dataset(
@@ -99,8 +99,12 @@ def _read_users(name: str, split: str, image_column: str | None, label_column: s
         return folders.read_folder(name, split)
     if os.path.isfile(path):
         return folders.read_image(name, split, tables.SUFFIXES)
-    names = f"none of {', '.join(TABLE)}, nor hf:NAME, nor a folder that exists, an image, a .csv, .tsv or .jsonl"
-    raise InputError(f"dataset {name!r}", f"is {names}{_like_folder(path) or like(name, TABLE)}")
+    kinds = "a folder of class folders, an image, a .csv, .tsv or .jsonl"
+    near = _like_folder(path) or like(name, TABLE)
+    if os.sep in name:
+        raise InputError(f"dataset {name!r}", f"is not there: no such file or folder; wanted {kinds}{near}")
+    names = f"none of {', '.join(TABLE)}, nor hf:NAME, nor {kinds} that is here"
+    raise InputError(f"dataset {name!r}", f"is {names}{near}")
 
 
 def _like_folder(path: str) -> str:
@@ -303,13 +307,13 @@ def model_arms(
     if called and dataset.classes and name not in OF_IMAGENET:
         return _arms_by_name(dataset, model, called)
     if dataset.classes and not called and name not in TABLE:
-        wanted = "name the folders by its class ids, or its classes by --classes FILE of eval_prob_dit.py"
-        found = f"is of {len(dataset.classes)} classes that have names, those of {model} have none"
+        wanted = "name the folders by class ids, or the model's classes by --classes FILE of eval_prob_dit.py"
+        found = f"is of {count(len(dataset.classes), 'class')} by name, those of {model} have none"
         raise InputError(f"--dataset {name}", f"{found}; {wanted}")
     arms = class_arms(name, n_classes, root)
     n = 1000 if name == "objectnet" else len(dataset.classes)
     if n not in (0, n_classes):  # 0: a user's data, whose folders are named by the class ids
-        raise InputError(f"--dataset {name}", f"is of {n} classes, {model} knows {n_classes}")
+        raise InputError(f"--dataset {name}", f"is of {count(n, 'class')}, {model} knows {n_classes}")
     strange = sorted(set(dataset.labels) - set(arms.values()) - {NO_LABEL})
     if strange:
         raise InputError(f"--dataset {name}", f"labels {strange[:10]} are no classes of {model}")
@@ -388,12 +392,13 @@ def _read_of_table(name: str, split: str, root: Path) -> Dataset:
     split_there = source.splits[split]
     folder = Path() if source.folder is None else _find(name, source.folder.format(split_there), root)
     try:
-        return source.read(folder, split_there)
+        data = source.read(folder, split_there)
     except (InputError, ImportError):
         raise
     except Exception as error:  # torchvision raises whatever the damage leads to
         why = named_error(error).partition(" You can use download=True")[0]
         raise InputError(f"dataset {name!r}", f"{folder} is incomplete or damaged: {why}") from error
+    return replace(data, has_splits=source.splits != UNSPLIT)
 
 
 def _find(name: str, folder: str, root: Path) -> Path:

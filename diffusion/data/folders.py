@@ -15,6 +15,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +26,7 @@ from diffusion.data.classnames import misspelt
 from diffusion.data.dataset import Dataset
 from diffusion.data.images import listed
 from diffusion.io.reading import is_id
-from diffusion.io.wording import few
+from diffusion.io.wording import count, few
 
 SPLIT_WORDS = {  # names of splits in lower case -> split
     "train": "train", "training": "train", "trainval": "trainval",
@@ -160,8 +161,7 @@ def warn_of_misspelt(name: str, counts: Mapping[str, int]) -> None:
     """Warn of classes that may be misspelt names of others; counts: name of a class -> its images."""
     found = []
     for rare, usual in misspelt(counts):
-        number = "1 image" if counts[rare] == 1 else f"{counts[rare]} images"
-        found.append(f"class {rare!r} has {number}, {usual!r} {counts[usual]}")
+        found.append(f"class {rare!r} has {count(counts[rare], 'image')}, {usual!r} {counts[usual]:,}")
     if found:
         warnings.warn(f"dataset {name!r}: {few(found, 3, '; ')}: a misspelling?", InputWarning, stacklevel=2)
 
@@ -347,7 +347,7 @@ def _read_folder(name: str, split: str) -> Dataset:
     folder = unwrapped(Folder(Path(name).expanduser()))
     if folder.folders and all(re.fullmatch(r"session-\d+", session.name) for session in folder.folders):
         check_split(name, split, ["test"])
-        return read_sessions(folder)
+        return replace(read_sessions(folder), has_splits=False)
     splits = split_folders(name, folder)
     if splits:
         check_split(name, split, splits)
@@ -357,14 +357,17 @@ def _read_folder(name: str, split: str) -> Dataset:
     alone = folder.images(deep=False)
     images = {inside.name: inside.images() for inside in folder.folders}
     with_images = folder.with_images
-    if not splits and len(with_images) > 1 and all(map(_is_split, with_images)):  # CLASS/train, CLASS/test
+    in_classes = not splits and len(with_images) > 1 and all(map(_is_split, with_images))  # CLASS/train, CLASS/test
+    if in_classes:
         images |= _images_of_split(name, split, with_images)
     elif not splits:
         check_split(name, split, ["test"])
+    has_splits = in_classes or bool(splits)
 
     if alone and len(with_images) < 2:  # with images beside it, one folder is no choice of classes
         alone = folder.images()
-        return from_files(alone, [NO_LABEL] * len(alone), (), folder.path)
+        data = from_files(alone, [NO_LABEL] * len(alone), (), folder.path)
+        return replace(data, has_splits=has_splits)
     if alone:
         beside = f"images beside class folders are left out, {len(alone)} of them such as {os.path.basename(alone[0])}"
         warnings.warn(f"dataset {name!r}: {beside}", InputWarning, stacklevel=1)
@@ -375,7 +378,8 @@ def _read_folder(name: str, split: str) -> Dataset:
             raise InputError(f"no image in {folder}", f"wanted class folders with images; these have none: {named}")
         warnings.warn(f"dataset {name!r}: folders without images are no classes: {named}", InputWarning, stacklevel=1)
     warn_of_misspelt(name, {class_folder.name: len(images[class_folder.name]) for class_folder in with_images})
-    return from_images_by_class(folder, images, *class_ids(class_folder.name for class_folder in with_images))
+    data = from_images_by_class(folder, images, *class_ids(class_folder.name for class_folder in with_images))
+    return replace(data, has_splits=has_splits)
 
 
 def _images_of_split(name: str, split: str, class_folders: list[Folder]) -> dict[str, list[str]]:
@@ -416,4 +420,4 @@ def read_image(name: str, split: str, tables: Sequence[str]) -> Dataset:
         except Exception as error:
             wanted = ", ".join(tables)
             raise InputError(f"dataset {name!r}", f"is neither an image that Pillow reads nor {wanted}") from error
-    return from_files([path], [NO_LABEL], (), os.path.dirname(path))
+    return replace(from_files([path], [NO_LABEL], (), os.path.dirname(path)), has_splits=False)

@@ -83,7 +83,13 @@ def read_hub(name: str, split: str, image_column: str | None = None, label_colum
     labels, classes = _labels(name, split, label, list(rows[label][:]), names)
     encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     images = ImageFiles(lambda k: hub_cell(encoded[k][image], f"{k} of hf:{name} {split}"), len(labels))
-    return Dataset(labels, classes, images)
+    return Dataset(labels, classes, images, has_splits=_has_splits(name, rows))
+
+
+def _has_splits(name: str, rows) -> bool:
+    """Whether the data has splits: all has but a folder that Dataset.save_to_disk wrote without the name of one."""
+    is_saved_alone = os.path.isfile(os.path.join(os.path.expanduser(name), "state.json"))
+    return not is_saved_alone or rows.split is not None
 
 
 def _source_and_config(name: str, split: str) -> tuple[str, str, str | None]:

@@ -15,7 +15,7 @@ from diffusion import InputWarning
 from diffusion.data import depth
 from diffusion.data.depth import Range, Statistics
 from diffusion.io.reading import named_error
-from diffusion.io.wording import few
+from diffusion.io.wording import count, few
 
 if TYPE_CHECKING:  # what only reads labels does not need torch
     from torch import Tensor
@@ -193,7 +193,8 @@ def _warn_of_range(
 ) -> None:
     """Name the range that is used unless it was asked for; then warn only if it cuts values."""
     low, high, _ = depth.extremes(found)
-    seen = f"{len(found)} of the {looked_at} images looked at hold values from {low:g} to {high:g} ({kind})"
+    looked = f"{len(found)} of the {count(looked_at, 'image')} looked at"
+    seen = f"{looked}: values from {low:g} to {high:g} ({kind})"
     if is_guess:
         seen += ", and nothing says which of them are black and white. A guess"
     black, white = used

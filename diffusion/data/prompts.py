@@ -26,7 +26,7 @@ from diffusion.data.classnames import (
 )
 from diffusion.data.folders import Folder
 from diffusion.io.reading import Table, is_id, read_csv, read_numbers
-from diffusion.io.wording import few, split_weight
+from diffusion.io.wording import count, few, split_weight
 from diffusion.paths import DATA, shipped
 
 PROMPTS = DATA / "prompts"
@@ -54,7 +54,8 @@ class Prompts:
         """One line: how many, their source, and three of them."""
         n = len(self.texts)
         some = [repr(self.texts[k]) for k in sorted({0, n // 2, n - 1})]
-        return f"{n} prompts of {len(set(self.classes))} classes, from {self.source}, such as {', '.join(some)}"
+        number = f"{count(n, 'prompt')} of {count(len(set(self.classes)), 'class')}"
+        return f"{number}, from {self.source}, such as {', '.join(some)}"
 
 
 # ---- csv ----
@@ -301,7 +302,8 @@ def prompts_for(
             prompts = _from_templates(dict(zip(prompts.classes, prompts.names, strict=True)), templates)
     elif len(classes) < 2:
         flags = "--prompts or --prompt_path" if NO_LABEL in labels else "--prompt_path"
-        raise InputError(f"--dataset {name}", f"{_why_no_classes(name, classes)}, so it needs {flags}{_class_of(name)}")
+        why = f"{_why_no_classes(name, classes)}; wanted two classes or more to choose from, by {flags}"
+        raise InputError(f"--dataset {name}", f"{why}{_class_of(name)}")
     else:
         prompts = _from_templates(dict(enumerate(classes)), templates)
         _warn_of_words(name, classes, words_of(classes))
@@ -311,7 +313,7 @@ def prompts_for(
         words = []
         for k in missing[:10]:
             words.append(f"{k} ({classes[k]})" if k < len(classes) else str(k))
-        problem = f"no class {', '.join(words)} there, which images of {name} are labelled with"
+        problem = f"no class {', '.join(words)} there, which images of {name} have; wanted a prompt for each class"
         problem += _like_missing(missing, classes, prompts)
         raise InputError(path or csv or "prompts", problem)
     unused = sorted(set(prompts.classes) - set(range(len(classes))))

@@ -21,6 +21,7 @@ from diffusion.data.dataset import Dataset
 from diffusion.data.folders import check_split, class_ids, split_of, warn_of_misspelt
 from diffusion.data.images import listed
 from diffusion.io.reading import Table, csv_header, json_lines, read_csv
+from diffusion.io.wording import count
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 OPTIONAL = ("label", "group", "candidates", "split")
@@ -49,7 +50,7 @@ def read_table(name: str, split: str) -> Dataset:
     if not any(os.path.exists(os.path.join(path.parent, place)) for place in places):
         where = "paths are taken as they are, or from the folder of the table"
         first = path.parent / places[0]
-        raise InputError(path, f"none of its {len(places)} images is there, such as {first}; {where}")
+        raise InputError(path, f"none of its {count(len(places), 'image')} is there, such as {first}; {where}")
 
     labels = [NO_LABEL] * len(chosen)
     classes: list[str] = []
@@ -61,7 +62,8 @@ def read_table(name: str, split: str) -> Dataset:
     if "candidates" in columns:
         lines = [table.lines[k] for k in chosen]
         candidates = list(zip(lines, map(partial(_candidates, path), lines, columns["candidates"]), strict=True))
-    return Dataset(labels, classes, listed(places, path.parent), names, columns.get("group", []), candidates)
+    groups, has_splits = columns.get("group", []), "split" in table.columns
+    return Dataset(labels, classes, listed(places, path.parent), names, groups, candidates, has_splits)
 
 
 FILLED = ("path", "label", "group")  # columns whose cells must not be empty

@@ -18,7 +18,7 @@ from diffusion.data.prompts import Prompts
 from diffusion.evaluate.config import RunConfig
 from diffusion.io.atomic import sha256
 from diffusion.io.reading import is_id, read_npy
-from diffusion.io.wording import few, like
+from diffusion.io.wording import count, few, have, like
 from diffusion.models.clip import clip_weights, find_clip, load_clip
 from diffusion.paths import expanded
 from diffusion.runs import newer, records, results
@@ -102,7 +102,7 @@ class ByColumn(FirstStage):
                 empty.append(line)
             self.candidates.append(listed or class_ids.tolist())
         if empty:
-            found = f"{len(empty)} of {len(self.candidates)} images have no candidates (line {few(empty, 1)})"
+            found = f"{len(empty)} of {have(len(self.candidates), 'image')} no candidates (line {few(empty, 1)})"
             warnings.warn(f"{dataset.path}: {found}: all {len(class_ids)} classes compete", InputWarning, stacklevel=3)
 
         self.K = max(map(len, self.candidates))
@@ -247,7 +247,7 @@ class ByRun(FirstStage):
         lacking = {index: self._lack(index) for index in mine}
         lacking = {index: why for index, why in lacking.items() if why}
         if lacking:
-            missing = f"{len(lacking)} of {len(mine)} images have no record there that will do"
+            missing = f"{len(lacking)} of {have(len(mine), 'image')} no record there that will do"
             raise InputError(self.run.folder, f"{missing}: {few(lacking, 5)} ({next(iter(lacking.values()))})")
 
     def _lack(self, index: int) -> str:
@@ -261,7 +261,7 @@ class ByRun(FirstStage):
         n_classes = len(np.unique(self.run.class_ids[self.run.arm_class[counts.numpy() > 0]]))
         if n_classes >= self.K:
             return ""
-        return f"{self.run.done[index].name} has {n_classes} classes, wanted {self.K} and more"
+        return f"{self.run.done[index].name} has {count(n_classes, 'class')}, wanted {self.K} and more"
 
     def rows(self, index: int, image: Image) -> tuple[np.ndarray, dict]:
         record = results.record_of(self.run, index)

@@ -17,6 +17,7 @@ from diffusion.evaluate import sharding
 from diffusion.evaluate.noise import Noise
 from diffusion.evaluate.options import at_least_one, not_negative
 from diffusion.io.atomic import sha256
+from diffusion.io.wording import count
 from diffusion.models import loading
 from diffusion.runs import naming
 from diffusion.settings import use_exact_float32
@@ -229,7 +230,7 @@ def model_options(
     InputError: no level that is measured has a weight above 0; noise that was fitted for another model.
     """
     if not weights[schedule.levels].any():
-        none = f"0 at each of the {len(schedule)} levels that are measured"
+        none = f"0 everywhere, of {count(len(schedule), 'level')} measured"
         raise InputError(f"--weights {config.weights}", none)
     fingerprints = loading.check_weights(card) if read_weights else {}
     if fingerprints and noise.fitted_for not in (None, same_for_copies(fingerprints)):

@@ -16,7 +16,7 @@ from diffusion.evaluate import sharding
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.progress import Progress
 from diffusion.evaluate.selection import in_turns
-from diffusion.io.wording import count
+from diffusion.io.wording import count, with_split
 from diffusion.paths import script
 from diffusion.plots import bars
 from diffusion.runs import newer, records, results, show, summary
@@ -82,13 +82,16 @@ def classify_dataset(
     details = dict(folder.details)
     if dataset.path:
         details["path"] = dataset.path
+    if not dataset.has_splits:
+        details[records.UNSPLIT] = True
     todo, earlier = join_run(folder.path, folder.options, details, mine, dataset)
     if "prompts" in details:
         print(details["prompts"])
     images = f"{count(len(mine), 'image')}, {len(mine) - len(todo)} done before"
     each, to_do = cost.bound(f"{cost.nfe:,} NFE"), cost.bound(f"{cost.nfe * len(todo):,} NFE")
     nfe = f"{each} each{cost.size}, {to_do} to do"
-    print(f"{config.dataset}, {config.split} split: {images}, {nfe} -> {folder.path}")
+    data = with_split(config.dataset, config.split if dataset.has_splits else None)
+    print(f"{data}: {images}, {nfe} -> {folder.path}")
 
     bar = Progress(len(todo), cost.nfe * len(todo), cost.exact, earlier if count_earlier else [])
     with sharding.working(folder.path, config.worker_idx, config.n_workers):
@@ -105,7 +108,7 @@ def classify_dataset(
 
     if len(mine) < details["images"]:
         everything = f"{script('print_acc')} {folder.path}"
-        print(f"This worker's share only; for all {details['images']} images: {everything}")
+        print(f"This worker's share only; for all {count(details['images'], 'image')}: {everything}")
     code = show.print_accuracy(earlier + rows, len(mine), problems)
     summary.write_results(folder.path)
     all_classes = folder.options.get("cls") is None  # of a part of the classes, none is the answer

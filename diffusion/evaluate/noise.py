@@ -11,7 +11,7 @@ from diffusion import InputError, one_line
 from diffusion.core.noise import ImageNoise
 from diffusion.core.schedule import Points
 from diffusion.io.reading import check_pt
-from diffusion.io.wording import few
+from diffusion.io.wording import count, few
 
 FITTED = {"noise", "levels", "loss", "model"}  # the keys of a file by scripts/adapt.py
 
@@ -56,7 +56,7 @@ def read_noise(path: Path, points: Points, latent: tuple[int, int, int], *, loss
         raise InputError(where, f"holds {found}, the model's latents need [n, c, h, w] = {['n', *latent]}")
     n_draws = points.draws.max() + 1
     if len(bank) < n_draws:
-        raise InputError(where, f"holds {len(bank)} draws, the schedule needs {n_draws}")
+        raise InputError(where, f"holds {count(len(bank), 'draw')}, the schedule needs {n_draws}")
     return Noise(latent, bank=bank[:n_draws].float(), fitted_for=fitted_for)
 
 

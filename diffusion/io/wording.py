@@ -43,8 +43,21 @@ def _alike(names: Sequence[Sequence[str]], most: int) -> int:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things in words: 1 image, 2 images."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """A number of things in words: 1 image, 2 images, 3 classes."""
+    if number == 1:
+        return f"{number:,} {noun}"
+    return f"{number:,} {noun}es" if noun.endswith("s") else f"{number:,} {noun}s"
+
+
+def have(number: int, noun: str) -> str:
+    """`count` with its verb: 1 image has, 2 images have."""
+    verb = "has" if number == 1 else "have"
+    return f"{count(number, noun)} {verb}"
+
+
+def with_split(data: str, split: str | None) -> str:
+    """A data set in words: pets, test split; its name alone without a split."""
+    return data if split is None else f"{data}, {split} split"
 
 
 def in_bytes(number: float) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from diffusion import InputError, one_line
-from diffusion.io.wording import few
+from diffusion.io.wording import count, few
 from diffusion.matching import digits as digit_items
 from diffusion.matching.items import Item, Items, Shown, choice, opener, pair, read_examples, read_hub, search
 
@@ -337,8 +337,8 @@ def _placed(items: list[Item], folder: Path, places: tuple[str, ...], value_rang
 
     if len(lacking) == len(items):
         sought = few([folder / place for place in ("", *places)])
-        images = f"{len(missing)} of {len(paths) + len(missing)} images are missing"
-        none = f"{len(items)} examples in the file, but {images}, so none is whole"
+        images = f"{len(missing)} of {count(len(paths) + len(missing), 'image')} missing"
+        none = f"{count(len(items), 'example')} in the file, {images}, so none is whole"
         raise InputError(folder, f"{none}; the first is {next(iter(missing))}, sought in {sought}")
     open_file = opener(paths.values(), f"dataset {str(folder)!r}", value_range)
 

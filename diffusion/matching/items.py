@@ -22,6 +22,7 @@ from diffusion import InputError, InputWarning, one_line
 from diffusion.data.hub import rows_of_hub
 from diffusion.data.images import ImageFiles, hub_cell, listed, open_rgb, to_rgb, with_ranges
 from diffusion.io.reading import json_lines
+from diffusion.io.wording import count
 
 DIAGONAL = {(0, 0), (1, 1)}  # two captions and two images, which belong together in this order
 WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")  # keys and columns of its form
@@ -59,7 +60,7 @@ class Item:
         for caption, image in self.right:
             if not isinstance(caption, int) or not isinstance(image, int):
                 raise ValueError(f"right {sorted(self.right, key=repr)!r:.60}, wanted whole numbers")
-        size = f"{len(self.captions)} captions, {len(self.images)} images"
+        size = f"{count(len(self.captions), 'caption')}, {count(len(self.images), 'image')}"
         possible = itertools.product(range(len(self.captions)), range(len(self.images)))
         if not self.right or not self.right <= set(possible):
             raise ValueError(f"right {sorted(self.right)!r:.60}, wanted pairs of caption and image of {size}")
@@ -355,7 +356,7 @@ def read_hub(
     if not items:
         raise InputError(f"hf:{name}", "holds no examples")
     if left_out:
-        number = f"{len(left_out)} of {len(data)} rows"
+        number = f"{len(left_out)} of {len(data):,} rows"
         problem = f"{number} make no example and are left out, the first is row {left_out[0]}"
         warnings.warn(f"hf:{name}: {problem}", InputWarning, stacklevel=2)
 

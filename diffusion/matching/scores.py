@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
+from diffusion.io import wording
 from diffusion.matching.items import Item, Items, Shown
 from diffusion.runs import pack, records, show, summary
 from diffusion.runs.results import Run
@@ -84,7 +85,7 @@ def items_of_run(run: Run) -> dict[int, Item]:
             wanted = "wanted its id, tag and captions, its images and what is right"
             raise InputError(where, f"example {k} is {example!r:.60}, {wanted}") from None
     if sorted(items) != list(range(len(items))):
-        raise InputError(where, f"has {len(items)} examples, wanted each from 0 on")
+        raise InputError(where, f"has {wording.count(len(items), 'example')}, wanted each from 0 on")
     return dict(sorted(items.items()))
 
 
@@ -123,7 +124,7 @@ def read_done(run: Run) -> tuple[list[Done], list[str]]:
             errors = metrics.arm_errors(record, run.loss)
             n_captions = len(items[k].captions)
             if len(errors) not in (n_captions, n_captions + 1):
-                raise InputError(path, f"{len(errors)} captions, example {k} has {n_captions}")
+                raise InputError(path, f"{wording.count(len(errors), 'caption')}, example {k} has {n_captions}")
         except FileNotFoundError:
             problems.append(f"{path}: is gone")
             continue

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion import InputError, one_line
 from diffusion.io import hub
 from diffusion.io.reading import check_pt
-from diffusion.io.wording import few, split_weight
+from diffusion.io.wording import count, few, split_weight
 from diffusion.models import checkpoint
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
@@ -138,7 +138,7 @@ def _read(path: Path, flag: str) -> dict[str, Tensor]:
         raise InputError(flag, "cannot be read: it holds no tensors")
     strange = [key for key in tensors if "dora_scale" in key or "lora_magnitude_vector" in key]
     if strange:
-        raise InputError(flag, f"a DoRA, of whose {len(tensors)} tensors {len(strange)} could not be used")
+        raise InputError(flag, f"a DoRA, {len(strange)} of its {count(len(tensors), 'tensor')} cannot be used")
     return tensors
 
 
@@ -241,7 +241,7 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
     best = max(fits, key=fits.get)
     if not fits[best]:
         kind = type(pipeline).__name__
-        raise InputError(flag, f"of its {len(keys)} tensors none is of this {kind}: {keys[0]}, ...")
+        raise InputError(flag, f"none of its {count(len(keys), 'tensor')} is of this {kind}: {keys[0]}, ...")
     return {f"{best}.{key}": value for key, value in bare.items()}
 
 
@@ -390,7 +390,7 @@ def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) 
             lost += _unplaced(module, part, mine) or mine[-1:]
     lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
     if lost or odd or placed != len(wanted):
-        found = f"{placed} of its {len(wanted)} tensors found their place"
+        found = f"{placed} of its {count(len(wanted), 'tensor')} found their place"
         raise InputError(flag, f"{found}; not {few(lost or odd)}; wanted a LoRA of this model")
 
 
@@ -460,7 +460,8 @@ def check_used(embeddings: Sequence[str], prompts: Collection[str]) -> None:
     for file in embeddings:
         token = token_of(file)
         if not any(token in prompt for prompt in prompts):
-            raise InputError(f"--embeddings {file}", f"none of the {len(prompts)} prompts uses its token {token!r}")
+            found = f"none of the {count(len(prompts), 'prompt')} uses its token {token!r}"
+            raise InputError(f"--embeddings {file}", found)
 
 
 def rename_tokens(prompts: list[str], files: list[tuple[str, ...]] | None) -> tuple[list[str], dict[str, str]]:

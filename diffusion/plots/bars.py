@@ -196,7 +196,7 @@ def heading_of(run: results.Run, indices: list[int], shown: int) -> str:
     """The run; how many of these images are shown, unless all are; and how many of all of them are right."""
     parts = []
     if shown < len(indices):
-        parts.append(f"{shown} of {len(indices)} images shown")
+        parts.append(f"{shown} of {wording.count(len(indices), 'image')} shown")
     rows, _ = results.read_rows((run.done[index] for index in indices), of_run=True)
     labelled = [row for row in rows if row["label"] != catalogue.NO_LABEL]
     if labelled:

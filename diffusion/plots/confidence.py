@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion.io.wording import count
 from diffusion.plots import style
 from diffusion.stats import calibration, metrics
 
@@ -40,9 +41,9 @@ def _bins_text(images: np.ndarray) -> str:
     """How many images the bins hold, for the legend."""
     low, high = int(images.min()), int(images.max())
     if len(images) == 1:
-        return f"all {low} images: too few for bins"
-    each = f"{low}" if low == high else f"{low}-{high}"
-    return f"{len(images)} bins of {each} images, 95% interval"
+        return f"all {count(low, 'image')}: too few for bins"
+    each = count(low, "image") if low == high else f"{low}-{high} images"
+    return f"{len(images)} bins of {each}, 95% interval"
 
 
 def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
@@ -53,7 +54,7 @@ def draw(sure: np.ndarray, hit: np.ndarray, heading: str, path: Path) -> None:
     draw_reliability(upper, lower, sure, hit)
     error = f"expected calibration error {calibration.ece(sure, hit):.3f}"
     if len(sure) < FEW:
-        error += f"\n{len(sure)} images are few: much of it is chance"
+        error += f"\nof {count(len(sure), 'image')}: much of it is chance"
     left.suptitle(error, fontsize=10)
 
     axes = right.subplots()

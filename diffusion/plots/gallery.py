@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
-from diffusion.io.wording import few
+from diffusion.io.wording import count, few
 from diffusion.matching import scores as matching_scores
 from diffusion.matching.items import Items
 from diffusion.matching.scores import Done
@@ -35,7 +35,7 @@ def draw(run: Run, items: Items, path: Path) -> None:
     chosen = sorted(done, key=lambda d: d.margin(normal))[:SHOWN]
 
     wrong = sum(d.margin(normal) <= 0 for d in done)
-    heading = f"{run.title}: {wrong} of {len(done)} examples wrong"
+    heading = f"{run.title}: {wrong} of {count(len(done), 'example')} wrong"
     _check_same(chosen, items, run)
     if len(chosen) < len(done):
         heading += f"; the {len(chosen)} with the smallest margins"

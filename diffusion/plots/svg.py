@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from diffusion.io import wording
 from diffusion.plots import confidence, style
 
 THUMBNAIL = 192  # pixels, at most
@@ -62,7 +63,7 @@ def draw_reliability(sure: np.ndarray, hit: np.ndarray, id: str = "") -> str:
     _in_page(lower)
     bins = confidence.draw_reliability(upper, lower, sure, hit, ink=INK)
     ends = [f"{bins[k, 0]:.0%} confident, {bins[k, 1]:.0%} right" for k in (0, -1)]
-    label = f"Accuracy against confidence, in {len(bins)} bins of equally many images"
+    label = f"Accuracy against confidence, in {wording.count(len(bins), 'bin')} of equally many images"
     return svg(figure, f"{id}reliability", f"{label}: the least confident are {ends[0]}, the most confident {ends[1]}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion import one_line
-from diffusion.io.wording import few, shared
+from diffusion.io.wording import count, few, shared
 
 Image = tuple[str | None, int]  # its file, if it has one by which it is named; its label
 DIGEST = re.compile(r"(, sha256 )?\b[0-9a-f]{64}\b")
@@ -35,7 +35,7 @@ def options_in_words(there: dict, run: dict, was: Mapping[int, Image], now: Mapp
     `was` and `now` are images of the two data sets by index, as far as they are at hand.
     """
     before, after = there["options"], run["options"]
-    unit = "examples" if "examples" in there else "images"
+    unit = "example" if "examples" in there else "image"
     found = []
     for key in changed(there, run):
         if key == "data":
@@ -103,7 +103,7 @@ def data_in_words(
     before: Mapping[int, Image],
     after: Mapping[int, Image],
     *,
-    unit: str = "images",
+    unit: str = "image",
     sides: Sides = EARLIER,
 ) -> str:
     """How two data sets differ: "59 images, now 60: new five_07.png".
@@ -112,8 +112,7 @@ def data_in_words(
     index, as far as they are at hand. Which are new is only known if all images of before are at hand.
     """
     n_was, n_now = _number(was), _number(now)
-    of = " of" if n_was is None else ""
-    counts = f"{_count(n_was)}{of} {unit}{sides.between}{_count(n_now)}"
+    counts = f"{_count(n_was, unit)}{sides.between}{_count(n_now)}"
     files_before, files_after = _files(before), _files(after)
     details = []
     if len(files_before) == n_was:
@@ -133,8 +132,11 @@ def _number(fingerprint: str | None) -> int | None:
     return int(match[0]) if match else None
 
 
-def _count(number: int | None) -> str:
-    return "an unknown number" if number is None else f"{number:,}"
+def _count(number: int | None, unit: str | None = None) -> str:
+    """A number, perhaps of things; None: it is not known."""
+    if number is None:
+        return "an unknown number" if unit is None else f"an unknown number of {unit}s"
+    return f"{number:,}" if unit is None else count(number, unit)
 
 
 def _files(images: Mapping[int, Image]) -> dict[str, int]:

@@ -51,7 +51,7 @@ def in_words(files: Files, done: Mapping[int, Path]) -> str:
     found = newer(files, done)
     if not found:
         return ""
-    number = f"{len(found)} images are newer than their records"
+    number = f"{len(found):,} images are newer than their records"
     if len(found) == 1:
         number = "1 image is newer than its record"
     names = few([files[index][0] for index in found])

@@ -21,6 +21,7 @@ import numpy as np
 
 from diffusion import InputError, one_line
 from diffusion.io.atomic import write_atomic
+from diffusion.io.wording import count
 from diffusion.runs import archive
 
 LISTS = ("errors", "int64")  # columns of lists
@@ -247,7 +248,7 @@ class Pack:
         except Exception as error:  # pyarrow raises many kinds for a foreign or damaged file
             raise self._damaged(error) from None
         if len(indices) != self.files["records"]:
-            raise self._damaged(f"{len(indices)} records, wanted {self.files['records']}")
+            raise self._damaged(f"{count(len(indices), 'record')}, wanted {self.files['records']}")
         self.place = {index: divmod(k, GROUP) for k, index in enumerate(indices)}
         self._group = -1
         self._columns: dict = {}

@@ -18,7 +18,7 @@ from diffusion import InputError, one_line
 from diffusion.data.catalogue import SPLITS
 from diffusion.io.atomic import sha256, write_atomic
 from diffusion.io.reading import check_zip
-from diffusion.io.wording import numbers
+from diffusion.io.wording import count, numbers
 from diffusion.paths import expanded
 from diffusion.runs import archive, differences, pack
 from diffusion.runs.index import Index
@@ -40,6 +40,7 @@ _SCALARS: list = [
 # The contents of run.json are a *description*: the options, and beside them the *details*, for readers.
 
 N_LEVELS = "schedule"  # the detail that holds T, the number of noise levels; published under this name
+UNSPLIT = "unsplit"  # the detail that is true if the data has no splits; its option `split` is "test" then
 
 
 def n_levels(description: dict) -> int | None:
@@ -437,7 +438,7 @@ def _check_origin(record: dict, wanted: Expected) -> None:
     if record.get("run", wanted.run) != wanted.run:
         raise ValueError("it is of a run with other options")
     if wanted.n_arms not in (None, len(record["counts"])):
-        raise ValueError(f"counts of {len(record['counts'])} arms, the run has {wanted.n_arms}")
+        raise ValueError(f"counts of {count(len(record['counts']), 'arm')}, the run has {wanted.n_arms}")
     if wanted.loss not in (None, *record["losses"]):
         raise ValueError(f"no loss {wanted.loss}, it has {', '.join(record['losses'])}")
     answers = set(record.get("candidates", []))
@@ -472,7 +473,8 @@ def _check_numbers(record: dict) -> None:
             raise ValueError(f"{key} is {record[key]!r:.60}, wanted a tensor")
     levels, noise, counts, errors = (record[key] for key in ("levels", "noise", "counts", "errors"))
     if counts.min() < 0 or not 1 <= counts.max() == len(levels) == len(noise):
-        raise ValueError(f"counts from {counts.min()} to {counts.max()} of {len(levels)} levels, {len(noise)} noises")
+        points = f"{count(len(levels), 'level')} and {count(len(noise), 'noise')}"
+        raise ValueError(f"counts from {counts.min()} to {counts.max()}, of {points}")
     if errors.shape != (counts.sum(), len(losses)):
         raise ValueError(f"errors {list(errors.shape)}, wanted {[int(counts.sum()), len(losses)]}")
     if not np.isfinite(errors).all():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
+from diffusion.io import wording
 from diffusion.paths import expanded, script
 from diffusion.runs import pack, records
 from diffusion.stats import calibration, metrics
@@ -51,26 +52,26 @@ class Run:
         return self.options.get("version") or self.options.get("model")
 
     @property
+    def split(self) -> str | None:
+        """None: the data has no splits, or is of captions."""
+        if self.description.get(records.UNSPLIT):
+            return None
+        return self.options.get("split")
+
+    @property
     def data(self) -> str:
-        return f"{self.options.get('dataset')}{self._split}"
+        return wording.with_split(f"{self.options.get('dataset')}", self.split)
 
     @property
     def data_title(self) -> str:
         """The data in words, without folders and file suffixes: for headings."""
         data = re.sub(r"\.[A-Za-z]{3,5}$", "", Path(f"{self.options.get('dataset')}").name)
-        return f"{data}{self._split}"
+        return wording.with_split(data, self.split)
 
     @property
     def title(self) -> str:
         """Data and model in words: a picture's heading."""
         return f"{self.data_title}, by {Path(str(self.model)).name}"
-
-    @property
-    def _split(self) -> str:
-        split = self.options.get("split")
-        if not split:  # as of a run of captions
-            return ""
-        return f", {split} split"
 
 
 def read(path: str | Path, *keys: str, loss: str | None = None, answers: bool = True) -> Run:

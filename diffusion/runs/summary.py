@@ -45,7 +45,7 @@ def summary(run: Run, figures: Sequence[Measure], nfe: np.ndarray) -> dict:
         task = "image_caption_selection"
     return {
         "dataset": run.options["dataset"],
-        "split": run.options.get("split"),
+        "split": run.split,
         "model": run.model,
         "prompts": run.description.get("prompts"),  # in a line; None: class ids, or an earlier version
         "pretrained": run.options.get("pretrained"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion.core.image import Measured
+from diffusion.io.wording import count
 from diffusion.speed import networks
 from diffusion.speed.networks import Size
 from diffusion.speed.races import Embedded, embedded, race_all
@@ -394,7 +395,7 @@ def measure_network(
         with torch.inference_mode():
             found = speed_of_call(maker, best, device)
         if found is None:
-            yield f"{size.name}, {form}: a call with {best} rows does not fit into memory"
+            yield f"{size.name}, {form}: a call with {count(best, 'row')} does not fit into memory"
         else:
             yield row(form, best, *found)
         if compile_it:
