@@ -43,7 +43,11 @@ from diffusion.stats.metrics import class_errors, excess
 
 @dataclass(frozen=True)
 class Answer:
-    """The class of one image, and what was measured. K classes, in the order of the prompts."""
+    """The class of one image, and what was measured. K classes, in the order of the prompts.
+
+    `levels` and `noise` are numbers here, for each point; the arguments of `classify` with these names are a pair of
+    shares of the schedule, and a kind of noise.
+    """
 
     best: int  # which of the classes
     name: str  # of that class
@@ -54,8 +58,8 @@ class Answer:
     decided: bool  # False if the budget ended before the others were clearly worse, or another is exactly as good
     errors: np.ndarray  # [nfe] of the deciding loss: those of the first prompt, in the order of its points, and so on
     counts: np.ndarray  # [prompts] at how many points, from the first on, each prompt was measured
-    levels: np.ndarray  # [points] the level of each point, 0 (almost clean) to T - 1 (almost noise)
-    noise: np.ndarray  # [points] which noise sample each point takes
+    levels: np.ndarray  # [points] the level of each point, 0 (almost clean) to T - 1 (almost noise); no shares
+    noise: np.ndarray  # [points] which sample each point takes, a row of core.noise.ImageNoise; no sample itself
     signs: np.ndarray  # [points] 1 or -1, the factor of that sample
 
     def errors_of(self, prompt: int) -> np.ndarray:
@@ -91,11 +95,13 @@ def classify(
     prompt,classname[,classidx]. For a class-conditional model, class ids in place of texts. Options are those of
     eval_prob_adaptive.py. `search` is "race" (with `z`, `max_samples`, `budget`), "halving" (with `to_keep`,
     `n_samples`), or a function from the number of classes to a search (see core/search.py) over at most `max_samples`
-    points. `levels` are shares of the schedule, by default MIDDLE for a race, else all; `noise` is "antithetic", the
-    default of a race, or "independent"; `weights` [T] or a csv; `candidates`: the classes that compete, as numbers in
-    0..K-1, for one image, or for each of several; `temperature` as scripts/calibrate.py fits it; `value_range`: the
-    values of images of more than 8 bits that are black and white, by default as each file says. Image k of these has
-    the noise of image k of a data set. Warns of equal prompts.
+    points. `levels` are two shares of the schedule, 0 to 1, by default MIDDLE for a race, else all; the `levels` of an
+    Answer are numbers between these shares of T. `noise` is the kind of it, "antithetic", the default of a race, or
+    "independent", and `seed` chooses the samples; the `noise` of an Answer is the number of each point's sample.
+    `weights` [T] or a csv; `candidates`: the classes that compete, as numbers in 0..K-1, for one image, or for each of
+    several; `temperature` as scripts/calibrate.py fits it; `value_range`: the values of images of more than 8 bits that
+    are black and white, by default as each file says. Image k of these has the noise of image k of a data set. Warns of
+    equal prompts.
     """
     names, texts, arm_class = _classes(model, prompts)
     K = len(names)

@@ -1,17 +1,23 @@
 """From Python: images of any kind, prompts of any kind."""
 
+import json
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import single_file
+import tiny
 import torch
+from diffusers import StableDiffusionPipeline
 from helpers import ROOT, records_of, subset, write_run
 from layouts import picture
+from PIL import Image
+from safetensors.torch import save_file
 from torchvision.transforms.functional import pil_to_tensor
 
 from diffusion import InputError, InputWarning, classify, load_model, score, tables
@@ -19,7 +25,7 @@ from diffusion.api import Answer
 from diffusion.core.noise import ImageNoise
 from diffusion.data.datasets import load_dataset
 from diffusion.data.prompts import prompts_file, read_prompts
-from diffusion.models.aliases import EMBEDDED
+from diffusion.models.aliases import ALIASES, EMBEDDED
 from diffusion.models.loading import FAMILIES, read_card
 from diffusion.runs import records, results
 
@@ -369,10 +375,115 @@ def test_every_reader_takes_a_text_as_well_as_a_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no-such/model", "nothing.safetensors", "~/nothing"])
-def test_a_name_that_is_no_model_is_the_same_error_as_in_the_scripts(name, run_main):
+def test_a_name_that_is_no_model_has_the_same_reasons_as_in_the_scripts(name, run_main):
     with pytest.raises(InputError) as error:
         load_model(name)
     for script in ("eval_prob_adaptive.py", "scripts/adapt.py"):
         words = ["digits"] if script == "scripts/adapt.py" else ["--dataset", "digits"]
         done = run_main(script, *words, "--version", name, "--device", "cpu")
-        assert done.code == 2 and done.err == f"{Path(script).name}: {error.value}\n"
+        reasons = error.value.problem.split(". Wanted: ")[0].split("; wanted ")[0]
+        assert done.code == 2 and done.err.startswith(f"{Path(script).name}: --version {name}: {reasons}")
+
+
+# ---- models: options, errors, pipelines in memory ----
+
+
+def test_load_model_takes_the_options_of_the_scripts(model, model_folder, tmp_path):
+    """As read_card does; one file is as good as a list of one."""
+    file = tmp_path / "one.safetensors"
+    single_file.write(model_folder, file)
+    image = load_dataset("digits").open(3)
+    vae = model_folder / "vae"
+    whole = load_model(file, config=model_folder, vae=vae)
+    answers = [classify(each, image, PROMPTS, max_samples=4) for each in (model, whole)]
+    assert answers[0].scores.tolist() == answers[1].scores.tolist()
+
+    save_file({"<thing>": torch.randn(1, 128)}, tmp_path / "e.safetensors")
+    for embeddings in (tmp_path / "e.safetensors", [str(tmp_path / "e.safetensors")]):
+        assert load_model("digits", embeddings=embeddings).tokens == ("<thing>",)
+    assert load_model("digits", image_size=48).image_size == 48
+    with pytest.raises(TypeError):
+        load_model("digits", lorra="a.safetensors")
+    with pytest.raises(InputError) as caught:
+        load_model(read_card("digits"), vae=vae)
+    assert caught.value.where == "vae"
+
+
+@pytest.mark.parametrize("options, where", [
+    ({"lora": "a.safetensors:0"}, "lora 'a.safetensors:0'"), ({"config": "2-1"}, "config '2-1'"), ({"t5": True}, "t5"),
+    ({"vae": "nowhere"}, "vae 'nowhere'"), ({"image_size": 33}, "image_size '33'"),
+])  # fmt: skip
+def test_errors_name_arguments(options, where):
+    with pytest.raises(InputError) as caught:
+        load_model("digits", **options)
+    assert caught.value.where == where and "--" not in str(caught.value)
+
+
+def test_a_name_that_is_none_is_answered_with_all_names():
+    with pytest.raises(InputError) as caught:
+        load_model("nowhere")
+    assert caught.value.where == "card 'nowhere'" and "--" not in str(caught.value)
+    names = re.search(r"one of (.*?), a hub id", caught.value.problem)[1].split(", ")
+    assert set(names) == {*ALIASES["text"], *ALIASES["class"]} and len(set(names)) == len(names)
+    with pytest.raises(InputError) as caught:
+        load_model(str(EMBEDDED / "digits-dit"), conditioned_on="text")
+    assert caught.value.where == "conditioned_on 'text'"
+
+
+def test_a_pipeline_in_memory_is_a_model(model, model_folder):
+    """The same bits as from its files, also of one that was being trained; its weights are those of the moment."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, dtype=torch.float32)
+    pipeline.unet.train()
+    ours = load_model(pipeline)
+    assert not pipeline.unet.training and (ours.image_size, ours.conditioned_on) == (32, "text")
+    image = load_dataset("digits").open(3)
+    wanted = classify(model, image, PROMPTS, max_samples=8)
+    assert classify(ours, image, PROMPTS, max_samples=8).scores.tolist() == wanted.scores.tolist()
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias += 0.1
+    changed = classify(ours, image, PROMPTS, max_samples=8)
+    assert changed.errors.mean() > wanted.errors.mean()
+
+    pipeline.text_encoder.half()  # as by default in from_pretrained, if its file is in half precision
+    mixed = classify(load_model(pipeline), image, PROMPTS, max_samples=8)
+    assert mixed.errors_of(mixed.best).mean() == pytest.approx(changed.errors_of(mixed.best).mean(), rel=0.01)
+    pipeline.to(torch.bfloat16)
+    half = classify(load_model(pipeline), image, PROMPTS, max_samples=8)
+    assert half.errors_of(half.best).mean() == pytest.approx(changed.errors_of(half.best).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("build", [tiny.sdxl, tiny.flux, tiny.pixart, tiny.dit, tiny.grey_v], ids=lambda b: b.__name__)
+def test_pipelines_of_other_families_in_memory(build, tmp_path):
+    tiny.save(build, tmp_path)
+    cls = getattr(diffusers, json.loads((tmp_path / "model_index.json").read_text())["_class_name"])
+    ours, saved = load_model(cls.from_pretrained(tmp_path, dtype=torch.float32)), load_model(tmp_path)
+    for key in ("image_size", "conditioned_on", "classes"):
+        assert getattr(ours, key) == getattr(saved, key)
+    prompts = [0, 3] if ours.classes else ["a cat", "the number three"]
+    image = Image.new("RGB", (40, 40), (200, 90, 10))
+    answers = [classify(each, image, prompts, max_samples=4) for each in (ours, saved)]
+    assert answers[0].errors.tolist() == answers[1].errors.tolist()
+
+
+def test_pipelines_that_are_none():
+    pipeline = tiny.grey_v()
+    for options in ({"device": "meta"}, {"dtype": torch.bfloat16}, {"offload": True}, {"conditioned_on": "text"}):
+        with pytest.raises(InputError):
+            load_model(pipeline, **options)
+    pipeline.unet = torch.nn.Sequential(pipeline.unet)  # as wrapped for training
+    for other in (pipeline, 7, pipeline.scheduler):
+        with pytest.raises(InputError) as caught:
+            load_model(other)
+        assert caught.value.where == "card"
+    of_no_classes = diffusers.DDPMPipeline(tiny.class_unet(classes=None), diffusers.DDPMScheduler())
+    with pytest.raises(InputError) as caught:
+        load_model(of_no_classes)
+    assert "num_class_embeds" in caught.value.problem
+
+
+def test_the_example_of_a_pipeline_in_memory(capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/models.md").read_text(), re.M | re.S)
+    (code,) = (block for block in blocks if "load_model(pipeline)" in block)
+    exec(compile(code, "docs/models.md", "exec"), {})
+    name, nfe = capsys.readouterr().out.rsplit(maxsplit=1)
+    assert name == "a photo of the number three." and int(nfe) > 0

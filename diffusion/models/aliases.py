@@ -10,6 +10,7 @@ from diffusion.io.wording import like
 from diffusion.paths import DATA
 
 EMBEDDED = DATA / "models"
+USUAL_LEVELS = 1000  # noise levels of nearly every model: for plans, if a configuration cannot be read
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ MODELS = {  # "text" or "class" -> alias; docs/models.md says what the memory is
         "fashion": Alias([str(EMBEDDED / "fashion-unet")], False, "3 MB"),
     },
 }
+KINDS = tuple(MODELS)  # of models: "text" first, which an alias of both stands for
 ALIASES: dict[str, dict[str, list[str]]] = {}  # "text" or "class" -> alias -> repositories
 for _conditioned_on, _models in MODELS.items():
     ALIASES[_conditioned_on] = {alias: model.repositories for alias, model in _models.items()}
@@ -89,7 +91,7 @@ def check_name(name: str, conditioned_on: str) -> None:
     if os.path.exists(os.path.expanduser(name)) or name.endswith(hub.SINGLE):
         return
     reasons = []
-    for place in ALIASES[conditioned_on].get(name, [name]):
+    for place in places_of(name, conditioned_on):
         try:
             hub.look(place)
             return
@@ -98,13 +100,36 @@ def check_name(name: str, conditioned_on: str) -> None:
     raise unreadable(name, conditioned_on, reasons)
 
 
-def unreadable(name: str, conditioned_on: str, reasons: Iterable[str], hint: str = "") -> InputError:
-    """The error for a name none of whose places can be read: the reasons, a hint, and the nearest name that exists."""
-    aliases = ALIASES[conditioned_on]
+def places_of(name: str, conditioned_on: str | None) -> list[str]:
+    """The hub ids or folders that a name stands for: itself, unless it is an alias; None: of either kind of model."""
+    for kind in KINDS if conditioned_on is None else [conditioned_on]:
+        if name in ALIASES[kind]:
+            return ALIASES[kind][name]
+    return [name]
+
+
+class Unreadable(InputError):
+    """No place that a model's name stands for can be read; `reasons`: why, for each place."""
+
+    reasons: tuple[str, ...] = ()
+
+
+def unreadable(name: str, conditioned_on: str | None, reasons: Iterable[str], hint: str = "") -> Unreadable:
+    """The error for a name none of whose places can be read: the reasons, a hint, and the nearest name that exists.
+
+    conditioned_on None: it may have been a model of either kind.
+    """
+    aliases: dict[str, list[str]] = {}
+    for kind in KINDS if conditioned_on is None else [conditioned_on]:
+        aliases = ALIASES[kind] | aliases
     names = set(aliases)
     for places in aliases.values():
         names.update(place for place in places if not os.path.isabs(place))
     meant = "" if name in names else like(name, sorted(names))
     wanted = f"Wanted: one of {', '.join(aliases)}, a hub id, or a local folder in diffusers layout"
     example = f"(it holds model_index.json), as in --version /models/my-model{meant}"
-    return InputError(f"--version {name}", f"could not be read from {'; '.join(reasons)}{hint}. {wanted} {example}")
+    reasons = tuple(reasons)
+    found = f"could not be read from {'; '.join(reasons)}{hint}"
+    error = Unreadable(f"--version {name}", f"{found}. {wanted} {example}")
+    error.reasons = reasons
+    return error

@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from diffusion import InputError, InputWarning, one_line
 from diffusion.core.process import Process
 from diffusion.io import hub
-from diffusion.io.wording import split_weight
+from diffusion.io.wording import count, split_weight
 from diffusion.models import aliases, checkpoint, single_file
-from diffusion.models.aliases import ALIASES
 from diffusion.models.families import FAMILIES, PACKED, SHARED
 from diffusion.models.internals import check_internals
 from diffusion.models.scheduler import flow_scheduler, scheduler_of
@@ -80,25 +79,31 @@ def read_card(
     name: str | Path,
     image_size: int | None = None,
     *,
-    conditioned_on: str = "text",
-    vae: str | None = None,
-    lora: str | Sequence[str] | None = None,
-    embeddings: Sequence[str] | None = None,
+    conditioned_on: str | None = "text",
+    vae: str | Path | None = None,
+    lora: str | Path | Sequence[str | Path] | None = None,
+    embeddings: str | Path | Sequence[str | Path] | None = None,
     t5: bool = False,
-    config: str | None = None,
+    config: str | Path | None = None,
 ) -> Card:
     """Read the configuration of an alias, a hub id, a local folder in diffusers layout or a single file; no weights.
 
-    `conditioned_on` is "text" or "class", the kind of the caller's arms; `t5`: with the T5 of Stable Diffusion 3;
-    `config`: the alias, hub id or folder that has the configuration of a single file (by default what diffusers
-    recognises in it), or the other parts of a folder of some parts. Raises InputError if the model cannot be reached,
-    is no supported pipeline, needs code of its own, is conditioned on something else, or does not take that image size
-    or that VAE.
+    conditioned_on  "text" or "class", the kind of the caller's arms; None: as the configuration says
+    image_size      in pixels, by default the model's own
+    vae             the hub id or folder of a VAE that replaces the pipeline's
+    lora            one LoRA or several, by hub ids, folders or files, each perhaps with a weight as in A:0.7
+    embeddings      files or hub ids of tokens that prompts may use
+    t5              with the T5 of Stable Diffusion 3
+    config          the alias, hub id or folder with the configuration of a single file, by default the one that
+                    diffusers recognises in it; or with the other parts of a folder of some parts
+
+    Raises InputError if the model cannot be reached, is no supported pipeline, needs code of its own, is conditioned on
+    something else, or does not take that image size or that VAE.
     """
     name = os.fspath(name)
-    if isinstance(lora, str):
-        lora = [lora]
-    loras = tuple(lora or ())
+    vae = vae and os.fspath(vae)
+    config = config and os.fspath(config)
+    loras, tokens = _as_texts(lora), _as_texts(embeddings)
     for each in loras:
         split_weight(each)
     single = name.endswith(".safetensors")
@@ -113,7 +118,7 @@ def read_card(
     for source in _sources(name, single, config, conditioned_on):
         try:
             card = _card(name, source, image_size, conditioned_on, vae, t5)
-            card = replace(card, lora=loras, embeddings=tuple(embeddings or ()))
+            card = replace(card, lora=loras, embeddings=tokens)
             if single:
                 return _in_file(card, name)
             if partial and config:
@@ -133,6 +138,13 @@ def read_card(
     raise aliases.unreadable(name, conditioned_on, reasons, hint)
 
 
+def _as_texts(names: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """One name or several, or none."""
+    if isinstance(names, str | os.PathLike):
+        return (os.fspath(names),)
+    return tuple(map(os.fspath, names or ()))
+
+
 def _described(error: Exception) -> str:
     """An error with its class, unless its message was written by this package."""
     if isinstance(error, hub.Unreachable | checkpoint.Unreadable):
@@ -140,17 +152,19 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _sources(name: str, single: bool, config: str | None, conditioned_on: str) -> list[str]:
+def _sources(name: str, single: bool, config: str | None, conditioned_on: str | None) -> list[str]:
     """The hub ids or folders that may have a model's configuration, in the order in which they are tried."""
     if not single or config:
-        return ALIASES[conditioned_on].get(config or name, [config or name])
+        return aliases.places_of(config or name, conditioned_on)
     try:
         return single_file.looks_like(name)
     except OSError as error:
         raise InputError(f"--version {name}", f"cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _card(name: str, source: str, image_size: int | None, conditioned_on: str, vae: str | None, t5: bool) -> Card:
+def _card(
+    name: str, source: str, image_size: int | None, conditioned_on: str | None, vae: str | None, t5: bool
+) -> Card:
     """The card of one source. Raises InputError, or one of UNREADABLE if the source may be missing or damaged."""
     home = hub.look(source)
     if "modular_model_index.json" in home.names and "model_index.json" not in home.names:
@@ -218,7 +232,46 @@ def _card(name: str, source: str, image_size: int | None, conditioned_on: str, v
     )
 
 
-def _check_pipeline(name: str, source: str, pipeline: str, conditioned_on: str) -> None:
+@quiet_libraries()
+def card_of(pipeline, image_size: int | None = None) -> Card:
+    """The card of a pipeline of diffusers in memory, which has no files. InputError as read_card."""
+    if not hasattr(pipeline, "components") or not hasattr(pipeline, "config"):
+        found = f"a {type(pipeline).__name__}"
+        raise InputError("card", f"{found}; wanted a model's name, what read_card returns, or a pipeline of diffusers")
+    source = f"a {type(pipeline).__name__} in memory"
+    kind = SHARED.get(type(pipeline).__name__, type(pipeline).__name__)
+    _check_pipeline(source, source, kind, None)
+    family = FAMILIES[kind]
+    parts = {}
+    for name, part in pipeline.components.items():
+        if part is not None:
+            parts[name] = (type(part).__module__.split(".")[0], type(part).__name__)
+    network = _config_in_memory(pipeline, family.network)
+    if family.condition == "text":
+        _check_inputs(source, kind, parts, network, None)
+    scheduler = _read_scheduler(source, kind, _config_in_memory(pipeline, "scheduler"))
+    autoencoder = next((name for name in AUTOENCODERS if name in parts), None)
+    if autoencoder is None:
+        latent, size = _pixels(source, network, image_size)
+    else:
+        latent, size = _sizes(kind, source, network, _config_in_memory(pipeline, autoencoder), image_size, None)
+    classes, called = None, ()
+    if family.condition == "class":
+        classes, called = _classes(source, parts[family.network][1], network, pipeline.config)
+    n_levels = len(Process.from_scheduler(scheduler))
+    return Card(source, kind, parts, n_levels, latent, size, classes, called, autoencoder, scheduler=scheduler)
+
+
+def _config_in_memory(pipeline, name: str) -> dict:
+    """The configuration of a part, as its file would have it. InputError if it has none."""
+    part = getattr(pipeline, name, None)
+    if not isinstance(getattr(part, "config", None), dict):
+        found = f"its {name} is a {type(part).__name__} without a configuration"
+        raise InputError("card", f"{found}; wanted one of diffusers, not wrapped for training")
+    return dict(part.config) | {"_class_name": type(part).__name__}
+
+
+def _check_pipeline(name: str, source: str, pipeline: str, conditioned_on: str | None) -> None:
     """Raise InputError unless a pipeline is supported, can be built here, and is conditioned on this."""
     if pipeline not in FAMILIES:
         reason = why_unsupported(pipeline, class_of("diffusers", pipeline))
@@ -230,7 +283,7 @@ def _check_pipeline(name: str, source: str, pipeline: str, conditioned_on: str) 
         needs = f"{source} is a {pipeline}, which needs another package"
         raise InputError(f"--version {name}", f"{needs}: pip install {missing}")
     takes = FAMILIES[pipeline].condition
-    if takes != conditioned_on:
+    if conditioned_on not in (None, takes):
         on = {"text": "text", "class": "class ids"}[takes]
         raise InputError(
             f"--version {name}", f"{source} is a {pipeline}, which is conditioned on {on}: use {SCRIPTS[takes]}"
@@ -308,13 +361,14 @@ def _check_channels(source: str, takes: int, c: int, packed: int, vae: str | Non
     if takes == wanted:
         return
     if vae is not None:
-        raise InputError(f"--vae {vae}", f"gives {c} latent channels, {source} takes {takes}")
+        raise InputError(f"--vae {vae}", f"gives {count(c, 'latent channel')}, {source} takes {takes}")
     images = {2 * c + 1: "a masked image and its mask (inpainting)", 2 * c: "another image (instruct-pix2pix)"}
     images[c + 1] = "a map of depths"
+    found = f"its network takes {count(takes, 'channel')}"
     if takes in images and packed == 1:
-        raise InputError(source, f"its network takes {takes} channels: beside the latent's {c}, {images[takes]}")
-    gives = f"as its VAE gives {c} latent channels"
-    raise InputError(source, f"its network takes {takes} channels; wanted {wanted}, {gives}")
+        raise InputError(source, f"{found}: beside the latent's {c}, {images[takes]}")
+    gives = f"as its VAE gives {count(c, 'latent channel')}"
+    raise InputError(source, f"{found}; wanted {wanted}, {gives}")
 
 
 def _of_vae(config: dict, source: str) -> tuple[int, int]:
@@ -334,7 +388,7 @@ def _pixels(source: str, network: dict, image_size: int | None) -> tuple[tuple[i
     """c, h, w and the side in pixels for a pixel-space network. InputError if it does not take images of that size."""
     c, side = network["in_channels"], _side(source, network)
     if c not in (1, 3):
-        raise InputError(source, f"its network takes {c} channels; wanted images in grey (1) or in colour (3)")
+        raise InputError(source, f"its network takes {count(c, 'channel')}; wanted images in grey (1) or in colour (3)")
     if image_size not in (None, side):
         raise InputError(f"--image-size {image_size}", f"{source} takes images of {side} pixels only")
     return (c, side, side), side
@@ -393,7 +447,7 @@ def _named(source: str, kind: str, n_classes: int, names: tuple[str, ...], where
         wanted = f"{n_classes}"
         if kind.startswith("UNet"):
             wanted = f"{n_classes}, or {n_classes - 1} if the last is the null class"
-        raise InputError(where, f"names {len(names)} classes, {source} has {wanted}")
+        raise InputError(where, f"names {count(len(names), 'class')}, {source} has {wanted}")
     return len(names) or n_classes, names
 
 
@@ -526,10 +580,11 @@ def _takes(pipeline: str) -> set[str]:
     return required | set(cls._optional_components) & parameters.keys()
 
 
-def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: hub.Source) -> None:
+def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: hub.Source | None) -> None:
     """Raise InputError if prompts cannot be read, or if a network needs more than its adapter makes of them.
 
-    By a null text encoder diffusers leaves out the first of Stable Diffusion XL, or Stable Diffusion 3's T5.
+    home: the files of the configuration; without them, None, the widths of texts are not compared. By a null text
+    encoder diffusers leaves out the first of Stable Diffusion XL, or Stable Diffusion 3's T5.
     """
     optional = OPTIONAL_TEXT.get(pipeline, set())
     for key in sorted(_takes(pipeline) - parts.keys() - optional):
@@ -553,7 +608,7 @@ def _check_inputs(source: str, pipeline: str, parts: dict, network: dict, home: 
             raise InputError(source, f"its {kind} has {key} {network.get(key)!r}; a {pipeline} gives it text alone")
     xl = pipeline == "StableDiffusionXLPipeline"
     last = "text_encoder_2" if xl else "text_encoder"
-    if parts[last][1] in CLIPS:
+    if home is not None and parts[last][1] in CLIPS:
         _check_widths(source, parts, network, home, xl)
 
 
@@ -574,4 +629,4 @@ def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl:
     if beside != 6 * network["addition_time_embed_dim"]:
         numbers = beside / network["addition_time_embed_dim"]
         wanted = "wanted 6, of the size (a refiner takes 5, the last a score)"
-        raise InputError(source, f"its network takes {numbers:g} numbers beside the pooled text; {wanted}")
+        raise InputError(source, f"the numbers that its network takes beside the pooled text are {numbers:g}; {wanted}")

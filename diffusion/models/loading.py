@@ -5,12 +5,14 @@
 
 import contextlib
 import functools
-import json
+import os
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +28,14 @@ from diffusion.data.images import to_grey
 from diffusion.io import hub
 from diffusion.io.wording import few
 from diffusion.models import checkpoint, residence, single_file
-from diffusion.models.aliases import ALIASES, EMBEDDED
-from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, class_of, read_card
+from diffusion.models.aliases import ALIASES, EMBEDDED, KINDS
+from diffusion.models.config import AUTOENCODERS, T5, UNREADABLE, UNUSED, Card, card_of, class_of, read_card
 from diffusion.models.families import FAMILIES, PACKED, Adapter
 from diffusion.models.lora import EMBEDDING_COLUMN, LORA_COLUMN, add, embed, switcher, token_of
 from diffusion.settings import exact_float32, guest
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NEAR = 0.02  # prompts whose conditions differ by less, relative to their length, are compared bit by bit
 
@@ -301,35 +306,89 @@ def _configuration_fingerprint(card: Card) -> dict[str, str]:
 
 @guest()
 def load_model(
-    card: Card | str | Path,
+    card: "Card | str | Path | DiffusionPipeline",
     *,
     conditioned_on: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     compiled: bool = False,
     offload: bool = False,
+    **options,
 ) -> Model:
-    """Load the pipeline that a card (or a name that `read_card` takes) describes; on CUDA, its network may be compiled.
+    """Load the pipeline that a card or a name describes, or take one of diffusers that is in memory.
 
-    `conditioned_on` is "text" or "class". By default it is what the model's own configuration says; of the names of the
-    scripts, "digits" alone stands for two models, and then for the one of texts.
+    A name is an alias, a hub id, a local folder in diffusers layout or a single file. `options` are those of
+    `read_card`: `config`, `lora`, `vae`, `embeddings`, `t5`, `image_size`. `conditioned_on` is "text" or "class", by
+    default as the model's own configuration says; of the aliases, "digits" alone stands for two models, and then for
+    the one of texts. On CUDA the network may be compiled.
 
     The VAE works in float32, since it is called once per image, and some overflow in half precision. Text encoders are
     on the device only while prompts are encoded, and so is the VAE with `offload`; else they wait in host memory. On
     the CPU large ones are read anew for each call of `conditions` (models/residence.py). If there are no safetensors
     (DiT's repositories are older), .bin files are read with weights_only=True. If the card has LoRAs of single prompts,
-    `conditions` also takes those of each arm. Raises InputError if there is no such device, or if weights are missing
-    or damaged.
+    `conditions` also takes those of each arm.
+
+    A pipeline in memory is used as it is: on its device, in its dtype, and with the weights that it has at each call.
+    Its parts are put into evaluation mode. `image_size` may be passed, and no other option.
+
+    Raises InputError if there is no such model or device, if the model is unsupported or does not take the options, or
+    if weights are missing or damaged.
     """
     if not isinstance(dtype, torch.dtype) or str(dtype).removeprefix("torch.") not in DTYPES:
         raise InputError(f"dtype {dtype!r}", f"wanted torch.{' or torch.'.join(DTYPES)}")
     device = find_device(device, f"device {str(device)!r}")
-    if not isinstance(card, Card):
-        card = _read_card(str(card), conditioned_on)
-    family = FAMILIES[card.pipeline]
-    part, takes = family.network, family.condition
+    if conditioned_on not in (None, *KINDS):
+        raise InputError(f"conditioned_on {conditioned_on!r}", f"wanted {' or '.join(KINDS)}")
+    in_memory = None
+    if isinstance(card, str | os.PathLike):
+        is_alias = conditioned_on is not None and os.fspath(card) in ALIASES[conditioned_on]
+        with _naming_arguments():
+            card = read_card(card, conditioned_on=conditioned_on if is_alias else None, **options)
+    elif isinstance(card, Card):
+        if options:
+            raise InputError(f"{', '.join(options)}", "for a model by its name; read_card takes them for a card")
+    else:
+        in_memory = card
+        if (dtype, device, compiled, offload) != (torch.float32, torch.device("cpu"), False, False):
+            raise InputError("dtype, device, compiled, offload", "not for a pipeline in memory, which keeps its own")
+        with _naming_arguments():
+            card = card_of(in_memory, **options)
+    takes = FAMILIES[card.pipeline].condition
     if conditioned_on not in (None, takes):
         raise InputError(f"conditioned_on {conditioned_on!r}", f"{card.source} is conditioned on {takes}")
+    if in_memory is not None:
+        return _in_memory(card, in_memory)
+    return _loaded(card, dtype, device, compiled, offload)
+
+
+ARGUMENTS = {"version": "card", "img_size": "image_size", "image-size": "image_size"}  # flag -> argument of load_model
+
+
+@contextlib.contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Let an InputError name the arguments of `load_model` in place of flags of the scripts."""
+    try:
+        yield
+    except InputError as error:
+        flag, _, value = error.where.partition(" ")
+        where = error.where
+        if flag.startswith("--"):
+            where = _argument(flag)
+            if value:
+                where += f" {value!r}"
+        problem = re.sub(r"(?<![\w-])--[a-z][\w-]*", lambda found: _argument(found[0]), error.problem)
+        raise type(error)(where, problem) from error.__cause__
+
+
+def _argument(flag: str) -> str:
+    """The argument that a flag of the scripts stands for."""
+    name = flag.removeprefix("--")
+    return ARGUMENTS.get(name, name)
+
+
+def _loaded(card: Card, dtype: torch.dtype, device: torch.device, compiled: bool, offload: bool) -> Model:
+    """The model of a card, from its files."""
+    part = FAMILIES[card.pipeline].network
     with _reading(card):
         outlined = _read_when_used(card, device)
         pipeline, switch = _load_pipeline(card, dtype, outlined)
@@ -341,7 +400,6 @@ def load_model(
     network = getattr(pipeline, part)
     release = _place(card, pipeline, device, outlined, offload)
     prepare(network, compiled)
-    adapter = family.adapter(pipeline, device)
 
     def load_encoder(name: str) -> torch.nn.Module:
         with _reading(card):
@@ -362,6 +420,40 @@ def load_model(
             with torch.inference_mode(False), _reading(card):
                 checkpoint.fill_part(part, network, _files(*card.places[part]), dtype)
 
+    return _model(card, pipeline, device, dtype, Residence(text_encoders_there, network_there, release, switch))
+
+
+def _in_memory(card: Card, pipeline) -> Model:
+    """The model of a pipeline that somebody else has loaded, and may go on training."""
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    network = getattr(pipeline, FAMILIES[card.pipeline].network)
+
+    def cast(values: Tensor) -> Tensor:
+        """Text encoders that are not trained are often in half precision beside a network in float32."""
+        return values.to(network.dtype) if values.is_floating_point() else values
+
+    return _model(card, pipeline, network.device, network.dtype, Residence(cast=cast))
+
+
+@dataclass(frozen=True)
+class Residence:
+    """How parts come to the device when they are used, and leave it; by default they are there and stay."""
+
+    text_encoders_there: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    network_there: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None  # called after the VAE was used
+    switch: Callable[[tuple[str, ...]], None] | None = None  # as in Model
+    cast: Callable[[Tensor], Tensor] | None = None  # of conditions, if they may have another dtype than the network
+
+
+def _model(card: Card, pipeline, device: torch.device, dtype: torch.dtype, residency: Residence) -> Model:
+    """The kernel's view of a pipeline."""
+    family = FAMILIES[card.pipeline]
+    takes, switch = family.condition, residency.switch
+    adapter = family.adapter(pipeline, device)
+
     @guest()
     @torch.inference_mode()
     def conditions(
@@ -369,7 +461,7 @@ def load_model(
         loras: Sequence[tuple[str, ...]] | None = None,
         report: Callable[[int], object] = lambda n_prompts: None,
     ) -> Conditions:
-        with text_encoders_there():
+        with residency.text_encoders_there():
             return encode_all(arms, loras, report)
 
     def encode_all(arms: list, loras: Sequence[tuple[str, ...]] | None, report: Callable[[int], object]) -> Conditions:
@@ -382,7 +474,7 @@ def load_model(
                 switch(setting)
             for k in range(0, len(places), 64):
                 batch = [arms[place] for place in places[k : k + 64]]
-                parts.append(adapter.encode_prompts(batch))
+                parts.append(encoded(batch))
                 report(len(batch))
             order += places
         rows = Conditions.cat(parts)
@@ -396,7 +488,11 @@ def load_model(
         """The conditions of one prompt, whose bits do not depend on the prompts beside it."""
         if setting is not None:
             switch(setting)
-        return adapter.encode_prompts([prompt, prompt])[0]
+        return encoded([prompt, prompt])[0]
+
+    def encoded(batch: list) -> Conditions:
+        rows = adapter.encode_prompts(batch)
+        return rows.map(residency.cast) if residency.cast else rows
 
     @guest()
     @torch.inference_mode()
@@ -406,12 +502,13 @@ def load_model(
             return to_grey(images)
         if card.autoencoder is None:
             return images
-        x = _latent(getattr(pipeline, card.autoencoder), images)
-        release()
+        vae = getattr(pipeline, card.autoencoder)
+        x = _latent(vae, images.to(vae.dtype)).float()
+        residency.release()
         return x
 
     def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        network_there()
+        residency.network_there()
         if time.is_floating_point():
             time = time.float()  # MPS has no float64
         with exact_float32():
@@ -420,27 +517,6 @@ def load_model(
     process = Process.from_scheduler(card.scheduler)  # DDIMPipeline makes its scheduler a DDIM, whatever its folder has
     tokens = tuple(token_of(each) for each in card.embeddings)
     return Model(process, device, card.image_size, encode, conditions, denoise, takes, card.classes, tokens, switch)
-
-
-def _read_card(name: str, conditioned_on: str | None) -> Card:
-    """The card of a name; without `conditioned_on`, of what its configuration says. Raises InputError."""
-    if conditioned_on not in (None, *ALIASES):
-        raise InputError(f"conditioned_on {conditioned_on!r}", f"wanted {' or '.join(ALIASES)}")
-    return read_card(name, conditioned_on=conditioned_on or _conditioned_on(name))
-
-
-def _conditioned_on(name: str) -> str:
-    """What the configuration of a name is conditioned on; "text" if there is none, and `read_card` says why."""
-    for conditioned_on, places in ALIASES.items():
-        if name in places:
-            return conditioned_on
-    if name.endswith(hub.SINGLE):
-        return "text"
-    try:
-        declared = json.loads((hub.look(name).folder / "model_index.json").read_text())
-        return FAMILIES[declared["_class_name"]].condition
-    except (OSError, ValueError, LookupError, TypeError):
-        return "text"
 
 
 def _load_pipeline(card: Card, dtype: torch.dtype, outlined: Collection[str]):
