@@ -1,6 +1,7 @@
 """Where the package's files lie, in a clone and as installed, and paths as people write them."""
 
 import os
+import re
 from pathlib import Path
 
 
@@ -18,6 +19,16 @@ PROGRAMS = PACKAGE if INSTALLED else PACKAGE.parent  # where scripts/ lies
 def script(name: str) -> str:
     """How a script of scripts/ is called: in a clone, or by what pip has installed."""
     return f"python -m diffusion.scripts.{name}" if INSTALLED else f"python scripts/{name}.py"
+
+
+def called(text: str) -> str:
+    """A text whose scripts are called as they are here: by their files in a clone, or by what pip has installed."""
+    if not INSTALLED:
+        return text
+    text = re.sub(r"\bpython scripts/(\w+)\.py", r"python -m diffusion.scripts.\1", text)
+    text = re.sub(r"(?<![\w/])scripts/(\w+)\.py", r"diffusion.scripts.\1", text)
+    commands = r"(?:\bpython )?(?<![\w/])(eval_prob_adaptive|eval_prob_dit|run_winoground)\.py"
+    return re.sub(commands, lambda found: found[1].replace("_", "-"), text)
 
 
 def program(name: str) -> Path:

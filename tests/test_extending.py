@@ -17,10 +17,12 @@ from helpers import ROOT, call_main
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import load_model
+from diffusion import classify, load_model
+from diffusion.core import losses
 from diffusion.core.search import replay
 from diffusion.data import catalogue, datasets
 from diffusion.data.datasets import load_dataset
+from diffusion.evaluate import options
 from diffusion.models.families import FAMILIES
 from diffusion.runs import records
 
@@ -193,3 +195,38 @@ def test_a_data_set_from_a_file_to_a_report(run_main, tmp_path, monkeypatch):
     assert len(list(path.parent.glob("*.pt"))) == 4
     report = run_main(mine, ROOT / "scripts/report.py", path.parent, "--out", tmp_path / "report.html")
     assert report.code == 0 and "data:image" in (tmp_path / "report.html").read_text(), report.err
+
+
+# ---- from Python ----
+
+
+@pytest.fixture
+def no_loss_is_left(monkeypatch):
+    """Losses that a test adds are gone after it."""
+    names, functions = list(losses.LOSSES), dict(losses.LOSS_OF)
+    yield
+    losses.LOSSES[:] = names
+    losses.LOSS_OF.clear()
+    losses.LOSS_OF.update(functions)
+
+
+def test_a_loss_that_is_added_late_is_there(no_loss_is_left):
+    """Everything has been imported long before; twice the square is twice l2, to the bit, and so are its scores."""
+    losses.add_loss("twice", lambda prediction, target: 2 * (prediction - target) ** 2)
+    model, image = load_model("digits"), load_dataset("digits").open(3)
+    prompts = [f"a photo of the number {word}." for word in ("three", "five", "eight")]
+    plain, twice = (classify(model, image, prompts, loss=name, max_samples=8) for name in ("l2", "twice"))
+    assert twice.errors.tolist() == (2 * plain.errors).tolist() and twice.scores.tolist() == (2 * plain.scores).tolist()
+    for name in ("twice", "l2", "a b", ""):
+        with pytest.raises(ValueError):
+            losses.add_loss(name, lambda prediction, target: prediction)
+    parsed = eval_prob_adaptive.parser().parse_args(["--loss", "twice"])
+    assert parsed.loss == "twice"
+
+
+@pytest.mark.parametrize("words", [[], ["eval.py"], ["scripts/nothing.py"]])
+def test_a_script_that_is_none(monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["mine.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        options.run_script()
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1

@@ -160,3 +160,20 @@ runpy.run_module(module, run_name="__main__", alter_sys=False)
 
 def joined(block: str) -> str:
     return block.replace("\\\n", " ")
+
+
+def test_recipes_run_installed_scripts(installed, tmp_path):
+    """The loss of docs/architecture.md, in a file of the user's: it decides, and the report is drawn."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
+    (recipe,) = (block for block in blocks if "logcosh" in block)
+    (tmp_path / "mine.py").write_text(recipe)
+    np.save(tmp_path / "one.npy", np.array([0]))
+    there = {"PYTHONPATH": str(installed), "LOG_DIR": "data", "OMP_NUM_THREADS": "1"}
+    words = ["--version", "digits", "--dataset", "digits", "--subset_path", "one.npy", "--device", "cpu"]
+    mine = [sys.executable, "mine.py"]
+    call([*mine, "eval_prob_adaptive.py", *words, "--max_samples", 4, "--loss", "logcosh"], tmp_path, **there)
+    (path,) = tmp_path.glob("data/*/*/*.pt")
+    assert load_record(path)["losses"][-1] == "logcosh"
+    assert "1 of 1" in call([*mine, "scripts/print_acc.py", path.parent, "--loss", "logcosh"], tmp_path, **there)
+    text = call([sys.executable, "-m", "diffusion.scripts.calibrate", "--help"], tmp_path, **there)
+    assert "python -m diffusion.scripts.calibrate" in text and "scripts/calibrate.py" not in text

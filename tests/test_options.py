@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import ROOT, folder_of, import_script, records_of, subset, write_run
 
-from diffusion import InputError, InputWarning
+from diffusion import InputError, InputWarning, paths
 from diffusion.evaluate import machine, options, selection
 from diffusion.evaluate.config import RunConfig
 from diffusion.matching.benchmarks import load_items
@@ -398,3 +398,14 @@ def test_the_command_of_a_run_is_that_of_all_its_workers():
     assert options.command_line("/home/me/eval_prob_adaptive.py", argv) == (
         "eval_prob_adaptive.py --prompts 'a cat' '$x' --limit 5"
     )
+
+
+def test_installed_help_and_messages_name_installed_commands(monkeypatch, capsys):
+    text = "python scripts/report.py X; see scripts/plot_maps.py; python eval_prob_dit.py, my/scripts/x.py"
+    assert paths.called(text) == text
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    wanted = "python -m diffusion.scripts.report X; see diffusion.scripts.plot_maps; eval-prob-dit, my/scripts/x.py"
+    assert paths.called(text) == wanted
+    for name in ("eval_prob_adaptive.py", "scripts/calibrate.py"):
+        text = import_script(name).parser().format_help()
+        assert "scripts/" not in text.replace("scripts/slurm_array.sh", "") and "python eval" not in text

@@ -1,6 +1,6 @@
 """Names of losses, number formats and the default levels; imports nothing heavy."""
 
-LOSSES = ("l2", "l1", "huber")  # the last axis of every error tensor; all three come from one network call
+LOSSES = ["l2", "l1", "huber"]  # the last axis of every error tensor; all of them come from one network call
 DTYPES = ("float16", "bfloat16", "float32")
 NOISES = ("independent", "antithetic")
 MIDDLE = (0.2, 0.8)  # of the schedule: where a race measures, and classes differ most

@@ -1,6 +1,8 @@
 """Losses of a prediction, and the term of the variational bound: tensors in, tensors out."""
 
 import math
+import re
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,11 +11,28 @@ from torch import Tensor
 
 from diffusion.core.constants import LOSSES
 
-LOSS_OF = {  # each of LOSSES -> its function of prediction and target [n, c, h, w], at each place
+NAME = r"[\w.+-]+"  # of a loss, as run.json may have it
+
+LOSS_OF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # each of LOSSES -> its function, as add_loss takes it
     "l2": partial(F.mse_loss, reduction="none"),
     "l1": partial(F.l1_loss, reduction="none"),
     "huber": partial(F.huber_loss, reduction="none"),  # delta 1
 }
+
+
+def add_loss(name: str, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Add a loss: from now on every error has it as a further column, and it may decide by its name.
+
+    loss_of(prediction, target), both [n, c, h, w] float32 -> the loss at each place [n, c, h, w], whose mean is taken.
+    Modules share the one list of names, so it does not matter which of them were imported before. ValueError: the name
+    is taken, or could not stand in a file's name.
+    """
+    if name in LOSSES:
+        raise ValueError(f"loss {name!r} is there already, of {', '.join(LOSSES)}")
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"loss {name!r}: wanted letters, digits and . + - _")
+    LOSS_OF[name] = loss_of
+    LOSSES.append(name)
 
 
 def losses(prediction: Tensor, target: Tensor) -> Tensor:

@@ -42,7 +42,10 @@ class Parser(argparse.ArgumentParser):
         if words != message:
             unknown = [word.split("=")[0] for word in words.split() if word.startswith("-")]
             message += self._hint(unknown[0]) if unknown else ""
-        super().error(one_line(message, None))
+        super().error(paths.called(one_line(message, None)))
+
+    def format_help(self) -> str:
+        return paths.called(super().format_help())
 
     def _hint(self, unknown: str) -> str:
         """Suffix of the error for an unknown option."""
@@ -116,14 +119,15 @@ def answered_early(parser):
     """Decorates a script's parser(): run from the shell, it answers before slow imports what it can.
 
     That is --help, wrong options, and names that stand for no model: the parser's default `reads` maps options to the
-    model's name and what it is conditioned on. These imports end at a Ctrl-C with one line, as `run` does later on.
+    model's name and what it is conditioned on. With --dry_run the script itself looks for the model. These imports end
+    at a Ctrl-C with one line, as `run` does later on.
     """
     if parser.__module__ == "__main__":
         _print_anything()
         signal.signal(signal.SIGINT, _interrupted)
         args = parser().parse_args()
         model = args.reads(args) if "reads" in args else None
-        if model:
+        if model and not getattr(args, "dry_run", False):
             try:
                 aliases.check_name(*model)
             except InputError as error:
@@ -151,7 +155,8 @@ def _print_anything() -> None:
 
 
 def _exit_with(error: InputError) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: {one_line(error, None)}", file=sys.stderr)  # names may hold line breaks
+    problem = paths.called(one_line(error, None))  # names may hold line breaks
+    print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -167,6 +172,21 @@ def command() -> None:
     runpy.run_module(Path(sys.argv[0]).stem.replace("-", "_"), run_name="__main__")
 
 
+def run_script() -> None:
+    """Run the script that the command line names, with the words after it: a file of one's own may add things before.
+
+    `python mine.py scripts/report.py FOLDER` runs that script of a clone, or the one that pip has installed.
+    """
+    example = "eval_prob_adaptive.py --dataset NAME, or scripts/report.py FOLDER"
+    if len(sys.argv) < 2:
+        _exit_with(InputError("no script", f"wanted one with its options, such as {example}"))
+    path = paths.program(sys.argv[1])
+    if not path.is_file():
+        _exit_with(InputError(f"{sys.argv[1]}", f"is no script here; wanted {example}"))
+    sys.argv[:] = [str(path), *sys.argv[2:]]
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def run(main) -> None:
     """Run a script's `main(argv) -> exit code`: InputError is one line and exit code 2, a bug keeps its traceback."""
     program = Path(sys.argv[0]).name
@@ -175,7 +195,11 @@ def run(main) -> None:
     _print_anything()
     warnings.simplefilter("ignore")  # what the libraries say to their programmers
     warnings.simplefilter("always", InputWarning)
-    warnings.showwarning = lambda message, *_: print(f"{program}: warning: {one_line(message, None)}", file=sys.stderr)
+
+    def show_warning(message, *_) -> None:
+        print(f"{program}: warning: {paths.called(one_line(message, None))}", file=sys.stderr)
+
+    warnings.showwarning = show_warning
     try:
         with contextlib.redirect_stdout(_Printed(sys.stdout)):
             sys.exit(main(sys.argv[1:]))
