@@ -41,6 +41,8 @@ def parser() -> options.Parser:
     return p
 
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from diffusion import InputError
@@ -52,7 +54,7 @@ from diffusion.evaluate import config as run_config
 from diffusion.evaluate.candidates import first_stage
 from diffusion.evaluate.classifier import Arms, DatasetClassifier, Method, text_card
 from diffusion.evaluate.config import RunConfig
-from diffusion.evaluate.dry_run import describe
+from diffusion.evaluate.dry_run import describe, describe_unread
 from diffusion.evaluate.embeddings import cache_path
 from diffusion.evaluate.loop import Cost, Folder, classify_dataset
 from diffusion.evaluate.points import (
@@ -98,6 +100,16 @@ def schedule_of(
         pairs=config.antithetic,
         most=K,
     )
+
+
+def card_to_plan(args, config: RunConfig, loras: Iterable[tuple[str, ...]], tokens: dict[str, str]) -> tuple:
+    """The model's card and ""; for --dry_run of a published model that cannot be reached, None and why."""
+    try:
+        return text_card(config, loras, tokens), ""
+    except aliases.Unreadable as error:
+        if not args.dry_run or config.version not in aliases.ALIASES["text"]:
+            raise
+        return None, error.reasons[0]
 
 
 class ZeroShotClassifier(DatasetClassifier):
@@ -159,7 +171,8 @@ def main(argv: list[str]) -> int:
         templates=args.template,
     )
     texts, tokens = rename_tokens(prompts.texts, prompts.embeddings)
-    card = text_card(config, prompts.loras or (), tokens)
+    card, missing = card_to_plan(args, config, prompts.loras or (), tokens)
+    n_levels = card.n_levels if card else aliases.USUAL_LEVELS
     class_ids, first_arm, arm_class = np.unique(prompts.classes, return_index=True, return_inverse=True)
     groups = prompts.groups and np.array(prompts.groups)[first_arm]  # [classes]
     table = list(zip(prompts.texts, prompts.names, prompts.classes, strict=True))
@@ -169,13 +182,17 @@ def main(argv: list[str]) -> int:
     if first:
         K, first_name, first_options = first.K, first.name, first.options
 
-    weights = read_level_weights(args.weights, card.n_levels)
-    usable = usable_levels(config.level_range, card.n_levels)
+    weights = read_level_weights(args.weights, n_levels)
+    usable = usable_levels(config.level_range, n_levels)
     usable = usable[weights[usable] > 0]
     schedule = schedule_of(args, config, np.bincount(arm_class), usable, groups, K)
     folder = naming.run_folder(config.dataset, config.extra, run_name(args, config, schedule, first_name))
     exact = schedule.exact and not dataset.candidates  # some images may have more candidates than others
     cost = Cost(schedule.most_nfe, exact)
+    if card is None:
+        print(prompts)
+        print("\n".join(describe_unread(missing, folder, len(texts), cost, len(mine), args.rate)))
+        return 0
     points, noise = points_and_noise(config, schedule, weights, card.latent)
 
     chosen = run_config.data_options(config, dataset)

@@ -150,3 +150,25 @@ def test_a_dry_run_loads_no_model(run_main, monkeypatch, script):
     for name in ("load_model", "check_weights"):
         monkeypatch.setattr(f"diffusion.models.loading.{name}", lambda *_, **__: pytest.fail("weights were read"))
     assert run_main(script, *EMBEDDED, "--dry_run").code == 0
+
+
+def test_a_dry_run_without_the_model_s_configuration(run_main, run_script, tmp_path):
+    """Images, classes and NFE, and one line on what is missing; the run itself, and unknown models, are refused."""
+    words = ["--dataset", "digits", "--preset", "paper", "--device", "cpu"]
+    dry = run_main(SCRIPT, *words, "--dry_run", "--rate", 100)
+    assert dry.code == 0 and not list(tmp_path.glob("data/**/*"))
+    found = figures(dry.out)
+    images, nfe = DATASETS["digits"].images, 2750
+    assert found["images"] == [images, 0] and found["compete"] == [10] and found["NFE"] == [nfe, nfe * images]
+    assert found["time"] == [round(nfe * images / 100 / 3600, 1), 100] and found["folder"] and "weights" not in found
+    assert len([line for line in dry.out.splitlines() if line.startswith("missing")]) == 1
+
+    embedded = figures(run_main(SCRIPT, "--version", "digits", *words, "--dry_run").out)
+    assert {key: embedded[key] for key in ("images", "compete", "NFE")} == {
+        key: found[key] for key in ("images", "compete", "NFE")
+    }
+    race = figures(run_main(SCRIPT, "--dataset", "digits", "--search", "race", "--dry_run").out)
+    assert race["NFE"] == [5000, 5000 * images]
+    assert run_main(SCRIPT, *words).code == 2
+    assert run_main(SCRIPT, *words, "--version", "nobody/nothing", "--dry_run").code == 2
+    assert run_script(SCRIPT, *words, "--dry_run").out == dry.out  # by the command line, which looks at names early

@@ -9,6 +9,7 @@ from diffusion.core.constants import LOSSES
 from diffusion.data.dataset import Dataset
 from diffusion.evaluate.config import RunConfig
 from diffusion.evaluate.loop import Cost, Folder
+from diffusion.models.aliases import USUAL_LEVELS
 from diffusion.models.loading import Card, weights_size
 from diffusion.runs import newer, records, results
 
@@ -30,12 +31,29 @@ def describe(
     for row in done:
         paths[row["index"]] = records.record_path(folder.path, len(data), row["index"])
     newer.warn(data.located, paths)
-    counts = [int(row["nfe"]) for row in done]
-    left = len(mine) - len(counts)
+    lines = _costs(len(mine), [int(row["nfe"]) for row in done], n_arms, cost, rate)
+    weights = weights_size(card, getattr(torch, config.dtype))
+    lines.append(f"weights   {size(weights)} in {config.dtype}, of {card.source}")
+    lines.append(f"folder    {folder.path}")
+    return lines
+
+
+def describe_unread(missing: str, folder: Path, n_arms: int, cost: Cost, n_images: int, rate: float) -> list[str]:
+    """The lines that need no model, if its configuration cannot be read; `missing`: why. Nothing there is compared."""
+    lines = _costs(n_images, [], n_arms, cost, rate)
+    planned = f"NFE are planned for {USUAL_LEVELS:,} noise levels, and neither size nor earlier records are looked at"
+    lines.append(f"missing   the model's configuration, {missing}: {planned}")
+    lines.append(f"folder    {folder}")
+    return lines
+
+
+def _costs(n_images: int, counts: list[int], n_arms: int, cost: Cost, rate: float) -> list[str]:
+    """Lines on images, NFE, time and disk; `counts`: the NFE of the images that are done."""
+    left = n_images - len(counts)
     to_do = cost.nfe * left
     nfe_each, nfe_to_do = cost.bound(f"{cost.nfe:,}"), cost.bound(f"{to_do:,}")
     lines = [
-        f"images    {len(mine):,}, {len(counts):,} of them done",
+        f"images    {n_images:,}, {len(counts):,} of them done",
         f"compete   {n_arms:,} prompts or class ids",
         f"NFE       {nfe_each} an image, {nfe_to_do} to do",
         f"time      {cost.bound(hours(to_do / rate))} at {rate:g} NFE/s",
@@ -48,11 +66,8 @@ def describe(
         lines.append(f"expected  {mean:,.0f} NFE an image (+- {error:,.0f}), as the {len(counts):,} that are done")
         lines.append(f"          {hours(mean * left / rate)} at {rate:g} NFE/s")
     per_image = np.mean(counts) if counts else cost.nfe
-    disk = per_image * len(LOSSES) * FLOAT * len(mine)
+    disk = per_image * len(LOSSES) * FLOAT * n_images
     lines.append(f"disk      about {size(disk)} of errors")
-    weights = weights_size(card, getattr(torch, config.dtype))
-    lines.append(f"weights   {size(weights)} in {config.dtype}, of {card.source}")
-    lines.append(f"folder    {folder.path}")
     return lines
 
 
