@@ -63,6 +63,7 @@ from diffusion import InputError
 from diffusion.core.search import Search, even, halving, level_sequence, race, replay, spread_sequence
 from diffusion.evaluate.points import check_halving
 from diffusion.io.reading import read_curve
+from diffusion.io.wording import count
 from diffusion.plots import style as plots_style
 from diffusion.runs import results, show
 from diffusion.stats import metrics
@@ -78,7 +79,7 @@ AS_WELL = 0.25  # points of accuracy: a fit counts as equally good if its rmse i
 class Source:
     """Images with the error of every class at every point."""
 
-    name: str
+    name: str  # for a heading
     errors: Iterable[np.ndarray]  # of each image, [K, P], points in ascending levels
     label: np.ndarray  # [images], class rows
     levels: np.ndarray  # [P]
@@ -92,7 +93,7 @@ def measured(args) -> Source:
     run = results.read(args.folder, "arms", "dataset", loss=args.loss, answers=False)
     arms, n_levels = np.bincount(run.arm_class), run.n_levels or T
     pairs = bool(run.options.get("antithetic")) and run.options.get("n_trials") == 1  # else they are no neighbours here
-    return Source(run.options["dataset"], *results.read_full(run), arms, n_levels, pairs)
+    return Source(run.title, *results.read_full(run), arms, n_levels, pairs)
 
 
 def simulated(args) -> tuple[Source, str]:
@@ -110,14 +111,14 @@ def simulated(args) -> tuple[Source, str]:
         raise InputError(f"--levels {args.levels[0]}", "without --by_level all levels are alike in a simulation")
     curve = read_curve(args.simulate, "points", 1, 10**6)
     if len(curve) < 3:
-        raise InputError(args.simulate, f"{len(curve)} rows, wanted at least 3 to fit to")
+        raise InputError(args.simulate, f"{count(len(curve), 'row')}, wanted at least 3 to fit to")
     by_level = read_curve(args.by_level, "level", 0, T - 1) if args.by_level else None
     single = by_level and np.interp(np.arange(T), list(by_level), list(by_level.values()))
     ratios = simulate.RATIOS if args.spread is None else (args.spread,)
     fits = simulate.fits(list(curve), np.array(list(curve.values())), args.classes, single, ratios, T)
     best, rmse = min(fits, key=lambda fit: fit[1])
     as_well = [f"{ratio:g}" for ratio, (_, miss) in zip(ratios, fits, strict=True) if miss <= rmse + AS_WELL]
-    about = f"SIMULATED, no model was run: {args.images} images drawn from a fit to {args.simulate}"
+    about = f"SIMULATED, no model was run: {count(args.images, 'image')} drawn from a fit to {args.simulate}"
     about += f" and {args.by_level}" if args.by_level else ""
     about += f"; mu {best.mu:.3f}, tau {best.tau:.3f}, spread {best.spread:.3f}, rmse {rmse:.2f} points of accuracy"
     about += f"\nthe least rmse of those with --spread {' '.join(as_well)}, which fit as well" * (args.spread is None)
@@ -127,7 +128,8 @@ def simulated(args) -> tuple[Source, str]:
     levels = even(points, T)
     errors = simulate.images(best, args.classes, levels, args.images, correlation=args.correlation)
     label, arms = np.zeros(args.images, dtype=int), np.ones(args.classes, dtype=int)
-    return Source(f"simulated from {args.simulate.name}", errors, label, levels, arms, pairs=pairs), about
+    name = f"simulated from {args.simulate.stem.replace('_', ' ')}"
+    return Source(name, errors, label, levels, arms, pairs=pairs), about
 
 
 def t_test(P: int, arms: np.ndarray, p_value: float) -> Search:
@@ -214,7 +216,7 @@ def main(argv: list[str]) -> int:
     source, about = simulated(args) if args.simulate else (measured(args), None)
     settings = searches(args, source)
     table = replayed(source, settings)
-    heading = f"{len(source.label)} images, {len(source.arms)} classes"
+    heading = f"{count(len(source.label), 'image')}, {count(len(source.arms), 'class')}"
     if about:
         print(about)
     print(f"{heading}; agreement is with the decision at all {len(source.levels)} points")
@@ -255,6 +257,7 @@ def replayed(source: Source, settings: dict[tuple[str, str], Callable]) -> list[
     ]
 
 
+IN_A_ROW = 6  # names of searches below a picture: matplotlib fills columns, so more are in no order that one reads
 COLOURS = {
     "every": plots_style.PLAIN,
     "halving": plots_style.ACCENT,
@@ -269,7 +272,7 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
     from matplotlib.ticker import LogFormatter, LogLocator
 
     figure = plots_style.new(10, 4.2, heading)
-    quantities = ("same decision as full budget", "accuracy")
+    quantities = ("same answer as the full grid", "accuracy")
     names = list(dict.fromkeys(row[0] for row in table))
     for axes, column, quantity in zip(figure.subplots(1, 2), (3, 4), quantities, strict=True):
         for k, name in enumerate(names):
@@ -286,7 +289,8 @@ def draw(table: list[tuple], heading: str, path: Path) -> None:
     if len(names) <= len(COLOURS):
         axes.legend(frameon=False, loc="lower right")
     else:  # many races
-        figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5)
+        columns = min(len(names), IN_A_ROW)
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns)
     plots_style.save(figure, path)
 
 
