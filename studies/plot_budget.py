@@ -128,7 +128,7 @@ def simulated(args) -> tuple[Source, str]:
     levels = even(points, T)
     errors = simulate.images(best, args.classes, levels, args.images, correlation=args.correlation)
     label, arms = np.zeros(args.images, dtype=int), np.ones(args.classes, dtype=int)
-    name = f"simulated from {args.simulate.stem.replace('_', ' ')}"
+    name = f"Simulated from {args.simulate.stem.replace('_', ' ')}"
     return Source(name, errors, label, levels, arms, pairs=pairs), about
 
 
