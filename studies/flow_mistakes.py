@@ -37,6 +37,7 @@ from diffusion.core.search import even
 from diffusion.data.datasets import load_dataset
 from diffusion.data.images import centre_crop
 from diffusion.data.prompts import PROMPTS, prompts_file, read_prompts
+from diffusion.io.wording import count
 from diffusion.models.loading import Model, load_model, read_card
 from diffusion.runs import show
 from diffusion.stats import metrics
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> int:
         for changed, ways in rows:
             found |= decide(changed, ways, images, conditions, bar)
 
-    of = f"{args.version} on {len(images)} images of {args.dataset}"
+    of = f"{args.version} on {count(len(images), 'image')} of {args.dataset}"
     print(f"{of}: accuracy in % (95% interval) by points per prompt")
     print(f"{'':<44}" + "".join(f"{n:>20}" for n in POINTS))
     classes = np.array(prompts.classes)

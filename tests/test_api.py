@@ -452,7 +452,9 @@ def test_a_pipeline_in_memory_is_a_model(model, model_folder):
     assert half.errors_of(half.best).mean() == pytest.approx(changed.errors_of(half.best).mean(), rel=0.05)
 
 
-@pytest.mark.parametrize("build", [tiny.sdxl, tiny.flux, tiny.pixart, tiny.dit, tiny.grey_v], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "build", [tiny.sdxl, tiny.flux, tiny.pixart, tiny.prx, tiny.dit, tiny.grey_v], ids=lambda b: b.__name__
+)
 def test_pipelines_of_other_families_in_memory(build, tmp_path):
     tiny.save(build, tmp_path)
     cls = getattr(diffusers, json.loads((tmp_path / "model_index.json").read_text())["_class_name"])

@@ -553,3 +553,31 @@ def test_a_split_that_is_not_there_is_not_printed(run_main, tmp_path):
         assert table.code == page.code == 0
         printed = [done.out, table.out, (tmp_path / "report.html").read_text().split("</style>")[1]]
         assert [bool(re.search(r"\bsplit\b", text)) for text in printed] == [name == "parts"] * 3
+
+
+# ---- mistakes that are made often: one line, which says what to do ----
+
+
+def test_frequent_mistakes_are_answered_with_what_to_do(tmp_path):
+    classes(tmp_path / "photos", names=("a", "b"))
+    (tmp_path / "photos/b/1.png").write_bytes(b"\x89PNG and no more")
+    (tmp_path / "empty").mkdir()
+    classes(tmp_path / "one", names=("a",))
+    (tmp_path / "few.csv").write_text("prompt,classname\na photo of an a.,a\na cat,cat\n")
+
+    def prompts(name, path=None):
+        data = load_dataset(str(tmp_path / name))
+        return prompts_for(str(tmp_path / name), data.labels, data.classes, path)
+
+    answers = {
+        "did you mean the folder": lambda: load_dataset(str(tmp_path / "photoz")),
+        "a folder of class folders": lambda: load_dataset(str(tmp_path / "nowhere/photos")),
+        "class folders such as": lambda: load_dataset(str(tmp_path / "empty")),
+        "--prompt_path": lambda: prompts("one"),
+        "a prompt for each class": lambda: prompts("photos", tmp_path / "few.csv"),
+        "mend or remove it": lambda: load_dataset(str(tmp_path / "photos")).open(3),
+    }
+    for wanted, mistake in answers.items():
+        with pytest.raises((InputError, OSError)) as caught:
+            mistake()
+        assert wanted in str(caught.value) and "\n" not in str(caught.value)

@@ -136,7 +136,7 @@ def to_learn(dataset: Dataset, index: int, size: int, interpolation: str) -> tor
     try:
         return crop(dataset.open(index), size, interpolation)
     except OSError as error:
-        raise InputError(f"dataset {dataset.name!r}", f"image {index}: {error}; mend or remove it") from None
+        raise InputError(f"dataset {dataset.name!r}", f"image {index}: {error}") from None
 
 
 def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:

@@ -46,7 +46,8 @@ def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable[[Image.
                 image.filename = ""  # Pillow 13.0.0 maps those with a name into memory, rotated ones with wrong sides
             return use(image)
     except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
-        raise OSError(f"cannot read image {name or file}: {named_error(error)}") from error
+        found = f"cannot read image {name or file}: {named_error(error)}"
+        raise OSError(f"{found}; mend or remove it") from error
 
 
 def hub_cell(cell: dict | None, name: str) -> tuple[str | BinaryIO, str]:

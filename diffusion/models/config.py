@@ -254,7 +254,9 @@ def card_of(pipeline, image_size: int | None = None) -> Card:
     if autoencoder is None:
         latent, size = _pixels(source, network, image_size)
     else:
-        latent, size = _sizes(kind, source, network, _config_in_memory(pipeline, autoencoder), image_size, None)
+        native = pipeline.config.get("default_sample_size")
+        of_vae = _config_in_memory(pipeline, autoencoder)
+        latent, size = _sizes(kind, source, network, of_vae, native, image_size, None)
     classes, called = None, ()
     if family.condition == "class":
         classes, called = _classes(source, parts[family.network][1], network, pipeline.config)
