@@ -42,7 +42,7 @@ def check_finished(run: Run) -> None:
     images = run.description["images"] if wanted is None else len(wanted)
     done = len(run.done) + len(results.failures(run.folder, run.description))
     if done < images:
-        raise InputError(run.folder, f"is not finished: of {count(images, 'image')} {done} are done or have failed")
+        raise InputError(run.folder, f"is not finished: {done} of {count(images, 'image')} done or failed")
 
 
 def main(argv: list[str]) -> int:

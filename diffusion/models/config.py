@@ -631,4 +631,4 @@ def _check_widths(source: str, parts: dict, network: dict, home: hub.Source, xl:
     if beside != 6 * network["addition_time_embed_dim"]:
         numbers = beside / network["addition_time_embed_dim"]
         wanted = "wanted 6, of the size (a refiner takes 5, the last a score)"
-        raise InputError(source, f"the numbers that its network takes beside the pooled text are {numbers:g}; {wanted}")
+        raise InputError(source, f"its network takes {numbers:g} numbers beside the pooled text; {wanted}")
