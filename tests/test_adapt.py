@@ -181,7 +181,7 @@ def test_bad_data(run_main, tmp_path):
     (alone / "dog/b.png").write_bytes(b"no image")
     done = run_main(SCRIPT, alone, *SMALL, "--split", "test")
     assert done.code == 2 and "image 1: " in done.err and "mend or remove it" in done.err, done.err
-    assert "warning: fitted to images of the test split" in done.err
+    assert "warning: fitted to some of all images, as the data has no splits" in done.err
     prompts = tmp_path / "two.csv"
     lines = [f"a {k},{k},{k}" for k in range(10)]
     prompts.write_text("\n".join(["prompt,classname,classidx", *lines, "again,0,0"]))
