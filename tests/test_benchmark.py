@@ -341,7 +341,7 @@ def test_the_benchmark_runs(run_main, monkeypatch):
     done = run_main(module, "network", "published", "--repeats", 1, "--images", 1, "--device", "cpu")
     assert done.code == 0, done.err
     assert re.search(r"^network: race over 2 embedded images, .* batches \d+\.\d% full", done.out, re.M)
-    assert re.search(r"^published: .* 1 images, .*the same answer for 100\.0%", done.out, re.M)
+    assert re.search(r"^published: .* 1 image, .*the same answer for 100\.0%", done.out, re.M)
 
 
 def test_ways_to_draw():
