@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -47,20 +48,24 @@ def check_same(runs: list[Run]) -> None:
                 continue
             differ = f"{key} is {a!r} and {b!r}"
             if key == "data":
-                images = [records.images_of(each.done.values()) for each in (runs[0], run)]
+                ours, theirs = records.images_of(runs[0].done.values()), records.images_of(run.done.values())
                 unit = "example" if is_matching(run) else "image"
-                differ = differences.data_in_words(a, b, *images, unit=unit, sides=differences.BOTH)
+                differ = differences.data_in_words(a, b, ours, theirs, unit=unit, sides=differences.BOTH)
             raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
 
 
 def read_same(folders: Sequence[str | Path], loss: str | None = None, names: list[str] | None = None) -> dict[str, Run]:
-    """Runs on the same images, by `names` of the folders, or by those of differences.names_of.
+    """Runs on the same images, by `names` of the folders, or by those of `_distinct_names`.
 
     InputError if they are on different images, or have one name.
     """
-    runs = [read(folder, loss) for folder in folders]
+    return _named([read(folder, loss) for folder in folders], names)
+
+
+def _named(runs: list[Run], names: list[str] | None) -> dict[str, Run]:
+    """`read_same`, of runs that are read."""
     check_same(runs)
-    called = names or differences.names_of([(run.folder, run.description) for run in runs])
+    called = names or _distinct_names(runs)
     if len(set(called)) == len(runs):
         return dict(zip(called, runs, strict=True))
     if names:
@@ -74,6 +79,26 @@ def check_names(names: list[str] | None, folders: Sequence[str | Path]) -> None:
         raise InputError(f"--names {' '.join(names)}", f"wanted {len(folders)}, one for each folder")
 
 
+def _distinct_names(runs: list[Run]) -> list[str]:
+    """Names of runs on the same images, by what differs between them.
+
+    Their models, or their prompts, or both; and if these are alike the parts of the folders that differ. Not distinct
+    if two folders are the same.
+    """
+    models = _models(runs)
+    prompts = differences.prompts_that_differ([run.description for run in runs])
+    both = list(map(_joined, models, prompts))
+    for names in (models, prompts, both):
+        if len(set(names)) == len(runs) and all(names):
+            return names
+    folders = differences.different_parts([run.folder for run in runs])
+    return list(map(_joined, prompts, folders))
+
+
+def _joined(first: str, second: str) -> str:
+    return ", ".join(filter(None, (first, second)))
+
+
 def _models(runs: list[Run]) -> list[str]:
     return [Path(str(run.model)).name for run in runs]
 
@@ -84,8 +109,7 @@ def _models_and_prompts(runs: list[Run], groups: dict[str, list[int]]) -> list[s
     for members in groups.values():
         prompts = differences.prompts_that_differ([runs[k].description for k in members])
         for k, words in zip(members, prompts, strict=True):
-            if words:
-                names[k] = f"{names[k]}, {words}"
+            names[k] = _joined(names[k], words)
     return names
 
 
@@ -108,17 +132,17 @@ def read_groups(
     for members in groups.values():
         check_same([runs[k] for k in members])
     if names is None and len(groups) == 1:
-        return {data: read_same(folders, loss) for data in groups}
+        return {runs[0].data: _named(runs, None)}
 
     choices = [names]
     if names is None:
-        folders_of_runs = [name_of(run) for run in runs]
+        folders_of_runs = list(map(name_of, runs))
         searches = [folder.partition("/")[2] for folder in folders_of_runs]
         choices = [_models(runs), _models_and_prompts(runs, groups), searches, folders_of_runs]
     for each in choices:
-        named = {}
-        for data, members in groups.items():
-            named[data] = {each[k]: runs[k] for k in members}
+        named: dict[str, dict[str, Run]] = {}
+        for run, name in zip(runs, each, strict=True):
+            named.setdefault(run.data, {})[name] = run
         if sum(map(len, named.values())) == len(runs):
             return named
     if names is None:
@@ -173,13 +197,12 @@ def _insert_names(table: pd.DataFrame, names: dict[int, str]) -> None:
 
 def _class_columns(run: Run, prefix: str) -> list[str]:
     """A column's name for each class: its name, with its id if another class has the same name."""
-    name_of_class = results.names_of_classes(run)
-    class_ids = run.classes.tolist()
-    names = [name_of_class[class_id] for class_id in class_ids]
+    names = results.names_of_classes(run)
+    counts = Counter(names.values())
     columns = []
-    for class_id, name in zip(class_ids, names, strict=True):
-        column = f"{prefix}_{name}"
-        if names.count(name) > 1:
+    for class_id in run.classes.tolist():
+        column = f"{prefix}_{names[class_id]}"
+        if counts[names[class_id]] > 1:
             column += f"_{class_id}"
         columns.append(column)
     return columns
@@ -220,25 +243,26 @@ def to_csv(table: pd.DataFrame) -> Iterator[str]:
     numbers stay as they are, also those in texts. The file is that of DataFrame.to_csv, which takes three times as long
     (pandas 3.1), since it copies numbers into an array of objects.
     """
-
-    def guarded(value):
-        if not isinstance(value, str) or re.fullmatch(NUMBER, value):
-            return value
-        return f"'{value}" if value.startswith(FORMULA) else value
-
     writer = csv.writer(_Echo(), lineterminator="\n")
-    lines = [writer.writerow([guarded(name) for name in table.columns])]
+    lines = [writer.writerow(map(_cell, table.columns))]
     for part in parts_of(table):
         for cells, numbers in zip(*_rows_of(part), strict=True):
-            line = writer.writerow(["" if pd.isna(value) else guarded(value) for value in cells])
+            line = writer.writerow(map(_cell, cells))
             if numbers:
-                texts = map(repr, numbers)
-                if math.isnan(sum(numbers)):  # a class of another run
-                    texts = ["" if math.isnan(value) else repr(value) for value in numbers]
-                line = f"{line[:-1]},{','.join(texts)}\n"
+                texts = ",".join(map(repr, numbers)).replace("nan", "")  # nan: a class of another run
+                line = f"{line[:-1]},{texts}\n"
             lines.append(line)
         yield "".join(lines)
         lines = []
+
+
+def _cell(value):
+    """A value of a table as it is written to a csv: "" for one that is missing, a text that is no formula."""
+    if pd.isna(value):
+        return ""
+    if isinstance(value, str) and value.startswith(FORMULA) and not re.fullmatch(NUMBER, value):
+        return f"'{value}"
+    return value
 
 
 class _Echo:
@@ -285,8 +309,8 @@ def _trailing(table: pd.DataFrame) -> int:
 def _rows_of(part: pd.DataFrame) -> tuple[list[tuple], list[list[float]]]:
     """The rows of a table as values of Python: its first columns, and those of `_trailing`."""
     first = part.shape[1] - _trailing(part)
-    columns = [part.iloc[:, k].tolist() for k in range(first)]
-    return list(zip(*columns, strict=True)), part.iloc[:, first:].to_numpy(np.float64).tolist()
+    cells = part.iloc[:, :first].itertuples(index=False, name=None)
+    return list(cells), part.iloc[:, first:].to_numpy(np.float64).tolist()
 
 
 def rows_of(run: Run, **more) -> tuple[pd.DataFrame, list[str]]:
@@ -335,7 +359,7 @@ def comparable(rows: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], 
     same = common(rows)
     notes = []
     shared = len(next(iter(same.values())))
-    if any(len(table) > shared for table in rows.values()):
+    if max(map(len, rows.values())) > shared:
         notes.append(f"On the {count(shared, 'image')} that all runs have done.")
     asked = ["image" in table and bool(table.image.notna().any()) for table in same.values()]
     if any(asked) and not all(asked):

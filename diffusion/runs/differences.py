@@ -1,5 +1,6 @@
 """How two runs differ, in words: a digest is in run.json, and not in a message."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def prompts_in_words(was: Sequence[Sequence], now: Sequence[Sequence], most: int
 
 def _only(these: Sequence[Sequence], others: Sequence[Sequence], most: int) -> str:
     """The first `most` arms of `these` that are not among `others`, as lines of a csv."""
-    there = {tuple(arm) for arm in others}
+    there = set(map(tuple, others))
     left = [arm for arm in these if tuple(arm) not in there]
     lines = [json.dumps(text, ensure_ascii=False) + f",{name},{k}" for text, name, k in left[:most]]
     more = f" and {len(left) - most} more" if len(left) > most else ""
@@ -165,29 +166,6 @@ def _first_change(before: Mapping[int, Image], after: Mapping[int, Image], sides
 # ---- runs side by side ----
 
 
-def names_of(runs: Sequence[tuple[Path, dict]]) -> list[str]:
-    """Distinct names of runs on the same images, by what differs between them; runs: folder and run.json of each.
-
-    Their models, or their prompts, or both; and if these are alike the parts of the folders that differ. Not distinct
-    if two folders are the same.
-    """
-    models = []
-    for _, description in runs:
-        options = description["options"]
-        models.append(Path(str(options.get("version") or options.get("model"))).name)
-    prompts = prompts_that_differ([description for _, description in runs])
-    both = list(map(_joined, models, prompts))
-    for names in (models, prompts, both):
-        if len(set(names)) == len(runs) and all(names):
-            return names
-    folders = different_parts([folder for folder, _ in runs])
-    return list(map(_joined, prompts, folders))
-
-
-def _joined(first: str, second: str) -> str:
-    return ", ".join(part for part in (first, second) if part)
-
-
 def different_parts(folders: Sequence[Path]) -> list[str]:
     """The folders without the parts that all of them begin and end with."""
     parts = [folder.parts for folder in folders]
@@ -204,12 +182,11 @@ def prompts_that_differ(descriptions: Sequence[dict]) -> list[str]:
     for description in descriptions:
         arms = description.get("arms", [])
         texts.append([text for text, *_ in arms if isinstance(text, str)])
-    if len({tuple(each) for each in texts if each}) < 2:
+    if len(set(map(tuple, texts)) - {()}) < 2:
         return [""] * len(texts)
-    longest = max(map(len, texts))
     first = 0
-    for k in range(longest):
-        if len({each[k] for each in texts if k < len(each)}) > 1:
+    for k, prompts in enumerate(itertools.zip_longest(*texts)):
+        if len(set(prompts) - {None}) > 1:
             first = k
             break
     return [_prompts(description, each, first) for description, each in zip(descriptions, texts, strict=True)]
