@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, n: int | Non
     """
     from scipy.stats import bootstrap
 
-    least = min(len(sample) for sample in samples)
+    least = min(map(len, samples))
     if least > 1:
         found = bootstrap(samples, statistic, n_resamples=DRAWS, method="percentile", vectorized=False, rng=0)
         low, high = map(float, found.confidence_interval)
@@ -129,17 +130,19 @@ def two_class(score: np.ndarray, positive: np.ndarray) -> list[Measure]:
 
 def groups(hits: np.ndarray, group: np.ndarray) -> list[Measure]:
     """Accuracy of each group of images, of the worst one, and best - worst; hits [n] bool, group [n]."""
-    names = np.unique(group).tolist()
-    each = [Measure.share(f"acc1_{name}", f"group {name}", hits[group == name]) for name in names]
-    worst, best = (pick(each, key=lambda m: m.value) for pick in (min, max))
+    each, sides = [], []
+    for name in np.unique(group).tolist():
+        of_group = hits[group == name]
+        each.append(Measure.share(f"acc1_{name}", f"group {name}", of_group))
+        sides.append(of_group.astype(float))
+    worst, best = min(each, key=attrgetter("value")), max(each, key=attrgetter("value"))
     called = f"worst, {worst.name}"
 
     def gap(*sides: np.ndarray) -> float:
-        shares = [side.mean() for side in sides]
+        shares = list(map(np.mean, sides))
         return max(shares) - min(shares)
 
-    sides = tuple(hits[group == name].astype(float) for name in names)
-    interval = bootstrap(sides, gap) if len(sides) > 1 else (0.0, 0.0)
+    interval = bootstrap(tuple(sides), gap) if len(sides) > 1 else (0.0, 0.0)
     return [
         *each,
         Measure("worst_group", called, worst.value, worst.interval, worst.n),
@@ -160,12 +163,14 @@ def shape_bias(answer: list[str], shape: list[str], files: list[str], classes: I
     that are one of the two (arXiv 1811.12231). ValueError if no file's name has a texture.
     """
     names = set(classes)
-    rows = [(a, s, texture_of(file)) for a, s, file in zip(answer, shape, files, strict=True)]
-    rows = [(a, s, t) for a, s, t in rows if t in names and t != s]
-    if not rows:
+    hits = []  # (by shape, by texture) of each image that counts
+    for a, s, file in zip(answer, shape, files, strict=True):
+        t = texture_of(file)
+        if t in names and t != s:
+            hits.append((a == s, a == t))
+    if not hits:
         raise ValueError("no file is named as SHAPE1-TEXTURE1.png with two classes")
-    by_shape = np.array([a == s for a, s, _ in rows], dtype=bool)
-    by_texture = np.array([a == t for a, _, t in rows], dtype=bool)
+    by_shape, by_texture = np.array(hits).T
     return [
         Measure.share("shape_bias", "shape bias", by_shape[by_shape | by_texture]),
         Measure.share("shape", "answers by shape", by_shape),
