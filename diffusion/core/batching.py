@@ -4,6 +4,7 @@ A search over one image is a generator, a *task*: it yields the `Block` of evalu
 their errors. `together` runs many tasks side by side and puts the rows of their blocks into full network calls.
 """
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
@@ -59,11 +60,9 @@ def errors_of_call(model, parts: list[Part], size: int, to_errors: Callable) -> 
     The call is filled up to `size` rows with copies of the last one. The error of a row is
     ||target - network(z_i, i, c)|| under each loss. -> [n, k], the k columns that `to_errors` makes
     """
-    inputs = [_inputs(*part) for part in parts]
-    x = torch.cat([each[0] for each in inputs])
-    eps = torch.cat([each[1] for each in inputs])
-    i = torch.cat([each[2] for each in inputs])
-    conditions = Conditions.cat([each[3] for each in inputs])
+    latents, draws, levels, of_parts = zip(*itertools.starmap(_inputs, parts), strict=True)
+    x, eps, i = torch.cat(latents), torch.cat(draws), torch.cat(levels)
+    conditions = Conditions.cat(of_parts)
     z = model.process.noised(x, eps, i)  # levels stay on the host, as the tables do
 
     setting = parts[0][0].settings[0]
