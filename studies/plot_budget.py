@@ -62,7 +62,7 @@ import simulate
 from diffusion import InputError
 from diffusion.core.search import Search, even, halving, level_sequence, race, replay, spread_sequence
 from diffusion.evaluate.points import check_halving
-from diffusion.io.reading import read_curve
+from diffusion.io.reading import read_numbers
 from diffusion.io.wording import count
 from diffusion.plots import style as plots_style
 from diffusion.runs import results, show
@@ -73,6 +73,17 @@ P_VALUES = [0.2, 0.05, 0.01, 0.002, 0.0001]  # 0.002 is the paper's
 SHARES = [0.02, 0.05, 0.1, 0.2, 0.5, 1]  # of the points that the last stage of a halving measures
 LEAST = 20  # points of every class before the first t-test, as in the paper
 AS_WELL = 0.25  # points of accuracy: a fit counts as equally good if its rmse is at most so much above the least
+
+
+def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
+    """Accuracies as shares, ascending, from a csv with the columns `column` and accuracy.
+
+    The column holds integers in least..most, accuracies are in percent. InputError names the line at fault.
+    """
+    curve = read_numbers(path, column, range(least, most + 1), "accuracy", 100, "percent, from 0 to 100")
+    if max(curve.values()) <= 1:
+        raise InputError(path, "no accuracy is above 1, wanted percent")
+    return {at: accuracy / 100 for at, accuracy in curve.items()}
 
 
 @dataclass(frozen=True)

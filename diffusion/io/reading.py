@@ -93,10 +93,15 @@ def csv_header(path: str | Path) -> list[str]:
     try:
         with open(shipped(path), encoding="utf-8-sig", newline="") as file:
             header = file.readline()
-            columns = next(csv.reader([header], delimiter=_delimiter(path, header), skipinitialspace=True), [])
-            return [column.strip().lower() for column in columns if column.strip()]
+            reader = csv.reader([header], delimiter=_delimiter(path, header), skipinitialspace=True)
+            return list(filter(None, _header(reader)))
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
+
+
+def _header(reader) -> list[str]:
+    """The first row of a csv, in lower case; [] if there is none."""
+    return [column.strip().lower() for column in next(reader, [])]
 
 
 def read_csv(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
@@ -120,7 +125,7 @@ def read_csv(path: str | Path, columns: tuple[str, ...], optional: tuple[str, ..
 
 
 def _read_csv(reader, path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...]) -> Table:
-    header = [column.strip().lower() for column in next(reader, [])]
+    header = _header(reader)
     missing = [column for column in columns if column not in header]
     if missing:
         found = ", ".join(header) or "an empty file"
@@ -165,17 +170,6 @@ def read_numbers(path: Path, key: str, keys: range, column: str, most: float, wa
             raise InputError(f"{path}, line {line}", f"{column} is {cell!r}, wanted {wanted}")
         found[int(at)] = number
     return dict(sorted(found.items()))
-
-
-def read_curve(path: Path, column: str, least: int, most: int) -> dict[int, float]:
-    """Accuracies as shares, ascending, from a csv with the columns `column` and accuracy.
-
-    The column holds integers in least..most, accuracies are in percent. InputError names the line at fault.
-    """
-    curve = read_numbers(path, column, range(least, most + 1), "accuracy", 100, "percent, from 0 to 100")
-    if max(curve.values()) <= 1:
-        raise InputError(path, "no accuracy is above 1, wanted percent")
-    return {at: accuracy / 100 for at, accuracy in curve.items()}
 
 
 def is_id(text: str) -> bool:

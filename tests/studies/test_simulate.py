@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT
+from plot_budget import read_curve
 from scipy.special import ndtr
 
 from diffusion.core.search import even
-from diffusion.io.reading import read_curve
 from simulate import CORRELATED, RATIOS, Population, accuracy, accuracy_on, curve, draw, fits, images
 
 DATA = ROOT / "studies" / "data"
