@@ -89,7 +89,7 @@ def best(record: dict, arms: list[int]) -> dict[str, tuple[float, int]]:
     answers = {}
     for rule, losses in RULES.items():
         if set(losses) <= set(record["losses"]):
-            value = measured[:, [record["losses"].index(loss) for loss in losses]].sum(1)
+            value = measured[:, list(map(record["losses"].index, losses))].sum(1)
             k = int(value.argmin())
             answers[rule] = (float(value[k]), arms[whole[k]])
     return answers
@@ -136,11 +136,10 @@ class Merged:
 
 
 def merge(runs: dict[Path, dict], classes: list[int]) -> Merged:
-    """All records of the runs; the answer of an image is the best over its records."""
-    column = {arm: k for k, arm in enumerate(classes)}
+    """All records of the runs; the answer of an image is the best over its records. classes: all arms, ascending."""
     merged = Merged({}, {}, {}, 0, [])
     for arms, found in read_all(runs):
-        columns = [column[arm] for arm in arms]
+        columns = np.searchsorted(classes, arms)
         for item in found:
             if isinstance(item, str):
                 merged.problems.append(item)
