@@ -42,6 +42,12 @@ def difference(hits: np.ndarray) -> str:
     return f"{100 * hits.mean():+.2f} ({100 * (hits.mean() - half):+.2f} to {100 * (hits.mean() + half):+.2f})"
 
 
+def print_line(name: str | int, plain: np.ndarray, weighted: np.ndarray) -> None:
+    """Print a line of the table, from how often each image is right [n] with plain and with weighted points."""
+    cells = show.in_percent(*metrics.share(plain)), show.in_percent(*metrics.share(weighted))
+    print(f"{name:<12}{cells[0]:<26}{cells[1]:<26}{difference(weighted - plain)}")
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     options.check_fit(args)
@@ -80,17 +86,13 @@ def main(argv: list[str]) -> int:
     for points in [*(p for p in POINTS if p < P), P]:
         plain = level_weights.accuracies(held, of, points, np.ones(P))
         weighted = level_weights.accuracies(held, of, points, weights)
-        shares = [(right.mean(), metrics.wilson(right.mean(), len(right))) for right in (plain, weighted)]
-        table.append((points, shares))
-        cells = [show.in_percent(*share) for share in shares]
-        print(f"{points:<12}{cells[0]:<26}{cells[1]:<26}{difference(weighted - plain)}")
+        print_line(points, plain, weighted)
+        table.append((points, [metrics.share(plain), metrics.share(weighted)]))
 
     arms = np.bincount(run.arm_class)
     plain, nfe = race(held, np.ones(P), arms, level)
     weighted, weighted_nfe = race(held, weights, arms, level)
-    hits = plain == of, weighted == of
-    cells = [show.in_percent(*metrics.share(hit)) for hit in hits]
-    print(f"{'race':<12}{cells[0]:<26}{cells[1]:<26}{difference(hits[1].astype(float) - hits[0])}")
+    print_line("race", (plain == of).astype(float), (weighted == of).astype(float))
     costs = f"{nfe.mean():,.0f} NFE", f"{weighted_nfe.mean():,.0f} NFE"
     print(f"{'':<12}{costs[0]:<26}{costs[1]:<26}ratio {weighted_nfe.mean() / nfe.mean():.2f}")
 

@@ -27,10 +27,10 @@ def draw(level: np.ndarray, fitted: tuple, table: list[tuple], heading: str, pat
     weight.bar(middle, weights, 0.9 * wide, color=style.ACCENT, alpha=0.8)
     weight.axhline(1, color=style.PLAIN, linestyle="--", linewidth=1)
     weight.set(ylabel="fitted weight, mean 1", xlabel="noise level")
-    points = [row[0] for row in table]
-    for k, (name, colour) in enumerate([("plain", style.PLAIN), ("weighted", style.ACCENT)]):
-        shares = [both[k] for _, both in table]
-        style.draw_shares(accuracy, points, shares, colour=colour, label=name)
+    points, shares = zip(*table, strict=True)
+    plain, weighted = zip(*shares, strict=True)
+    style.draw_shares(accuracy, points, plain, colour=style.PLAIN, label="plain")
+    style.draw_shares(accuracy, points, weighted, colour=style.ACCENT, label="weighted")
     accuracy.set(xscale="log", xlabel="points per class", ylabel="accuracy on held-out images, %")
     accuracy.set_xticks(points, points)
     accuracy.minorticks_off()
