@@ -8,6 +8,7 @@ captions, a list; right, a list of [caption, image], both counted from 0; and, i
 
 import itertools
 import json
+import operator
 import os
 import warnings
 from collections import Counter
@@ -255,7 +256,7 @@ def _winoground(row: dict, k: int) -> Item:
     for each in WINOGROUND:
         if not isinstance(row.get(each), str) or not row[each].strip():
             raise _BadItem(f"{each} is {row.get(each)!r}, wanted a text")
-    first, second, *captions = (row[each] for each in WINOGROUND)
+    first, second, *captions = operator.itemgetter(*WINOGROUND)(row)
     return pair(str(row.get("id", k)), (first, second), captions, tag_of(row))
 
 
