@@ -37,9 +37,10 @@ Example = tuple[Item, list[Canvas]]  # an item and the canvas of each of its ima
 def _draw(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
     """An object alone, or two: the first on the left or on top."""
     objects, vertical = canvas
+    colours, numbers = zip(*objects, strict=True)
     ink, labels = digits.handwriting("test")
-    chosen = [rng.choice(np.flatnonzero(labels == digit)) for _, digit in objects]
-    colour = torch.tensor([colour for colour, _ in objects])
+    chosen = [rng.choice(np.flatnonzero(labels == digit)) for digit in numbers]
+    colour = torch.tensor(colours)
     if len(objects) == 1:
         return digits.picture(digits.one(ink[chosen], colour, rng)[0])
     return digits.picture(digits.two(ink[chosen][None], colour[None], np.array([vertical]), rng)[0])  # [3, 32, 32]
@@ -47,16 +48,12 @@ def _draw(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
 
 def _items(examples: Iterable[Example], *seed: int) -> Items:
     """Image i of item k is drawn from the seed (k, i, ..., DIGITS_SEED)."""
-    items: list[Item] = []
-    canvases: list[list[Canvas]] = []
-    for item, of_images in examples:
-        items.append(item)
-        canvases.append(of_images)
+    items, canvases = zip(*examples, strict=True)
 
     def open_image(k: int, i: int) -> Image.Image:
         return _draw(canvases[k][i], np.random.default_rng([k, i, *seed, DIGITS_SEED]))
 
-    return Items(items, open_image)
+    return Items(list(items), open_image)
 
 
 def _two(rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -152,15 +149,14 @@ def _add(k: int) -> Example:
 def _places(k: int) -> Iterator[Example]:
     """Set k: an item for each of the four places; the first caption of an item is right."""
     first, second = _two(np.random.default_rng([k, 4, DIGITS_SEED]))
-    captions = {place: digits.caption_two(first, second, place) for place in PLACES}
+    captions = [digits.caption_two(first, second, place) for place in PLACES]
     for n, place in enumerate(PLACES):
         vertical = place in HEIGHTS
         objects = (first, second) if place in (SIDES[0], HEIGHTS[0]) else (second, first)
-        right = captions[place]
-        others = [caption for caption in captions.values() if caption != right]
         direction = "vertical" if vertical else "horizontal"
         groups = {"pair": f"{k} {direction}", "set": str(k)}
-        item = choice(f"{k} {place}", f"{4 * k + n}/0", [right, *others], place, groups=groups)
+        right_first = [captions[n], *captions[:n], *captions[n + 1 :]]
+        item = choice(f"{k} {place}", f"{4 * k + n}/0", right_first, place, groups=groups)
         yield item, [(objects, vertical)]
 
 

@@ -214,14 +214,11 @@ def columns(done: list[Done], items: dict[int, Item], *, race: bool, normal: boo
     A group is right if all scores of its items are; it counts once all its items are done. A race has no scores of
     images, since two images may have been measured at different points.
     """
-    text = []
-    image = []
-    for d in done:
-        text.append(d.text)
-        image.append(d.image(normal))
-    margins = {"text": np.array(text)}
+    text = np.array([d.text for d in done])
+    image = np.array([d.image(normal) for d in done])
+    margins = {"text": text}
     if not race:
-        margins |= {"image": np.array(image), "group": np.minimum(text, image)}  # nan unless the item has both
+        margins |= {"image": image, "group": np.minimum(text, image)}  # nan unless the item has both
     found = {}
     for name, margin in margins.items():
         asked = np.flatnonzero(~np.isnan(margin))
@@ -297,7 +294,7 @@ def _print_table(title: str, done: list[Done], scores: dict[str, Column]) -> Non
         cells = [score.cell(tag, n) for score in scores.values()]
         rows.append(["all" if tag is None else tag, str(n), *cells])
 
-    longest = np.array([list(map(len, row)) for row in rows]).max(0)
+    longest = np.char.str_len(rows).max(0)
     widths = [max(20, longest[0] + 1), 6, *np.maximum(24, longest[2:] + 2)]
     print()
     for name, *cells in rows:
