@@ -228,10 +228,8 @@ def _renamed(tensors: dict[str, Tensor], pipeline, network: str, path: Path, fla
             return tensors
     bare = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
     from_peft = bare.keys() != tensors.keys()
-    if network == "transformer" and not from_peft:
-        names = _names(pipeline.transformer)
-        if not any(_target(key) in names for key in keys):
-            return tensors  # diffusers recognises these by other signs
+    if network == "transformer" and not from_peft and _names(pipeline.transformer).isdisjoint(map(_target, keys)):
+        return tensors  # diffusers recognises these by other signs
     if from_peft:
         bare = _scaled(bare, path, flag)
     fits = {}
@@ -317,9 +315,7 @@ def _check_start(path: Path, header: dict, flag: str) -> None:
         if isinstance(config, dict):
             starts.append(config.get("init_lora_weights"))
     for start in starts:
-        if isinstance(start, str) and start.lower() in STARTS:
-            continue
-        if start in STARTS:
+        if start in STARTS or str(start).lower() in STARTS:
             continue
         wanted = "wanted it converted: peft's save_pretrained with path_initial_model_for_weight_conversion"
         raise InputError(flag, f"its init_lora_weights is {start!r}, which changes the model's own weights; {wanted}")
@@ -378,20 +374,27 @@ def _converted(pipeline, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_places(pipeline, wanted: dict[str, Tensor], flag: str, adapter: str) -> None:
     """Raise InputError unless the modules have as many tensors of the LoRA as its file, in pairs."""
-    pairs = [re.sub(r"lora_[AB]|\b(down|up)(?=\.weight)", "", key) for key in wanted]
-    counts = Counter(pairs)
-    odd = [key for key, pair in zip(wanted, pairs, strict=True) if counts[pair] != 2]
+    halves = Counter(map(_pair_of, wanted))
+    odd = [key for key in wanted if halves[_pair_of(key)] != 2]
+    by_part: dict[str, list[str]] = {}
+    for key in wanted:
+        by_part.setdefault(key.partition(".")[0], []).append(key)
     placed, lost = 0, []
     for part, module in _modules(pipeline).items():
-        loaded = [key for key, _ in module.named_parameters() if f".{adapter}." in key and "lora_" in key]
-        mine = [key for key in wanted if key.startswith(f"{part}.")]
-        placed += min(len(loaded), len(mine))
-        if len(loaded) != len(mine):
-            lost += _unplaced(module, part, mine) or mine[-1:]
-    lost += [key for key in wanted if key.split(".")[0] not in _modules(pipeline)]
+        keys = by_part.pop(part, [])
+        loaded = sum(f".{adapter}." in name and "lora_" in name for name, _ in module.named_parameters())
+        placed += min(loaded, len(keys))
+        if loaded != len(keys):
+            lost += _unplaced(module, part, keys) or keys[-1:]
+    lost += chain.from_iterable(by_part.values())  # of parts that the pipeline lacks
     if lost or odd or placed != len(wanted):
         found = f"{placed} of its {count(len(wanted), 'tensor')} found their place"
         raise InputError(flag, f"{found}; not {few(lost or odd)}; wanted a LoRA of this model")
+
+
+def _pair_of(key: str) -> str:
+    """A name that both halves of a module's LoRA have."""
+    return re.sub(r"lora_[AB]|\b(down|up)(?=\.weight)", "", key)
 
 
 def _unplaced(module: torch.nn.Module, part: str, keys: list[str]) -> list[str]:
