@@ -44,14 +44,14 @@ def find_clip(
     folder = Path(os.path.expanduser(version))
     if version == "digits":
         folder = EMBEDDED / "digits-clip"
-    if os.path.isfile(folder / "open_clip_config.json"):
+    if os.path.isfile(folder / CARD):
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained}", f"{flag}{version} brings its own weights")
         return f"local-dir:{folder}", None
     name = version.replace("/", "-")
     if name not in open_clip.list_models():
         near = ", ".join(each for each in open_clip.list_models() if each.startswith(name[:5])) or "ViT-L-14, ..."
-        no_folder = "no folder of that name holds open_clip_config.json"
+        no_folder = f"no folder of that name holds {CARD}"
         raise InputError(f"{flag}{version}", f"open_clip has no such model (it has {near}), and {no_folder}")
     pretrained = pretrained and os.path.expanduser(pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -151,9 +151,7 @@ def _local_files(name: str, pretrained: str | None) -> list[Path]:
     """The local files of the weights that find_clip names; [] for those that open_clip fetches itself."""
     if pretrained is not None:
         file = tag_and_file(name, pretrained)[1]
-        if file is None:
-            return []
-        return [Path(file)]
+        return [Path(file)] if file else []
     folder = Path(name.removeprefix("local-dir:"))
     return [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".pt")]
 
@@ -212,8 +210,9 @@ def load_clip(
 
     @torch.inference_mode()
     def of_texts(texts: list[str]) -> Tensor:
-        chunks = [tokenizer(texts[k : k + 64]).to(device) for k in range(0, len(texts), 64)]
-        check(texts, torch.cat(chunks).tolist())
+        tokens = tokenizer(texts)
+        check(texts, tokens.tolist())
+        chunks = tokens.to(device).split(64)
         return torch.cat([F.normalize(model.encode_text(chunk).double(), dim=-1).cpu() for chunk in chunks])
 
     return of_image, of_texts
