@@ -24,7 +24,6 @@ def parser() -> options.Parser:
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,8 +40,8 @@ class Members:
     """The images that all runs of an ensemble have done. Their scores are read when they are needed."""
 
     runs: dict[str, Run]
-    indices: list[int]  # [n] ascending
-    rows: list[list[dict]]  # [n][runs], as results.read_rows gives them
+    indices: np.ndarray  # [n] ascending
+    rows: list[dict[int, dict]]  # of each run: index -> row, as results.read_rows gives it
     label: np.ndarray  # [n] columns of scores
     problems: list[str]
 
@@ -51,39 +50,37 @@ class Members:
         return next(iter(self.runs.values()))
 
     def scores(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
-        """The scores [runs, K] of each of the images `chosen` [m], places in `indices`.
+        """The scores [runs, K] of each of the images `chosen`, [n] bool.
 
         A class that was not measured for an image has the worst score of those that were.
         """
-        indices = [self.indices[k] for k in chosen.tolist()]
-        for rows in zip(*(results.decisions(run, indices) for run in self.runs.values()), strict=True):
-            yield np.stack([finite_scores(row) for row in rows])
+        indices = self.indices[chosen].tolist()
+        decisions = [results.decisions(run, indices) for run in self.runs.values()]
+        for rows in zip(*decisions, strict=True):
+            yield np.stack(list(map(finite_scores, rows)))
 
 
 def read_members(runs: dict[str, Run]) -> Members:
     """InputError if the runs choose among different classes, or have no image in common."""
     first = next(iter(runs.values()))
     classes = results.names_of_classes(first).keys()
-    row_of, problems = [], []  # of each run: index -> row
+    rows, problems = [], []
     for run in runs.values():
         if tables.is_matching(run):
             raise InputError(run.folder, "a run of run_winoground.py, whose captions are no classes")
         if results.names_of_classes(run).keys() != classes:
             raise InputError(run.folder, f"chooses among other classes than {first.folder}")
-        rows, wrong = results.read_rows(run.done.values(), of_run=True)
-        row_of.append({row["index"]: row for row in rows})
+        found, wrong = results.read_rows(run.done.values(), of_run=True)
+        rows.append({row["index"]: row for row in found})
         problems += wrong
-    indices = sorted(set.intersection(*map(set, row_of)))
+    indices = sorted(set.intersection(*map(set, rows)))
     if not indices:
         raise InputError(", ".join(runs), "there is no image that all of these runs have done")
 
-    rows = []
-    for index in indices:
-        rows.append([rows_of_run[index] for rows_of_run in row_of])
-    label = np.array([members[0]["label"] for members in rows])
+    label = np.array([rows[0][index]["label"] for index in indices])
     if not np.isin(label, first.classes).all():
         raise InputError(first.folder, "an image's label is no class of the run")
-    return Members(runs, indices, rows, np.searchsorted(first.classes, label), problems)
+    return Members(runs, np.array(indices), rows, np.searchsorted(first.classes, label), problems)
 
 
 def finite_scores(row: dict) -> np.ndarray:
@@ -105,9 +102,8 @@ def vote(scores: np.ndarray) -> np.ndarray:
 
 def fit_weights(members: Members, fit: np.ndarray) -> np.ndarray:
     """Weights [runs] fitted on some images [n] bool."""
-    chosen = np.flatnonzero(fit)
-    scores = np.empty((len(chosen), len(members.runs), len(members.first.classes)))
-    for k, of_image in enumerate(members.scores(chosen)):
+    scores = np.empty((fit.sum(), len(members.runs), len(members.first.classes)))
+    for k, of_image in enumerate(members.scores(fit)):
         scores[k] = of_image
     return calibration.fit_weights(scores, members.label[fit])
 
@@ -127,12 +123,12 @@ def write_run(
     """
     first, names = members.first, results.names_of_classes(members.first)
     arms = [(names[class_id], names[class_id], class_id) for class_id in first.classes.tolist()]
-    kept = np.flatnonzero(held)
-    about = {"images": len(kept), "indices": wording.ranges(members.indices[k] for k in kept.tolist()), "arms": arms}
+    indices = members.indices[held].tolist()
+    about = {"images": len(indices), "indices": wording.ranges(indices), "arms": arms}
     for key in ("path", records.UNSPLIT):
         if key in first.description:
             about[key] = first.description[key]
-    tags = "-".join(naming.tag(name) for name in members.runs)
+    tags = "-".join(map(naming.tag, members.runs))
     name = naming.joined("ensemble", chosen["decide"], tags)
     folder = naming.run_folder(first.options["dataset"], extra, name)
     records.open_run(folder, chosen, about)
@@ -140,16 +136,16 @@ def write_run(
     there, _ = results.read_rows(records.finished(folder).values(), of_run=True)
     done = {row["index"] for row in there}
     wanted, written = records.expected({"options": chosen, **about}), []
-    for k, scores in zip(kept.tolist(), members.scores(kept), strict=True):
+    for index, scores in zip(indices, members.scores(held), strict=True):
         errors = errors_of(scores)
-        index, of_first = members.indices[k], members.rows[k][0]
+        of_first = members.rows[0][index]
         image = {key: of_first[key] for key in ("index", "label", "file", "group") if key in of_first}
         pred = int(first.classes[errors.argmin()])
         measured = torch.tensor(errors, dtype=torch.float32)
         record = records.one_point(measured, chosen["loss"], **image, pred=pred)
-        record["nfe"] = sum(row["nfe"] for row in members.rows[k])
+        record["nfe"] = sum(rows[index]["nfe"] for rows in members.rows)
         if index not in done:
-            path = records.record_path(folder, members.indices[-1] + 1, index)
+            path = records.record_path(folder, int(members.indices[-1]) + 1, index)
             records.save_record(path, record, wanted)
         written.append(results.brief(record))
     print(f"{'run':<15} {folder}")
@@ -161,7 +157,7 @@ def main(argv: list[str]) -> int:
     options.check_fit(args)
     if len(args.folders) < 2:
         raise InputError(f"{args.folders[0]}", "wanted two runs or more")
-    members = read_members(tables.read_same([Path(folder) for folder in args.folders]))
+    members = read_members(tables.read_same(args.folders))
     chosen = {key: members.first.options.get(key) for key in tables.SAME}
     chosen |= {"decide": args.decide, "model": " + ".join(members.runs)}
     chosen |= {"members": [run.options for run in members.runs.values()]}
@@ -169,7 +165,7 @@ def main(argv: list[str]) -> int:
         held = np.ones(len(members.indices), dtype=bool)
         return write_run(members, vote, held, chosen | {"loss": "vote"}, args.extra)
 
-    fit = calibration.fitted_on(np.array(members.indices), args.fit, args.seed)
+    fit = calibration.fitted_on(members.indices, args.fit, args.seed)
     held = ~fit
     if fit.all() or not fit.any():
         found = f"of {wording.count(len(fit), 'image')}, {fit.sum()} to fit on leave {held.sum()}"
