@@ -46,9 +46,12 @@ class Source:
 
     def within(self, part: str) -> list[str]:
         """The names of the files in one of its folders, without those below; "" for the top."""
-        head = f"{part}/" if part else ""
-        inside = [name.removeprefix(head) for name in self.names if name.startswith(head)]
-        return [name for name in inside if "/" not in name]
+        files = []
+        for name in self.names:
+            folder, _, file = name.rpartition("/")
+            if folder == part:
+                files.append(file)
+        return files
 
 
 def look(name: str) -> Source:
@@ -86,11 +89,11 @@ def _on_hub(name: str) -> Source:
 def fetch(source: Source, names: list[str]) -> list[Path]:
     """The paths of files of these names, which are fetched if they are not here yet. Raises Unreachable."""
     paths = [source.folder / name for name in names]
-    if source.commit is None or all(path.is_file() for path in paths):
+    if source.commit is None or all(map(Path.is_file, paths)):
         return paths
     from huggingface_hub import snapshot_download
 
-    wanted = [glob.escape(name) for name in names]
+    wanted = list(map(glob.escape, names))
     bar = None if sys.stderr.isatty() else _hidden_bar()
     try:
         briefly(lambda: snapshot_download(source.name, revision=source.commit, allow_patterns=wanted, tqdm_class=bar))
@@ -107,7 +110,7 @@ def _listing(folder: Path) -> tuple[str, ...]:
     depth = len(folder.parts)
     found = []
     for place, inside, files in os.walk(folder, followlinks=True):
-        above = {os.path.realpath(each) for each in (place, *Path(place).parents)}
+        above = set(map(os.path.realpath, (place, *Path(place).parents)))
         inside[:] = [name for name in inside if os.path.realpath(os.path.join(place, name)) not in above]
         found += ["/".join((*Path(place).parts[depth:], file)) for file in files]
     return tuple(sorted(found))
