@@ -65,11 +65,12 @@ def _check_guess(file: str, headers: dict[str, Tensor], kind: str, default: str)
             found = few(sorted(headers), 2)
             wrong = f"holds weights ({found}) that diffusers does not recognise; it would take any for {default}"
             raise _unknown(file, wrong)
-        width = _text_width(headers)
+        width = _size(headers, ".attn2.to_k.weight", -1)  # of the text that the attention of a U-Net reads
         if width in OTHER_WIDTHS:
             found = f"a U-Net of {OTHER_WIDTHS[width]} (its text is {width} wide)"
             raise _unknown(file, f"{found}, which diffusers takes for {default}")
-    if kind == "sana" and _channels(headers) == PIXART_CHANNELS:
+    channels = _size(headers, "x_embedder.proj.weight", 1)  # of the latent that a transformer reads
+    if kind == "sana" and channels == PIXART_CHANNELS:
         found = f"a PixArt (its latent has {PIXART_CHANNELS} channels)"
         raise _unknown(file, f"{found}, which diffusers takes for {default}")
 
@@ -80,14 +81,12 @@ def _unknown(
     return InputError(f"--version {file}", f"{found}; wanted {wanted}")
 
 
-def _text_width(headers: dict[str, Tensor]) -> int | None:
-    """The width of the text that the attention of a U-Net in its authors' layout reads."""
-    return next((value.shape[-1] for key, value in headers.items() if key.endswith(".attn2.to_k.weight")), None)
-
-
-def _channels(headers: dict[str, Tensor]) -> int | None:
-    """The number of latent channels that a transformer's first layer reads."""
-    return next((value.shape[1] for key, value in headers.items() if key.endswith("x_embedder.proj.weight")), None)
+def _size(headers: dict[str, Tensor], suffix: str, axis: int) -> int | None:
+    """The size along an axis of the first tensor whose name ends with `suffix`; None if there is none."""
+    for key, value in headers.items():
+        if key.endswith(suffix):
+            return value.shape[axis]
+    return None
 
 
 def path_of(file: str) -> Path:
