@@ -47,7 +47,7 @@ def distinct_names(names: list[str]) -> tuple[list[str], str]:
 
     Short names stay as they are: (names, "").
     """
-    longest = max(len(name) for name in names)
+    longest = max(map(len, names))
     if longest <= LONG or len(set(names)) == 1:
         return names, ""
     words = [name.rstrip(".").split() for name in names]

@@ -17,8 +17,9 @@ def most_confused(table: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     wrong = table.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(cell), len(table)) for cell in order]
-    return [(row, column, int(wrong[row, column])) for row, column in pairs if wrong[row, column] > 0]
+    order = order[wrong.flat[order] > 0]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    return list(zip(rows.tolist(), columns.tolist(), wrong[rows, columns].tolist(), strict=True))
 
 
 def draw(table: np.ndarray, names: list[str], heading: str, path: Path) -> None:

@@ -23,7 +23,7 @@ def draw(run: Run, sides: list[tuple[str, str, list[tuple]]], most: int, path: P
     for *_, images in sides:
         spread = even(min(most, len(images)), len(images))
         chosen.append([images[k] for k in spread])
-    widest = max(len(images) for images in chosen)
+    widest = max(map(len, chosen))
     columns = max(min(widest, COLUMNS), 4)
     lines = [-(-len(images) // columns) for images in chosen]
     first, second = sides[0][:2]

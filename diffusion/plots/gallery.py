@@ -44,7 +44,7 @@ def draw(run: Run, items: Items, path: Path) -> None:
     note += "Green: right. Red: wrong, but at least as good."
 
     lines = max(_lines(d, normal) for d in chosen)
-    tall = max(_side(d) for d in chosen) + (lines + AROUND) * LINE  # of an item
+    tall = max(map(_side, chosen)) + (lines + AROUND) * LINE  # of an item
     rows = -(-len(chosen) // COLUMNS)
     figure = style.page(WIDTH * min(COLUMNS, max(len(chosen), 2)), tall * rows + 0.75, heading, note)
     for n, d in enumerate(chosen):
@@ -102,10 +102,10 @@ def _draw_item(figure, d: Done, items: Items, normal: bool, left: float, top: fl
         _draw_image(axes, d, i, items)
 
     if _beside(d):
-        ends = [0.95 * WIDTH - NUMBER * (n - 1 - i) for i in range(n)]  # of the numbers, from the left of the item
+        ends = 0.95 * WIDTH - NUMBER * np.arange(n)[::-1]  # of the numbers, from the left of the item
         room = 0.95 * WIDTH - NUMBER * n
     else:
-        ends = [i * step + 0.75 * side for i in range(n)]
+        ends = step * np.arange(n) + 0.75 * side
         room = 0.95 * WIDTH
     scores, fonts = d.scores(normal), _fonts(d, normal)
     captions = captions_of(d, normal)

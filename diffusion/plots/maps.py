@@ -41,15 +41,15 @@ def read_maps(run: results.Run, *, wrong: bool) -> list[dict]:
     for index, path in run.done.items():
         record = results.record_of(run, index)
         try:
-            field, pair = record["map"].float().numpy(), [int(k) for k in record["map_of"]]
+            field, pair = record["map"].float().numpy(), list(map(int, record["map_of"]))
             if field.ndim != 2 or not np.isfinite(field).all() or not set(pair) <= set(run.arm_class.tolist()):
                 raise ValueError(f"a map {list(field.shape)} of classes {pair}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(path, f"no map there ({error!r:.80}); wanted a run with --save_maps") from None
         if wrong and record["pred"] == record["label"]:
             continue
-        about = {key: record[key] for key in ("index", "label", "pred")}
-        rows.append(about | {"field": field, "pair": pair})
+        about = {"index": record["index"], "label": record["label"], "pred": record["pred"]}
+        rows.append({**about, "field": field, "pair": pair})
     if not rows:
         lacking = "no wrong answer yet" if wrong else "no image is done yet"
         raise InputError(run.folder, lacking)
@@ -115,10 +115,10 @@ def draw_run(run: results.Run, most: int, path: Path, *, wrong: bool) -> None:
     names, name_of_class = results.names_of_rows(run), results.names_of_classes(run)
     cells = []
     for row in chosen:
-        winner, runner_up = (names[k] for k in row["pair"])
+        winner, runner_up = row["pair"]
         truth = None
         if row["label"] not in (row["pred"], catalogue.NO_LABEL):
             truth = name_of_class.get(row["label"], "none of them")
         image = as_seen(dataset, row["index"], run.options)
-        cells.append(Mapped(image, row["field"], winner, runner_up, truth))
+        cells.append(Mapped(image, row["field"], names[winner], names[runner_up], truth))
     draw(cells, run.title, path)
