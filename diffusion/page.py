@@ -64,49 +64,54 @@ def read_answers(run: results.Run) -> Answers:
             fit = results.read_calibration(run)
         except InputError as error:
             not_fitted = str(error)
-    found: dict[str, list] = {key: [] for key in ("runner_up", "runner_up_score", "measured", "label_score", "sure")}
+    of_scores: list[dict] = []  # what is kept of the scores of each image
 
     def use(row: dict, scores: np.ndarray) -> None:
         pred, label = column[row["pred"]], column.get(row["label"])
         others = scores.copy()
         others[pred] = -np.inf
         runner_up = int(others.argmax())
-        found["runner_up"].append(runner_up)
-        found["runner_up_score"].append(scores[runner_up])
-        found["measured"].append(np.isfinite(scores).sum())
-        found["label_score"].append(np.nan if label is None else scores[label])
-        found["sure"].append(calibration.probabilities(scores, fit["temperature"]).max() if fit else np.nan)
+        of_scores.append({
+            "runner_up": runner_up,
+            "runner_up_score": scores[runner_up],
+            "measured": np.isfinite(scores).sum(),
+            "label_score": np.nan if label is None else scores[label],
+            "sure": calibration.probabilities(scores, fit["temperature"]).max() if fit else np.nan,
+        })  # fmt: skip
 
-    rows, problems = results.decided_each(run, use)
-    labelled = any(row["label"] != catalogue.NO_LABEL for row in rows)
-    counted = []
-    for k, row in enumerate(rows):
+    decided, problems = results.decided_each(run, use)
+    labelled = any(row["label"] != catalogue.NO_LABEL for row in decided)
+    rows = []
+    for row, more in zip(decided, of_scores, strict=True):
         if labelled and row["label"] not in column:
             problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
         else:
-            counted.append(k)
-    rows = [rows[k] for k in counted]
+            rows.append(row | more)
     if not rows:
         raise results.nothing_done(run, problems)
 
     label = None
     if labelled:
-        label = np.array([column[row["label"]] for row in rows])
+        label = np.searchsorted(run.classes, show.column(rows, "label", int))
     pairs = None
-    if all("within_pairs" in row for row in rows):
+    if show.has(rows, "within_pairs"):
         pairs = show.column(rows, "between_pairs"), show.column(rows, "within_pairs")
     return Answers(
         run=run,
         index=show.column(rows, "index", int),
         nfe=show.column(rows, "nfe", int),
-        pred=np.array([column[row["pred"]] for row in rows]),
+        pred=np.searchsorted(run.classes, show.column(rows, "pred", int)),
+        runner_up=show.column(rows, "runner_up", int),
+        runner_up_score=show.column(rows, "runner_up_score"),
+        measured=show.column(rows, "measured", int),
         label=label,
+        label_score=show.column(rows, "label_score"),
         rank=show.column(rows, "rank", int),
         fit=fit,
         not_fitted=not_fitted,
+        sure=show.column(rows, "sure"),
         pairs=pairs,
         problems=problems + results.failures(run.folder, run.description),
-        **{key: np.array(values)[counted] for key, values in found.items()},
     )
 
 
@@ -335,7 +340,8 @@ def card_of(answers: Answers, k: int, other: int, likely: str, images: Images, i
         difference = np.zeros(0)
         score = answers.runner_up_score[k] if other == answers.runner_up[k] else answers.label_score[k]
         if np.isfinite(score):
-            first, second = (row_of(record, run, int(run.classes[column])) for column in (other, pred))
+            first = row_of(record, run, int(run.classes[other]))
+            second = row_of(record, run, int(run.classes[pred]))
             difference = running_difference(record, run.arm_class, first, second, run.loss)
         text = likely + lead_text(difference, names[other])
         if len(difference) > 1:
@@ -412,7 +418,7 @@ def prompts_of(run: results.Run) -> tuple[str, list[tuple[str, str]]]:
 def facts_of(run: results.Run) -> list[tuple[str, str]]:
     """When, with what and how a run was measured."""
     files = [run.folder] if pack.is_pack(run.folder) else run.done.values()
-    last = max(os.path.getmtime(path) for path in files)
+    last = max(map(os.path.getmtime, files))
     day = datetime.datetime.fromtimestamp(last, datetime.UTC).date().isoformat()
     versions = run.description.get("versions") or {}
     facts = [
@@ -423,7 +429,7 @@ def facts_of(run: results.Run) -> list[tuple[str, str]]:
     ]
     command = run.description.get("command")
     if command:
-        facts.append(("command", " ".join(local(word) for word in command.split())))
+        facts.append(("command", " ".join(map(local, command.split()))))
     if versions:
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     facts.append(("page", f"made by diffusion-classifier {diffusion.__version__}"))
@@ -464,8 +470,7 @@ def content(answers: Answers, mistakes: int, others: int, number: int, name: str
     if answers.label is None:
         found["predicted"] = predictions_of(answers, names)
     else:
-        class_ids = run.classes.tolist()
-        order = [class_ids.index(class_id) for class_id in results.names_of_classes(run)]  # columns, as the prompts
+        order = np.searchsorted(run.classes, list(results.names_of_classes(run))).tolist()  # columns, as the prompts
         counts = metrics.confusion(answers.pred, answers.label, order)
         found["wrong"] = int((answers.pred != answers.label).sum())
         found["classes"] = classes_of(answers, names)

@@ -46,6 +46,11 @@ def answers(rows: list[dict]) -> tuple[np.ndarray, np.ndarray] | None:
     return column(rows, "pred", int), column(rows, "label", int)
 
 
+def has(rows: list[dict], key: str) -> bool:
+    """Whether there are rows, and all of them have a key."""
+    return bool(rows) and all(key in row for row in rows)
+
+
 def column(rows: list[dict], key: str, dtype: type = float) -> np.ndarray:
     """The values of a key of rows. [n]"""
     return np.array([row[key] for row in rows], dtype=dtype)
@@ -58,21 +63,22 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     also how often it is one of them; if they have `first_nfe`, also the cost of choosing these.
     """
     nfe = [row["nfe"] for row in rows if "nfe" in row]
+    unlabelled = NO_LABEL in [row["label"] for row in rows]
     both = answers(rows)  # None: no labels, or a run over a part of the classes, which has no pred
     lines = [("images", f"{len(rows)} of {total}")]
-    if any(row["label"] == NO_LABEL for row in rows):
+    if unlabelled:
         lines.append(("labels", "none: predictions only"))
     elif both:
         lines += map(line, intervals.accuracy(*both, top, [row.get("rank", 0) for row in rows]))
-    if rows and all("candidates" in row and row["label"] != NO_LABEL for row in rows):
+    if has(rows, "candidates") and not unlabelled:
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)
         sizes = [len(row["candidates"]) for row in rows]
         lines.append(("recall", f"{percent(*metrics.share(hits))}, among {span(sizes)} candidates"))
     if nfe:
         lines.append(("NFE per image", f"{np.mean(nfe):,.0f}  (in all {sum(nfe):,})"))
-    if rows and all("first_nfe" in row for row in rows):
+    if has(rows, "first_nfe"):
         lines.append(("first stage", f"{column(rows, 'first_nfe').mean():,.0f} NFE per image"))
-    if rows and all("within_pairs" in row for row in rows):
+    if has(rows, "within_pairs"):
         lines += pairs_line(column(rows, "between_pairs"), column(rows, "within_pairs"))
     for name, value in lines:
         print(f"{name:<15} {value}")
@@ -117,10 +123,9 @@ def print_predictions(run: Run, indices: list[int], most: int = 20) -> None:
         if temperature is not None:
             p = calibration.probabilities(-np.maximum(excess, 0), temperature)
         file = one_line(str(record.get("file", index)), 30)
-        others = [int(k) for k in np.argsort(excess, kind="stable") if k != winner]
-        lines = [winner]
-        if len(indices) == 1:
-            lines += others
+        order = np.argsort(excess, kind="stable")
+        others = order[order != winner]
+        lines = [winner, *others] if len(indices) == 1 else [winner]
         for k in lines:
             if k != winner and np.isfinite(excess[k]):
                 above = f"+{excess[k]:.3g}"
