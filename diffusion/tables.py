@@ -440,9 +440,7 @@ def over_data(groups: dict[str, dict[str, Run]]) -> tuple[list[pd.DataFrame], st
             nfe[data][name] = mean_nfe(table)
         if len(same) > 1:
             lines.append(pairs(same).assign(data=data))
-    names: dict[str, None] = {}  # in place of a set, which has no order
-    for runs in groups.values():
-        names |= dict.fromkeys(runs)
+    names = dict.fromkeys(itertools.chain.from_iterable(groups.values()))  # a set has no order
     tables = [_across(accuracy, names, "right, %"), _across(nfe, names, "NFE")]
     if lines:
         all_pairs = pd.concat(lines, ignore_index=True)

@@ -322,10 +322,7 @@ def _splits_of_one_name(name: str, inside: list[str]) -> dict[str, str]:
         if split:
             by_rest.setdefault(rest, {})[folder_name] = split
 
-    pairs = []
-    for folders in by_rest.values():
-        if len(set(folders.values())) > 1:
-            pairs.append(folders)
+    pairs = [folders for folders in by_rest.values() if len(set(folders.values())) > 1]
     if len(pairs) > 1:
         both = f"folders {few([*pairs[0], *pairs[1]], 4)} are splits of several classes"
         raise InputError(f"dataset {name!r}", f"{both}; wanted the folders train and test, each with class folders")
