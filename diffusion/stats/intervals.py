@@ -140,7 +140,7 @@ def groups(hits: np.ndarray, group: np.ndarray) -> list[Measure]:
 
     def gap(*sides: np.ndarray) -> float:
         shares = list(map(np.mean, sides))
-        return max(shares) - min(shares)
+        return float(max(shares) - min(shares))
 
     interval = bootstrap(tuple(sides), gap) if len(sides) > 1 else (0.0, 0.0)
     return [
