@@ -51,7 +51,7 @@ def check_same(runs: list[Run]) -> None:
                 ours, theirs = records.images_of(runs[0].done.values()), records.images_of(run.done.values())
                 unit = "example" if is_matching(run) else "image"
                 differ = differences.data_in_words(a, b, ours, theirs, unit=unit, sides=differences.BOTH)
-            raise InputError(f"{runs[0].folder} and {run.folder} are on other images", differ)
+            raise InputError(run.folder, f"on other images than {runs[0].folder}: {differ}")
 
 
 def read_same(folders: Sequence[str | Path], loss: str | None = None, names: list[str] | None = None) -> dict[str, Run]:

@@ -60,7 +60,7 @@ def find_runs(folder: Path) -> dict[Path, dict]:
             if these.get(key) != those.get(key):
                 differ = f"{key} is {these.get(key)!r} and {those.get(key)!r}"
                 wanted = "Name one of them, or keep them apart with --extra"
-                raise InputError(f"{first} and {other} cannot be merged", f"{differ}. {wanted}")
+                raise InputError(other, f"cannot be merged with {first}: {differ}. {wanted}")
     return runs
 
 

@@ -268,7 +268,7 @@ def spoil(path: Path, **more) -> None:
     (lambda f: (f / "003.pt").unlink(), "1 of 2 images have no record there that will do: 3 (no record)"),
     (lambda f: [path.unlink() for path in f.glob("*.pt")], "2 of 2 images have no record there that will do: 3, 301"),
     (lambda f: spoil(f / "301.pt", first_nfe="x"), "first_nfe is 'x'"),
-    (lambda f: spoil(f / "301.pt", counts=3), "301.pt is no record"),
+    (lambda f: spoil(f / "301.pt", counts=3), "301.pt: no record"),
     (lambda f: spoil(f / "301.pt", counts=torch.tensor([0] * 8 + [2, 2]), errors=torch.rand(4, 3)),
      "301.pt has 2 classes, wanted 3 and more)"),
 ])  # fmt: skip

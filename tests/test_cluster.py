@@ -343,7 +343,7 @@ def test_files_that_are_no_records_are_named_and_done_again(tmp_path, run_main, 
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(data)
     folder = tmp_path / "data" / RUN
-    names = [f"{index:03d}.pt is no record" for index in range(60, 480, 60)]
+    names = [f"{index:03d}.pt: no record" for index in range(60, 480, 60)]
     for name, damage in zip(names, BAD, strict=True):
         damage(folder / name[:6])
     printed = run_main("scripts/print_acc.py", folder)

@@ -342,7 +342,7 @@ def test_saved_to_disk(hub, tmp_path):
     assert (data.labels, data.classes, data.open(1).getpixel((0, 0))) == ([1, 0], ["cat", "dog"], (30, 0, 0))
     hub.DatasetDict({"train": rows, "valid": rows.select([0])}).save_to_disk(str(tmp_path / "two"))
     assert load_dataset(f"hf:{tmp_path / 'two'}", "val").labels == [1]
-    with pytest.raises(InputError, match="has no split 'test': it has train, val"):
+    with pytest.raises(InputError, match="no split 'test': it has train, val"):
         load_dataset(f"hf:{tmp_path / 'two'}")
 
 

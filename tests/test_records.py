@@ -169,7 +169,7 @@ def test_results_of_unknown_origin_are_not_joined(tmp_path):
 def test_a_damaged_run_json(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     for read in (read_run, lambda folder: open_run(folder, OPTIONS, ABOUT)):
-        with pytest.raises(InputError, match=r"run\.json is damaged") as error:
+        with pytest.raises(InputError, match=r"run\.json: damaged") as error:
             read(tmp_path)
         assert "\n" not in str(error.value)
     assert (tmp_path / "run.json").read_text() == text
@@ -206,7 +206,7 @@ def test_published_files_are_read(tmp_path, pred, module):
 def test_code_in_a_file_is_not_run(tmp_path, as_record, legacy):
     path, trap = tmp_path / "1.pt", tmp_path / "ran"
     torch.save(as_record(Malicious(trap)), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(InputError, match=f"{path} is no record") as error:
+    with pytest.raises(InputError, match=f"{path}: no record") as error:
         load_record(path)
     assert not trap.exists() and "\n" not in str(error.value)
     torch.load(path, weights_only=False)
@@ -229,7 +229,7 @@ def test_files_that_are_no_records(tmp_path, content):
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(InputError) as error:
         load_record(path)
-    assert error.value.where == f"{path} is no record" and "\n" not in str(error.value)
+    assert error.value.where == str(path) and "\n" not in str(error.value)
 
 
 def test_a_missing_record_is_a_missing_file(tmp_path):
@@ -277,7 +277,7 @@ def test_a_record_knows_its_run(tmp_path):
 @pytest.mark.parametrize("other", [{"seed": 1}, {"loss": "l1"}, {"model": "x"}, {"data": "8, ab"}, {"lora": "x"}])
 def test_a_record_of_another_run_is_refused(tmp_path, other):
     path = saved(tmp_path, RUN["options"] | other)
-    with pytest.raises(InputError, match=r"7\.pt is no record: it is of a run with other options"):
+    with pytest.raises(InputError, match=r"7\.pt: no record: it is of a run with other options"):
         load_record(path, expected(RUN))
     assert load_record(path)["pred"] == 5
 
@@ -300,7 +300,7 @@ def test_a_record_that_does_not_say_its_run_must_agree_with_it(tmp_path, change)
     save_record(tmp_path / "7.pt", WHOLE)
     assert load_record(tmp_path / "7.pt", expected(RUN))["pred"] == 5
     save_record(tmp_path / "7.pt", WHOLE | change)
-    with pytest.raises(InputError, match=r"7\.pt is no record"):
+    with pytest.raises(InputError, match=r"7\.pt: no record"):
         load_record(tmp_path / "7.pt", expected(RUN))
 
 

@@ -183,7 +183,7 @@ def test_what_there_is_not_is_said(run_main, copy, tmp_path):
     assert str(Text(page_of(run_main, folder, "--loss", "l1"))).count("decided by l1") == 1
     assert "fitted for" not in page
     (folder / "calibration.json").write_text("{")
-    assert "is damaged" in str(Text(page_of(run_main, folder)))
+    assert "damaged: " in str(Text(page_of(run_main, folder)))
 
 
 def test_mistakes_that_are_not_shown_are_counted(run_main, copy):

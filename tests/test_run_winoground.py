@@ -377,7 +377,7 @@ def test_an_example_with_one_image_is_not_counted(run_main, tmp_path, by_hand):
     assert printed.code == 1 and "2 of 4" in printed.out  # examples 0 and 3, both of Digit
     assert "Colour" not in printed.out and re.search(r"^Digit +2 +50\.0%", printed.out, re.M)
     (unreadable,) = printed.err.splitlines()
-    assert "004.pt is no record" in unreadable
+    assert "004.pt: no record" in unreadable
     for number in (2, 5):  # now nothing is left of 1 and 2: not done yet, and nothing wrong
         (folder / f"{number:03d}.pt").unlink()
     (folder / "004.pt").unlink()

@@ -43,7 +43,7 @@ def library_file(package: str, requirement: str, file: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{package} is not installed", f"it is needed here: pip install --no-deps {requirement}")
+        raise InputError(package, f"not installed, and needed here: pip install --no-deps {requirement}")
     return Path(spec.submodule_search_locations[0], file)
 
 

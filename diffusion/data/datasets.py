@@ -148,7 +148,7 @@ def as_seen(dataset: Dataset, index: int, options: dict) -> np.ndarray:
     try:
         image = dataset.open(index)
     except OSError as error:
-        raise InputError(f"image {index} of {dataset.name} cannot be read any more", error) from None
+        raise InputError(f"dataset {dataset.name!r}", f"image {index} cannot be read any more: {error}") from None
     return (crop(image, size, interpolation).permute(1, 2, 0).numpy() + 1) / 2
 
 
@@ -251,7 +251,7 @@ def objectnet_classes(root: str | Path = "/datasets") -> list[str]:
     try:
         return list(_objectnet_classes(folder).values())
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read", named_error(error)) from error
+        raise InputError(folder / "mappings", f"cannot be read: {named_error(error)}") from error
 
 
 def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
@@ -271,7 +271,7 @@ def objectnet_imagenet_ids(root: str | Path = "/datasets") -> list[list[int]]:
             ids.append([id_of[label] for label in shared[name].split("; ")])
         return ids
     except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{folder / 'mappings'} cannot be read", named_error(error)) from error
+        raise InputError(folder / "mappings", f"cannot be read: {named_error(error)}") from error
 
 
 def class_arms(name: str, n_classes: int, root: str | Path = "/datasets") -> dict[int, int]:

@@ -236,7 +236,7 @@ def check_split(name: str, split: str, splits: Iterable[str]) -> None:
         why = f"it has {', '.join(sorted(splits))}"
         if list(splits) == ["test"]:
             why = f"it is not split, all its images are test; --split test, or put them into {split}/ and test/"
-        raise InputError(f"dataset {name!r} has no split {split!r}", why)
+        raise InputError(f"dataset {name!r}", f"no split {split!r}: {why}")
 
 
 def split_words(name: str) -> tuple[str | None, str]:

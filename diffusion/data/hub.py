@@ -40,7 +40,7 @@ def rows_of_hub(name: str, split: str, config: str | None = None):
             errors.append(error)
             if not str(error).startswith("Unknown split"):
                 break
-    raise InputError(f"dataset 'hf:{name}' cannot be read", why_no_data(name, errors[0])) from errors[0]
+    raise InputError(f"dataset 'hf:{name}'", f"cannot be read: {why_no_data(name, errors[0])}") from errors[0]
 
 
 def _saved(name: str, folder: Path, split: str):
@@ -50,7 +50,7 @@ def _saved(name: str, folder: Path, split: str):
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever damaged files lead to
-        raise InputError(f"dataset 'hf:{name}' cannot be read", f"{type(error).__name__}: {error}") from error
+        raise InputError(f"dataset 'hf:{name}'", f"cannot be read: {type(error).__name__}: {error}") from error
     splits = data if isinstance(data, datasets.DatasetDict) else {str(data.split or "test"): data}
     by_split = {}
     for split_there, rows in splits.items():

@@ -133,7 +133,7 @@ def _rows_of_split(name: str, path: Path, table: Table, split: str) -> Sequence[
         split_by_cell[cell] = meant
     if split not in split_by_cell.values():
         found = f"its column split has {', '.join(sorted(set(split_by_cell.values())))}"
-        raise InputError(f"dataset {name!r} has no split {split!r}", found)
+        raise InputError(f"dataset {name!r}", f"no split {split!r}: {found}")
     return [k for k, cell in enumerate(cells) if split_by_cell[cell] == split]
 
 

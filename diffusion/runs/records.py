@@ -118,7 +118,7 @@ def _check_same(folder: Path, there: dict, run: dict, images: Mapping[int, diffe
     earlier = images_of(finished(folder).values())
     found = differences.options_in_words(there, run, earlier, images or {})
     separate = "Give this one its own folder with --extra NAME"
-    raise InputError(f"{folder} holds a run with other options", f"{'; '.join(found)}. {separate}")
+    raise InputError(folder, f"holds a run with other options: {'; '.join(found)}. {separate}")
 
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
@@ -150,7 +150,7 @@ def read_run(folder: str | Path) -> dict:
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged", f"{one_line(error)}") from None
+        raise InputError(path, f"damaged: {one_line(error)}") from None
 
 
 def _run_json(folder: Path) -> str:
@@ -538,12 +538,12 @@ def _decode(path: Path, data: bytes, wanted: Expected | None, checked: bool = Fa
     try:
         record = _parse(data, checked)
     except Exception as error:  # torch raises many kinds for a foreign or truncated file
-        raise InputError(f"{path} is no record", f"{one_line(error)}") from None
+        raise InputError(path, f"no record: {one_line(error)}") from None
     try:
         _check(path, record, None if checked else wanted)
         return record
     except WRONG as error:
-        raise InputError(f"{path} is no record", f"{one_line(error)}") from None
+        raise InputError(path, f"no record: {one_line(error)}") from None
 
 
 def load_record(path: str | Path, wanted: Expected | None = None) -> dict:
@@ -566,7 +566,7 @@ def _packed(path: Path, wanted: Expected | None) -> dict:
         _check(path, record, wanted)
         return record
     except WRONG as error:
-        raise InputError(f"{path} is no record", f"{one_line(error)}") from None
+        raise InputError(path, f"no record: {one_line(error)}") from None
 
 
 class Reader:

@@ -381,7 +381,7 @@ def read_calibration(run: Run) -> dict:
     except FileNotFoundError:
         raise InputError(path, f"no such file; {script('calibrate')} {run.folder} makes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged", error) from None
+        raise InputError(path, f"damaged: {error}") from None
     if fitted_on != run.wanted.run:
         raise InputError(path, f"was fitted on another run; {script('calibrate')} {run.folder} makes it anew")
     if loss != run.loss:
