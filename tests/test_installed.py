@@ -170,10 +170,9 @@ def test_recipes_run_installed_scripts(installed, tmp_path):
     np.save(tmp_path / "one.npy", np.array([0]))
     there = {"PYTHONPATH": str(installed), "LOG_DIR": "data", "OMP_NUM_THREADS": "1"}
     words = ["--version", "digits", "--dataset", "digits", "--subset_path", "one.npy", "--device", "cpu"]
-    mine = [sys.executable, "mine.py"]
-    call([*mine, "eval_prob_adaptive.py", *words, "--max_samples", 4, "--loss", "logcosh"], tmp_path, **there)
+    call(["mine.py", "eval_prob_adaptive.py", *words, "--max_samples", 4, "--loss", "logcosh"], tmp_path, **there)
     (path,) = tmp_path.glob("data/*/*/*.pt")
     assert load_record(path)["losses"][-1] == "logcosh"
-    assert "1 of 1" in call([*mine, "scripts/print_acc.py", path.parent, "--loss", "logcosh"], tmp_path, **there)
-    text = call([sys.executable, "-m", "diffusion.scripts.calibrate", "--help"], tmp_path, **there)
+    assert "1 of 1" in call(["mine.py", "scripts/print_acc.py", path.parent, "--loss", "logcosh"], tmp_path, **there)
+    text = call(["-m", "diffusion.scripts.calibrate", "--help"], tmp_path, **there)
     assert "python -m diffusion.scripts.calibrate" in text and "scripts/calibrate.py" not in text

@@ -317,7 +317,7 @@ def test_readers_and_a_resumed_run_have_one_rule(tmp_path):
     rows, problems = results.read_rows(finished(folder).values(), of_run=True)
     strict, refused = results.decided(results.read(folder))
     assert [row["index"] for row in rows] == [row["index"] for row in strict] == [0]
-    assert problems == refused and [Path(each.split(" ")[0]).name for each in problems] == ["1.pt", "2.pt"]
+    assert problems == refused and [Path(each.split(":")[0]).name for each in problems] == ["1.pt", "2.pt"]
     with pytest.warns(InputWarning) as said:
         todo, done = loop.join_run(folder, RUN["options"], {"images": 8, "arms": ARMS}, [0, 1, 2, 3])
     assert todo == [1, 2, 3] and [row["index"] for row in done] == [0] and len(said) == 2

@@ -231,7 +231,7 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (SD, "--dataset mine.csv", "mine.csv", "mine.csv"),
     (SD, "--dataset cifar10", "dataset 'cifar10' not found", "cifar-10-batches-py", "DATASET_ROOT"),
     (SD, "--dataset hf:", "dataset 'hf:'", "hf:NAME"),
-    (SD, "--dataset hf:empty", "dataset 'hf:empty' cannot be read", "empty"),
+    (SD, "--dataset hf:empty", "dataset 'hf:empty'", "cannot be read", "empty"),
     (SD, "--dataset empty", "no image in empty", "'cat'"),
     (SD, "--dataset own --split val", "dataset 'own'", "no split 'val'", "test", "val/"),
     (SD, "--dataset own --value_range 5 5", "--value_range 5.0 5.0", "0 4095"),
@@ -327,7 +327,7 @@ ROWS = [  # script, what is wrong with its command line, where the error points,
     (WINO, "--img_size 33", "--img_size 33", "multiple of 4"),
     (WINO, "--noise_path empty", "--noise_path empty", "empty"),
     (WINO, "--pretrained openai", "--pretrained openai", "--model clip", "openclip"),
-    (WINO, "--dataset hf:nobody/nothing", "dataset 'hf:nobody/nothing' cannot be read", "HF_HUB_OFFLINE"),
+    (WINO, "--dataset hf:nobody/nothing", "dataset 'hf:nobody/nothing'", "cannot be read", "HF_HUB_OFFLINE"),
     (WINO, "--dataset empty", "empty/examples.jsonl"),
     (WINO, "--dataset json", "json/examples.jsonl, line 1"),
     (WINO, "--dataset nest", "nest/examples.jsonl, line 1"),
@@ -792,7 +792,7 @@ def test_a_record_that_is_none_is_named(theirs, run_main, monkeypatch, script, w
     monkeypatch.chdir(theirs)
     result = run_main(script, *words.split())
     assert result.code == 1, result
-    found = [line.split(" ")[2] for line in result.err.splitlines()]
+    found = [line.split(" ")[2].removesuffix(":") for line in result.err.splitlines()]
     assert f"{words.split()[0]}/0.pt" in found and result.err.count("not counted: ") == len(found)
 
 
@@ -825,9 +825,7 @@ def test_other_options(run_main, tmp_path, monkeypatch, script, start, changes):
     for change, found in changes.items():
         result = run_main(script, *words, *change.split())
         assert result.code == 2 and result.err.count("\n") == 1, result
-        assert (
-            result.error.where == str(folder_of(first)) and found in result.error.problem
-        )
+        assert result.error.where == str(folder_of(first)) and found in result.error.problem
     assert contents(tmp_path) == before
 
 
