@@ -485,7 +485,7 @@ def test_memory_for_nothing(monkeypatch):
         conditions = Conditions({"c": torch.zeros(3)})
         yield batching.Block(torch.zeros(1, 1, 1), conditions, np.arange(3), torch.arange(9), torch.arange(9), None)
 
-    with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="16 evaluations"):
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(InputWarning, match="at most 16"):
         list(batching.together(Model(), [task()], batch_size=20))
 
 
