@@ -106,7 +106,7 @@ def card_to_plan(args, config: RunConfig, loras: Iterable[tuple[str, ...]], toke
     """The model's card and ""; for --dry_run of a published model that cannot be reached, None and why."""
     try:
         return text_card(config, loras, tokens), ""
-    except aliases.Unreadable as error:
+    except aliases.NoConfiguration as error:
         if not args.dry_run or config.version not in aliases.ALIASES["text"]:
             raise
         return None, error.reasons[0]

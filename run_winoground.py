@@ -207,7 +207,7 @@ def check_race(config: RunConfig, views: Views) -> None:
     others = [item for item in views.my_items if not item.has_text_score]
     if others:
         number = f"{len(others)} of {wording.count(len(views.my_items), 'example')} of {config.dataset}"
-        found = f"asking for an image are {number}, the first is {others[0].id}"
+        found = f"{number} also ask for the image of a caption, {others[0].id} first"
         raise InputError("--search race", f"is for text scores; {found}: wanted --search grid")
     if config.budget:
         for item in views.my_items:

@@ -25,8 +25,9 @@ def called(text: str) -> str:
     """A text whose scripts are called as they are here: by their files in a clone, or by what pip has installed."""
     if not INSTALLED:
         return text
-    text = re.sub(r"\bpython scripts/(\w+)\.py", r"python -m diffusion.scripts.\1", text)
-    text = re.sub(r"(?<![\w/])scripts/(\w+)\.py", r"diffusion.scripts.\1", text)
+    ours = "|".join(path.stem for path in (PROGRAMS / "scripts").glob("*.py"))
+    text = re.sub(rf"\bpython scripts/({ours})\.py", r"python -m diffusion.scripts.\1", text)
+    text = re.sub(rf"(?<![\w/])scripts/({ours})\.py", r"diffusion.scripts.\1", text)
     commands = r"(?:\bpython )?(?<![\w/])(eval_prob_adaptive|eval_prob_dit|run_winoground)\.py"
     return re.sub(commands, lambda found: found[1].replace("_", "-"), text)
 

@@ -1,14 +1,19 @@
 """Settings of the process that loading and computing need: set around the work, and restored at its end."""
 
 import contextlib
+import functools
 import logging
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
 
 INITIALISERS = [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
+_LOCK = threading.Lock()
+_SKIPPING: Counter[int] = Counter()  # thread -> how many `no_first_values` it is in
+_INITIALISE: dict[str, Callable] = {}  # torch's own functions, while any thread skips them
 EXACT: dict[str, str | bool] = {"matmul": "highest", "cudnn": False}
 
 
@@ -68,23 +73,34 @@ def no_first_values() -> Iterator[None]:
     makes meanwhile would hold whatever was in memory.
     """
     here = threading.get_ident()
-    before = {name: getattr(torch.nn.init, name) for name in INITIALISERS}
-
-    def elsewhere_only(initialise: Callable) -> Callable:
-        def initialise_elsewhere(tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-            if threading.get_ident() == here:
-                return tensor
-            return initialise(tensor, *args, **kwargs)
-
-        return initialise_elsewhere
-
+    with _LOCK:
+        if not _SKIPPING:  # the first thread replaces the functions, the last one puts them back
+            for name in INITIALISERS:
+                _INITIALISE[name] = getattr(torch.nn.init, name)
+                setattr(torch.nn.init, name, _unless_skipped(_INITIALISE[name]))
+        _SKIPPING[here] += 1
     try:
-        for name, initialise in before.items():
-            setattr(torch.nn.init, name, elsewhere_only(initialise))
         yield
     finally:
-        for name, initialise in before.items():
-            setattr(torch.nn.init, name, initialise)
+        with _LOCK:
+            _SKIPPING[here] -= 1
+            if not _SKIPPING[here]:
+                del _SKIPPING[here]
+            if not _SKIPPING:
+                for name, initialise in _INITIALISE.items():
+                    setattr(torch.nn.init, name, initialise)
+
+
+def _unless_skipped(initialise: Callable) -> Callable:
+    """A function of torch.nn.init that leaves the tensor as it is in threads that are in `no_first_values`."""
+
+    @functools.wraps(initialise)
+    def initialise_or_not(tensor: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if threading.get_ident() in _SKIPPING:
+            return tensor
+        return initialise(tensor, *args, **kwargs)
+
+    return initialise_or_not
 
 
 @contextlib.contextmanager

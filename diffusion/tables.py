@@ -118,6 +118,21 @@ def _not_different(runs: list[Run]) -> InputError:
     return InputError(folders, "wanted different runs")
 
 
+def _data_of(runs: list[Run]) -> list[str]:
+    """The data set and split of each run in words: those of the first run on them.
+
+    Runs from before data without splits were marked name a split, others on the same data do not.
+    """
+    words: dict[tuple, str] = {}
+    for run in runs:
+        words.setdefault(_data_and_split(run), run.data)
+    return [words[_data_and_split(run)] for run in runs]
+
+
+def _data_and_split(run: Run) -> tuple:
+    return run.options["dataset"], run.options.get("split")
+
+
 def read_groups(
     folders: Sequence[str | Path], loss: str | None = None, names: list[str] | None = None
 ) -> dict[str, dict[str, Run]]:
@@ -126,13 +141,14 @@ def read_groups(
     InputError if two runs are on different images of one data set and split, or have one name on one data set.
     """
     runs = [read(folder, loss) for folder in folders]
+    data = _data_of(runs)
     groups: dict[str, list[int]] = {}
-    for k, run in enumerate(runs):
-        groups.setdefault(run.data, []).append(k)
+    for k, words in enumerate(data):
+        groups.setdefault(words, []).append(k)
     for members in groups.values():
         check_same([runs[k] for k in members])
     if names is None and len(groups) == 1:
-        return {runs[0].data: _named(runs, None)}
+        return {data[0]: _named(runs, None)}
 
     choices = [names]
     if names is None:
@@ -141,8 +157,8 @@ def read_groups(
         choices = [_models(runs), _models_and_prompts(runs, groups), searches, folders_of_runs]
     for each in choices:
         named: dict[str, dict[str, Run]] = {}
-        for run, name in zip(runs, each, strict=True):
-            named.setdefault(run.data, {})[name] = run
+        for run, words, name in zip(runs, data, each, strict=True):
+            named.setdefault(words, {})[name] = run
         if sum(map(len, named.values())) == len(runs):
             return named
     if names is None:

@@ -27,7 +27,7 @@ import warnings
 
 import numpy as np
 
-from diffusion import InputError, InputWarning
+from diffusion import InputWarning
 from diffusion.io.atomic import write_atomic
 from diffusion.io.wording import count
 from diffusion.plots import confidence, style
@@ -66,9 +66,7 @@ def main(argv: list[str]) -> int:
     fits, plain, fitted = [], [], []  # of each split: the images fitted on and the temperature; the measures
     for seed in range(args.seed, args.seed + args.splits):
         fit = calibration.fitted_on(read["index"], args.fit, seed)
-        if fit.all() or not fit.any():
-            found = f"of {count(len(fit), 'image')}, {fit.sum()} to fit on leave {(~fit).sum()}"
-            raise InputError(f"--fit {args.fit:g}", found)
+        options.check_held_out(fit, args.fit)
         temperature = calibration.fit_temperature(scores[fit], label[fit])
         fits.append((fit, temperature))
         plain.append(measures(read, ~fit, 1))

@@ -166,16 +166,16 @@ def main(argv: list[str]) -> int:
         return write_run(members, vote, held, chosen | {"loss": "vote"}, args.extra)
 
     fit = calibration.fitted_on(members.indices, args.fit, args.seed)
-    held = ~fit
-    if fit.all() or not fit.any():
-        found = f"of {wording.count(len(fit), 'image')}, {fit.sum()} to fit on leave {held.sum()}"
-        raise InputError(f"--fit {args.fit:g}", found)
+    options.check_held_out(fit, args.fit)
     weights = fit_weights(members, fit)
+    if not weights.any():
+        found = f"no run is better than chance on the {wording.count(int(fit.sum()), 'image')} to fit on"
+        raise InputError(f"--fit {args.fit:g}", f"{found}; wanted other runs, or --decide vote")
     print(f"{'fitted on':<15} {wording.count(int(fit.sum()), 'image')}")
     for name, weight in zip(members.runs, weights, strict=True):
         print(f"{'weight':<15} {weight:.4g}  {name}")
     chosen |= {"loss": "nll", "weights": weights.tolist(), "fit": args.fit, "seed": args.seed}
-    return write_run(members, partial(product, weights=weights), held, chosen, args.extra)
+    return write_run(members, partial(product, weights=weights), ~fit, chosen, args.extra)
 
 
 if __name__ == "__main__":

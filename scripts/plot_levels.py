@@ -60,9 +60,7 @@ def main(argv: list[str]) -> int:
     if (label < 0).any():
         raise InputError(f"image {indices[label < 0][0]}", "its label is no class of the run")
     fit = calibration.fitted_on(indices, args.fit, args.seed)
-    if min(fit.sum(), (~fit).sum()) < 2:
-        found = f"of {count(len(fit), 'image')}, {fit.sum()} to fit on leave {(~fit).sum()}"
-        raise InputError(f"--fit {args.fit:g}", found)
+    options.check_held_out(fit, args.fit, least=2)
 
     P = len(level)
     centre = np.array([level[band].mean().round() for band in level_weights.bands(P)], dtype=int)

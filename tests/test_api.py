@@ -411,7 +411,7 @@ def test_load_model_takes_the_options_of_the_scripts(model, model_folder, tmp_pa
 
 @pytest.mark.parametrize("options, where", [
     ({"lora": "a.safetensors:0"}, "lora 'a.safetensors:0'"), ({"config": "2-1"}, "config '2-1'"), ({"t5": True}, "t5"),
-    ({"vae": "nowhere"}, "vae 'nowhere'"), ({"image_size": 33}, "image_size '33'"),
+    ({"vae": "nowhere"}, "vae 'nowhere'"), ({"image_size": 33}, "image_size '33'"), ({"lora": "x"}, "lora 'x'"),
 ])  # fmt: skip
 def test_errors_name_arguments(options, where):
     with pytest.raises(InputError) as caught:
@@ -435,10 +435,13 @@ def test_a_pipeline_in_memory_is_a_model(model, model_folder):
     pipeline = StableDiffusionPipeline.from_pretrained(model_folder, dtype=torch.float32)
     pipeline.unet.train()
     ours = load_model(pipeline)
-    assert not pipeline.unet.training and (ours.image_size, ours.conditioned_on) == (32, "text")
+    assert (ours.image_size, ours.conditioned_on) == (32, "text")
     image = load_dataset("digits").open(3)
     wanted = classify(model, image, PROMPTS, max_samples=8)
-    assert classify(ours, image, PROMPTS, max_samples=8).scores.tolist() == wanted.scores.tolist()
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+        part.train()
+        assert classify(ours, image, PROMPTS, max_samples=8).scores.tolist() == wanted.scores.tolist()
+        assert not part.training
     with torch.no_grad():
         pipeline.unet.conv_out.bias += 0.1
     changed = classify(ours, image, PROMPTS, max_samples=8)
@@ -453,18 +456,25 @@ def test_a_pipeline_in_memory_is_a_model(model, model_folder):
 
 
 @pytest.mark.parametrize(
-    "build", [tiny.sdxl, tiny.flux, tiny.pixart, tiny.prx, tiny.dit, tiny.grey_v], ids=lambda b: b.__name__
+    "build",
+    [tiny.sdxl, tiny.flux, tiny.pixart, tiny.prx, tiny.dit, tiny.grey_v, tiny.kandinsky_3, tiny.ernie_image],
+    ids=lambda build: build.__name__,
 )
 def test_pipelines_of_other_families_in_memory(build, tmp_path):
+    """As from their files; nothing of the pipeline is changed."""
     tiny.save(build, tmp_path)
     cls = getattr(diffusers, json.loads((tmp_path / "model_index.json").read_text())["_class_name"])
-    ours, saved = load_model(cls.from_pretrained(tmp_path, dtype=torch.float32)), load_model(tmp_path)
+    pipeline = cls.from_pretrained(tmp_path, dtype=torch.float32)
+    autoencoder = getattr(pipeline, "movq", None) or getattr(pipeline, "vae", None)
+    before = repr(autoencoder), repr(getattr(autoencoder, "config", None))
+    ours, saved = load_model(pipeline), load_model(tmp_path)
     for key in ("image_size", "conditioned_on", "classes"):
         assert getattr(ours, key) == getattr(saved, key)
     prompts = [0, 3] if ours.classes else ["a cat", "the number three"]
     image = Image.new("RGB", (40, 40), (200, 90, 10))
     answers = [classify(each, image, prompts, max_samples=4) for each in (ours, saved)]
     assert answers[0].errors.tolist() == answers[1].errors.tolist()
+    assert before == (repr(autoencoder), repr(getattr(autoencoder, "config", None)))
 
 
 def test_pipelines_that_are_none():
@@ -472,6 +482,9 @@ def test_pipelines_that_are_none():
     for options in ({"device": "meta"}, {"dtype": torch.bfloat16}, {"offload": True}, {"conditioned_on": "text"}):
         with pytest.raises(InputError):
             load_model(pipeline, **options)
+    with pytest.raises(InputError) as caught:
+        load_model(pipeline, vae="taesd", image_size=8, lora="a.safetensors")
+    assert caught.value.where == "lora, vae"
     pipeline.unet = torch.nn.Sequential(pipeline.unet)  # as wrapped for training
     for other in (pipeline, 7, pipeline.scheduler):
         with pytest.raises(InputError) as caught:

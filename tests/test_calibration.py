@@ -380,3 +380,17 @@ def test_one_image_is_one_image(run_main, tmp_path, script):
     folder = write_run(tmp_path / "run", np.random.default_rng(0).random((1, 3, 20)), [0])
     done = run_main(script, folder)
     assert done.code == 2 and done.error.where.startswith("--fit 0.") and done.error.problem.startswith("of 1 image, ")
+
+
+def test_models_that_say_nothing_have_no_weight():
+    """One whose scores are all equal, and one that is worse than chance; of such alone all weights are 0."""
+    rng = np.random.default_rng(4)
+    label = rng.integers(3, size=60)
+    good = rng.standard_normal((60, 3))
+    worse = -good
+    good[np.arange(60), label] += 2
+    worse[np.arange(60), label] -= 2
+    equal = np.zeros((60, 3))
+    w = calibration.fit_weights(np.stack([good, equal], 1), label)
+    assert w[0] > 0.5 and w[1] == 0
+    assert calibration.fit_weights(np.stack([equal, worse], 1), label).tolist() == [0, 0]

@@ -454,7 +454,7 @@ def test_several_imagenet_classes_are_one_of_objectnet(run_main, roots, imagenet
     ("imagenetA --cls 5-12", "--cls 5-12", ["5 7-10 12", "200 classes"]),
     ("objectnet --cls 409 1", "--cls 409 1", ["1", "4 classes"]),
     ("imagenetA --cls 1000", "--cls 1000", ["0..999"]),
-    ("imagenetv2 --split train", "dataset 'imagenetv2': no split 'train'", []),
+    ("imagenetv2 --split train", "dataset 'imagenetv2'", ["no split 'train'"]),
     ("digits", "--dataset digits", ["10 classes", "1000"]),
 ])  # fmt: skip
 def test_classes_that_the_data_does_not_have(run_main, roots, imagenet_dit, words, where, values):

@@ -17,7 +17,7 @@ from helpers import ROOT, call_main
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import classify, load_model
+from diffusion import classify, load_model, paths
 from diffusion.core import losses
 from diffusion.core.search import replay
 from diffusion.data import catalogue, datasets
@@ -217,7 +217,7 @@ def test_a_loss_that_is_added_late_is_there(no_loss_is_left):
     prompts = [f"a photo of the number {word}." for word in ("three", "five", "eight")]
     plain, twice = (classify(model, image, prompts, loss=name, max_samples=8) for name in ("l2", "twice"))
     assert twice.errors.tolist() == (2 * plain.errors).tolist() and twice.scores.tolist() == (2 * plain.scores).tolist()
-    for name in ("twice", "l2", "a b", ""):
+    for name in ("twice", "l2", "vb", "a b", "..", "-x", ""):
         with pytest.raises(ValueError):
             losses.add_loss(name, lambda prediction, target: prediction)
     parsed = eval_prob_adaptive.parser().parse_args(["--loss", "twice"])
@@ -226,7 +226,11 @@ def test_a_loss_that_is_added_late_is_there(no_loss_is_left):
 
 @pytest.mark.parametrize("words", [[], ["eval.py"], ["scripts/nothing.py"]])
 def test_a_script_that_is_none(monkeypatch, capsys, words):
+    """One line with names that work here, also where pip has installed this: these are names of files."""
+    monkeypatch.setattr(paths, "INSTALLED", True)
     monkeypatch.setattr(sys, "argv", ["mine.py", *words])
     with pytest.raises(SystemExit) as stop:
         options.run_script()
-    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert "eval_prob_adaptive.py" in err and "scripts/report.py" in err

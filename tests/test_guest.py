@@ -186,6 +186,28 @@ def test_layers_of_other_threads_have_first_values():
     assert found == {"here": [1, 1], "there": [0, 0], "afterwards": [0, 0]}
 
 
+def test_contexts_of_two_threads_that_overlap():
+    """The one that began first ends first: nothing of it stays."""
+    before, second_began, first_ended = torch.nn.init.zeros_, threading.Event(), threading.Event()
+    found = []
+
+    def second() -> None:
+        with no_first_values():
+            second_began.set()
+            first_ended.wait()
+            found.append(torch.nn.init.zeros_(torch.ones(1)).item())
+
+    other = threading.Thread(target=second)
+    with no_first_values():
+        other.start()
+        second_began.wait()
+        held = torch.nn.init.zeros_
+    found.append(held(torch.ones(1)).item())
+    first_ended.set()
+    other.join()
+    assert found == [0, 1] and torch.nn.init.zeros_ is before and held(torch.ones(1)).item() == 0
+
+
 # ---- a bug of ours is no damaged file ----
 
 

@@ -67,8 +67,8 @@ def test_every_shape(run_main, tmp_path, model_folder, shape):
     result = run_main(SCRIPT, *options(model_folder, "--dataset", folder))
     assert result.code == 0, result.err
     nfe = 2 * len(images) * len(captions)
-    shown = "" if len(images) == 2 else f" with {len(images)} images"
-    assert f"own: 1 examples{shown} of {nfe} NFE, {nfe} NFE to do -> " in result.out.replace(str(folder), "own")
+    shown = {1: " with 1 image", 2: "", 3: " with 3 images"}[len(images)]
+    assert f"own: 1 example{shown} of {nfe} NFE, {nfe} NFE to do -> " in result.out.replace(str(folder), "own")
     assert re.search(r"^score +n +" + " +".join(scores) + "$", result.out, re.M)
     assert f"NFE per example {nfe}.0" in result.out
     errors = np.array([[b[:, 0].mean(dtype=np.float64) for b in blocks(r)] for r in records_of(result).values()]).T
@@ -214,7 +214,7 @@ def test_a_race_of_any_k_decides_as_the_full_grid_does(run_main, tmp_path, model
 
 
 @pytest.mark.parametrize("shape, flags, where, found", [
-    ("3x1", ["--search", "race"], "--search race", "1 of 1 examples"),
+    ("3x1", ["--search", "race"], "--search race", "1 of 1 example"),
     ("1x3, two right", ["--search", "race", "--budget", 99], "--budget 99", "several right captions"),
     ("1x2", ["--t_interval", 500, "--normalize"], "--normalize", "image scores"),
     ("1x4", ["--search", "race", "--budget", 7], "--budget 7", "8 NFE"),

@@ -401,11 +401,13 @@ def test_the_command_of_a_run_is_that_of_all_its_workers():
 
 
 def test_installed_help_and_messages_name_installed_commands(monkeypatch, capsys):
-    text = "python scripts/report.py X; see scripts/plot_maps.py; python eval_prob_dit.py, my/scripts/x.py"
+    text = (
+        "python scripts/report.py X; see scripts/plot_maps.py; python eval_prob_dit.py, my/scripts/x.py, scripts/y.py"
+    )
     assert paths.called(text) == text
     monkeypatch.setattr(paths, "INSTALLED", True)
-    wanted = "python -m diffusion.scripts.report X; see diffusion.scripts.plot_maps; eval-prob-dit, my/scripts/x.py"
-    assert paths.called(text) == wanted
+    commands = "python -m diffusion.scripts.report X; see diffusion.scripts.plot_maps; eval-prob-dit"
+    assert paths.called(text) == f"{commands}, my/scripts/x.py, scripts/y.py"  # not files of the user's
     for name in ("eval_prob_adaptive.py", "scripts/calibrate.py"):
         text = import_script(name).parser().format_help()
         assert "scripts/" not in text.replace("scripts/slurm_array.sh", "") and "python eval" not in text

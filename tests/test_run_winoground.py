@@ -150,7 +150,7 @@ def test_workers_and_batches_change_no_bit(run_main, grid, whole):
     for worker, batch_size, in_flight, done in ((2, 7, 4, 1), (0, 23, 2, 2), (1, 64, 1, 3)):
         shared = ["--n_workers", 3, "--worker_idx", worker, "-b", batch_size, "--in_flight", in_flight]
         result = run_main(SCRIPT, *grid, *shared)
-        assert result.code == 0 and "1 examples of 48 NFE, 48 NFE to do" in result.out
+        assert result.code == 0 and "1 example of 48 NFE, 48 NFE to do" in result.out
         assert f"{done} of 3" in result.out
     assert_same(records_of(result), records_of(whole))
 

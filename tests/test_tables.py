@@ -712,3 +712,18 @@ def test_what_pairs_save_is_printed(rho):
     assert worth == ([pytest.approx(1 / (1 + rho), abs=0.05)] if rho < 0 else [])
     assert ("--noise independent" in text) == (rho > 0)
     assert show.pairs_line(np.zeros(3), np.zeros(3)) == []
+
+
+def test_a_run_from_before_data_without_splits_was_marked(run_main, tmp_path):
+    """It stands beside a run on the same data that is marked, as one of the same data."""
+    rng = np.random.default_rng(5)
+    labels = [0, 1, 2] * 4
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        write_run(folder, rng.random((12, 3, 4)), labels, model=folder.name)
+    run = json.loads((new / "run.json").read_text())
+    (new / "run.json").write_text(json.dumps(run | {records.UNSPLIT: True}))
+    assert results.read(old).data != results.read(new).data
+    for folders in ((old, new), (new, old)):
+        (named,) = tables.read_groups(folders).values()
+        assert sorted(named) == ["new", "old"]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffusion.core.constants import LOSSES
 
-NAME = r"[\w.+-]+"  # of a loss, as run.json may have it
+NAME = r"\w[\w.+-]*"  # of a loss, as run.json may have it
+TAKEN = ("vb", "nll", "vote")  # columns of records that are no losses of a prediction
 
 LOSS_OF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # each of LOSSES -> its function, as add_loss takes it
     "l2": partial(F.mse_loss, reduction="none"),
@@ -27,10 +28,10 @@ def add_loss(name: str, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
     Modules share the one list of names, so it does not matter which of them were imported before. ValueError: the name
     is taken, or could not stand in a file's name.
     """
-    if name in LOSSES:
-        raise ValueError(f"loss {name!r} is there already, of {', '.join(LOSSES)}")
+    if name in (*LOSSES, *TAKEN):
+        raise ValueError(f"loss {name!r} is taken, as are {', '.join((*LOSSES, *TAKEN))}")
     if not re.fullmatch(NAME, name):
-        raise ValueError(f"loss {name!r}: wanted letters, digits and . + - _")
+        raise ValueError(f"loss {name!r}: wanted letters, digits and . + - _, a letter or digit first")
     LOSS_OF[name] = loss_of
     LOSSES.append(name)
 

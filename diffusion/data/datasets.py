@@ -102,7 +102,7 @@ def _read_users(name: str, split: str, image_column: str | None, label_column: s
     kinds = "a folder of class folders, an image, a .csv, .tsv or .jsonl"
     near = _like_folder(path) or like(name, TABLE)
     if os.sep in name:
-        raise InputError(f"dataset {name!r}", f"is not there: no such file or folder; wanted {kinds}, or hf:NAME{near}")
+        raise InputError(f"dataset {name!r}", f"no such file or folder; wanted {kinds}, or hf:NAME{near}")
     names = f"none of {', '.join(TABLE)}, nor hf:NAME, nor {kinds} that is here"
     raise InputError(f"dataset {name!r}", f"is {names}{near}")
 

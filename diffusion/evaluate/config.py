@@ -230,7 +230,7 @@ def model_options(
     InputError: no level that is measured has a weight above 0; noise that was fitted for another model.
     """
     if not weights[schedule.levels].any():
-        none = f"0 everywhere, of {count(len(schedule), 'level')} measured"
+        none = f"are 0 at each of the {count(len(schedule), 'level')} that are measured; wanted one above 0"
         raise InputError(f"--weights {config.weights}", none)
     fingerprints = loading.check_weights(card) if read_weights else {}
     if fingerprints and noise.fitted_for not in (None, same_for_copies(fingerprints)):

@@ -40,20 +40,24 @@ def describe(
 
 def describe_unread(missing: str, folder: Path, n_arms: int, cost: Cost, n_images: int, rate: float) -> list[str]:
     """The lines that need no model, if its configuration cannot be read; `missing`: why. Nothing there is compared."""
-    lines = _costs(n_images, [], n_arms, cost, rate)
+    lines = _costs(n_images, None, n_arms, cost, rate)
     planned = f"NFE are planned for {USUAL_LEVELS:,} noise levels, and neither size nor earlier records are looked at"
     lines.append(f"missing   the model's configuration, {missing}: {planned}")
     lines.append(f"folder    {folder}")
     return lines
 
 
-def _costs(n_images: int, counts: list[int], n_arms: int, cost: Cost, rate: float) -> list[str]:
-    """Lines on images, NFE, time and disk; `counts`: the NFE of the images that are done."""
+def _costs(n_images: int, counts: list[int] | None, n_arms: int, cost: Cost, rate: float) -> list[str]:
+    """Lines on images, NFE, time and disk; `counts`: the NFE of the images that are done, None if nobody looked."""
+    images = f"images    {n_images:,}"
+    if counts is not None:
+        images += f", {len(counts):,} of them done"
+    counts = counts or []
     left = n_images - len(counts)
     to_do = cost.nfe * left
     nfe_each, nfe_to_do = cost.bound(f"{cost.nfe:,}"), cost.bound(f"{to_do:,}")
     lines = [
-        f"images    {n_images:,}, {len(counts):,} of them done",
+        images,
         f"compete   {n_arms:,} prompts or class ids",
         f"NFE       {nfe_each} an image, {nfe_to_do} to do",
         f"time      {cost.bound(hours(to_do / rate))} at {rate:g} NFE/s",

@@ -17,6 +17,7 @@ from diffusion import InputError, InputWarning, one_line, paths, printable
 from diffusion.core import constants
 from diffusion.data import catalogue
 from diffusion.evaluate import listing, sharding
+from diffusion.io.wording import count
 from diffusion.models import aliases
 
 USERS_DATA = "or a folder of class folders, a csv of path,label, or hf:NAME"
@@ -155,7 +156,10 @@ def _print_anything() -> None:
 
 
 def _exit_with(error: InputError) -> NoReturn:
-    problem = paths.called(one_line(error, None))  # names may hold line breaks
+    _end(paths.called(one_line(error, None)))  # names may hold line breaks
+
+
+def _end(problem: str) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
     sys.exit(2)
 
@@ -179,10 +183,10 @@ def run_script() -> None:
     """
     example = "eval_prob_adaptive.py --dataset NAME, or scripts/report.py FOLDER"
     if len(sys.argv) < 2:
-        _exit_with(InputError("no script", f"wanted one with its options, such as {example}"))
+        _end(f"no script: wanted one with its options, such as {example}")
     path = paths.program(sys.argv[1])
     if not path.is_file():
-        _exit_with(InputError(f"{sys.argv[1]}", f"is no script here; wanted {example}"))
+        _end(f"{one_line(sys.argv[1])}: is no script here; wanted {example}")
     sys.argv[:] = [str(path), *sys.argv[2:]]
     runpy.run_path(str(path), run_name="__main__")
 
@@ -467,6 +471,14 @@ def check_fit(args) -> None:
     not_negative(args, "seed")
     if not 0 < args.fit < 1:
         raise InputError(f"--fit {args.fit:g}", "must be between 0 and 1")
+
+
+def check_held_out(fit, share: float, least: int = 1) -> None:
+    """Raises InputError unless so many images are fitted on, and so many are left: fit [n] bool, `share` of --fit."""
+    n_fit = int(fit.sum())
+    left = len(fit) - n_fit
+    if min(n_fit, left) < least:
+        raise InputError(f"--fit {share:g}", f"of {count(len(fit), 'image')}, {n_fit} to fit on leave {left}")
 
 
 def refuse(args, parser: Parser, flags: Iterable[str], why: str) -> None:

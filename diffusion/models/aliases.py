@@ -108,13 +108,13 @@ def places_of(name: str, conditioned_on: str | None) -> list[str]:
     return [name]
 
 
-class Unreadable(InputError):
+class NoConfiguration(InputError):
     """No place that a model's name stands for can be read; `reasons`: why, for each place."""
 
     reasons: tuple[str, ...] = ()
 
 
-def unreadable(name: str, conditioned_on: str | None, reasons: Iterable[str], hint: str = "") -> Unreadable:
+def unreadable(name: str, conditioned_on: str | None, reasons: Iterable[str], hint: str = "") -> NoConfiguration:
     """The error for a name none of whose places can be read: the reasons, a hint, and the nearest name that exists.
 
     conditioned_on None: it may have been a model of either kind.
@@ -130,6 +130,6 @@ def unreadable(name: str, conditioned_on: str | None, reasons: Iterable[str], hi
     example = f"(it holds model_index.json), as in --version /models/my-model{meant}"
     reasons = tuple(reasons)
     found = f"could not be read from {'; '.join(reasons)}{hint}"
-    error = Unreadable(f"--version {name}", f"{found}. {wanted} {example}")
+    error = NoConfiguration(f"--version {name}", f"{found}. {wanted} {example}")
     error.reasons = reasons
     return error

@@ -38,6 +38,8 @@ class Adapter:
     """
 
     encoding: ClassVar[dict[str, Any]] = {}  # options of the pipeline's encode_prompt, beside prompts and device
+    scaling: float | None = None  # of latents, if the pipeline does not use the VAE's
+    eps: float | None = None  # of the norm of latents, likewise
 
     def __init__(self, pipeline, device: torch.device):
         self.pipeline, self.device = pipeline, device
@@ -241,9 +243,7 @@ class Kandinsky3(Adapter):
     Rows of one length share a call.
     """
 
-    def __init__(self, pipeline, device: torch.device):
-        super().__init__(pipeline, device)
-        pipeline.movq.register_to_config(scaling_factor=1.0)  # its pipeline decodes latents as they are
+    scaling = 1.0  # its pipeline decodes latents as they are
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         texts, masks = [], []
@@ -382,9 +382,7 @@ class Krea2(MaskedText, Packed):
 class ErnieImage(Adapter):
     """Flow matching: Mistral's text, its padding masked. The packed latent keeps its two axes."""
 
-    def __init__(self, pipeline, device: torch.device):
-        super().__init__(pipeline, device)
-        pipeline.vae.bn.eps = 1e-5  # as its pipeline decodes; the VAE's configuration says 1e-4 (diffusers 0.42.1)
+    eps = 1e-5  # as its pipeline decodes; the VAE's configuration says 1e-4 (diffusers 0.42.1)
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         return Conditions({"text": tuple(self._encoded(prompts))})

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import functools
 import os
 import re
@@ -329,7 +330,7 @@ def load_model(
     `conditions` also takes those of each arm.
 
     A pipeline in memory is used as it is: on its device, in its dtype, and with the weights that it has at each call.
-    Its parts are put into evaluation mode. `image_size` may be passed, and no other option.
+    Each use puts its parts into evaluation mode. `image_size` may be passed, and no other option.
 
     Raises InputError if there is no such model or device, if the model is unsupported or does not take the options, or
     if weights are missing or damaged.
@@ -339,26 +340,35 @@ def load_model(
     device = find_device(device, f"device {str(device)!r}")
     if conditioned_on not in (None, *KINDS):
         raise InputError(f"conditioned_on {conditioned_on!r}", f"wanted {' or '.join(KINDS)}")
-    in_memory = None
-    if isinstance(card, str | os.PathLike):
-        is_alias = conditioned_on is not None and os.fspath(card) in ALIASES[conditioned_on]
-        with _naming_arguments():
-            card = read_card(card, conditioned_on=conditioned_on if is_alias else None, **options)
-    elif isinstance(card, Card):
+    if isinstance(card, Card):
         if options:
             raise InputError(f"{', '.join(options)}", "for a model by its name; read_card takes them for a card")
-    else:
-        in_memory = card
+        _check_condition(card, conditioned_on)
+        return _loaded(card, dtype, device, compiled, offload)
+
+    with _naming_arguments():
+        if isinstance(card, str | os.PathLike):
+            is_alias = conditioned_on is not None and os.fspath(card) in ALIASES[conditioned_on]
+            card = read_card(card, conditioned_on=conditioned_on if is_alias else None, **options)
+            _check_condition(card, conditioned_on)
+            return _loaded(card, dtype, device, compiled, offload)
+
         if (dtype, device, compiled, offload) != (torch.float32, torch.device("cpu"), False, False):
             raise InputError("dtype, device, compiled, offload", "not for a pipeline in memory, which keeps its own")
-        with _naming_arguments():
-            card = card_of(in_memory, **options)
+        of_files = ", ".join(sorted(options.keys() - {"image_size"}))
+        if of_files:
+            raise InputError(of_files, "not for a pipeline in memory, which is used as it is")
+        pipeline = card
+        card = card_of(pipeline, **options)
+        _check_condition(card, conditioned_on)
+        return _in_memory(card, pipeline)
+
+
+def _check_condition(card: Card, conditioned_on: str | None) -> None:
+    """Raise InputError if a model is conditioned on something else."""
     takes = FAMILIES[card.pipeline].condition
     if conditioned_on not in (None, takes):
         raise InputError(f"conditioned_on {conditioned_on!r}", f"{card.source} is conditioned on {takes}")
-    if in_memory is not None:
-        return _in_memory(card, in_memory)
-    return _loaded(card, dtype, device, compiled, offload)
 
 
 ARGUMENTS = {"version": "card", "img_size": "image_size", "image-size": "image_size"}  # flag -> argument of load_model
@@ -377,7 +387,9 @@ def _naming_arguments() -> Iterator[None]:
             if value:
                 where += f" {value!r}"
         problem = re.sub(r"(?<![\w-])--[a-z][\w-]*", lambda found: _argument(found[0]), error.problem)
-        raise type(error)(where, problem) from error.__cause__
+        renamed = copy.copy(error)  # with what else the error holds
+        renamed.where, renamed.problem = where, problem
+        raise renamed from error.__cause__
 
 
 def _argument(flag: str) -> str:
@@ -425,16 +437,20 @@ def _loaded(card: Card, dtype: torch.dtype, device: torch.device, compiled: bool
 
 def _in_memory(card: Card, pipeline) -> Model:
     """The model of a pipeline that somebody else has loaded, and may go on training."""
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval()
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     network = getattr(pipeline, FAMILIES[card.pipeline].network)
+
+    def evaluating() -> None:
+        """Without dropout, also when the user has trained since."""
+        for part in parts:
+            if part.training:
+                part.eval()
 
     def cast(values: Tensor) -> Tensor:
         """Text encoders that are not trained are often in half precision beside a network in float32."""
         return values.to(network.dtype) if values.is_floating_point() else values
 
-    return _model(card, pipeline, network.device, network.dtype, Residence(cast=cast))
+    return _model(card, pipeline, network.device, network.dtype, Residence(cast=cast, evaluating=evaluating))
 
 
 @dataclass(frozen=True)
@@ -446,6 +462,7 @@ class Residence:
     release: Callable[[], None] = lambda: None  # called after the VAE was used
     switch: Callable[[tuple[str, ...]], None] | None = None  # as in Model
     cast: Callable[[Tensor], Tensor] | None = None  # of conditions, if they may have another dtype than the network
+    evaluating: Callable[[], None] = lambda: None  # called before a part is used
 
 
 def _model(card: Card, pipeline, device: torch.device, dtype: torch.dtype, residency: Residence) -> Model:
@@ -461,6 +478,7 @@ def _model(card: Card, pipeline, device: torch.device, dtype: torch.dtype, resid
         loras: Sequence[tuple[str, ...]] | None = None,
         report: Callable[[int], object] = lambda n_prompts: None,
     ) -> Conditions:
+        residency.evaluating()
         with residency.text_encoders_there():
             return encode_all(arms, loras, report)
 
@@ -502,12 +520,14 @@ def _model(card: Card, pipeline, device: torch.device, dtype: torch.dtype, resid
             return to_grey(images)
         if card.autoencoder is None:
             return images
+        residency.evaluating()
         vae = getattr(pipeline, card.autoencoder)
-        x = _latent(vae, images.to(vae.dtype)).float()
+        x = _latent(vae, images.to(vae.dtype), adapter.scaling, adapter.eps).float()
         residency.release()
         return x
 
     def denoise(z: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        residency.evaluating()
         residency.network_there()
         if time.is_floating_point():
             time = time.float()  # MPS has no float64
@@ -584,8 +604,11 @@ def prepare(network: torch.nn.Module, compiled: bool) -> None:
         network.compile(mode="max-autotune", dynamic=False)
 
 
-def _latent(vae, images: Tensor) -> Tensor:
-    """The mean of the posterior in the network's units: (mean - shift) scale. images [b, 3, H, W] -> x [b, c, h, w]."""
+def _latent(vae, images: Tensor, scaling: float | None = None, eps: float | None = None) -> Tensor:
+    """The mean of the posterior in the network's units: (mean - shift) scale. images [b, 3, H, W] -> x [b, c, h, w].
+
+    scaling and eps are those of Adapter, in place of the VAE's if they are not None.
+    """
     if vae.config.get("in_channels") == 4:  # Qwen-Image 2.1's takes RGBA: opaque
         images = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0)
     video = "z_dim" in vae.config  # Qwen-Image's; an image is one frame
@@ -601,8 +624,13 @@ def _latent(vae, images: Tensor) -> Tensor:
     if video:
         mean = mean[:, :, 0]
     if hasattr(vae, "bn"):  # Flux.2's, for each channel of the squares that its network sees
-        return F.pixel_shuffle(vae.bn(F.pixel_unshuffle(mean, PACKED)), PACKED)
+        norm, squares = vae.bn, F.pixel_unshuffle(mean, PACKED)
+        if eps is None:
+            eps = norm.eps
+        return F.pixel_shuffle(F.batch_norm(squares, norm.running_mean, norm.running_var, eps=eps), PACKED)
     shift, scale = vae.config.get("shift_factor") or 0, vae.config.get("scaling_factor", 1)
+    if scaling is not None:
+        scale = scaling
     if vae.config.get("latents_mean") and vae.config.get("latents_std"):  # Playground's, Qwen-Image's: of each channel
         shift = mean.new_tensor(vae.config["latents_mean"])[:, None, None]
         scale = scale / mean.new_tensor(vae.config["latents_std"])[:, None, None]

@@ -69,8 +69,10 @@ def _check_guess(file: str, headers: dict[str, Tensor], kind: str, default: str)
         if width in OTHER_WIDTHS:
             found = f"a U-Net of {OTHER_WIDTHS[width]} (its text is {width} wide)"
             raise _unknown(file, f"{found}, which diffusers takes for {default}")
+    if kind != "sana":
+        return
     channels = _size(headers, "x_embedder.proj.weight", 1)  # of the latent that a transformer reads
-    if kind == "sana" and channels == PIXART_CHANNELS:
+    if channels == PIXART_CHANNELS:
         found = f"a PixArt (its latent has {PIXART_CHANNELS} channels)"
         raise _unknown(file, f"{found}, which diffusers takes for {default}")
 

@@ -117,9 +117,11 @@ def fit_weights(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Weights w of several models that maximise the likelihood of the labels: p = softmax(sum_r w_r scores_r).
 
     scores [n, models, K], finite; label [n] in 0..K-1 -> [models], at least 0. A weight is a model's reliance over its
-    temperature. All are fitted together, with the two added images of `fit_temperature`.
+    temperature. All are fitted together, with the two added images of `fit_temperature`. A model whose scores are all
+    equal, or that is no better than chance beside the others, gets 0.
     """
-    scale = 1 / scores.std((0, 2))
+    spread = scores.std((0, 2))
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
     R = len(scale)
 
     def loss(share: np.ndarray) -> tuple[float, np.ndarray]:
