@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import StableDiffusionXLPipeline
 from helpers import refused
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -243,6 +244,11 @@ def test_pooled_text_is_that_at_the_end(tmp_path, where):
     path.write_text(json.dumps(json.loads(now) | {"eos_token_id": 2}))
     found = load_model(read_card(str(tmp_path / "xl"), embeddings=embeddings)).conditions(prompts)
     assert found.digest() == wanted.digest()
+    if where == "folder":  # so does a pipeline in memory, which stays as it is
+        pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "xl", dtype=torch.float32)
+        ends = [getattr(module, "eos_token_id", None) for module in pipeline.text_encoder_2.modules()]
+        assert load_model(pipeline).conditions(prompts).digest() == wanted.digest()
+        assert ends == [getattr(module, "eos_token_id", None) for module in pipeline.text_encoder_2.modules()]
     path.write_text(now)
     with torch.no_grad():  # closed form: the text at the first end, times the projection
         pipe = _pipeline(tmp_path / "xl", embeddings)

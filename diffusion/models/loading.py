@@ -450,7 +450,8 @@ def _in_memory(card: Card, pipeline) -> Model:
         """Text encoders that are not trained are often in half precision beside a network in float32."""
         return values.to(network.dtype) if values.is_floating_point() else values
 
-    return _model(card, pipeline, network.device, network.dtype, Residence(cast=cast, evaluating=evaluating))
+    residency = Residence(functools.partial(_ends_marked, pipeline), cast=cast, evaluating=evaluating)
+    return _model(card, pipeline, network.device, network.dtype, residency)
 
 
 @dataclass(frozen=True)
@@ -553,10 +554,7 @@ def _load_pipeline(card: Card, dtype: torch.dtype, outlined: Collection[str]):
     switch = None
     if card.prompt_loras:
         switch = switcher(pipeline, network, card.prompt_loras)
-    for key, tokenizer in pipeline.components.items():
-        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
-        if key.startswith("tokenizer") and encoder is not None:
-            _mark_end(tokenizer, encoder)
+    _mark_ends(pipeline)
     return pipeline, switch
 
 
@@ -664,21 +662,48 @@ def _check_tokenizers(card: Card) -> None:
             raise InputError(folder, f"the {part} has no vocabulary; wanted a {class_name}'s, as in tokenizer.json")
 
 
-def _mark_end(tokenizer, encoder: torch.nn.Module) -> None:
-    """Let CLIP take the pooled text at the end of the text, even if tokens were added.
+FIRST_END = 2  # `eos_token_id` in CLIP's old configurations, for which transformers takes the largest id
+
+
+def _mark_ends(pipeline) -> list[torch.nn.Module]:
+    """`_mark_end` for each text encoder of a pipeline; the modules that were changed."""
+    changed = []
+    for key, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, key.replace("tokenizer", "text_encoder"), None)
+        if key.startswith("tokenizer") and encoder is not None:
+            changed += _mark_end(tokenizer, encoder)
+    return changed
+
+
+@contextlib.contextmanager
+def _ends_marked(pipeline) -> Iterator[None]:
+    """Mark the ends of texts as long as the context lasts."""
+    changed = _mark_ends(pipeline)
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.eos_token_id = FIRST_END
+
+
+def _mark_end(tokenizer, encoder: torch.nn.Module) -> list[torch.nn.Module]:
+    """Let CLIP take the pooled text at the end of the text, even if tokens were added; the modules that were changed.
 
     Old configurations have `eos_token_id: 2`, for which transformers 5.24 (`modeling_clip.py`) takes the largest id in
     the prompt: the end of the text, unless a token was added behind it in the vocabulary.
     """
     end = getattr(tokenizer, "eos_token_id", None)
     if end is None:
-        return
+        return []
     behind = {index for index in tokenizer.get_vocab().values() if index > end}
     if not behind or not behind <= tokenizer.added_tokens_decoder.keys():
-        return
+        return []
+    changed = []
     for module in encoder.modules():
-        if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == 2:
+        if type(module).__name__.startswith("CLIPText") and getattr(module, "eos_token_id", None) == FIRST_END:
             module.eos_token_id = end
+            changed.append(module)
+    return changed
 
 
 def _check_tokens(adapter: Adapter, prompts: list[str]) -> None:
