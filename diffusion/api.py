@@ -63,9 +63,13 @@ class Answer:
     signs: np.ndarray  # [points] 1 or -1, the factor of that sample
 
     def errors_of(self, prompt: int) -> np.ndarray:
-        """The errors of a prompt, by its number, at the points it was measured on. [counts[prompt]]"""
-        end = self.counts[: prompt + 1].sum()
-        return self.errors[end - self.counts[prompt] : end]
+        """The errors of a prompt, by its number, at the points it was measured on, not weighted. [counts[prompt]]
+
+        A negative number counts from the end, as in a list; IndexError if there is no such prompt.
+        """
+        number = range(len(self.counts))[prompt]
+        end = self.counts[: number + 1].sum()
+        return self.errors[end - self.counts[number] : end]
 
 
 def classify(
@@ -98,10 +102,10 @@ def classify(
     points. `levels` are two shares of the schedule, 0 to 1, by default MIDDLE for a race, else all; the `levels` of an
     Answer are numbers between these shares of T. `noise` is the kind of it, "antithetic", the default of a race, or
     "independent", and `seed` chooses the samples; the `noise` of an Answer is the number of each point's sample.
-    `weights` [T] or a csv; `candidates`: the classes that compete, as numbers in 0..K-1, for one image, or for each of
-    several; `temperature` as scripts/calibrate.py fits it; `value_range`: the values of images of more than 8 bits that
-    are black and white, by default as each file says. Image k of these has the noise of image k of a data set. Warns of
-    equal prompts.
+    `weights` [T] or a csv, which are divided by their mean; `candidates`: the classes that compete, as numbers in
+    0..K-1, for one image, or for each of several (the scores of the others are infinite); `temperature` as
+    scripts/calibrate.py fits it; `value_range`: the values of images of more than 8 bits that are black and white, by
+    default as each file says. Image k of these has the noise of image k of a data set. Warns of equal prompts.
     """
     names, texts, arm_class = _classes(model, prompts)
     K = len(names)

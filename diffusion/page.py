@@ -84,7 +84,7 @@ def read_answers(run: results.Run) -> Answers:
     rows = []
     for row, more in zip(decided, of_scores, strict=True):
         if labelled and row["label"] not in column:
-            problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
+            problems.append(f"image {row['index']}: {results.strange_label(row['label'])}")
         else:
             rows.append(row | more)
     if not rows:

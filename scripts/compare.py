@@ -58,13 +58,13 @@ def to_markdown(part: pd.DataFrame) -> str:
 
 
 def to_latex(part: pd.DataFrame) -> str:
-    """A table for booktabs, with the numbers of `to_markdown`."""
+    """A table that needs LaTeX's package booktabs, with the numbers of `to_markdown`."""
     sides = alignments(part)
     numbers = [name for name, side in zip(part.columns, sides, strict=True) if side == "right"]
     styled = part.style.format(escape="latex").format(number_in_latex, subset=numbers)
     styled = styled.format_index(escape="latex", axis=1).hide(axis="index")
     text = styled.to_latex(hrules=True, column_format="".join(side[0] for side in sides))
-    return text.replace("second - first", "second $-$ first")
+    return "% needs \\usepackage{booktabs}\n" + text.replace("second - first", "second $-$ first")
 
 
 def number_in_latex(cell: object) -> str:

@@ -151,7 +151,10 @@ def print_whole_run(args, folder: Path) -> int:
         rows, problems = results.read_rows(run.done.values(), of_run=True)
     if args.confusion:
         draw_confusion(rows, results.names_of_classes(run), run.title, args.confusion)
-    for name, value in {"run": run.folder, "model": run.model, "data": run.data}.items():
+    about = {"run": run.folder, "model": run.model, "data": run.data}
+    if args.loss:
+        about["decided by"] = f"{run.loss}; the run by {run.options['loss']}"
+    for name, value in about.items():
         print(f"{name:<15} {one_line(str(value), None)}")
     total = max(run.description["images"], len(run.done))
     code = show.print_accuracy(rows, total, problems + failed, args.top)

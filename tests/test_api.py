@@ -128,6 +128,9 @@ def test_an_answer_says_what_each_point_is(model):
             predicted = model.denoise(z, model.process.time[levels[:count]], row)
         error = (predicted - eps[:count]).square().mean((1, 2, 3))
         assert answer.errors_of(prompt) == pytest.approx(error.numpy(), rel=1e-4)
+        assert answer.errors_of(prompt - len(PROMPTS)).tolist() == answer.errors_of(prompt).tolist()
+    with pytest.raises(IndexError):
+        answer.errors_of(len(PROMPTS))
 
 
 def test_options_are_the_command_line_s(model):

@@ -220,6 +220,8 @@ def test_a_loss_that_is_added_late_is_there(no_loss_is_left):
     for name in ("twice", "l2", "vb", "a b", "..", "-x", ""):
         with pytest.raises(ValueError):
             losses.add_loss(name, lambda prediction, target: prediction)
+    with pytest.raises(ValueError, match=r"\[\] for \[2, 3, 4, 5\]"):
+        losses.add_loss("mean", lambda prediction, target: (prediction - target).mean())
     parsed = eval_prob_adaptive.parser().parse_args(["--loss", "twice"])
     assert parsed.loss == "twice"
 

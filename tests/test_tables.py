@@ -727,3 +727,15 @@ def test_a_run_from_before_data_without_splits_was_marked(run_main, tmp_path):
     for folders in ((old, new), (new, old)):
         (named,) = tables.read_groups(folders).values()
         assert sorted(named) == ["new", "old"]
+
+
+def test_of_no_image_no_accuracy_is_printed(capsys):
+    assert show.print_accuracy([], 3, ["image 0: is damaged"]) == 1
+    assert "0 of 3" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_loss_that_decides_again_is_named(run_main, tmp_path):
+    folder = write_run(tmp_path / "run", np.random.default_rng(6).random((6, 3, 4)), [0, 1, 2, 0, 1, 2])
+    again = run_main("scripts/print_acc.py", folder, "--loss", "l1").out
+    assert re.search(r"^decided by +l1; the run by l2$", again, re.M)
+    assert "decided by" not in run_main("scripts/print_acc.py", folder).out

@@ -26,12 +26,16 @@ def add_loss(name: str, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
 
     loss_of(prediction, target), both [n, c, h, w] float32 -> the loss at each place [n, c, h, w], whose mean is taken.
     Modules share the one list of names, so it does not matter which of them were imported before. ValueError: the name
-    is taken, or could not stand in a file's name.
+    is taken, or could not stand in a file's name, or the function returns another shape.
     """
     if name in (*LOSSES, *TAKEN):
         raise ValueError(f"loss {name!r} is taken, as are {', '.join((*LOSSES, *TAKEN))}")
     if not re.fullmatch(NAME, name):
         raise ValueError(f"loss {name!r}: wanted letters, digits and . + - _, a letter or digit first")
+    sample = torch.zeros(2, 3, 4, 5)
+    found = loss_of(sample, sample).shape
+    if found != sample.shape:
+        raise ValueError(f"loss {name!r} gives {list(found)} for [2, 3, 4, 5]; wanted the loss at each place")
     LOSS_OF[name] = loss_of
     LOSSES.append(name)
 

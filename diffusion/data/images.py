@@ -45,6 +45,8 @@ def _opened(file: str | Path | BinaryIO, name: str | None, use: Callable[[Image.
             if image.format == "TIFF":
                 image.filename = ""  # Pillow 13.0.0 maps those with a name into memory, rotated ones with wrong sides
             return use(image)
+    except FileNotFoundError as error:
+        raise OSError(f"cannot read image {name or file}: no such file") from error
     except Exception as error:  # decoders raise SyntaxError, ValueError, DecompressionBombError, ... on bad files
         found = f"cannot read image {name or file}: {named_error(error)}"
         raise OSError(f"{found}; mend or remove it") from error

@@ -112,9 +112,11 @@ def classify_dataset(
     code = show.print_accuracy(earlier + rows, len(mine), problems)
     summary.write_results(folder.path)
     all_classes = folder.options.get("cls") is None  # of a part of the classes, none is the answer
-    if not dataset.labelled and all_classes:
+    if rows + earlier and not dataset.labelled and all_classes:
         show.print_predictions(results.read(folder.path), mine)
-    if picture and (rows or earlier):
+    if picture and not rows + earlier:
+        print(f"{picture}: not drawn, since no image is done")
+    elif picture:
         run = results.read(folder.path)
         bars.draw_run(run, sorted(k for k in mine if k in run.done), 50, picture, dataset)
         print(picture)

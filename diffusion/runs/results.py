@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import InputError
+from diffusion.data.catalogue import NO_LABEL
 from diffusion.io import wording
 from diffusion.paths import expanded, script
 from diffusion.runs import pack, records
@@ -95,6 +96,11 @@ def read(path: str | Path, *keys: str, loss: str | None = None, answers: bool = 
     return Run(
         folder, description, loss or decided, *competitors(description), records.chosen(folder, description), wanted
     )
+
+
+def strange_label(label: int) -> str:
+    """What is wrong with a label that is no class of its run."""
+    return "it has no label" if label == NO_LABEL else f"its label {label} is no class of the run"
 
 
 def competitors(description: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +302,7 @@ def read_scores(run: Run) -> tuple[dict[str, np.ndarray], list[str]]:
         if row["label"] in column:
             counted.append(k)
         else:
-            problems.append(f"image {row['index']}: its label {row['label']} is no class of the run")
+            problems.append(f"image {row['index']}: {strange_label(row['label'])}")
     if len(counted) < len(rows):
         rows = [rows[k] for k in counted]
         scores = scores[counted]

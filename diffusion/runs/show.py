@@ -68,7 +68,7 @@ def print_accuracy(rows: list[dict], total: int, problems: list[str], top: int |
     lines = [("images", f"{len(rows)} of {total}")]
     if unlabelled:
         lines.append(("labels", "none: predictions only"))
-    elif both:
+    elif both and rows:
         lines += map(line, intervals.accuracy(*both, top, [row.get("rank", 0) for row in rows]))
     if has(rows, "candidates") and not unlabelled:
         hits = np.array([row["label"] in row["candidates"] for row in rows], dtype=bool)

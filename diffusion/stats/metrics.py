@@ -241,6 +241,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float], fl
     """
     from scipy.stats import binomtest
 
+    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     n, only_a, only_b = len(a), int(np.sum(a & ~b)), int(np.sum(b & ~a))
     p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     half = Z95 * np.sqrt((p + q - (q - p) ** 2) / (n + 2))
