@@ -91,7 +91,7 @@ def check_name(name: str, conditioned_on: str) -> None:
     if os.path.exists(os.path.expanduser(name)) or name.endswith(hub.SINGLE):
         return
     reasons = []
-    for place in places_of(name, conditioned_on):
+    for place in sources_of(name, conditioned_on):
         try:
             hub.look(place)
             return
@@ -100,7 +100,7 @@ def check_name(name: str, conditioned_on: str) -> None:
     raise unreadable(name, conditioned_on, reasons)
 
 
-def places_of(name: str, conditioned_on: str | None) -> list[str]:
+def sources_of(name: str, conditioned_on: str | None) -> list[str]:
     """The hub ids or folders that a name stands for: itself, unless it is an alias; None: of either kind of model."""
     for kind in KINDS if conditioned_on is None else [conditioned_on]:
         if name in ALIASES[kind]:

@@ -155,7 +155,7 @@ def _described(error: Exception) -> str:
 def _sources(name: str, single: bool, config: str | None, conditioned_on: str | None) -> list[str]:
     """The hub ids or folders that may have a model's configuration, in the order in which they are tried."""
     if not single or config:
-        return aliases.places_of(config or name, conditioned_on)
+        return aliases.sources_of(config or name, conditioned_on)
     try:
         return single_file.looks_like(name)
     except OSError as error:
