@@ -163,7 +163,7 @@ def test_by_the_script(run_main, tmp_path, model_folder, capsys):
     other = run_main(*args, "--dataset", tmp_path / "mine" / "3.png", *texts, "a photo of the number four.")
     assert other.code == 0, "other words are another run"
     refused = run_main("scripts/calibrate.py", path.parent)
-    assert refused.code == 2 and "label -1" in refused.err
+    assert refused.code == 2 and "image 0: it has no label" in refused.error.problem
     assert bool(record["errors"].isfinite().all())
 
 
