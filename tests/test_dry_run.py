@@ -159,14 +159,13 @@ def test_a_dry_run_without_the_model_s_configuration(run_main, run_script, tmp_p
     assert dry.code == 0 and not list(tmp_path.glob("data/**/*"))
     found = figures(dry.out)
     images, nfe = DATASETS["digits"].images, 2750
-    assert found["images"] == [images, 0] and found["compete"] == [10] and found["NFE"] == [nfe, nfe * images]
+    assert found["images"] == [images] and found["compete"] == [10] and found["NFE"] == [nfe, nfe * images]
     assert found["time"] == [round(nfe * images / 100 / 3600, 1), 100] and found["folder"] and "weights" not in found
     assert len([line for line in dry.out.splitlines() if line.startswith("missing")]) == 1
 
     embedded = figures(run_main(SCRIPT, "--version", "digits", *words, "--dry_run").out)
-    assert {key: embedded[key] for key in ("images", "compete", "NFE")} == {
-        key: found[key] for key in ("images", "compete", "NFE")
-    }
+    assert embedded["images"] == [images, 0]  # none is done; without the model nobody looked
+    assert all(embedded[key] == found[key] for key in ("compete", "NFE"))
     race = figures(run_main(SCRIPT, "--dataset", "digits", "--search", "race", "--dry_run").out)
     assert race["NFE"] == [5000, 5000 * images]
     assert run_main(SCRIPT, *words).code == 2
