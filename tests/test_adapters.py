@@ -29,6 +29,8 @@ from diffusion.models.config import AUTOENCODERS
 from diffusion.models.loading import FAMILIES, _latent, load_model, read_card, weights_size
 from diffusion.runs.records import load_record
 
+pytestmark = pytest.mark.slow  # two pipelines of each family
+
 SCRIPT, SIZE = "eval_prob_adaptive.py", 32
 OF_CLASSES = [tiny.dit, tiny.latent_vq]
 PROMPTS = ["a photo of the number three", "a photo of the number five", "a red cat"]

@@ -458,6 +458,7 @@ def test_a_pipeline_in_memory_is_a_model(model, model_folder):
     assert half.errors_of(half.best).mean() == pytest.approx(changed.errors_of(half.best).mean(), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [tiny.sdxl, tiny.flux, tiny.pixart, tiny.prx, tiny.dit, tiny.grey_v, tiny.kandinsky_3, tiny.ernie_image],

@@ -103,6 +103,7 @@ def test_what_a_pickle_may_name_cannot_be_changed():
             found.more = 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["print_acc", "export", "calibrate", "compare", "progress"])
 def test_readers_import_no_torch(script, tmp_path):
     """Nor torchvision: each takes seconds."""

@@ -60,6 +60,7 @@ def test_flop_in_closed_form():
     assert device_check.shape_of(TINY) == device_check.Shape(TINY, 8 * 16 + 16 + 4 * 6 * 9 + 6, FLOP)
 
 
+@pytest.mark.slow
 def test_published_sizes():
     """Parameters as published with the weights; FLOP of DiT-XL/2 as in its paper, in multiplications."""
     shapes = {size.name: device_check.shape_of(size) for size in networks.SIZES}
@@ -150,6 +151,7 @@ def test_differences_of_errors():
     assert not device_check.same_bits(reference, measured([[1.0, 2.0], [4.0, 2.0, 2.0]]))
 
 
+@pytest.mark.slow
 def test_formats_of_the_embedded_model():
     """A CPU gives the same bits each time and with every batch; bfloat16 errs by more than nothing, within 10%."""
     float32, bfloat16 = itertools.islice(device_check.formats(CPU, Clock(1000), images=1), 2)

@@ -190,6 +190,7 @@ def test_a_signal_during_the_last_images_changes_nothing(tmp_path):
     assert len(rows) == 5 and not problems
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(tmp_path, subset, undisturbed, monkeypatch):
     """Asked to end when it has saved two images: one line, and an exit code of its own."""
     save_record, saved = records.save_record, []

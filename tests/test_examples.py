@@ -25,6 +25,7 @@ def test_outputs_are_stripped(cells):
         assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(cells, capsys):
     names: dict = {}
     pictures = []

@@ -149,6 +149,7 @@ def test_a_search_from_a_file_to_a_report(run_main, tmp_path, monkeypatch, few):
     assert report.code == 0 and "best-two-10" in (tmp_path / "out.html").read_text(), report.err
 
 
+@pytest.mark.slow
 def test_a_loss_from_a_file_to_a_report(tmp_path, few):
     script = ROOT / "eval_prob_adaptive.py"
     mine = written(tmp_path, "logcosh")

@@ -138,6 +138,7 @@ def damaged(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_process_with_settings_of_its_own(damaged):
     """They stay as they are, and the answers too: errors in float32 are the same bits, also within autocast."""
     usual = in_a_fresh_process(STATE + WORK, damaged)

@@ -226,6 +226,7 @@ def write_form(folder: Path, stem: str, form: str, tensors: dict) -> None:
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {}}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", LAID_OUT)
 def test_layouts(served, tmp_path, alias):
     """Of several files of a part one is fetched, or all its shards, and nothing beside; the model is whole."""

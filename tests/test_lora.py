@@ -123,6 +123,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form, suffix", [*((form, "safetensors") for form in FORMATS), ("diffusers", "bin")])
 def test_layouts(tmp_path, model_folder, layers, wanted, form, suffix):
     """All mean the same weights."""
@@ -444,6 +445,7 @@ def one_image(tmp_path):
     return [*ARGS, "--subset_path", tmp_path / "one.npy"]
 
 
+@pytest.mark.slow
 def test_loras_of_single_prompts(tmp_path, one_image, two):
     """Beside --lora, as runs of the whole model with --lora: the bits of arms without, else within the rounding of
     adding first.

@@ -27,6 +27,7 @@ MODELS = ["eval_prob_adaptive.py", "eval_prob_dit.py", "run_winoground.py"]
 HEAVY = "{'torch', 'torchvision', 'diffusers', 'transformers', 'matplotlib', 'scipy', 'open_clip', 'timm', 'datasets'}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_command_line_is_answered_before_anything_heavy_is_imported(script):
     """Asked for help, and with a flag that there is not."""

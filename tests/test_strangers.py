@@ -96,6 +96,7 @@ def test_prompts(elsewhere, tmp_path):
     assert elsewhere(ACC, f"{folder} --confusion ../log/confusion.png") == 0
 
 
+@pytest.mark.slow
 def test_pairs(elsewhere, tmp_path):
     picture(tmp_path / "own/images/a.png")
     lines = []
@@ -270,6 +271,7 @@ BAITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script, words, build", BAITS, ids=lambda value: getattr(value, "__name__", value))
 def test_no_code_of_theirs_runs(tmp_path, monkeypatch, script, words, build):
     monkeypatch.chdir(tmp_path)

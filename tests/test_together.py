@@ -326,6 +326,7 @@ def assert_same(done: dict, wanted: dict) -> None:
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, (k, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size, in_flight", [(1, 1), (17, 2), (64, None)])
 def test_company_changes_no_bit(images, by_themselves, batch_size, in_flight):
     """Nor does the size of the batch; NFE are the rows that were evaluated."""

@@ -49,6 +49,7 @@ SAME_TEXT = {"sd_guided", "sdxl_guided", "sd3", "flux_schnell", "pixart_with_siz
 FAMILIES = [build for build in tiny.TEXT if build.__name__ not in SAME_TEXT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", FAMILIES, ids=lambda build: build.__name__)
 def test_of_every_family(tmp_path, build):
     """The words at the end are cut: two such prompts are refused, and named where there is another."""
