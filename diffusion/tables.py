@@ -26,7 +26,7 @@ FORMULA = (*"=+-@", *"\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones are
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 SCORES = ("score_", "probability_")  # begin the names of the columns of classes
 AT_ONCE = 1000  # rows
-SAME = ["dataset", "data", "split"]  # options that say which images a run is on
+SAME = ["dataset", "data", "split"]  # options that name the images of a run
 
 
 def is_matching(run: Run) -> bool:

@@ -14,7 +14,7 @@ CORRELATED were chosen by hand on what figure 4 says of other sets of levels, wh
 3 at level 500 alone, 1 at 475, 500 and 525, 4 at 0, 500 and 1000, 7 at level 0 and 10 at 1000 (where the two figures do
 not agree with each other).
 
-What such a curve does not say is how the classes of one image differ. For Pets, spread / mu of 0.1 or of 0.35 fit as
+What such a curve leaves open is how the classes of one image differ. For Pets, spread / mu of 0.1 or of 0.35 fit as
 well as any, yet a race costs twice as much in the first as in the last; so `fits` gives a fit for each. A noise whose
 scale varies by a quarter from image to image fits as well too, for the same cost; that, and tails other than the
 normal's, are left out.

@@ -218,7 +218,7 @@ def test_a_loss_that_is_added_late_is_there(no_loss_is_left):
     prompts = [f"a photo of the number {word}." for word in ("three", "five", "eight")]
     plain, twice = (classify(model, image, prompts, loss=name, max_samples=8) for name in ("l2", "twice"))
     assert twice.errors.tolist() == (2 * plain.errors).tolist() and twice.scores.tolist() == (2 * plain.scores).tolist()
-    for name in ("twice", "l2", "vb", "a b", "..", "-x", ""):
+    for name in ("twice", "l2", "vb", "cosine", "a b", "..", "-x", ""):
         with pytest.raises(ValueError):
             losses.add_loss(name, lambda prediction, target: prediction)
     with pytest.raises(ValueError, match=r"\[\] for \[2, 3, 4, 5\]"):

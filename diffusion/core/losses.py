@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.core.constants import LOSSES
 
 NAME = r"\w[\w.+-]*"  # of a loss, as run.json may have it
-TAKEN = ("vb", "nll", "vote")  # columns of records that are no losses of a prediction
+TAKEN = ("vb", "cosine", "nll", "vote")  # columns of records that are no losses of a prediction
 
 LOSS_OF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # each of LOSSES -> its function, as add_loss takes it
     "l2": partial(F.mse_loss, reduction="none"),

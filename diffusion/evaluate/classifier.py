@@ -83,7 +83,7 @@ class DiffusionClassifier(Classifier):
 
     def classify(self, images: Iterable, dtype: str, spent: Callable[[int], None]) -> Iterator[dict]:
         config = self.method.config
-        if dtype == config.dtype:  # else it was said already
+        if dtype == config.dtype:  # else it was warned of before
             warn_of_one_draw(self.method.points)
         self.prepare(dtype)
         model = load_for_run(config, self.method.card, dtype)

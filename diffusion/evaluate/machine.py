@@ -1,4 +1,4 @@
-"""Cores and the model: how a run takes them, and the lines that say so."""
+"""Cores and the model: how a run takes them, and the lines that show it."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def share_cores(n_workers: int, device: torch.device, size: float = np.inf, envi
 
 
 def load_for_run(config: RunConfig, card: loading.Card, dtype: str) -> loading.Model:
-    """Load the model, after lines that say how large it is and, on a CPU, how many cores it takes."""
+    """Load the model, after lines with its size and, on a CPU, how many cores it takes."""
     torch_dtype = getattr(torch, dtype)
     size = loading.weights_size(card, torch_dtype)
     share_cores(config.n_workers, config.device, size)

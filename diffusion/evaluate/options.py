@@ -197,7 +197,7 @@ def run(main) -> None:
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _print_anything()
-    warnings.simplefilter("ignore")  # what the libraries say to their programmers
+    warnings.simplefilter("ignore")  # meant for the programmers of the libraries
     warnings.simplefilter("always", InputWarning)
 
     def show_warning(message, *_) -> None:

@@ -212,7 +212,7 @@ def opener(paths: Iterable[str], what: str, value_range: Sequence[float] | None)
 def _open_npy(path: str) -> Image.Image:
     try:
         return to_rgb(Image.fromarray(np.ascontiguousarray(np.load(path, allow_pickle=False)[..., ::-1])))
-    except Exception as error:  # whatever a foreign file makes the readers say
+    except Exception as error:  # whatever the readers raise at a foreign file
         found = f"cannot read image {path}: {type(error).__name__}: {one_line(error)}"
         raise OSError(f"{found}; mend or remove it") from error
 

@@ -80,7 +80,7 @@ def tag_and_file(name: str, pretrained: str | None) -> tuple[str | None, str | N
 
 @dataclass(frozen=True)
 class Training:
-    """How weights were trained, if their file does not say it."""
+    """How weights were trained, if their file does not hold it."""
 
     images: dict  # settings of preprocessing; open_clip's defaults for those of IMAGES that are not in it
     quick_gelu: bool

@@ -202,11 +202,7 @@ def _card(
     if takes == "text":
         _check_inputs(source, pipeline, parts, network, home)
     scheduler = _read_scheduler(source, pipeline, config["scheduler"])
-    if autoencoder is None:
-        latent, size = _pixels(source, network, image_size)
-    else:
-        native = declared.get("default_sample_size")  # in pixels; of PRX
-        latent, size = _sizes(pipeline, source, network, config[autoencoder], native, image_size, vae)
+    latent, size = _latent_and_size(pipeline, source, network, config.get(autoencoder), declared, image_size, vae)
     classes, called = None, ()
     if takes == "class":
         classes, called = _classes(source, parts[part][1], network, declared)
@@ -251,12 +247,8 @@ def card_of(pipeline, image_size: int | None = None) -> Card:
         _check_inputs(source, kind, parts, network, None)
     scheduler = _read_scheduler(source, kind, _config_in_memory(pipeline, "scheduler"))
     autoencoder = next((name for name in AUTOENCODERS if name in parts), None)
-    if autoencoder is None:
-        latent, size = _pixels(source, network, image_size)
-    else:
-        native = pipeline.config.get("default_sample_size")
-        of_vae = _config_in_memory(pipeline, autoencoder)
-        latent, size = _sizes(kind, source, network, of_vae, native, image_size, None)
+    of_vae = _config_in_memory(pipeline, autoencoder) if autoencoder else None
+    latent, size = _latent_and_size(kind, source, network, of_vae, pipeline.config, image_size, None)
     classes, called = None, ()
     if family.condition == "class":
         classes, called = _classes(source, parts[family.network][1], network, pipeline.config)
@@ -315,6 +307,25 @@ def _read_scheduler(source: str, pipeline: str, settings: dict):
         lacks = "does not say use_dynamic_shifting, and the network's time depends on it"
         raise InputError(source, f"its scheduler, {settings.get('_class_name')}, {lacks}")
     return scheduler
+
+
+def _latent_and_size(
+    pipeline: str,
+    source: str,
+    network: dict,
+    autoencoder: dict | None,
+    declared: dict,
+    image_size: int | None,
+    vae: str | None,
+) -> tuple[tuple[int, int, int], int]:
+    """The latent's c, h, w and the side of the images in pixels; autoencoder None: the network works in pixels.
+
+    declared: what model_index.json has. InputError if the network does not take these sizes.
+    """
+    if autoencoder is None:
+        return _pixels(source, network, image_size)
+    native = declared.get("default_sample_size")  # in pixels; of PRX
+    return _sizes(pipeline, source, network, autoencoder, native, image_size, vae)
 
 
 def _sizes(
@@ -493,7 +504,7 @@ def _check_weights_exist(places: dict[str, tuple[hub.Source, str]]) -> None:
 
 
 def _in_file(card: Card, file: str) -> Card:
-    """A card with the weights of a single file, whose metadata may say how it was trained."""
+    """A card with the weights of a single file, whose metadata may hold how it was trained."""
     trained = {}
     if not FAMILIES[card.pipeline].flow:
         trained = single_file.trained_as(file)

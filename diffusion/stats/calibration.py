@@ -78,8 +78,13 @@ def _unlikely(scaled: Callable[[slice], np.ndarray], label: np.ndarray) -> float
         log_p = log_softmax(scaled(images), 1)
         sure[images] = np.exp(log_p.max(1))
         chosen[images] = log_p[np.arange(len(log_p)), label[images]]
+    return _with_added_images(chosen, sure)
+
+
+def _with_added_images(log_chosen: np.ndarray, sure: np.ndarray) -> float:
+    """The negative log likelihood from log p of each label [n] and the confidences [n], see `fit_temperature`."""
     right, wrong = np.mean(sure), np.mean(1 - sure)
-    return -np.sum(np.maximum(chosen, np.log(EPS))) - np.log(right) - np.log(max(wrong, EPS))
+    return -np.sum(np.maximum(log_chosen, np.log(EPS))) - np.log(right) - np.log(max(wrong, EPS))
 
 
 def fit_temperature(scores: np.ndarray, label: np.ndarray) -> float:
@@ -152,11 +157,11 @@ def unlikelihood(weights: np.ndarray, scores: np.ndarray, label: np.ndarray) -> 
         by_sure[images] = sure[images, None] * (part[rows, :, top] - mean)
 
     counted = log_chosen > np.log(EPS)
-    right, wrong, slope = np.mean(sure), max(np.mean(1 - sure), EPS), by_sure.mean(0)
-    value = -np.sum(np.maximum(log_chosen, np.log(EPS))) - np.log(right) - np.log(wrong)
+    right, wrong, of_sure = np.mean(sure), np.mean(1 - sure), by_sure.mean(0)
+    slope = -by_chosen[counted].sum(0) - of_sure / right
     if wrong > EPS:
-        return value, -by_chosen[counted].sum(0) - slope / right + slope / wrong
-    return value, -by_chosen[counted].sum(0) - slope / right
+        slope += of_sure / wrong
+    return _with_added_images(log_chosen, sure), slope
 
 
 def figures(
